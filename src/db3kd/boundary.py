@@ -1,0 +1,168 @@
+"""Geometry of one decision boundary: which side a point is on, points on a ray, bisection.
+
+A row is one (sample, class) pair: an origin inside the sample's own class and a criterion that says
+what counts as the other side. Everything here works on many rows at once; a row's result never
+depends on the others. Points are clipped to the teacher's bounds in one place, `between`; a
+distance is always of a point that the teacher was really shown, or of a real reference image.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.teacher import Teacher
+
+Asks = Callable[[Tensor, Tensor], Tensor]
+"""(points, row of each point) -> is each point on the other side? One query a point."""
+
+MOST_HALVINGS = 30  # float32 cannot tell the ends of a bracket apart much earlier
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """What counts as the other side, for each row."""
+
+    def met(self, answers: Int[Tensor, " probe"], rows: Int[Tensor, " probe"]) -> Tensor:
+        """Whether the teacher's answer puts a probe of that row on the other side."""
+
+
+@dataclass(frozen=True)
+class Reaches:
+    """The other side is where the teacher answers the row's target class (Eq. 5).
+
+    >>> Reaches(torch.tensor([3, 7])).met(torch.tensor([7, 7]), torch.tensor([0, 1]))
+    tensor([False,  True])
+    """
+
+    target: Int[Tensor, " row"]
+
+    def met(self, answers: Int[Tensor, " probe"], rows: Int[Tensor, " probe"]) -> Tensor:
+        """Whether the answer is the target of its row."""
+        return answers == self.target[rows]
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """The other side is where the teacher answers anything but the row's own class (Eq. 8).
+
+    >>> Leaves(torch.tensor([3, 7])).met(torch.tensor([7, 7]), torch.tensor([0, 1]))
+    tensor([ True, False])
+    """
+
+    own: Int[Tensor, " row"]
+
+    def met(self, answers: Int[Tensor, " probe"], rows: Int[Tensor, " probe"]) -> Tensor:
+        """Whether the answer differs from the own class of its row."""
+        return answers != self.own[rows]
+
+
+def asker(teacher: Teacher, criterion: Criterion) -> Asks:
+    """Close over teacher and criterion: a search sees sides, never labels.
+
+    Costs one query a point.
+
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> asks = asker(bright, Reaches(torch.tensor([1])))
+    >>> asks(torch.tensor([0.2, 0.9]).reshape(2, 1, 1, 1), torch.tensor([0, 0]))
+    tensor([False,  True])
+    """
+
+    def asks(points: Tensor, rows: Tensor) -> Tensor:
+        if not len(points):
+            return torch.zeros(0, dtype=torch.bool, device=points.device)
+        return criterion.met(teacher.labels(points), rows)
+
+    return asks
+
+
+def per_row(values: Float[Tensor, " row"], images: Float[Tensor, "row *image"]) -> Tensor:
+    """Shape one value a row so that it multiplies whole images.
+
+    >>> per_row(torch.ones(5), torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 1, 1, 1])
+    """
+    return values.reshape(-1, *[1] * (images.ndim - 1))
+
+
+def norm(images: Float[Tensor, "row *image"]) -> Float[Tensor, " row"]:
+    """Euclidean norm of each image, not divided by the dimension.
+
+    >>> norm(torch.ones(2, 1, 2, 2))
+    tensor([2., 2.])
+    """
+    length: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
+    return length
+
+
+def between(
+    origin: Float[Tensor, "row *image"],
+    far: Float[Tensor, "row *image"],
+    share: Float[Tensor, " row"],
+    bounds: tuple[float, float],
+) -> Float[Tensor, "row *image"]:
+    """The point at `share` of the way from origin to far, within the bounds (the ray of Eq. 3).
+
+    >>> between(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([0.25]), (0.0, 1.0))
+    tensor([[[[0.2500]]]])
+    """
+    return torch.addcmul(origin, per_row(share, far), far - origin).clamp_(*bounds)
+
+
+def halvings(width: Float[Tensor, " row"], tolerance: Tensor | float) -> Int[Tensor, " row"]:
+    """How many halvings bring a bracket of this width down to the tolerance, at most 30.
+
+    >>> halvings(torch.tensor([1.0, 0.25, 1e-9]), 0.125)
+    tensor([3, 1, 0])
+    """
+    return torch.log2(width / tolerance).ceil().clamp(0, MOST_HALVINGS).long()
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """A crossing between `near` (a share of the way to `point`, not across) and `point` (across).
+
+    `asked` counts the queries of each row.
+    """
+
+    point: Float[Tensor, "row *image"]
+    near: Float[Tensor, " row"]
+    asked: Int[Tensor, " row"]
+
+
+def bisect(
+    asks: Asks,
+    origin: Float[Tensor, "row *image"],
+    far: Float[Tensor, "row *image"],
+    *,
+    near: Float[Tensor, " row"],
+    rows: Int[Tensor, " row"],
+    times: Int[Tensor, " row"],
+    bounds: tuple[float, float],
+) -> Bracket:
+    """Halve the bracket between a near share and a far point that is across (Eq. 3).
+
+    The ends are `near` (share of the way, taken as not across) and 1. Each row is halved `times`
+    times, whatever the others do. Costs `times` queries a row. Nothing is random.
+
+    >>> asks = lambda points, rows: points.flatten(1)[:, 0] > 0.3
+    >>> start, one = torch.zeros(1, 1, 1, 1), torch.tensor([0])
+    >>> found = bisect(asks, start, start + 1, near=torch.zeros(1), rows=one,
+    ...                times=torch.tensor([10]), bounds=(0.0, 1.0))
+    >>> round(found.point.item(), 3), found.asked.item()
+    (0.301, 10)
+    """
+    point, near, high = far.clone(), near.clone(), torch.ones_like(near)
+    for done in range(int(times.max()) if len(times) else 0):
+        live = (times > done).nonzero()[:, 0]
+        share = (near[live] + high[live]) / 2
+        middle = between(origin[live], far[live], share, bounds)
+        across = asks(middle, rows[live])
+        point[live[across]] = middle[across]
+        high[live] = torch.where(across, share, high[live])
+        near[live] = torch.where(across, near[live], share)
+    return Bracket(point, near / high, times)

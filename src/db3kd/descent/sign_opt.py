@@ -1,0 +1,260 @@
+"""The paper's descent: Eq. 4 and 5, the iteration of Fig. 3, after Sign-OPT (Cheng et al., 2019).
+
+Where this differs from the letter of section 3.2.1, and why (docs/differences.md has the numbers):
+- Only the part of a probe that is tangential to the ray is kept. Fig. 3 moves the *direction* of
+  the ray, which the radial part of Eq. 4's Gaussians cannot change; it only drowns the answer.
+- One step of fixed length along the gradient cannot come to rest. The step is the row's own: xi_d
+  at first, doubled while the distance shrinks, quartered while it does not.
+- A candidate ray is asked once at the present distance, and bisected only if it is across there.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.boundary import Asks, between, bisect, halvings, norm, per_row
+from db3kd.descent.walk import Walk
+
+QUARTERINGS, SCALINGS = 5, 8  # at most, in one step
+COARSE = 2.0**-6  # of its width: to where a bracket is halved while steps are compared
+JUST_BELOW = 1 - 2.0**-18  # of the present distance, so that rounding never lengthens it
+STEEPEST = 3.0  # slope of the boundary against the sphere that a bracket expects at most
+GPU_POINTS = 16384  # probes built at once on a GPU; on a CPU one row at a time fits the caches
+
+
+@dataclass(frozen=True)
+class SignOpt:
+    """Estimate the boundary's gradient from the signs of random probes, step, bisect, repeat.
+
+    `probes` is Q of Eq. 4, `first_step` xi_d, `tolerance` the final width of a bracket (both in the
+    units of the image), `smoothing` the length of a probe as a share of the distance, `patience` the
+    steps without gain after which a row cannot be further minimised.
+
+    >>> SignOpt().probes
+    200
+    """
+
+    probes: int = 200
+    first_step: float = 0.2
+    tolerance: float = 1e-5
+    smoothing: float = 0.01
+    patience: int = 3
+
+    def step(
+        self,
+        asks: Asks,
+        origin: Float[Tensor, "row *image"],
+        walk: Walk,
+        noise: Float[Tensor, "probe *image"],
+        rows: Int[Tensor, " live"],
+        bounds: tuple[float, float],
+    ) -> Walk:
+        """One iteration of Fig. 3 for the rows named: gradient, step, bisection."""
+        count = torch.minimum(walk.left[rows] // 2, torch.tensor(self.probes, device=rows.device))
+        normal = self._normal(asks, origin, walk, noise, rows, count, bounds)
+        search = _LineSearch(self, asks, origin[rows], rows, normal, bounds)
+        moved = search.run(_part(walk, rows, spent=count))
+        gained = walk.distance[rows] - moved.distance > self.tolerance
+        misses = torch.where(gained, 0, walk.misses[rows] + 1)
+        return _merge(walk, rows, replace(moved, misses=misses))
+
+    def _normal(
+        self,
+        asks: Asks,
+        origin: Tensor,
+        walk: Walk,
+        noise: Tensor,
+        rows: Tensor,
+        count: Tensor,
+        bounds: tuple[float, float],
+    ) -> Tensor:
+        """Eq. 4 and 5 with the first `count` noise images of each row, tangential part only."""
+        flat = noise.flatten(1)
+        normals = torch.empty_like(origin[rows])
+        at_once = max(1, GPU_POINTS // len(flat)) if origin.is_cuda else 1
+        for part in range(0, len(rows), at_once):
+            here = slice(part, part + at_once)
+            row = rows[here]
+            most = int(count[here].max())
+            ray = (walk.point[row] - origin[row]).flatten(1)
+            ray = ray / walk.distance[row][:, None]
+            along = flat[:most] @ ray.unsqueeze(2)  # row, probe, 1
+            length = (self.smoothing / flat.shape[1] ** 0.5) * walk.distance[row]
+            points = torch.addcmul(
+                walk.point[row].flatten(1)[:, None], length[:, None, None], flat[:most]
+            )
+            points.addcmul_(-length[:, None, None] * along, ray[:, None]).clamp_(*bounds)
+            used = torch.arange(most, device=row.device) < count[here][:, None]
+            points = points.reshape(len(row), most, *origin.shape[1:])
+            asked = points.flatten(0, 1) if bool(used.all()) else points[used]
+            across = asks(asked, row[:, None].expand(-1, most)[used])
+            signs = torch.zeros(used.shape, device=row.device)
+            signs[used] = torch.where(across, 1.0, -1.0)
+            balance = signs.sum(1, keepdim=True) / count[here][:, None]
+            signs = torch.where(used, signs - balance, 0.0) / count[here][:, None]
+            normal = (signs[:, None] @ flat[:most])[:, 0]
+            normal -= (signs[:, None] @ along)[:, 0] * ray
+            normals[here] = normal.reshape(len(row), *origin.shape[1:])
+        return normals
+
+
+@dataclass(frozen=True)
+class _LineSearch:
+    """The step of Fig. 3 for some rows: find a length that brings the boundary nearer, then bisect.
+
+    `origin` and `normal` are of these rows only; `rows` are their numbers for the criterion.
+    """
+
+    settings: SignOpt
+    asks: Asks
+    origin: Tensor
+    rows: Tensor
+    normal: Tensor
+    bounds: tuple[float, float]
+
+    def run(self, walk: Walk) -> Walk:
+        start, near = walk.point, torch.zeros_like(walk.distance)
+        walk, near, found = self._first(start, walk, near)
+        walk, near, doubled = self._scale(start, walk, near, found, 2.0)
+        walk, near, _ = self._scale(start, walk, near, found[~doubled], 0.5)
+        width = (1 - near[found]) * walk.distance[found]
+        walk, near = self._bisect(walk, near, found, width, self.settings.tolerance)
+        return walk
+
+    def _first(self, start: Tensor, walk: Walk, near: Tensor) -> tuple[Walk, Tensor, Tensor]:
+        """Quarter the step until the new ray is across at the present distance."""
+        live = (walk.left > 0).nonzero()[:, 0]
+        step, found = walk.step.clone(), []
+        for _ in range(QUARTERINGS + 1):
+            walk, near, hit = self._try(start, walk, near, live, step[live])
+            found.append(live[hit])
+            live = live[~hit]
+            step[live] *= 0.25
+            live = live[walk.left[live] > 0]
+            if not len(live):
+                break
+        step[live] = self.settings.first_step  # nothing helped: begin anew next time
+        return replace(walk, step=step), near, torch.cat(found)
+
+    def _scale(
+        self, start: Tensor, walk: Walk, near: Tensor, rows: Tensor, factor: float
+    ) -> tuple[Walk, Tensor, Tensor]:
+        """Lengthen or shorten the step for as long as that brings the boundary nearer still."""
+        moved = torch.zeros_like(rows, dtype=torch.bool)
+        live = rows
+        for tries in range(SCALINGS):
+            live = live[walk.left[live] > 0]
+            if not len(live):
+                break
+            wanted = walk.step[live] * factor
+            walk, near, hit = self._try(start, walk, near, live, wanted)
+            live = live[hit]
+            step = walk.step.clone()
+            step[live] = wanted[hit]
+            walk = replace(walk, step=step)
+            if tries == 0:
+                moved = torch.isin(rows, live)
+        return walk, near, moved
+
+    def _try(
+        self, start: Tensor, walk: Walk, near: Tensor, rows: Tensor, step: Tensor
+    ) -> tuple[Walk, Tensor, Tensor]:
+        """Ask each new ray once at the present distance; bracket its crossing where it is across.
+
+        A step that turns the ray by a small angle gains about that angle times the slope of the
+        boundary, so the bracket is sought just below the present distance and sized by the step.
+        """
+        move = per_row(step, start) * self.normal[rows]
+        ahead = start[rows] + move
+        share = JUST_BELOW * walk.distance[rows] / norm(ahead - self.origin[rows])
+        there = between(self.origin[rows], ahead, share, self.bounds)
+        across = self.asks(there, self.rows[rows])
+        distance = norm(there - self.origin[rows])
+        hit = across & (distance <= walk.distance[rows])
+        found = rows[hit]
+        walk = _put(walk, rows, spent=walk.spent[rows] + 1)
+        walk = _put(walk, found, point=there[hit], distance=distance[hit])
+        floor = (1 - STEEPEST * norm(move[hit]) / distance[hit]).clamp(min=0.0)
+        walk, floor = self._floor(walk, found, floor)
+        near = _replaced(near, found, floor)
+        width = (1 - floor) * walk.distance[found]
+        walk, near = self._bisect(walk, near, found, width, width * COARSE)
+        return walk, near, hit
+
+    def _floor(self, walk: Walk, rows: Tensor, floor: Tensor) -> tuple[Walk, Tensor]:
+        """Ask at the floor of each bracket; where it is across, the bracket is all below it."""
+        asked = (floor > 0) & (walk.left[rows] > 0)
+        row = rows[asked]
+        low = between(self.origin[row], walk.point[row], floor[asked], self.bounds)
+        across = self.asks(low, self.rows[row])
+        walk = _put(walk, row, spent=walk.spent[row] + 1)
+        deeper = row[across]
+        walk = _put(
+            walk, deeper, point=low[across], distance=norm(low[across] - self.origin[deeper])
+        )
+        floor = _replaced(torch.where(asked, floor, 0.0), asked.nonzero()[:, 0][across], 0.0)
+        return walk, floor
+
+    def _bisect(
+        self, walk: Walk, near: Tensor, rows: Tensor, width: Tensor, tolerance: Tensor | float
+    ) -> tuple[Walk, Tensor]:
+        """Halve the bracket of each row down to the tolerance."""
+        bracket = bisect(
+            self.asks,
+            self.origin[rows],
+            walk.point[rows],
+            near=near[rows],
+            rows=self.rows[rows],
+            times=torch.minimum(halvings(width, tolerance), walk.left[rows]),
+            bounds=self.bounds,
+        )
+        distance = norm(bracket.point - self.origin[rows])
+        spent = walk.spent[rows] + bracket.asked
+        walk = _put(walk, rows, point=bracket.point, distance=distance, spent=spent)
+        return walk, _replaced(near, rows, bracket.near)
+
+
+def _replaced(whole: Tensor, rows: Tensor, part: Tensor | float) -> Tensor:
+    """A copy with some rows replaced."""
+    whole = whole.clone()
+    whole[rows] = part
+    return whole
+
+
+def _put(walk: Walk, rows: Tensor, **parts: Tensor) -> Walk:
+    """The walk with some columns of some rows replaced."""
+    return replace(
+        walk, **{name: _replaced(getattr(walk, name), rows, part) for name, part in parts.items()}
+    )
+
+
+def _part(walk: Walk, rows: Tensor, *, spent: Tensor) -> Walk:
+    """The rows named, with more queries on their books."""
+    return Walk(
+        walk.point[rows],
+        walk.distance[rows],
+        walk.step[rows],
+        walk.spent[rows] + spent,
+        walk.limit,
+        walk.misses[rows],
+    )
+
+
+def _merge(walk: Walk, rows: Tensor, part: Walk) -> Walk:
+    """The walk with the rows named replaced."""
+
+    def put(whole: Tensor, piece: Tensor) -> Tensor:
+        whole = whole.clone()
+        whole[rows] = piece
+        return whole
+
+    return Walk(
+        put(walk.point, part.point),
+        put(walk.distance, part.distance),
+        put(walk.step, part.step),
+        put(walk.spent, part.spent),
+        walk.limit,
+        put(walk.misses, part.misses),
+    )

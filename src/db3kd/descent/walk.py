@@ -1,0 +1,118 @@
+"""The interface of a descent, its state, and the loop that runs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from db3kd.boundary import Asks
+
+LEAST_LEFT = 4  # with fewer queries left, no step can pay
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Where each row stands: a confirmed point across the boundary, and what it has cost.
+
+    `point` was shown to the teacher and is across; `distance` is its Euclidean distance from the
+    origin; `step` the length of the next step, in the descent's own unit; `spent` and `limit` count
+    queries of the row; `misses` counts the steps in a row that gained nothing.
+
+    >>> walk = Walk.at(torch.ones(1, 1, 2, 2), torch.tensor([2.0]), step=0.2,
+    ...                spent=torch.tensor([7]), limit=100)
+    >>> walk.left
+    tensor([93])
+    """
+
+    point: Float[Tensor, "row *image"]
+    distance: Float[Tensor, " row"]
+    step: Float[Tensor, " row"]
+    spent: Int[Tensor, " row"]
+    limit: int
+    misses: Int[Tensor, " row"]
+
+    @classmethod
+    def at(
+        cls,
+        point: Float[Tensor, "row *image"],
+        distance: Float[Tensor, " row"],
+        *,
+        step: float,
+        spent: Int[Tensor, " row"],
+        limit: int,
+    ) -> "Walk":
+        """Start from confirmed points."""
+        steps, misses = torch.full_like(distance, step), torch.zeros_like(spent)
+        return cls(point, distance, steps, spent, limit, misses)
+
+    @property
+    def left(self) -> Int[Tensor, " row"]:
+        """Queries that each row may still ask."""
+        return self.limit - self.spent
+
+
+@runtime_checkable
+class Descent(Protocol):
+    """One way of walking: settings only; the state is a `Walk`, randomness comes as noise."""
+
+    @property
+    def probes(self) -> int:
+        """How many noise images one step takes."""
+
+    @property
+    def first_step(self) -> float:
+        """The step that a walk starts with."""
+
+    @property
+    def patience(self) -> int:
+        """After how many steps without gain a row cannot be further minimised."""
+
+    def step(
+        self,
+        asks: Asks,
+        origin: Float[Tensor, "row *image"],
+        walk: Walk,
+        noise: Float[Tensor, "probe *image"],
+        rows: Int[Tensor, " live"],
+        bounds: tuple[float, float],
+    ) -> Walk:
+        """One step of the rows named; the other rows come back as they were."""
+
+
+def descend(
+    descent: Descent,
+    asks: Asks,
+    origin: Float[Tensor, "row *image"],
+    walk: Walk,
+    *,
+    noise: Callable[[int], Tensor],
+    bounds: tuple[float, float],
+    after_step: Callable[[Walk], None],
+) -> tuple[Walk, Bool[Tensor, " row"]]:
+    """Step until no row can be further minimised or its limit is reached (section 3.2.1).
+
+    Returns the last state and which rows converged. `noise(k)` gives the images of step k, the same
+    for every row, so that a row does not depend on its neighbours. At most `limit` queries a row.
+
+    >>> from db3kd.descent import SignOpt
+    >>> asks = lambda points, rows: points.flatten(1)[:, 0] > 1  # a half-space at distance 1
+    >>> start = torch.tensor([[[[1.01, 2.0]]]])
+    >>> walk = Walk.at(start, torch.linalg.vector_norm(start).reshape(1), step=0.2,
+    ...                spent=torch.tensor([0]), limit=1000)
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> walk, _ = descend(SignOpt(), asks, torch.zeros(1, 1, 1, 2), walk, bounds=(-9.0, 9.0),
+    ...                   noise=lambda k: torch.randn(200, 1, 1, 2, generator=draw),
+    ...                   after_step=lambda walk: None)
+    >>> round(walk.distance.item(), 2)
+    1.0
+    """
+    for done in range(walk.limit):
+        rows = ((walk.misses < descent.patience) & (walk.left >= LEAST_LEFT)).nonzero()[:, 0]
+        if not len(rows):
+            break
+        walk = descent.step(asks, origin, walk, noise(done), rows, bounds)
+        after_step(walk)
+    return walk, walk.misses >= descent.patience

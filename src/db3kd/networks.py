@@ -1,0 +1,295 @@
+"""The networks of the paper, each family one definition with a width, and a small one besides.
+
+Inputs are images in [0, 1] as they are, without normalisation; `forward` returns logits. Weights
+are PyTorch's defaults, drawn from the global generator; `build` draws them from a seed instead and
+leaves the global generator alone. Shapes are (channels, height, width).
+"""
+
+import difflib
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from db3kd.errors import InputError
+
+NAMES = ("small", "lenet5", "alexnet", "resnet18", "resnet34", "resnet50")
+"""The names that `build` knows."""
+
+RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+LARGE_IMAGE = 112
+"""From this many pixels on the shorter side `build` gives a ResNet the 224-pixel stem."""
+
+Shape = tuple[int, int, int]
+
+
+def lenet5(shape: Shape = (1, 28, 28), classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """Make LeNet-5 as in the authors' release: convolutions 20 and 50 (5x5), one layer of 200.
+
+    Section 4.1. `width` 0.5 is the paper's "half" (10, 25, 100), 0.2 its "1/5" (4, 10, 40). Each
+    convolution is without padding and followed by ReLU and a 2x2 max-pool. The release's numbers
+    are taken, not those of the works the paper cites (6, 16, 120, 84), because its students are
+    made from them.
+
+    Weights are drawn from PyTorch's global generator.
+
+    Raises:
+        InputError: an image side is below 16 pixels, or a size is not positive.
+
+    >>> sum(p.numel() for p in lenet5().parameters())
+    187780
+    """
+    channels, height, side = _checked("lenet5", shape, classes, width, smallest=16)
+    first, second, hidden = (_scaled(count, width) for count in (20, 50, 200))
+    rows, columns = (((length - 4) // 2 - 4) // 2 for length in (height, side))
+    return nn.Sequential(
+        nn.Conv2d(channels, first, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(second * rows * columns, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
+
+
+def alexnet(shape: Shape = (3, 32, 32), classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """Make the paper's small-image "AlexNet": five 3x3 convolutions, two layers of 4096.
+
+    Section 4.1. Convolutions 64, 192, 384, 256, 256 with padding 1, the first with stride 2, each
+    with batch normalisation and ReLU; max-pools (2x2) after the first, second and fifth, so that
+    32x32 pixels become 16, 8, 4 and 2x2. Then twice dropout 0.5, a linear layer of 4096, batch
+    normalisation, ReLU. `width` 0.5 and 0.25 are the paper's "half" and "quarter"; they scale all
+    of these. Layers before a batch normalisation have no bias, it would be subtracted again. From
+    111 pixels on, a mean over a 6x6 grid (as in the original AlexNet) keeps the first linear
+    layer from growing with the image.
+
+    Weights are drawn from PyTorch's global generator.
+
+    Raises:
+        InputError: an image side is below 15 pixels, or a size is not positive.
+
+    >>> alexnet(width=0.25)(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+    channels, height, side = _checked("alexnet", shape, classes, width, smallest=15)
+    layers: list[nn.Module] = []
+    for index, filters in enumerate((64, 192, 384, 256, 256)):
+        out = _scaled(filters, width)
+        stride = 2 if index == 0 else 1
+        layers += [*_convolution(channels, out, 3, stride=stride), nn.ReLU()]
+        if index in (0, 1, 4):
+            layers.append(nn.MaxPool2d(2))
+        channels = out
+    # Stride 2 with padding 1 rounds up, each of the three pools rounds down.
+    rows, columns = (((length + 1) // 2) // 8 for length in (height, side))
+    if max(rows, columns) > 6:
+        rows, columns = min(rows, 6), min(columns, 6)
+        layers.append(nn.AdaptiveAvgPool2d((rows, columns)))
+    layers.append(nn.Flatten())
+    features, hidden = channels * rows * columns, _scaled(4096, width)
+    for inputs in (features, hidden):
+        layers += [
+            nn.Dropout(0.5),
+            nn.Linear(inputs, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers, nn.Linear(hidden, classes))
+
+
+def small(shape: Shape = (1, 8, 8), classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """Make a small network for tiny images: convolutions 16 and 32 (3x3), one layer of 64.
+
+    Not in the paper. Padding 1, ReLU and a 2x2 max-pool after each convolution; for images as
+    small as 4x4 pixels, such as the 8x8 digits.
+
+    Weights are drawn from PyTorch's global generator.
+
+    Raises:
+        InputError: an image side is below 4 pixels, or a size is not positive.
+
+    >>> small()(torch.rand(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
+    """
+    channels, height, side = _checked("small", shape, classes, width, smallest=4)
+    first, second, hidden = (_scaled(count, width) for count in (16, 32, 64))
+    return nn.Sequential(
+        nn.Conv2d(channels, first, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(second * (height // 4) * (side // 4), hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
+
+
+class ResNet(nn.Module):
+    """A residual network; `resnet` makes one.
+
+    Layer names are torchvision's, so that weights saved from there fit by name.
+
+    >>> resnet(18, (3, 32, 32), 10, width=0.125)(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        channels: int,
+        classes: int,
+        width: float,
+        stem: Literal["cifar", "imagenet"],
+    ) -> None:
+        super().__init__()
+        first = _scaled(64, width)
+        large = stem == "imagenet"
+        self.conv1, self.bn1 = _convolution(channels, first, 7 if large else 3, 2 if large else 1)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
+        stages, inputs = [], first
+        for stage, blocks in enumerate(RESNET_BLOCKS[depth]):
+            planes = _scaled(64 * 2**stage, width)
+            layers = []
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(_Block(inputs, planes, stride, bottleneck=depth >= 50))
+                inputs = planes * (4 if depth >= 50 else 1)
+            stages.append(nn.Sequential(*layers))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(
+        self, images: Float[Tensor, "row channels height width"]
+    ) -> Float[Tensor, "row classes"]:
+        """Return logits."""
+        hidden = self.maxpool(torch.relu(self.bn1(self.conv1(images))))
+        hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
+        logits: Tensor = self.fc(hidden.mean(dim=(2, 3)))
+        return logits
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions (or 1x1, 3x3, 1x1 with four times the planes) and a shortcut."""
+
+    def __init__(self, inputs: int, planes: int, stride: int, *, bottleneck: bool) -> None:
+        super().__init__()
+        outputs = planes * 4 if bottleneck else planes
+        if bottleneck:
+            self.conv1, self.bn1 = _convolution(inputs, planes, 1)
+            self.conv2, self.bn2 = _convolution(planes, planes, 3, stride)
+            self.conv3, self.bn3 = _convolution(planes, outputs, 1)
+        else:
+            self.conv1, self.bn1 = _convolution(inputs, planes, 3, stride)
+            self.conv2, self.bn2 = _convolution(planes, planes, 3)
+        self.bottleneck = bottleneck
+        self.downsample = (
+            nn.Sequential(*_convolution(inputs, outputs, 1, stride))
+            if stride != 1 or inputs != outputs
+            else nn.Identity()
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        change = torch.relu(self.bn1(self.conv1(hidden)))
+        change = self.bn2(self.conv2(change))
+        if self.bottleneck:
+            change = self.bn3(self.conv3(torch.relu(change)))
+        return torch.relu(change + self.downsample(hidden))
+
+
+def resnet(
+    depth: int,
+    shape: Shape,
+    classes: int,
+    width: float = 1.0,
+    stem: Literal["cifar", "imagenet"] = "cifar",
+) -> ResNet:
+    """Make a ResNet of 18, 34 or 50 layers (He et al., 2016), with a stem for the image size.
+
+    `stem` "cifar": one 3x3 convolution with stride 1 and no pool, for images of about 32 pixels.
+    "imagenet": the original 7x7 with stride 2 and a max-pool, for about 224. `width` scales all
+    convolutions.
+
+    Weights are drawn from PyTorch's global generator.
+
+    Raises:
+        InputError: unknown depth or stem; an image side below 8 ("cifar") or 32 ("imagenet")
+            pixels, from where on the last stage sees nothing but padding; a size not positive.
+
+    >>> sum(p.numel() for p in resnet(18, (3, 224, 224), 1000, stem="imagenet").parameters())
+    11689512
+    """
+    if depth not in RESNET_BLOCKS:
+        raise InputError(f"a ResNet has 18, 34 or 50 layers here, got {depth}")
+    if stem not in ("cifar", "imagenet"):
+        raise InputError(f'stem must be "cifar" or "imagenet", got {stem!r}')
+    smallest = 32 if stem == "imagenet" else 8
+    channels, _, _ = _checked(f"resnet{depth}", shape, classes, width, smallest=smallest)
+    return ResNet(depth, channels, classes, width, stem)
+
+
+def build(name: str, shape: Shape, classes: int, width: float = 1.0, *, seed: int) -> nn.Module:
+    """Make a network by name, its weights a function of the seed alone.
+
+    `name` is one of `NAMES`. A ResNet gets the 3x3 stem below 112 pixels (the shorter side) and the
+    224-pixel stem from there on; call `resnet` to choose otherwise. PyTorch's global generator is
+    left as it was.
+
+    Raises:
+        InputError: an unknown name (the nearest names are shown), or what the function of that name
+            raises.
+
+    >>> first, again = (build("small", (1, 8, 8), 10, seed=3) for _ in range(2))
+    >>> torch.equal(first[0].weight, again[0].weight)
+    True
+    """
+    if name not in NAMES:
+        near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.4)
+        known = "did you mean " + " or ".join(near) if near else "known are " + ", ".join(NAMES)
+        raise InputError(f"unknown network {name!r}: {known}")
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would also reseed the generators of all GPUs.
+        torch.default_generator.manual_seed(seed)
+        if name.startswith("resnet"):
+            stem: Literal["cifar", "imagenet"] = (
+                "imagenet" if min(shape[1:]) >= LARGE_IMAGE else "cifar"
+            )
+            return resnet(int(name.removeprefix("resnet")), shape, classes, width, stem)
+        plain = {"small": small, "lenet5": lenet5, "alexnet": alexnet}
+        return plain[name](shape, classes, width)
+
+
+def _convolution(
+    inputs: int, outputs: int, size: int, stride: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Make a convolution that keeps the size, but for its stride, and its batch normalisation."""
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    return convolution, nn.BatchNorm2d(outputs)
+
+
+def _scaled(count: int, width: float) -> int:
+    """Scale a number of filters or units, to at least one."""
+    return max(1, round(count * width))
+
+
+def _checked(name: str, shape: Shape, classes: int, width: float, *, smallest: int) -> Shape:
+    """Return the shape if a network can be made for it."""
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(f"shape must be (channels, height, width), each at least 1, got {shape}")
+    if min(shape[1:]) < smallest:
+        raise InputError(
+            f"{name} needs images of at least {smallest}x{smallest} pixels, got"
+            f' {shape[1]}x{shape[2]}; enlarge them, or choose "small" (from 4x4)'
+        )
+    if classes < 2:
+        raise InputError(f"classes must be at least 2, got {classes}")
+    if not 0 < width < float("inf"):
+        raise InputError(f"width must be a number above 0, got {width}")
+    return shape

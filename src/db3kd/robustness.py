@@ -1,0 +1,472 @@
+"""Sample robustness: SD, BD and MBD, three ways to fill a `RobustnessMap` (section 3.2.1).
+
+A sample's own class is what the teacher answers. The metrics nest: MBD starts where BD ends, BD
+where SD ends, so on one set of references MBD <= BD <= SD for every row.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import msgspec.structs
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from db3kd.boundary import Asks, Reaches, asker, between, halvings, norm
+from db3kd.descent import Descent, SignOpt, Walk, descend
+from db3kd.errors import InputError
+from db3kd.settings import Metric, Search, validated
+from db3kd.teacher import Teacher
+
+METRICS: tuple[Metric, ...] = ("sd", "bd", "mbd")  # each starts where the one before ends
+ROW_BYTES = 64 * 2**20  # images of the rows that are walked at once; results do not depend on it
+
+
+class Status(IntEnum):
+    """How the search of one (sample, class) row ended.
+
+    OWN: the sample's own class, nothing to search. CONVERGED: nothing nearer can be found. LIMIT:
+    the row's query limit is reached, the distance is the best confirmed so far. NO_REFERENCE: there
+    is no image of that class to start from. REFERENCE_REJECTED: there are some, but the teacher
+    calls all of them something else. SAMPLE_REJECTED: the teacher calls the sample something else
+    than its expected class. In the last three the distance is +inf.
+
+    >>> Status(2).name
+    'LIMIT'
+    """
+
+    OWN = 0
+    CONVERGED = 1
+    LIMIT = 2
+    NO_REFERENCE = 3
+    REFERENCE_REJECTED = 4
+    SAMPLE_REJECTED = 5
+
+
+@dataclass(frozen=True)
+class References:
+    """Images that serve as starts, each asked once: `answers` is what the teacher called them.
+
+    `rejected` marks the classes of which there were images, all of them called something else.
+
+    >>> References(torch.zeros(2, 1, 4, 4), torch.tensor([0, 2]), torch.zeros(3, dtype=torch.bool))
+    References(2 images of 2 classes)
+    """
+
+    images: Float[Tensor, "reference *image"]
+    answers: Int[Tensor, " reference"]
+    rejected: Bool[Tensor, " classes"]
+
+    def __repr__(self) -> str:
+        return f"References({len(self.answers)} images of {len(set(self.answers.tolist()))} classes)"
+
+
+def choose_references(
+    answers: Int[Tensor, " sample"],
+    *,
+    classes: int,
+    per_class: int,
+    generator: torch.Generator,
+    expected: Int[Tensor, " sample"] | None = None,
+) -> tuple[Int[Tensor, " reference"], Bool[Tensor, " classes"]]:
+    """Draw at most `per_class` images of each class among those that the teacher calls so.
+
+    Returns their row numbers (by class, then ascending) and which classes are rejected: with
+    `expected` labels, an image serves only where the teacher agrees. Costs no query: the answers
+    are already there. The draw is random.
+
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> choose_references(torch.tensor([0, 1, 1, 0]), classes=3, per_class=1, generator=draw)
+    (tensor([0, 1]), tensor([False, False, False]))
+    """
+    agreed = torch.ones_like(answers, dtype=torch.bool) if expected is None else answers == expected
+    order = torch.randperm(len(answers), generator=generator)
+    chosen, rejected = [], torch.zeros(classes, dtype=torch.bool)
+    for k in range(classes):
+        usable = order[(agreed & (answers == k))[order]]
+        chosen.append(usable[:per_class].sort().values)
+        rejected[k] = expected is not None and not len(usable) and bool((expected == k).any())
+    return torch.cat(chosen), rejected
+
+
+@dataclass(frozen=True)
+class RobustnessMap:
+    """Distances of samples to the teacher's boundary, with their price and how they ended.
+
+    `distance[sample, class]` is Euclidean, in the units of the image, 0 for the own class and +inf
+    where nothing was found. `queries` counts the answers each row cost, `status` holds `Status`
+    values. `curve[sample, class, k]` is the best distance within the k-th checkpoint's queries.
+    `points` are the points themselves, where they were asked for.
+
+    >>> white = References(torch.ones(1, 1, 2, 2), torch.tensor([1]),
+    ...                    torch.zeros(2, dtype=torch.bool))
+    >>> sd = sample_distance(torch.zeros(1, 1, 2, 2), torch.tensor([0]), white)
+    >>> sd.distance, sd.queries
+    (tensor([[0., 2.]]), tensor([[0, 0]]))
+    """
+
+    metric: Metric
+    own: Int[Tensor, " sample"]
+    distance: Float[Tensor, "sample classes"]
+    queries: Int[Tensor, "sample classes"]
+    status: Int[Tensor, "sample classes"]
+    curve: Float[Tensor, "sample classes checkpoint"]
+    points: Float[Tensor, "sample classes *image"] | None = None
+
+
+def sample_distance(
+    images: Float[Tensor, "sample *image"],
+    own: Int[Tensor, " sample"],
+    references: References,
+    *,
+    expected: Int[Tensor, " sample"] | None = None,
+    keep_points: bool = False,
+) -> RobustnessMap:
+    """Sample distance: from each sample to the nearest reference of every other class (Eq. 2).
+
+    `own` are the teacher's answers to the images. With `expected`, samples that the teacher calls
+    something else are left out. Costs no query. Nothing is random.
+
+    Raises:
+        InputError: images, answers and references do not fit together.
+
+    >>> near = References(torch.full((1, 1, 2, 2), 0.5), torch.tensor([1]),
+    ...                   torch.zeros(2, dtype=torch.bool))
+    >>> sample_distance(torch.zeros(1, 1, 2, 2), torch.tensor([0]), near).distance
+    tensor([[0., 1.]])
+    """
+    maps = _measure(None, images, own, references, Search(metric="sd"), 0, expected, keep_points)
+    return maps["sd"]
+
+
+def boundary_distance(
+    teacher: Teacher,
+    images: Float[Tensor, "sample *image"],
+    own: Int[Tensor, " sample"],
+    references: References,
+    search: Search,
+    *,
+    expected: Int[Tensor, " sample"] | None = None,
+    keep_points: bool = False,
+) -> RobustnessMap:
+    """Boundary distance: to the first crossing on the way to the references of a class (Eq. 3).
+
+    References are tried nearest first; one that is not across at the best distance so far is given
+    up after one query, the others are bisected down to `search.tolerance`. Costs about 100 queries a
+    row, at most `search.queries`. Nothing is random.
+
+    Raises:
+        InputError: images, answers and references do not fit together.
+        BudgetExhausted, TeacherError: from the teacher.
+
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> white = References(torch.ones(1, 1, 2, 2), torch.tensor([1]),
+    ...                    torch.zeros(2, dtype=torch.bool))
+    >>> bd = boundary_distance(bright, torch.zeros(1, 1, 2, 2), torch.tensor([0]), white, Search())
+    >>> round(bd.distance[0, 1].item(), 3), bd.queries[0, 1].item()
+    (1.0, 18)
+    """
+    search = msgspec.structs.replace(validated(search), metric="bd")
+    return _measure(teacher, images, own, references, search, 0, expected, keep_points)["bd"]
+
+
+def minimal_boundary_distance(
+    teacher: Teacher,
+    images: Float[Tensor, "sample *image"],
+    own: Int[Tensor, " sample"],
+    references: References,
+    search: Search,
+    *,
+    noise_seed: int,
+    expected: Int[Tensor, " sample"] | None = None,
+    keep_points: bool = False,
+) -> RobustnessMap:
+    """Minimal boundary distance: the BD point moved along the boundary, nearer (Eq. 4, 5).
+
+    Costs at most `search.queries` a row, BD's queries included. The probes are random: drawn from
+    `noise_seed` and the number of the step, the same for every row.
+
+    Raises:
+        InputError: images, answers and references do not fit together.
+        BudgetExhausted, TeacherError: from the teacher.
+
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1)[:, 0] > 0.5, classes=2)
+    >>> white = References(torch.ones(1, 1, 2, 2), torch.tensor([1]),
+    ...                    torch.zeros(2, dtype=torch.bool))
+    >>> mbd = minimal_boundary_distance(bright, torch.zeros(1, 1, 2, 2), torch.tensor([0]), white,
+    ...                                 Search(), noise_seed=0)
+    >>> round(mbd.distance[0, 1].item(), 2)
+    0.5
+    """
+    search = msgspec.structs.replace(validated(search), metric="mbd")
+    return _measure(teacher, images, own, references, search, noise_seed, expected, keep_points)[
+        "mbd"
+    ]
+
+
+def measure(
+    teacher: Teacher,
+    images: Float[Tensor, "sample *image"],
+    own: Int[Tensor, " sample"],
+    references: References,
+    search: Search,
+    *,
+    noise_seed: int,
+    expected: Int[Tensor, " sample"] | None = None,
+    keep_points: bool = False,
+) -> dict[Metric, RobustnessMap]:
+    """Every metric up to `search.metric` in one pass, since BD passes SD and MBD passes BD.
+
+    Costs at most `search.queries` a row in all; the `queries` of each map are what that metric
+    alone would have cost. Random as `minimal_boundary_distance`.
+
+    Raises:
+        InputError: images, answers and references do not fit together.
+        BudgetExhausted, TeacherError: from the teacher.
+
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1)[:, 0] > 0.5, classes=2)
+    >>> white = References(torch.ones(1, 1, 2, 2), torch.tensor([1]),
+    ...                    torch.zeros(2, dtype=torch.bool))
+    >>> maps = measure(bright, torch.zeros(1, 1, 2, 2), torch.tensor([0]), white, Search(),
+    ...                noise_seed=0)
+    >>> [round(maps[metric].distance[0, 1].item(), 1) for metric in ("sd", "bd", "mbd")]
+    [2.0, 1.0, 0.5]
+    """
+    search = validated(search)
+    return _measure(teacher, images, own, references, search, noise_seed, expected, keep_points)
+
+
+def _measure(
+    teacher: Teacher | None,
+    images: Tensor,
+    own: Tensor,
+    references: References,
+    search: Search,
+    noise_seed: int,
+    expected: Tensor | None,
+    keep_points: bool,
+) -> dict[Metric, RobustnessMap]:
+    classes = len(references.rejected)
+    _check(images, own, references, expected, classes)
+    status = _statuses(own, references, expected, classes)
+    sample, target = (status == Status.CONVERGED).nonzero(as_tuple=True)
+    order = _nearest_first(images, references, classes)
+    metrics = METRICS[: METRICS.index(search.metric) + 1]
+    maps = {m: _blank(m, images, own, status, search, keep_points) for m in metrics}
+    at_once = max(1, ROW_BYTES // (images[0].numel() * 4)) if len(images) else 1
+    for part in range(0, len(sample), at_once):
+        here = (sample[part : part + at_once], target[part : part + at_once])
+        rows = _Rows(
+            teacher, images[here[0]], references.images, order[here], here[1], search, noise_seed
+        )
+        for metric, walk, converged in rows.walks():
+            _fill(maps[metric], here, walk, converged, rows.curve)
+    return maps
+
+
+def _check(
+    images: Tensor, own: Tensor, references: References, expected: Tensor | None, classes: int
+) -> None:
+    if len(own) != len(images) or (expected is not None and len(expected) != len(images)):
+        raise InputError(f"{len(images)} images need as many answers, got {len(own)}")
+    if references.images.shape[1:] != images.shape[1:]:
+        raise InputError(
+            f"references of shape {tuple(references.images.shape[1:])} cannot serve images of shape"
+            f" {tuple(images.shape[1:])}"
+        )
+    if len(own) and not 0 <= int(own.min()) <= int(own.max()) < classes:
+        raise InputError(f"answers must lie within the {classes} classes")
+
+
+def _statuses(
+    own: Tensor, references: References, expected: Tensor | None, classes: int
+) -> Int[Tensor, "sample classes"]:
+    """What is known of each row before the search; rows to search are marked CONVERGED."""
+    device = own.device
+    found = torch.zeros(classes, dtype=torch.bool, device=device)
+    found[references.answers] = True
+    rejected = references.rejected.to(device)
+    of_class = torch.full((classes,), int(Status.NO_REFERENCE), device=device)
+    of_class[rejected] = Status.REFERENCE_REJECTED
+    of_class[found] = Status.CONVERGED
+    status = of_class.repeat(len(own), 1)
+    if expected is not None:
+        status[expected.to(device) != own] = Status.SAMPLE_REJECTED
+    status[torch.arange(len(own), device=device), own] = Status.OWN
+    return status
+
+
+def _nearest_first(
+    images: Tensor, references: References, classes: int
+) -> Int[Tensor, "sample classes start"]:
+    """References of each class for each sample, nearest first, -1 where there are no more."""
+    apart = torch.cdist(
+        images.flatten(1),
+        references.images.flatten(1),
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )
+    most = int(torch.bincount(references.answers).max()) if len(references.answers) else 0
+    order = torch.full((len(images), classes, most), -1, device=images.device)
+    for k in range(classes):
+        members = (references.answers == k).nonzero()[:, 0]
+        order[:, k, : len(members)] = members[apart[:, members].argsort(dim=1, stable=True)]
+    return order
+
+
+def _blank(
+    metric: Metric, images: Tensor, own: Tensor, status: Tensor, search: Search, keep_points: bool
+) -> RobustnessMap:
+    distance = torch.full(status.shape, torch.inf, device=images.device)
+    distance[status == Status.OWN] = 0.0
+    curve = distance[:, :, None].repeat(1, 1, len(search.checkpoints))
+    points = images[:, None].repeat(1, status.shape[1], *[1] * (images.ndim - 1))
+    return RobustnessMap(
+        metric,
+        own,
+        distance,
+        torch.zeros_like(status),
+        status.clone(),
+        curve,
+        points if keep_points else None,
+    )
+
+
+def _fill(
+    into: RobustnessMap,
+    here: tuple[Tensor, Tensor],
+    walk: Walk,
+    converged: Tensor,
+    curve: Tensor,
+) -> None:
+    """Write the rows of one part into the map, which was born in `_measure`."""
+    into.distance[here] = walk.distance
+    into.queries[here] = walk.spent
+    into.status[here] = torch.where(converged, int(Status.CONVERGED), int(Status.LIMIT))
+    into.curve[here] = curve
+    if into.points is not None:
+        into.points[here] = walk.point
+
+
+class _Rows:
+    """One part of the rows on its way through the metrics."""
+
+    def __init__(
+        self,
+        teacher: Teacher | None,
+        origin: Tensor,
+        references: Tensor,
+        order: Tensor,
+        target: Tensor,
+        search: Search,
+        noise_seed: int,
+    ) -> None:
+        self.teacher, self.search, self.noise_seed = teacher, search, noise_seed
+        self.origin, self.references, self.order, self.target = origin, references, order, target
+        checkpoints = torch.tensor(search.checkpoints, device=origin.device)
+        self.checkpoints = checkpoints.reshape(1, -1)
+        self.curve = torch.empty(len(origin), len(search.checkpoints), device=origin.device)
+
+    def walks(self) -> Iterator[tuple[Metric, Walk, Tensor]]:
+        """SD, then BD, then MBD, as far as the search goes: state and which rows converged."""
+        point = self.references[self.order[:, 0]]
+        walk = Walk.at(
+            point,
+            norm(point - self.origin),
+            step=self.search.step,
+            spent=torch.zeros_like(self.target),
+            limit=self.search.queries,
+        )
+        self._keep(walk, first=True)
+        yield "sd", walk, torch.ones_like(self.target, dtype=torch.bool)
+        if self.teacher is None or self.search.metric == "sd":
+            return
+        asks = asker(self.teacher, Reaches(self.target))
+        walk, converged = _along_references(
+            asks, self.origin, self.references, self.order, walk, self.search, self.teacher.bounds
+        )
+        self._keep(walk)
+        yield "bd", walk, converged
+        if self.search.metric == "bd":
+            return
+        walk, converged = descend(
+            self._descent(),
+            asks,
+            self.origin,
+            walk,
+            noise=self._noise,
+            bounds=self.teacher.bounds,
+            after_step=self._keep,
+        )
+        yield "mbd", walk, converged
+
+    def _descent(self) -> Descent:
+        search = self.search
+        return SignOpt(search.probes, search.step, search.tolerance, search.smoothing)
+
+    def _noise(self, done: int) -> Tensor:
+        generator = torch.Generator(self.origin.device).manual_seed(mix(self.noise_seed, done))
+        shape = (self.search.probes, *self.origin.shape[1:])
+        return torch.randn(shape, generator=generator, device=self.origin.device)
+
+    def _keep(self, walk: Walk, first: bool = False) -> None:
+        """Keep the best distance at every checkpoint that is not passed yet."""
+        open_ = walk.spent[:, None] <= self.checkpoints
+        self.curve = torch.where(open_ | first, walk.distance[:, None], self.curve)
+
+
+def mix(*numbers: int) -> int:
+    """One seed of 63 bits from several numbers, so that nearby ones give unrelated streams.
+
+    >>> mix(0, 1) != mix(1, 0)
+    True
+    """
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _along_references(
+    asks: Asks,
+    origin: Tensor,
+    references: Tensor,
+    order: Tensor,
+    walk: Walk,
+    search: Search,
+    bounds: tuple[float, float],
+) -> tuple[Walk, Tensor]:
+    """Eq. 3 over every reference: one question a row at a time, so that batches stay full.
+
+    A row is either trying its next reference at the best distance so far (`left` = 0), or halving
+    the bracket (low, high) of one that was across there.
+    """
+    count = (order >= 0).sum(1)
+    number = torch.zeros_like(count)  # of the reference that the row is at
+    low, high = torch.zeros_like(walk.distance), torch.ones_like(walk.distance)
+    left = halvings(walk.distance, search.tolerance)  # the nearest one is across: no need to ask
+    point, distance, spent = walk.point.clone(), walk.distance.clone(), walk.spent.clone()
+    for _ in range(walk.limit):
+        more = (left > 0) | (number + 1 < count)
+        row = (more & (spent < walk.limit)).nonzero()[:, 0]
+        if not len(row):
+            break
+        trying = left[row] == 0
+        number[row] += trying
+        start, far = origin[row], references[order[row, number[row]]]
+        length = norm(far - start)
+        share = torch.where(trying, distance[row] / length, (low[row] + high[row]) / 2)
+        probe = between(start, far, share, bounds)
+        across = asks(probe, row)
+        spent[row] += 1
+        nearer = norm(probe - start)
+        better = across & (nearer < distance[row])
+        point[row[better]], distance[row[better]] = probe[better], nearer[better]
+        high[row] = torch.where(across, share, high[row])
+        low[row] = torch.where(trying, 0.0, torch.where(across, low[row], share))
+        halved = torch.where(across, halvings(nearer, search.tolerance), 0)
+        left[row] = torch.where(trying, halved, left[row] - 1)
+    walk = replace(walk, point=point, distance=distance, spent=spent)
+    return walk, (left == 0) & (number + 1 >= count)

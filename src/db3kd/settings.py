@@ -1,0 +1,99 @@
+"""What a user may choose: plain frozen records, without torch, shared by recipes and functions.
+
+A record says name, type, range and default of each choice once. `validated` checks a record that
+was made in Python; `recipe` checks one that was read from a file.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from db3kd.errors import InputError
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Above0 = Annotated[float, msgspec.Meta(gt=0)]
+AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]
+Metric = Literal["sd", "bd", "mbd"]
+Method = Literal["ce", "sd", "bd", "mbd"]
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many queries may be spent: in all, and in each stage of a run.
+
+    `queries`: the hard limit of the whole, None for no limit. `stages`: limits of single stages by
+    name ("answers", "distances", "evaluate").
+
+    >>> Budget(queries=1000).queries
+    1000
+    """
+
+    queries: Natural | None = None
+    stages: dict[Literal["answers", "distances", "evaluate"], Natural] = {}
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How distances to the teacher's boundary are measured (section 3.2.1 and 4.1 of the paper).
+
+    `metric`: "sd" (Eq. 2), "bd" (Eq. 3) or "mbd" (Eq. 4, 5); a metric includes those before it.
+    `references`: images of each class that serve as starts. `queries`: the limit for one sample and
+    one class. `probes`: Q of Eq. 4. `step`: xi_d, the first step along the gradient, in the units of
+    the image. `tolerance`: width at which bisection ends, same units. `smoothing`: length of a probe,
+    as a share of the distance. `checkpoints`: query counts at which the best distance is kept.
+    `shard`: samples that are measured, saved and resumed together.
+
+    >>> Search(metric="bd").references
+    100
+    """
+
+    metric: Metric = "mbd"
+    references: Count = 100
+    queries: Count = 1000
+    probes: Count = 200
+    step: Above0 = 0.2
+    tolerance: Above0 = 1e-5
+    smoothing: Above0 = 0.01
+    checkpoints: tuple[Count, ...] = ()
+    shard: Count = 200
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a network is trained with Eq. 1.
+
+    `rate`: Adam's learning rate. `schedule`: "constant", or "cosine" down to zero over all steps.
+    `weight`: lambda of Eq. 1. `temperature`: tau of Eq. 1. `weight_decay`: decoupled (AdamW).
+    `mixed_precision`: bfloat16 autocast, on a GPU only.
+
+    >>> Training(epochs=3).rate
+    0.001
+    """
+
+    epochs: Count = 100
+    batch: Count = 128
+    rate: Above0 = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    weight: AtLeast0 = 1.0
+    temperature: Above0 = 0.3
+    weight_decay: AtLeast0 = 0.0
+    mixed_precision: bool = True
+
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+
+def validated(record: Record) -> Record:
+    """Return the record unchanged if every value has its type and range.
+
+    Raises:
+        InputError: names the field and what was expected.
+
+    >>> validated(Training(epochs=0))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: Training: Expected `int` >= 1 - at `$.epochs`
+    """
+    try:
+        msgspec.convert(msgspec.to_builtins(record), type(record))
+    except msgspec.ValidationError as error:
+        raise InputError(f"{type(record).__name__}: {error}") from None
+    return record

@@ -1,0 +1,148 @@
+"""Soft labels from distances to the teacher's boundary: Eq. 6, Eq. 7 and the temperature.
+
+Three pure functions, in the order in which they are applied. `soft_labels` is all three at once.
+Rows are independent of each other, and renaming the classes only permutes the result.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from db3kd.errors import InputError
+
+CERTAIN = 1e4
+"""Own activation of a sample for which no other class was found at any distance."""
+
+
+def reciprocal_activations(
+    distance: Float[Tensor, "sample classes"], own: Int[Tensor, "sample"]
+) -> Float[Tensor, "sample classes"]:
+    r"""Turn distances into activations that fall with distance and are largest at the own class.
+
+    Eq. 6: a^_n = 1 / r_n for n != m, and a^_m = sum over i != m of 1 / r_i.
+
+    `distance[s, n]` is the distance of sample s to class n, in the units of the image; +inf where
+    nothing was found, which gives a zero. `own[s]` is the teacher's answer m; the own column of
+    `distance` is not read, whatever it holds. The own entry is strictly the largest only if at
+    least two other classes were found: with a single one the sum *is* its reciprocal, a tie.
+
+    A distance of zero would make the label infinite. It means that an image and a reference of
+    another class are the same picture, so the row is wrong rather than extreme, and it is refused:
+    a floor, where one is wanted, is the caller's decision (`distance.clamp(min=floor)`).
+
+    No queries. Nothing is random.
+
+    Raises:
+        InputError: a distance to another class is zero, negative, NaN, or so small that its
+            reciprocal is infinite; or `own` is out of range.
+
+    >>> distance = torch.tensor([[0.0, 2.0, 4.0]])
+    >>> reciprocal_activations(distance, torch.tensor([0]))
+    tensor([[0.7500, 0.5000, 0.2500]])
+    """
+    mask = _own_mask(distance, own)
+    reciprocal = distance.reciprocal().masked_fill(mask, 0.0)
+    wrong = ~torch.isfinite(reciprocal) | (distance.masked_fill(mask, 1.0) <= 0)
+    if bool(wrong.any()):
+        row, column = (int(i) for i in wrong.nonzero()[0])
+        raise InputError(
+            f"distance to another class must be above zero, got {float(distance[row, column])} for"
+            f" row {row}, class {column}; drop that reference or raise the distance to a floor"
+        )
+    return torch.where(mask, reciprocal.sum(dim=1, keepdim=True), reciprocal)
+
+
+def concentrate(
+    activations: Float[Tensor, "sample classes"], own: Int[Tensor, "sample"]
+) -> Float[Tensor, "sample classes"]:
+    r"""Rescale the activations of Eq. 6 so that far-away samples are the surer ones.
+
+    Eq. 7: a_n = a^_n / S^2 with S = sum over i != m of 1 / r_i, so that a_m = 1 / S and
+    a_n = (1 / r_n) / S^2.
+
+    All distances c times as large make all activations c times as large. Of the three requirements
+    of section 3.2.2:
+
+    1. The own entry is the largest: true, a tie where only one other class was found. With two
+       classes in all every label is therefore one half each; the method needs three.
+    2. Farther classes get smaller entries: true.
+    3. "A larger *sum of distances* gives a larger own entry": not true as the paper words it, since
+       a_m = 1 / S is the *harmonic* sum. Distances (1, 9) sum to 10 and give 0.9, distances (4, 4)
+       sum to 8 and give 2. True is: if no distance shrinks and one grows, a_m grows; and between
+       rows that differ by a factor only, the larger sum has the larger a_m.
+
+    Where nothing was found for any class (S = 0) both are limits: a_m is `CERTAIN` and all others
+    are 0, which is finite, and one-hot after any temperature below about 90.
+
+    Shapes as in `reciprocal_activations`, whose result this takes. No queries, nothing is random.
+
+    Raises:
+        InputError: `own` is out of range.
+
+    >>> concentrate(torch.tensor([[0.75, 0.5, 0.25]]), torch.tensor([0]))
+    tensor([[1.3333, 0.8889, 0.4444]])
+    """
+    mask = _own_mask(activations, own)
+    total = activations.masked_fill(mask, 0.0).sum(dim=1, keepdim=True)
+    found = total > 0
+    divisor = torch.where(found, total, torch.ones_like(total))
+    # Twice, because the square of a large sum overflows where the quotient does not.
+    return torch.where(found, activations / divisor / divisor, mask * CERTAIN)
+
+
+def temper(
+    activations: Float[Tensor, "sample classes"], temperature: float
+) -> Float[Tensor, "sample classes"]:
+    r"""Turn activations into probabilities.
+
+    Section 3.1: P^tau = softmax(a / tau); the paper uses tau = 0.3 on the activations of Eq. 7.
+
+    Shapes: one row of probabilities for each row of activations. No queries, nothing is random.
+
+    Raises:
+        InputError: the temperature is not a finite number above zero.
+
+    >>> temper(torch.tensor([[0.0, math.log(3.0)]]), 1.0)
+    tensor([[0.2500, 0.7500]])
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(
+            f"temperature must be a finite number above 0, got {temperature}; the paper uses 0.3"
+        )
+    return torch.softmax(activations / temperature, dim=1)
+
+
+def soft_labels(
+    distance: Float[Tensor, "sample classes"],
+    own: Int[Tensor, "sample"],
+    temperature: float,
+) -> Float[Tensor, "sample classes"]:
+    r"""Turn distances into probabilities: Eq. 6, Eq. 7 and the temperature in one call.
+
+    Shapes, units and limits as in the three functions. No queries, nothing is random.
+
+    Raises:
+        InputError: as the three functions do.
+
+    >>> soft_labels(torch.tensor([[0.0, 2.0, 4.0]]), torch.tensor([0]), 1.0)
+    tensor([[0.4873, 0.3124, 0.2003]])
+    """
+    return temper(concentrate(reciprocal_activations(distance, own), own), temperature)
+
+
+def _own_mask(
+    values: Float[Tensor, "sample classes"], own: Int[Tensor, "sample"]
+) -> Bool[Tensor, "sample classes"]:
+    """Mark the own entry of each row."""
+    samples, classes = values.shape
+    if len(own) != samples:
+        raise InputError(f"own must have one class for each of {samples} rows, got {len(own)}")
+    wrong = ((own < 0) | (own >= classes)).nonzero().flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"own must be a class from 0 to {classes - 1}, got {int(own[row])} in row {row}"
+        )
+    return own[:, None] == torch.arange(classes, device=own.device)

@@ -1,0 +1,174 @@
+"""The teacher: images in, class indices out, nothing else; and the meter that every query passes.
+
+Everything that knows a real model lives behind `Teacher`. Middlewares are teachers around a
+teacher, each with one job, stacked in one visible place.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.errors import BudgetExhausted, InputError, TeacherError
+from db3kd.settings import Budget, validated
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A classifier that answers the top-1 class of each image (F_t^B, section 3.2 of the paper).
+
+    `classes` is the number of classes L; `bounds` the lowest and highest value of a pixel.
+
+    >>> from db3kd.teachers import function
+    >>> teacher = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> teacher.classes, teacher.bounds
+    (2, (0.0, 1.0))
+    """
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a pixel."""
+
+    def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
+        """Class index of each image; costs one query for each; same device as the images."""
+
+
+class Meter:
+    """A teacher that counts every query before it is asked, and never lets a budget be exceeded.
+
+    One image shown once is one query. A question that fails has been counted: it may have been paid.
+    The answers are checked: as many as the images, whole numbers, within the classes.
+
+    Raises:
+        BudgetExhausted: the question would exceed the budget; it was not asked.
+        TeacherError: an answer is no class index.
+
+    >>> from db3kd.teachers import function
+    >>> meter = Meter(function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2),
+    ...               Budget(queries=3))
+    >>> meter.labels(torch.ones(2, 1, 4, 4)), meter.spent
+    (tensor([1, 1]), 2)
+    >>> meter.labels(torch.ones(2, 1, 4, 4))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.BudgetExhausted: the budget of 3 queries is exhausted: 2 are spent ...
+    """
+
+    def __init__(
+        self, teacher: Teacher, budget: Budget | None = None, *, spent: dict[str, int] | None = None
+    ) -> None:
+        self._teacher = teacher
+        self._stage = ""
+        self.budget = validated(budget or Budget())
+        self.by_stage: dict[str, int] = dict(spent or {})
+        self._limits = {str(name): limit for name, limit in self.budget.stages.items()}
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self._teacher.classes
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a pixel."""
+        return self._teacher.bounds
+
+    @property
+    def spent(self) -> int:
+        """Queries counted so far, all stages together."""
+        return sum(self.by_stage.values())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Book the queries asked inside under `name`."""
+        before, self._stage = self._stage, name
+        try:
+            yield
+        finally:
+            self._stage = before
+
+    def check(self, asked: int) -> None:
+        """Raise BudgetExhausted if a question of `asked` images would exceed a budget."""
+        stage = self._stage
+        for spent, budget, name in (
+            (self.spent, self.budget.queries, ""),
+            (self.by_stage.get(stage, 0), self._limits.get(stage), stage),
+        ):
+            if budget is not None and spent + asked > budget:
+                raise BudgetExhausted(spent=spent, asked=asked, budget=budget, stage=name)
+
+    def book(self, asked: int) -> None:
+        """Count queries that were asked elsewhere, or in an earlier process."""
+        self.by_stage[self._stage] = self.by_stage.get(self._stage, 0) + asked
+
+    def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
+        """Class index of each image; one query each, counted before it is asked."""
+        asked = len(images)
+        self.check(asked)
+        self.book(asked)
+        return check_answers(self._teacher.labels(images), asked=asked, classes=self.classes)
+
+
+def check_answers(answers: object, *, asked: int, classes: int) -> Int[Tensor, " row"]:
+    """Return the answers as an int64 tensor if they are class indices of the images asked.
+
+    Raises:
+        TeacherError: wrong count, scores, fractions, strings, or a class that does not exist.
+
+    >>> check_answers([0, 2], asked=2, classes=3)
+    tensor([0, 2])
+    >>> check_answers([[0.1, 0.9]], asked=1, classes=2)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.TeacherError: the teacher answered an array of shape (1, 2) to 1 image(s); ...
+    """
+    if not isinstance(answers, Tensor):
+        answers = _as_tensor(answers)
+    if answers.shape != (asked,):
+        raise TeacherError(
+            f"the teacher answered an array of shape {tuple(answers.shape)} to {asked} image(s);"
+            " one class index for each image is expected (scores must be reduced by argmax)"
+        )
+    if answers.is_floating_point() or answers.is_complex():
+        raise TeacherError(
+            f"the teacher answered {answers.dtype} numbers; whole class indices are expected"
+        )
+    answers = answers.long()
+    if asked and not 0 <= int(answers.min()) <= int(answers.max()) < classes:
+        wrong = int(answers[(answers < 0) | (answers >= classes)][0])
+        raise TeacherError(f"the teacher answered class {wrong}; it was said to have {classes}")
+    return answers
+
+
+def _as_tensor(answers: object) -> Tensor:
+    try:
+        return torch.as_tensor(answers)
+    except (TypeError, ValueError, RuntimeError):
+        raise TeacherError(
+            f"the teacher answered {type(answers).__name__} {str(answers)[:60]!r}, which is no"
+            " array of whole numbers; map names to class indices in the adapter"
+        ) from None
+
+
+def micro_batches(
+    images: Float[Tensor, "row *image"], batch: int
+) -> Iterator[Float[Tensor, "part *image"]]:
+    """Cut images into the fewest parts of at most `batch`, of nearly equal size.
+
+    Raises:
+        InputError: the batch is smaller than one.
+
+    >>> [len(part) for part in micro_batches(torch.zeros(10, 1), 4)]
+    [4, 3, 3]
+    """
+    if batch < 1:
+        raise InputError(f"the teacher's batch must be at least 1, got {batch}")
+    parts = -(-len(images) // batch)
+    yield from images.tensor_split(parts) if parts > 1 else (images,)

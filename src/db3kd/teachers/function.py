@@ -1,0 +1,74 @@
+"""Any Python callable as a teacher."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.errors import Db3kdError, InputError, TeacherError
+from db3kd.teacher import Teacher, check_answers, micro_batches
+
+
+@dataclass(frozen=True)
+class _Function:
+    ask: Callable[[Tensor], object]
+    classes: int
+    bounds: tuple[float, float]
+    batch: int
+
+    def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
+        parts = [self._part(part) for part in micro_batches(images, self.batch)]
+        return torch.cat(parts).to(images.device)
+
+    def _part(self, images: Tensor) -> Tensor:
+        try:
+            answers = self.ask(images)
+        except Db3kdError:
+            raise
+        except Exception as error:
+            shape = tuple(images.shape)
+            raise TeacherError(
+                f"the teacher failed on float images of shape {shape}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+        return check_answers(answers, asked=len(images), classes=self.classes)
+
+
+def function(
+    ask: Callable[[Tensor], object],
+    *,
+    classes: int,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    batch: int = 1024,
+) -> Teacher:
+    """Hide any callable behind the label-only door.
+
+    `ask` gets a float32 tensor (row, channel, height, width) within `bounds`, at most `batch` rows,
+    and returns a class index for each: a tensor, an array or a list; booleans count as 0 and 1.
+
+    Raises:
+        InputError: fewer than two classes, or empty bounds.
+        TeacherError: when asked, if the callable fails or answers anything else.
+
+    >>> teacher = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> teacher.labels(torch.tensor([0.2, 0.9]).reshape(2, 1, 1, 1))
+    tensor([0, 1])
+    """
+    check_kind(classes, bounds)
+    return _Function(ask, classes, bounds, batch)
+
+
+def check_kind(classes: int, bounds: tuple[float, float]) -> None:
+    """Raise InputError unless there are two classes or more and the bounds hold an interval.
+
+    >>> check_kind(1, (0.0, 1.0))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: a teacher needs at least 2 classes, got 1
+    """
+    if classes < 2:
+        raise InputError(f"a teacher needs at least 2 classes, got {classes}")
+    if not bounds[0] < bounds[1]:
+        raise InputError(f"bounds must be (lowest, highest), got {bounds}")

@@ -1,0 +1,41 @@
+"""A scikit-learn classifier as a teacher."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from db3kd.errors import InputError
+from db3kd.teacher import Teacher
+from db3kd.teachers.function import function
+
+
+def sklearn(
+    estimator: Any, *, bounds: tuple[float, float] = (0.0, 1.0), batch: int = 1024
+) -> Teacher:
+    """Hide a fitted scikit-learn classifier behind the label-only door.
+
+    Images are flattened to (row, channel * height * width). Class k is the k-th entry of the
+    estimator's sorted `classes_`, whatever its labels are called.
+
+    Raises:
+        InputError: no fitted classifier.
+        TeacherError: when asked, if the estimator fails.
+
+    >>> from sklearn.svm import SVC
+    >>> import torch
+    >>> svm = SVC().fit([[0.0], [0.1], [0.9], [1.0]], ["dark", "dark", "light", "light"])
+    >>> sklearn(svm).labels(torch.tensor([0.2, 0.9]).reshape(2, 1, 1, 1))
+    tensor([0, 1])
+    """
+    names = getattr(estimator, "classes_", None)
+    if names is None or not hasattr(estimator, "predict"):
+        raise InputError(
+            f"{type(estimator).__name__} is no fitted classifier: it needs predict and classes_"
+        )
+
+    def ask(images: Float[Tensor, "row *image"]) -> Any:
+        return np.searchsorted(names, estimator.predict(images.flatten(1).cpu().numpy()))
+
+    return function(ask, classes=len(names), bounds=bounds, batch=batch)

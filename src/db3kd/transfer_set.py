@@ -1,0 +1,112 @@
+"""What a student is trained on: images with their stable ids, labels and soft labels."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.data import Images, Rows
+from db3kd.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class TransferSet:
+    """The transfer set of section 3.2.3; the student cannot see whether its samples are real.
+
+    Row s of every field is the same sample. `images`: in the units of the teacher's images. `ids`:
+    a name that stays with the sample, its row number in the source. `own`: the teacher's answer m.
+    `labels`: y of Eq. 1, ground truth where it is known, else the teacher's answer. `soft`: the
+    activations `a` of Eq. 7, *before* temperature and softmax; None trains on `labels` alone. All
+    whole numbers are int64.
+
+    Raises:
+        InputError: the fields differ in length, a label is negative or no class of `soft`, a whole
+            number is not int64, or `soft` is not finite.
+
+    >>> from db3kd.data import TensorImages
+    >>> images, m = TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([2, 0])
+    >>> plain = TransferSet(images, ids=torch.arange(2), own=m, labels=m)
+    >>> len(plain), plain.soft is None
+    (2, True)
+    """
+
+    images: Images
+    ids: Int[Tensor, "sample"]
+    own: Int[Tensor, "sample"]
+    labels: Int[Tensor, "sample"]
+    soft: Float[Tensor, "sample classes"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("ids", self.ids), ("own", self.own), ("labels", self.labels)):
+            self._check_length(name, len(values))
+            if values.dtype != torch.int64:
+                raise InputError(f"{name} are {values.dtype}; give int64, by {name}.long()")
+        if self.soft is not None:
+            self._check_length("soft", len(self.soft))
+            finite = self.soft.isfinite().all(dim=1)
+            if not bool(finite.all()):
+                row = int((~finite).nonzero()[0])
+                raise InputError(
+                    f"soft labels must be finite, row {row} is not; give activations of Eq. 7"
+                )
+        for name, values in (("own", self.own), ("labels", self.labels)):
+            self._check_range(name, values)
+
+    def _check_length(self, name: str, length: int) -> None:
+        if length != len(self.images):
+            raise InputError(
+                f"{name} must have one row for each of {len(self.images):,} images, got {length:,}"
+            )
+
+    def _check_range(self, name: str, values: Tensor) -> None:
+        wrong = values < 0
+        limit = "0 or above"
+        if self.soft is not None:
+            wrong |= values >= self.soft.shape[1]
+            limit = f"from 0 to {self.soft.shape[1] - 1}, a class of the soft labels"
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise InputError(f"{name} must be {limit}, got {int(values[row])} in row {row}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def with_soft(self, soft: Float[Tensor, "sample classes"] | None) -> "TransferSet":
+        """Return the same samples with other soft labels (activations of Eq. 7), or with none.
+
+        Raises:
+            InputError: as making a transfer set does.
+
+        >>> from db3kd.data import TensorImages
+        >>> label = torch.tensor([1])
+        >>> plain = TransferSet(TensorImages(torch.zeros(1, 1, 4, 4)), label, label, label)
+        >>> plain.with_soft(torch.tensor([[0.5, 2.0]])).soft
+        tensor([[0.5000, 2.0000]])
+        """
+        return replace(self, soft=soft)
+
+    def select(self, rows: Int[Tensor, "row"]) -> "TransferSet":
+        """Return these rows in this order, repeats allowed; no image is read or copied.
+
+        Ids, answers and labels go with their rows.
+
+        Raises:
+            InputError: a row is not in the set.
+
+        >>> from db3kd.data import TensorImages
+        >>> ids, labels = torch.tensor([7, 8, 9]), torch.tensor([0, 1, 2])
+        >>> whole = TransferSet(TensorImages(torch.zeros(3, 1, 4, 4)), ids, labels, labels)
+        >>> whole.select(torch.tensor([2, 0])).ids
+        tensor([9, 7])
+        """
+        images = Rows(self.images, rows)
+        soft = None if self.soft is None else self.soft[rows]
+        return replace(
+            self,
+            images=images,
+            ids=self.ids[rows],
+            own=self.own[rows],
+            labels=self.labels[rows],
+            soft=soft,
+        )

@@ -1,0 +1,595 @@
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from db3kd import networks, student
+from db3kd.data import Images, Rows, TensorImages, data_root, load
+from db3kd.errors import Damaged, InputError
+from db3kd.settings import Training
+from db3kd.soft_labels import temper
+from db3kd.transfer_set import TransferSet
+
+LOG = math.log
+
+
+# The loss
+
+
+def loss(logits: Tensor, labels: Tensor, soft: Tensor | None, tau: float, weight: float) -> float:
+    return float(student.distillation_loss(logits, labels, soft, temperature=tau, weight=weight))
+
+
+def test_loss_by_hand() -> None:
+    # Logits (0, ln 3): P_s = (1/4, 3/4), CE at class 1 = ln(4/3).
+    # tau 1, P_t = (1/2, 1/2): KL = 1/2 ln 2 + 1/2 ln(2/3) = 1/2 ln(4/3); with weight 2: ln(4/3).
+    logits, labels, soft = torch.tensor([[0.0, LOG(3)]]), torch.tensor([1]), torch.full((1, 2), 0.5)
+    assert loss(logits, labels, None, 1.0, 2.0) == pytest.approx(LOG(4 / 3))
+    assert loss(logits, labels, soft, 1.0, 0.0) == pytest.approx(LOG(4 / 3))
+    assert loss(logits, labels, soft, 1.0, 2.0) == pytest.approx(2 * LOG(4 / 3))
+    # tau 1/2: logits / tau = (0, ln 9), P_s = (1/10, 9/10), KL = 1/2 ln 5 + 1/2 ln(5/9) = ln(5/3).
+    # No factor tau^2: it would be a quarter of that.
+    assert loss(logits, labels, soft, 0.5, 1.0) == pytest.approx(LOG(4 / 3) + LOG(5 / 3))
+
+
+def test_a_certain_teacher_is_a_second_cross_entropy() -> None:
+    # P_t = (0, 1): 0 ln 0 counts as 0, KL = -ln P_s(1) = ln(4/3), the cross-entropy.
+    logits, labels, soft = torch.tensor([[0.0, LOG(3)]]), torch.tensor([1]), torch.eye(2)[1:]
+    assert loss(logits, labels, soft, 1.0, 1.0) == pytest.approx(2 * LOG(4 / 3))
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 20))
+@settings(deadline=None, max_examples=30)
+def test_the_divergence_is_zero_where_both_agree_and_positive_elsewhere(
+    seed: int, tau: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    other = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(5, (4,), generator=generator)
+    plain = loss(logits, labels, None, tau, 1.0)
+    assert loss(logits, labels, temper(logits, tau), tau, 1.0) == pytest.approx(plain, abs=1e-12)
+    assert loss(logits, labels, temper(other, tau), tau, 1.0) > plain
+
+
+def test_both_terms_are_means_over_the_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, generator=generator)
+    labels, soft = torch.tensor([0, 1, 2]), temper(torch.randn(3, 4, generator=generator), 0.3)
+    twice = loss(logits.repeat(2, 1), labels.repeat(2), soft.repeat(2, 1), 0.3, 1.0)
+    assert twice == pytest.approx(loss(logits, labels, soft, 0.3, 1.0), rel=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0, 20.0])
+def test_gradient_agrees_with_finite_differences_and_with_its_closed_form(tau: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 1, 2])
+    soft = temper(torch.randn(3, 4, generator=generator, dtype=torch.float64), tau)
+
+    def function(values: Tensor) -> Tensor:
+        return student.distillation_loss(values, labels, soft, temperature=tau, weight=2.0)
+
+    assert torch.autograd.gradcheck(function, (logits,))
+    torch.autograd.backward(function(logits))
+    with torch.no_grad():
+        hard = torch.softmax(logits, dim=1) - nn.functional.one_hot(labels, 4)
+        distilled = 2.0 / tau * (temper(logits, tau) - soft)
+    torch.testing.assert_close(logits.grad, (hard + distilled) / 3)
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[TransferSet, TransferSet]:
+    """1,200 of scikit-learn's 8x8 digits to learn from, 597 to be tested with."""
+    load_digits = pytest.importorskip("sklearn.datasets").load_digits
+    data = load_digits()
+    pixels = (torch.from_numpy(data.images) * 255 / 16).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(data.target).long()
+    parts = [slice(0, 1200), slice(1200, 1797)]
+    train, test = (
+        TransferSet(TensorImages(pixels[at]), torch.arange(1797)[at], labels[at], labels[at])
+        for at in parts
+    )
+    return train, test
+
+
+def softened(plain: TransferSet) -> TransferSet:
+    noise = torch.randn(len(plain), 10, generator=torch.Generator().manual_seed(0))
+    return plain.with_soft(noise + 3 * nn.functional.one_hot(plain.own, 10))
+
+
+def small(seed: int = 0) -> nn.Module:
+    return networks.build("small", (1, 8, 8), 10, seed=seed)
+
+
+def restless(seed: int = 0) -> nn.Module:
+    """Return a network with all that a checkpoint might forget: dropout and running means."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+            nn.Dropout(0.5), nn.Linear(144, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10),
+        )  # fmt: skip
+
+
+def identical(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def size(network: nn.Module) -> float:
+    return sum(float(parameter.detach().abs().sum()) for parameter in network.parameters())
+
+
+def score(network: nn.Module, test: TransferSet) -> float:
+    return student.accuracy(student.predict(network, test.images, device="cpu"), test.labels)
+
+
+SHORT = Training(epochs=3, batch=64, rate=3e-3)
+
+
+def test_it_learns_the_digits(digits: tuple[TransferSet, TransferSet]) -> None:
+    train, test = digits
+    training = Training(epochs=15, batch=64, rate=3e-3)
+    network = student.train(small(), train, training, seed=0, device="cpu")
+    assert not network.training
+    assert score(network, test) > 0.85
+    assert score(small(), test) < 0.3
+
+
+def test_it_learns_from_soft_labels_alone(digits: tuple[TransferSet, TransferSet]) -> None:
+    # The hard labels are all class 0 and lie; with a large weight the soft labels win.
+    train, test = digits
+    lying = TransferSet(
+        train.images, train.ids, train.own, torch.zeros_like(train.own), softened(train).soft
+    )
+    training = Training(epochs=10, batch=64, rate=3e-3, weight=10.0, temperature=1.0)
+    assert score(student.train(small(), lying, training, seed=0, device="cpu"), test) > 0.85
+    plain = lying.with_soft(None)
+    assert score(student.train(small(), plain, training, seed=0, device="cpu"), test) < 0.2
+
+
+def test_mnist_in_seconds() -> None:
+    root = data_root()
+    if root is None or not (root / "mnist").is_dir():
+        pytest.skip("the data set mnist is not there; set DB3KD_DATA")
+    data, test = load("mnist", "train[:1000]"), load("mnist", "test[:1000]")
+    transfer = TransferSet(data.images, torch.arange(1000), data.labels, data.labels)
+    network = networks.build("lenet5", (1, 28, 28), 10, 0.5, seed=0)
+    network = student.train(network, transfer, Training(epochs=8, batch=32), seed=0, device="cpu")
+    answers = student.predict(network, test.images, device="cpu")
+    assert student.accuracy(answers, test.labels) > 0.8
+
+
+def test_without_soft_labels_it_is_plain_cross_entropy(
+    digits: tuple[TransferSet, TransferSet],
+) -> None:
+    # One batch, constant rate: two steps of the loop are two steps of torch's own Adam.
+    train = digits[0].select(torch.arange(50))
+    training = Training(epochs=2, batch=50, schedule="constant", weight=7.0)
+    ours = student.train(small(), train, training, seed=0, device="cpu")
+    theirs = small()
+    optimiser = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimiser.zero_grad()
+        logits = theirs(train.images.read(torch.arange(50)))
+        torch.autograd.backward(nn.functional.cross_entropy(logits, train.labels))
+        optimiser.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_the_cosine_spans_all_epochs(digits: tuple[TransferSet, TransferSet]) -> None:
+    # Two steps in two epochs: the second is at rate/2 (cos(pi/2) = 0), as torch's scheduler has it.
+    train = digits[0].select(torch.arange(50))
+    ours = student.train(small(), train, Training(epochs=2, batch=50), seed=0, device="cpu")
+    theirs = small()
+    optimiser = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 2)
+    for _ in range(2):
+        optimiser.zero_grad()
+        logits = theirs(train.images.read(torch.arange(50)))
+        torch.autograd.backward(nn.functional.cross_entropy(logits, train.labels))
+        optimiser.step()
+        schedule.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_the_seed_alone_decides_the_order_and_the_dropout(
+    digits: tuple[TransferSet, TransferSet],
+) -> None:
+    train = softened(digits[0].select(torch.arange(300)))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = student.train(restless(), train, SHORT, seed=4, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert identical(first, student.train(restless(), train, SHORT, seed=4, device="cpu"))
+    assert not identical(first, student.train(restless(), train, SHORT, seed=5, device="cpu"))
+
+
+def test_bytes_and_floats_are_the_same_images(digits: tuple[TransferSet, TransferSet]) -> None:
+    train = digits[0].select(torch.arange(300))
+    floats = TensorImages(train.images.read(torch.arange(300)))
+    copy = TransferSet(floats, train.ids, train.own, train.labels)
+    assert identical(
+        student.train(small(), train, SHORT, seed=0, device="cpu"),
+        student.train(small(), copy, SHORT, seed=0, device="cpu"),
+    )
+
+
+class Recorded:
+    """Images that note which rows were read."""
+
+    def __init__(self, images: Images) -> None:
+        self.images, self.rows = images, list[int]()
+        self.shape, self.eight_bit = images.shape, images.eight_bit
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, rows: Tensor) -> Tensor:
+        self.rows += rows.tolist()
+        return self.images.read(rows)
+
+
+def test_a_set_too_large_for_memory_is_read_in_blocks(
+    digits: tuple[TransferSet, TransferSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = digits
+    monkeypatch.setattr(student, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(student, "WINDOW_BYTES", 256 * 64)  # 256 images of 64 bytes
+    monkeypatch.setattr(student, "BLOCK", 16)
+    images = Recorded(train.images)
+    large = TransferSet(images, train.ids, train.own, train.labels)
+    training = Training(epochs=15, batch=64, rate=3e-3)
+    network = student.train(small(), large, training, seed=0, device="cpu")
+    assert score(network, test) > 0.85
+    epochs = torch.tensor(images.rows[1:]).reshape(15, 1200)  # the first is the check of the shape
+    for epoch in epochs:
+        assert torch.equal(epoch.sort().values, torch.arange(1200))
+    assert not torch.equal(epochs[0], epochs[1])
+    window = epochs[0][:256]
+    assert torch.equal(window, window.sort().values)
+    # 16 whole blocks of 16 neighbours, and not the first 16.
+    assert sorted(set((window // 16).bincount().tolist())) == [0, 16]
+    assert int(window[-1]) > 256
+
+
+def test_a_small_set_of_another_kind_is_read_once(digits: tuple[TransferSet, TransferSet]) -> None:
+    train = digits[0].select(torch.arange(100))
+    images = Recorded(train.images)
+    copy = TransferSet(images, train.ids, train.own, train.labels)
+    network = student.train(small(), copy, SHORT, seed=0, device="cpu")
+    assert images.rows == [0, *range(100)]
+    assert identical(network, student.train(small(), train, SHORT, seed=0, device="cpu"))
+
+
+@given(st.integers(1, 300), st.integers(1, 100))
+@settings(deadline=None, max_examples=50)
+def test_each_epoch_shows_each_image_once_in_full_batches(count: int, batch: int) -> None:
+    spans = student._spans(count, batch)
+    assert [row for start, stop in spans for row in range(start, stop)] == list(range(count))
+    sizes = [stop - start for start, stop in spans]
+    assert all(size == batch for size in sizes[:-1])
+    assert sizes[-1] <= batch + 1
+    assert batch == 1 or count == 1 or min(sizes) > 1
+
+
+@pytest.mark.parametrize(("count", "batch"), [(65, 64), (2, 64), (129, 64)])
+def test_a_last_batch_of_one_does_not_stop_batch_normalisation(
+    digits: tuple[TransferSet, TransferSet], count: int, batch: int
+) -> None:
+    train = digits[0].select(torch.arange(count))
+    training = Training(epochs=1, batch=batch)
+    network = student.train(restless(), train, training, seed=0, device="cpu")
+    assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
+
+
+def test_cosine_falls_to_zero_over_all_steps() -> None:
+    cosine, constant = Training(rate=2.0), Training(rate=2.0, schedule="constant")
+    # cos(0) = 1, cos(pi/2) = 0, cos(3 pi/4) = -sqrt(1/2): rates 2, 1, 1 - sqrt(1/2).
+    assert student._rate(cosine, 0, 100) == 2.0
+    assert student._rate(cosine, 50, 100) == pytest.approx(1.0)
+    assert student._rate(cosine, 75, 100) == pytest.approx(1 - math.sqrt(0.5))
+    assert student._rate(constant, 75, 100) == 2.0
+
+
+def test_weight_decay_shrinks_the_weights(digits: tuple[TransferSet, TransferSet]) -> None:
+    train = digits[0].select(torch.arange(100))
+    plain = student.train(small(), train, SHORT, seed=0, device="cpu")
+    decayed = Training(epochs=3, batch=64, rate=3e-3, weight_decay=10.0)
+    shrunk = student.train(small(), train, decayed, seed=0, device="cpu")
+    assert size(shrunk) < 0.9 * size(plain)
+
+
+def test_progress_and_on_epoch_see_each_epoch(digits: tuple[TransferSet, TransferSet]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    losses: list[float] = []
+    modes: list[tuple[int, bool]] = []
+
+    def progress(stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        seen.append((stage, done, total))
+        losses.append(figures["loss"])
+
+    student.train(
+        small(), digits[0], SHORT, seed=0, device="cpu", progress=progress,
+        on_epoch=lambda epoch, network: modes.append((epoch, network.training)),
+    )  # fmt: skip
+    assert seen == [("training", epoch, 3) for epoch in (1, 2, 3)]
+    assert losses[0] > losses[2] > 0
+    assert losses[0] < 1.2 * LOG(10)
+    assert modes == [(1, False), (2, False), (3, False)]
+
+
+# Checkpoints
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(epochs: int) -> Callable[..., None]:
+    def progress(stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if done == epochs:
+            raise Stopped
+
+    return progress
+
+
+@pytest.mark.parametrize("make", [small, restless])
+@pytest.mark.parametrize("stops", [(1,), (4,), (2, 3)])
+def test_a_training_that_was_stopped_ends_in_the_same_network(
+    digits: tuple[TransferSet, TransferSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[int], nn.Module],
+    stops: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(student, "CHECKPOINT_SECONDS", 0.0)
+    train = softened(digits[0].select(torch.arange(200)))
+    training = Training(epochs=5, batch=64, weight_decay=0.1)
+    whole = student.train(make(0), train, training, seed=3, device="cpu")
+    checkpoint = tmp_path / "training.safetensors"
+    for stop in stops:
+        with pytest.raises(Stopped):
+            student.train(
+                make(0 if stop == stops[0] else stop), train, training, seed=3, device="cpu",
+                checkpoint=checkpoint, progress=stop_after(stop),
+            )  # fmt: skip
+        torch.rand(stop)
+    epochs: list[int] = []
+    resumed = student.train(
+        make(9), train, training, seed=3, device="cpu", checkpoint=checkpoint,
+        on_epoch=lambda epoch, _: epochs.append(epoch),
+    )  # fmt: skip
+    assert identical(whole, resumed)
+    assert epochs == list(range(stops[-1] + 1, 6))
+    assert os.listdir(tmp_path) == ["training.safetensors"]
+    again = student.train(make(8), train, training, seed=3, device="cpu", checkpoint=checkpoint)
+    assert identical(whole, again)
+
+
+def test_stopped_within_an_epoch_it_goes_back_to_the_checkpoint(
+    digits: tuple[TransferSet, TransferSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student, "CHECKPOINT_SECONDS", 0.0)
+    train = digits[0].select(torch.arange(200))
+    whole = student.train(restless(), train, SHORT, seed=3, device="cpu")
+    calls = 0
+
+    def stop(module: nn.Module, inputs: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1 + 4 + 2:  # the check of the shape, one epoch of four steps, two of the next
+            raise Stopped
+
+    broken = restless()
+    broken.register_forward_pre_hook(stop)
+    checkpoint = tmp_path / "training.safetensors"
+    with pytest.raises(Stopped):
+        student.train(broken, train, SHORT, seed=3, device="cpu", checkpoint=checkpoint)
+    assert checkpoint.exists()
+    resumed = student.train(restless(), train, SHORT, seed=3, device="cpu", checkpoint=checkpoint)
+    assert identical(whole, resumed)
+
+
+def test_short_trainings_write_no_checkpoint(
+    digits: tuple[TransferSet, TransferSet], tmp_path: Path
+) -> None:
+    train = digits[0].select(torch.arange(50))
+    student.train(small(), train, SHORT, seed=0, device="cpu", checkpoint=tmp_path / "c")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.fixture
+def checkpoint(
+    digits: tuple[TransferSet, TransferSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.setattr(student, "CHECKPOINT_SECONDS", 0.0)
+    path = tmp_path / "training.safetensors"
+    train = digits[0].select(torch.arange(50))
+    student.train(small(), train, SHORT, seed=0, device="cpu", checkpoint=path)
+    return path
+
+
+@pytest.mark.parametrize("change", ["seed", "training", "transfer set", "network"])
+def test_the_checkpoint_of_another_training_is_refused(
+    digits: tuple[TransferSet, TransferSet], checkpoint: Path, change: str
+) -> None:
+    train = digits[0].select(torch.arange(50) + (change == "transfer set"))
+    training = Training(epochs=4 if change == "training" else 3, batch=64, rate=3e-3)
+    network = restless() if change == "network" else small()
+    seed = 1 if change == "seed" else 0
+    with pytest.raises(Damaged, match=f"training.safetensors is .*{change}"):
+        student.train(network, train, training, seed=seed, device="cpu", checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "empty", "text", "other"])
+def test_a_damaged_checkpoint_is_refused(
+    digits: tuple[TransferSet, TransferSet], checkpoint: Path, damage: str
+) -> None:
+    content = checkpoint.read_bytes()
+    altered = bytearray(content)
+    altered[-5] ^= 1
+    checkpoint.write_bytes(
+        {
+            "cut": content[:-10],
+            "altered": bytes(altered),
+            "empty": b"",
+            "text": b"this is no checkpoint",
+            "other": safetensors.torch.save({"weight": torch.zeros(2)}),
+        }[damage]
+    )
+    train = digits[0].select(torch.arange(50))
+    with pytest.raises(Damaged, match=r"training\.safetensors"):
+        student.train(small(), train, SHORT, seed=0, device="cpu", checkpoint=checkpoint)
+
+
+def test_altered_metadata_is_damage(checkpoint: Path) -> None:
+    content = checkpoint.read_bytes()
+    assert content.count(b'"epoch":"3"') == 1
+    checkpoint.write_bytes(content.replace(b'"epoch":"3"', b'"epoch":"2"'))
+    with pytest.raises(Damaged, match="checksum"):
+        student._read(checkpoint)
+
+
+# Bad input
+
+
+def test_what_cannot_be_trained_is_refused(digits: tuple[TransferSet, TransferSet]) -> None:
+    train = digits[0].select(torch.arange(4))
+
+    def run(
+        network: nn.Module, transfer: TransferSet, training: Training = SHORT, device: str = "cpu"
+    ) -> None:
+        student.train(network, transfer, training, seed=0, device=device)
+
+    with pytest.raises(InputError, match="empty"):
+        run(small(), train.select(torch.arange(0)))
+    with pytest.raises(InputError, match="Training: Expected"):
+        run(small(), train, Training(batch=0))
+    with pytest.raises(InputError, match="single images, got 1 images"):
+        run(restless(), train.select(torch.arange(1)))
+    with pytest.raises(InputError, match="single images, got 4 images in batches of 1"):
+        run(restless(), train, Training(batch=1))
+    run(small(), train.select(torch.arange(1)))
+    run(small(), train, Training(batch=1, epochs=1))
+    few = networks.build("small", (1, 8, 8), 3, seed=0)
+    with pytest.raises(InputError, match="3 classes but the transfer set 4"):
+        run(few, train)
+    with pytest.raises(InputError, match="3 classes but the transfer set 10"):
+        run(few, softened(train))
+    with pytest.raises(InputError, match="device must be"):
+        run(small(), train, device="gpu")
+    with pytest.raises(InputError, match="cuda:99 is not there"):
+        run(small(), train, device="cuda:99")
+
+
+def test_a_training_that_diverges_is_an_error(digits: tuple[TransferSet, TransferSet]) -> None:
+    training = Training(epochs=3, rate=1e30)
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch \d; lower rate"):
+        student.train(small(), digits[0], training, seed=0, device="cpu")
+
+
+# Predictions
+
+
+def test_prediction_does_not_depend_on_the_batch(digits: tuple[TransferSet, TransferSet]) -> None:
+    images = digits[1].images
+    network = restless().train()
+    answers = student.predict(network, images, device="cpu", batch=len(images))
+    assert network.training
+    assert (answers.shape, answers.dtype) == ((597,), torch.int64)
+    for batch in (1, 7, 10_000):
+        assert torch.equal(answers, student.predict(network, images, device="cpu", batch=batch))
+    with pytest.raises(InputError, match="batch must be"):
+        student.predict(network, images, device="cpu", batch=0)
+
+
+def test_prediction_of_nothing_is_nothing(digits: tuple[TransferSet, TransferSet]) -> None:
+    images = Rows(digits[1].images, torch.arange(0))
+    assert student.predict(small(), images, device="cpu").shape == (0,)
+
+
+def test_accuracy_and_agreement() -> None:
+    a, b = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 0])
+    assert student.accuracy(a, b) == student.agreement(b, a) == 0.5
+    empty = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(InputError, match="at least one"):
+        student.accuracy(empty, empty)
+
+
+# Networks on disk
+
+
+def test_a_network_comes_back_from_disk(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    saved = restless(0)
+    student.save_network(path, saved)
+    student.save_network(path, saved)
+    assert os.listdir(tmp_path) == ["student.safetensors"]
+    assert identical(saved, student.load_network(path, restless(1)))
+
+
+def test_a_network_that_fails_to_save_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "student.safetensors"
+    student.save_network(path, restless(0))
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        student.save_network(path, restless(1))
+    assert os.listdir(tmp_path) == ["student.safetensors"]
+    assert identical(restless(0), student.load_network(path, restless(2)))
+
+
+def test_a_file_that_does_not_fit_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    with pytest.raises(InputError, match="there is no file"):
+        student.load_network(path, small())
+    network = nn.Linear(2, 3)
+    for tensors, message in (
+        ({"weight": torch.zeros(3, 2)}, "bias is missing"),
+        (
+            {"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "more": torch.zeros(1)},
+            "more is unknown",
+        ),
+        (
+            {"weight": torch.zeros(2, 3), "bias": torch.zeros(3)},
+            r"weight is \(2, 3\) in the file and \(3, 2\) in the network",
+        ),
+    ):
+        path.write_bytes(safetensors.torch.save(tensors))
+        with pytest.raises(InputError, match=message):
+            student.load_network(path, network)
+    path.write_bytes(safetensors.torch.save({"weight": torch.ones(3, 2), "bias": torch.ones(3)}))
+    assert size(student.load_network(path, network)) == 9.0
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Damaged, match=r"student\.safetensors cannot be read"):
+        student.load_network(path, network)
+
+
+@pytest.mark.gpu
+def test_a_gpu_learns_the_digits_too(digits: tuple[TransferSet, TransferSet]) -> None:
+    train, test = digits
+    training = Training(epochs=15, batch=64, rate=3e-3)
+    network = student.train(restless(), softened(train), training, seed=0, device="cuda")
+    answers = student.predict(network, test.images, device="cuda")
+    assert answers.device.type == "cpu"
+    assert student.accuracy(answers, test.labels) > 0.85

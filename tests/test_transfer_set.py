@@ -1,0 +1,115 @@
+import math
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from db3kd.data import TensorImages
+from db3kd.errors import InputError
+from db3kd.transfer_set import TransferSet
+
+SAMPLES, CLASSES = 5, 3
+
+
+def example(soft: torch.Tensor | None = None) -> TransferSet:
+    images = torch.arange(SAMPLES, dtype=torch.uint8).reshape(SAMPLES, 1, 1, 1).expand(-1, 1, 2, 2)
+    own = torch.arange(SAMPLES) % CLASSES
+    return TransferSet(
+        TensorImages(images.contiguous()), torch.arange(SAMPLES) + 100, own, own.flip(0), soft
+    )
+
+
+def soft_labels() -> torch.Tensor:
+    return torch.arange(SAMPLES * CLASSES, dtype=torch.float32).reshape(SAMPLES, CLASSES)
+
+
+@given(st.lists(st.integers(0, SAMPLES - 1), max_size=8))
+def test_everything_about_a_sample_moves_together(rows: list[int]) -> None:
+    whole = example(soft_labels())
+    part = whole.select(torch.tensor(rows, dtype=torch.int64))
+    assert len(part) == len(part.images) == len(rows)
+    assert part.soft is not None
+    pixels = part.images.read(torch.arange(len(rows)))[:, 0, 0, 0] * 255
+    for at, row in enumerate(rows):
+        assert round(float(pixels[at])) == row
+        assert int(part.ids[at]) == 100 + row
+        assert int(part.own[at]) == row % CLASSES
+        assert int(part.labels[at]) == (SAMPLES - 1 - row) % CLASSES
+        assert part.soft[at].tolist() == soft_labels()[row].tolist()
+
+
+def test_selecting_again_composes() -> None:
+    twice = example().select(torch.tensor([4, 2, 0])).select(torch.tensor([2, 0]))
+    assert twice.ids.tolist() == [100, 104]
+    assert twice.soft is None
+
+
+def test_with_soft_replaces_and_removes_only_the_soft_labels() -> None:
+    plain = example()
+    softened = plain.with_soft(soft_labels())
+    assert softened.soft is not None
+    assert plain.soft is None
+    assert softened.with_soft(None).soft is None
+    assert torch.equal(softened.labels, plain.labels)
+
+
+def test_it_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        example().soft = soft_labels()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_soft_labels_must_be_finite(value: float) -> None:
+    soft = soft_labels()
+    soft[3, 1] = value
+    with pytest.raises(InputError, match="row 3"):
+        example(soft)
+
+
+@pytest.fixture
+def no_shape_checks() -> Iterator[None]:
+    """What a user has: jaxtyping's own checks run in the tests only."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_lengths_must_agree() -> None:
+    images, four, five = (
+        TensorImages(torch.zeros(5, 1, 2, 2)),
+        torch.zeros(4, dtype=torch.int64),
+        torch.zeros(5, dtype=torch.int64),
+    )
+    for name, fields in {
+        "ids": (four, five, five),
+        "own": (five, four, five),
+        "labels": (five, five, four),
+    }.items():
+        with pytest.raises(InputError, match=f"{name} must have one row for each of 5 images"):
+            TransferSet(images, *fields)
+    with pytest.raises(InputError, match="soft must have one row for each of 5 images, got 4"):
+        example(torch.zeros(4, CLASSES))
+
+
+def test_labels_must_be_classes() -> None:
+    with pytest.raises(InputError, match=r"own must be from 0 to 1.*got 2 in row 2"):
+        example(torch.zeros(SAMPLES, 2))
+    images, one = TensorImages(torch.zeros(1, 1, 2, 2)), torch.zeros(1).long()
+    with pytest.raises(InputError, match="labels must be 0 or above, got -1 in row 0"):
+        TransferSet(images, one, one, one - 1)
+
+
+def test_labels_must_be_int64() -> None:
+    images, one = TensorImages(torch.zeros(1, 1, 2, 2)), torch.zeros(1).long()
+    with pytest.raises(InputError, match=r"own are torch\.int32"):
+        TransferSet(images, one, one.int(), one)
+
+
+def test_rows_outside_are_refused() -> None:
+    with pytest.raises(InputError, match="row 5 was asked for"):
+        example().select(torch.tensor([0, 5]))
