@@ -1,18 +1,19 @@
-"""Teachers whose boundary distances have a closed form."""
+"""Teachers whose boundary distances have a closed form, and teachers that are exact row by row."""
 
 import torch
 from torch import Tensor
 
+from db3kd.robustness import References
 from db3kd.teacher import Teacher
 from db3kd.teachers import function
 
 WIDE = (-50.0, 50.0)  # bounds that nothing here reaches
 
 
-def half_space(normal: Tensor, offset: float) -> Teacher:
+def half_space(normal: Tensor, offset: float, bounds: tuple[float, float] = WIDE) -> Teacher:
     """Class 1 where normal . x > offset, for a unit normal; the distance is offset - normal . x."""
     return function(
-        lambda images: images.flatten(1) @ normal > offset, classes=2, bounds=WIDE
+        lambda images: images.flatten(1) @ normal > offset, classes=2, bounds=bounds
     )
 
 
@@ -30,3 +31,58 @@ def prototypes(points: Tensor) -> Teacher:
         classes=len(points),
         bounds=WIDE,
     )
+
+
+def to_largest(sample: Tensor, target: int, classes: int) -> float:
+    """Distance to where coordinate `target` is the largest of the first `classes`.
+
+    It is the cell of the nearest of the prototypes s * e_k. The nearest point has one height t at
+    the target and at all coordinates above t; t is their mean.
+    """
+    others = sample[:classes].double()
+    wanted = others[target].clone()
+    others[target] = -torch.inf
+    above = others.sort(descending=True).values
+    height, used = wanted, 0
+    while above[used] > height:
+        used += 1
+        height = (wanted + above[:used].sum()) / (used + 1)
+    return float(((above[:used] - height).square().sum() + (wanted - height) ** 2).sqrt())
+
+
+def to_half_space_in_box(sample: Tensor, normal: Tensor, offset: float) -> float:
+    """Distance to normal . y >= offset within the box [0, 1].
+
+    The nearest point is clamp(x + m normal) for the least m >= 0 that gets there.
+    """
+    x, direction = sample.flatten().double(), normal.double()
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        middle = (low + high) / 2
+        reached = (x + middle * direction).clamp(0, 1) @ direction >= offset
+        low, high = (low, middle) if reached else (middle, high)
+    return float(((x + high * direction).clamp(0, 1) - x).norm())
+
+
+def ordered_scores(images: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """Linear scores, summed pixel by pixel, so that no row's rounding depends on the batch."""
+    pixels = images.flatten(1)
+    scores = offsets.expand(len(pixels), -1).clone()
+    for d in range(pixels.shape[1]):
+        scores = scores + pixels[:, d, None] * weights[:, d]
+    return scores
+
+
+def linear(weights: Tensor, offsets: Tensor, bounds: tuple[float, float] = WIDE) -> Teacher:
+    """The class of the largest linear score, exact row by row."""
+    return function(
+        lambda images: ordered_scores(images, weights, offsets).argmax(1),
+        classes=len(weights),
+        bounds=bounds,
+    )
+
+
+def as_references(teacher: Teacher, images: Tensor) -> References:
+    """Every image as a start of the class that the teacher calls it."""
+    nothing_rejected = torch.zeros(teacher.classes, dtype=torch.bool)
+    return References(images, teacher.labels(images), nothing_rejected)

@@ -29,14 +29,16 @@ def test_alexnet_parameters_by_hand() -> None:
 
 
 def test_alexnet_pools_after_convolutions_1_2_and_5() -> None:
-    # 32 pixels: 16 after the stride, pools see 64 maps of 16, 192 of 8 and 256 of 4.
-    seen: list[torch.Size] = []
+    # 32 pixels: 16 after the stride and 8 after the first pool, 4 after the second, 2 at the end.
+    seen: list[tuple[int, ...]] = []
     network = networks.alexnet().eval()
     for part in network:
-        if isinstance(part, nn.MaxPool2d):
-            part.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+        if isinstance(part, nn.Conv2d | nn.Flatten):
+            part.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     network(torch.zeros(1, 3, 32, 32))
-    assert [tuple(shape) for shape in seen] == [(1, 64, 16, 16), (1, 192, 8, 8), (1, 256, 4, 4)]
+    assert [shape[1:] for shape in seen] == [
+        (3, 32, 32), (64, 8, 8), (192, 4, 4), (384, 4, 4), (256, 4, 4), (256, 2, 2)
+    ]  # fmt: skip
 
 
 def test_small_parameters_by_hand() -> None:

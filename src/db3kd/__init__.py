@@ -1,1 +1,106 @@
-"""db3kd."""
+"""db3kd trains a small student network from a classifier that answers only the top-1 class.
+
+import db3kd
+
+teacher = db3kd.teachers.torch_module(net, classes=10)     # or onnx, sklearn, function
+with db3kd.Run("runs/mnist", teacher, budget=db3kd.Budget(queries=2_000_000)) as run:
+    transfer = run.label(images)
+    student = run.distill(db3kd.networks.lenet5(width=0.5), transfer)
+
+Names load what they need when they are first used, so that `db3kd --help` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from db3kd import data, descent, networks, robustness, soft_labels, student, teachers
+    from db3kd.data import DataSet, TensorImages, load
+    from db3kd.errors import (
+        BudgetExhausted,
+        Busy,
+        ConfigurationDiffers,
+        Damaged,
+        Db3kdError,
+        InputError,
+        RecipeError,
+        RunError,
+        TeacherError,
+    )
+    from db3kd.recipe import Recipe, read_recipe
+    from db3kd.run import Evaluation, Run, status
+    from db3kd.settings import Budget, Search, Training
+    from db3kd.teacher import Meter, Teacher
+    from db3kd.transfer_set import TransferSet
+
+_HOME = {
+    "Budget": "settings",
+    "BudgetExhausted": "errors",
+    "Busy": "errors",
+    "ConfigurationDiffers": "errors",
+    "Damaged": "errors",
+    "DataSet": "data",
+    "Db3kdError": "errors",
+    "Evaluation": "run",
+    "InputError": "errors",
+    "Meter": "teacher",
+    "Recipe": "recipe",
+    "RecipeError": "errors",
+    "Run": "run",
+    "RunError": "errors",
+    "Search": "settings",
+    "Teacher": "teacher",
+    "TeacherError": "errors",
+    "TensorImages": "data",
+    "Training": "settings",
+    "TransferSet": "transfer_set",
+    "load": "data",
+    "read_recipe": "recipe",
+    "status": "run",
+}
+_MODULES = {"data", "descent", "networks", "robustness", "soft_labels", "student", "teachers"}
+
+__all__ = [
+    "Budget",
+    "BudgetExhausted",
+    "Busy",
+    "ConfigurationDiffers",
+    "Damaged",
+    "DataSet",
+    "Db3kdError",
+    "Evaluation",
+    "InputError",
+    "Meter",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "RunError",
+    "Search",
+    "Teacher",
+    "TeacherError",
+    "TensorImages",
+    "Training",
+    "TransferSet",
+    "data",
+    "descent",
+    "load",
+    "networks",
+    "read_recipe",
+    "robustness",
+    "soft_labels",
+    "status",
+    "student",
+    "teachers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"db3kd.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"db3kd.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'db3kd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -205,13 +205,14 @@ class Tape:
     >>> tape.reserve(4, key=6); tape.close()  # and here the process dies
     >>> again = Tape(path, classes=10, read_only=True)
     >>> again.take(2, key=5), again.take(4, key=6), again.booked, again.lost
-    (tensor([3, 1]), None, 6, 4)
+    (tensor([3, 1]), None, 6, 0)
     """
 
     def __init__(self, path: Path, *, classes: int, read_only: bool = False) -> None:
         self.path = path
         self._type = np.dtype(np.uint8 if classes <= 256 else np.int32)
         self._frames, good, torn = self._read()
+        self.in_flight = torn.count if torn is not None and read_only else 0
         self._next = 0
         self._synced = time.monotonic()
         if read_only:
@@ -258,7 +259,7 @@ class Tape:
     @property
     def lost(self) -> int:
         """Queries that were asked but whose answers never arrived."""
-        return sum(frame.count for frame in self._frames if frame.answers is None)
+        return sum(f.count for f in self._frames if f.answers is None) - self.in_flight
 
     def take(self, count: int, *, key: int) -> Tensor | None:
         """The recorded answers to this question, or None if it has to be asked.
@@ -298,6 +299,11 @@ class Tape:
         booked = self.booked
         self.close()
         write_atomically(self.path, _head(_LOST, booked, 0))
+
+    @classmethod
+    def write_off(cls, path: Path) -> None:
+        """Replace a damaged tape by one that books the most it can have held as lost."""
+        write_atomically(path, _head(_LOST, path.stat().st_size, 0))
 
     def close(self) -> None:
         """Close the file."""

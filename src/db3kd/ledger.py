@@ -1,8 +1,8 @@
 """Where numbers meet the tape: a teacher that asks nothing twice after a crash."""
 
 import zlib
+from collections.abc import Callable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,13 +17,15 @@ class Taped:
 
     A shard asks the same questions in the same order each time it is run, so the answers of a
     killed process come back in place. A question is checked against the budget, then reserved on
-    the tape, then asked, then settled.
+    the tape, then asked, then settled. `used` counts the answers handed out, recorded ones
+    included, and is reported after each question.
 
     Raises:
         BudgetExhausted, TeacherError: from the meter.
         Drifted: the recorded question is another one.
 
-    >>> import tempfile; from pathlib import Path
+    >>> import tempfile, torch
+    >>> from pathlib import Path
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
     >>> path = Path(tempfile.mkdtemp()) / "0.tape"
@@ -36,8 +38,10 @@ class Taped:
     >>> tape.close()
     """
 
-    def __init__(self, meter: Meter, tape: Tape) -> None:
-        self._meter, self._tape = meter, tape
+    def __init__(
+        self, meter: Meter, tape: Tape, report: Callable[[int], None] = lambda used: None
+    ) -> None:
+        self._meter, self._tape, self._report = meter, tape, report
         self.used = 0
 
     @property
@@ -60,12 +64,14 @@ class Taped:
             answers = self._meter.labels(images)
             self._tape.settle(answers)
         self.used += len(images)
+        self._report(self.used)
         return answers.to(images.device)
 
 
 def fingerprint(images: Float[Tensor, "row *image"]) -> int:
     """A checksum over a sample of the pixels: cheap, and another question hardly shares it.
 
+    >>> import torch
     >>> fingerprint(torch.zeros(2, 1, 4, 4)) != fingerprint(torch.ones(2, 1, 4, 4))
     True
     """

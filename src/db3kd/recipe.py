@@ -201,29 +201,6 @@ def to_json(recipe: Recipe) -> str:
     return json.dumps(resolved(recipe), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return one line for each setting that differs between two resolved configurations.
-
-    >>> differences({"label": {"queries": 1000}}, {"label": {"queries": 2000}, "seed": 1})
-    ['label.queries: 1000 -> 2000', 'seed: (absent) -> 1']
-    """
-    before, after = dict(_leaves(old)), dict(_leaves(new))
-    return [
-        f"{name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
-
-
-def _leaves(values: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted names and JSON texts."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{start}{key}.")
-        else:
-            yield start + key, json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
 # Reading
 
 

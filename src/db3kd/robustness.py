@@ -5,6 +5,7 @@ where SD ends, so on one set of references MBD <= BD <= SD for every row.
 """
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -60,7 +61,9 @@ class References:
     rejected: Bool[Tensor, " classes"]
 
     def __repr__(self) -> str:
-        return f"References({len(self.answers)} images of {len(set(self.answers.tolist()))} classes)"
+        return (
+            f"References({len(self.answers)} images of {len(set(self.answers.tolist()))} classes)"
+        )
 
 
 def choose_references(
@@ -98,7 +101,8 @@ class RobustnessMap:
     `distance[sample, class]` is Euclidean, in the units of the image, 0 for the own class and +inf
     where nothing was found. `queries` counts the answers each row cost, `status` holds `Status`
     values. `curve[sample, class, k]` is the best distance within the k-th checkpoint's queries.
-    `points` are the points themselves, where they were asked for.
+    `points` are the points themselves, where they were asked for. `seconds` is what the metric
+    took, those before it included.
 
     >>> white = References(torch.ones(1, 1, 2, 2), torch.tensor([1]),
     ...                    torch.zeros(2, dtype=torch.bool))
@@ -114,6 +118,7 @@ class RobustnessMap:
     status: Int[Tensor, "sample classes"]
     curve: Float[Tensor, "sample classes checkpoint"]
     points: Float[Tensor, "sample classes *image"] | None = None
+    seconds: float = 0.0
 
 
 def sample_distance(
@@ -154,8 +159,8 @@ def boundary_distance(
     """Boundary distance: to the first crossing on the way to the references of a class (Eq. 3).
 
     References are tried nearest first; one that is not across at the best distance so far is given
-    up after one query, the others are bisected down to `search.tolerance`. Costs about 100 queries a
-    row, at most `search.queries`. Nothing is random.
+    up after one query, the others are bisected down to `search.tolerance`. Costs about 100 queries
+    a row, at most `search.queries`. Nothing is random.
 
     Raises:
         InputError: images, answers and references do not fit together.
@@ -264,8 +269,11 @@ def _measure(
         rows = _Rows(
             teacher, images[here[0]], references.images, order[here], here[1], search, noise_seed
         )
+        started = time.perf_counter()
         for metric, walk, converged in rows.walks():
             _fill(maps[metric], here, walk, converged, rows.curve)
+            seconds = maps[metric].seconds + time.perf_counter() - started
+            maps[metric] = replace(maps[metric], seconds=seconds)
     return maps
 
 
@@ -419,13 +427,13 @@ class _Rows:
         self.curve = torch.where(open_ | first, walk.distance[:, None], self.curve)
 
 
-def mix(*numbers: int) -> int:
-    """One seed of 63 bits from several numbers, so that nearby ones give unrelated streams.
+def mix(*parts: int | str) -> int:
+    """One seed of 63 bits from several parts, so that nearby ones give unrelated streams.
 
     >>> mix(0, 1) != mix(1, 0)
     True
     """
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

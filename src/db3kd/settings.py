@@ -4,7 +4,9 @@ A record says name, type, range and default of each choice once. `validated` che
 was made in Python; `recipe` checks one that was read from a file.
 """
 
-from typing import Annotated, Literal, TypeVar
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -36,11 +38,11 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How distances to the teacher's boundary are measured (section 3.2.1 and 4.1 of the paper).
 
     `metric`: "sd" (Eq. 2), "bd" (Eq. 3) or "mbd" (Eq. 4, 5); a metric includes those before it.
-    `references`: images of each class that serve as starts. `queries`: the limit for one sample and
-    one class. `probes`: Q of Eq. 4. `step`: xi_d, the first step along the gradient, in the units of
-    the image. `tolerance`: width at which bisection ends, same units. `smoothing`: length of a probe,
-    as a share of the distance. `checkpoints`: query counts at which the best distance is kept.
-    `shard`: samples that are measured, saved and resumed together.
+    `references`: images of each class that serve as starts. `queries`: the limit for one sample
+    and one class. `probes`: Q of Eq. 4. `step`: xi_d, the first step along the gradient, in the
+    units of the image. `tolerance`: width at which bisection ends, same units. `smoothing`: length
+    of a probe, as a share of the distance. `checkpoints`: query counts at which the best distance
+    is kept. `shard`: samples that are measured, saved and resumed together.
 
     >>> Search(metric="bd").references
     100
@@ -97,3 +99,26 @@ def validated(record: Record) -> Record:
     except msgspec.ValidationError as error:
         raise InputError(f"{type(record).__name__}: {error}") from None
     return record
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return one line for each setting that differs between two resolved configurations.
+
+    >>> differences({"label": {"queries": 1000}}, {"label": {"queries": 2000}, "seed": 1})
+    ['label.queries: 1000 -> 2000', 'seed: (absent) -> 1']
+    """
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        f"{name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _leaves(values: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, str]]:
+    """Yield dotted names and JSON texts."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{start}{key}.")
+        else:
+            yield start + key, json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -43,8 +43,8 @@ class Teacher(Protocol):
 class Meter:
     """A teacher that counts every query before it is asked, and never lets a budget be exceeded.
 
-    One image shown once is one query. A question that fails has been counted: it may have been paid.
-    The answers are checked: as many as the images, whole numbers, within the classes.
+    One image shown once is one query. A question that fails has been counted: it may have been
+    paid. The answers are checked: as many as the images, whole numbers, within the classes.
 
     Raises:
         BudgetExhausted: the question would exceed the budget; it was not asked.

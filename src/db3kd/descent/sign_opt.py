@@ -9,6 +9,7 @@ Where this differs from the letter of section 3.2.1, and why (docs/differences.m
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -29,8 +30,8 @@ class SignOpt:
     """Estimate the boundary's gradient from the signs of random probes, step, bisect, repeat.
 
     `probes` is Q of Eq. 4, `first_step` xi_d, `tolerance` the final width of a bracket (both in the
-    units of the image), `smoothing` the length of a probe as a share of the distance, `patience` the
-    steps without gain after which a row cannot be further minimised.
+    units of the image), `smoothing` the length of a probe as a share of the distance, `patience`
+    the steps without gain after which a row cannot be further minimised.
 
     >>> SignOpt().probes
     200
@@ -58,7 +59,15 @@ class SignOpt:
         moved = search.run(_part(walk, rows, spent=count))
         gained = walk.distance[rows] - moved.distance > self.tolerance
         misses = torch.where(gained, 0, walk.misses[rows] + 1)
-        return _merge(walk, rows, replace(moved, misses=misses))
+        return _put(
+            walk,
+            rows,
+            point=moved.point,
+            distance=moved.distance,
+            step=moved.step,
+            spent=moved.spent,
+            misses=misses,
+        )
 
     def _normal(
         self,
@@ -166,7 +175,8 @@ class _LineSearch:
         A step that turns the ray by a small angle gains about that angle times the slope of the
         boundary, so the bracket is sought just below the present distance and sized by the step.
         """
-        move = per_row(step, start) * self.normal[rows]
+        move = self.normal[rows]
+        move = per_row(step, move) * move
         ahead = start[rows] + move
         share = JUST_BELOW * walk.distance[rows] / norm(ahead - self.origin[rows])
         there = between(self.origin[rows], ahead, share, self.bounds)
@@ -225,9 +235,10 @@ def _replaced(whole: Tensor, rows: Tensor, part: Tensor | float) -> Tensor:
 
 def _put(walk: Walk, rows: Tensor, **parts: Tensor) -> Walk:
     """The walk with some columns of some rows replaced."""
-    return replace(
-        walk, **{name: _replaced(getattr(walk, name), rows, part) for name, part in parts.items()}
-    )
+    columns: dict[str, Any] = {
+        name: _replaced(getattr(walk, name), rows, part) for name, part in parts.items()
+    }
+    return replace(walk, **columns)
 
 
 def _part(walk: Walk, rows: Tensor, *, spent: Tensor) -> Walk:
@@ -239,22 +250,4 @@ def _part(walk: Walk, rows: Tensor, *, spent: Tensor) -> Walk:
         walk.spent[rows] + spent,
         walk.limit,
         walk.misses[rows],
-    )
-
-
-def _merge(walk: Walk, rows: Tensor, part: Walk) -> Walk:
-    """The walk with the rows named replaced."""
-
-    def put(whole: Tensor, piece: Tensor) -> Tensor:
-        whole = whole.clone()
-        whole[rows] = piece
-        return whole
-
-    return Walk(
-        put(walk.point, part.point),
-        put(walk.distance, part.distance),
-        put(walk.step, part.step),
-        put(walk.spent, part.spent),
-        walk.limit,
-        put(walk.misses, part.misses),
     )

@@ -1,0 +1,156 @@
+"""Peak memory of labelling 60,000 and 600,000 images.
+
+    python benchmarks/memory.py [--quick] --json memory.json
+
+`peak_rss_gib.60k`, `peak_rss_gib.600k`: peak resident memory of a fresh process in which a run
+measures the distances of that many MNIST images, read from a parquet file. The larger file repeats
+the rows of the smaller one ten times. `peak_rss_gib.label_60k` and so on: the same after the
+process also made the transfer set, whose soft labels are of the size of the set. The teacher costs
+nothing and counts. With --quick the sizes are 6,000 and 60,000. The query limit is small, so that
+the larger file takes minutes; `peak_rss_gib.default_search` is of a few hundred images with the
+default search, which shows what one shard needs. See README.md.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import common
+from db3kd.errors import Db3kdError
+
+SIZES = (60_000, 600_000)
+QUICK_SIZES = (6_000, 60_000)
+DEFAULT_SEARCH = {"queries": 1000, "references": 100, "shard": 200}
+TWO_SHARDS = 400  # images; the second one shows whether the first left something behind
+
+
+def main() -> int:
+    """Write the files, label each in a process of its own, and write the result."""
+    options = common.parser(__doc__)
+    options.add_argument("--queries", type=int, default=4, help="for each row; default: 4")
+    options.add_argument("--references", type=int, default=100, help="of each class; default: 100")
+    options.add_argument("--shard", type=int, default=200, help="samples; default: 200")
+    options.add_argument("--label", type=Path, help="used inside: label this file, here and now")
+    given = options.parse_args()
+    search = {"queries": given.queries, "references": given.references, "shard": given.shard}
+    if given.label:
+        given.json.write_text(json.dumps(_label(given.label, search)))
+        return 0
+    figures: dict[str, float] = {}
+    table = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in QUICK_SIZES if given.quick else SIZES:
+            table.append(_fresh_process(Path(folder), size, search))
+            peak = table[-1]["peak_rss_gib"]
+            figures[f"peak_rss_gib.{size // 1000}k"] = peak["measure"]
+            figures[f"peak_rss_gib.label_{size // 1000}k"] = peak["label"]
+        table.append(_fresh_process(Path(folder), TWO_SHARDS, DEFAULT_SEARCH))
+        figures["peak_rss_gib.default_search"] = table[-1]["peak_rss_gib"]["measure"]
+    setting = {**search, "quick": given.quick, "threads": table[0]["threads"]}
+    common.write(given.json, figures=figures, setting=setting, table=table)
+    return 0
+
+
+def _fresh_process(folder: Path, size: int, search: common.Json) -> common.Json:
+    """Label the first `size` images in a process of its own."""
+    parquet, result = folder / "images.parquet", folder / "result.json"
+    _repeat_rows(_mnist(), parquet, size)
+    arguments = [f"--{name}={value}" for name, value in search.items()]
+    subprocess.run(
+        [sys.executable, __file__, "--json", result, "--label", parquet, *arguments], check=True
+    )
+    row: common.Json = json.loads(result.read_text())
+    common.say(f"  {row}")
+    return row
+
+
+def _mnist() -> Path:
+    from db3kd.data import data_root
+    from db3kd.errors import InputError
+
+    root = data_root()
+    files = sorted(root.glob("mnist/**/train-*.parquet")) if root else []
+    if not files:
+        raise InputError(
+            f"there is no MNIST in {root or '../shared/data'}; set DB3KD_DATA to a folder that"
+            " holds mnist/data/train-00000-of-00001.parquet"
+        )
+    return files[0]
+
+
+def _repeat_rows(source: Path, target: Path, size: int) -> None:
+    """Write the first `size` rows of the endless repetition of a file, with its row groups."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as opened, pq.ParquetWriter(target, opened.schema_arrow) as writer:
+        left = size
+        while left:
+            for group in range(opened.num_row_groups):
+                rows = opened.read_row_group(group).slice(0, left)
+                writer.write_table(rows)
+                left -= rows.num_rows
+                if not left:
+                    break
+
+
+def _label(parquet: Path, search: common.Json) -> common.Json:
+    """Label one file in this process, and read off its peak memory on the way."""
+    import torch
+
+    from db3kd.data import ParquetImages
+    from db3kd.run import Run
+    from db3kd.settings import Search
+    from db3kd.teachers import function
+
+    images = ParquetImages([parquet])
+    prototypes = images.read(torch.arange(10)).flatten(1)
+    offset = prototypes.square().sum(1) / 2
+    asked = 0
+
+    def nearest(block: torch.Tensor) -> torch.Tensor:
+        nonlocal asked
+        asked += len(block)
+        return (block.flatten(1) @ prototypes.T - offset).argmax(1)
+
+    peak = {"start": _peak()}
+    settings = Search(**search)
+    started = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Run(folder, function(nearest, classes=10), seed=0) as run,
+    ):
+        run.answers(images)
+        peak["answers"] = _peak()
+        run.measure(images, settings)
+        peak["measure"] = _peak()
+        seconds = time.perf_counter() - started
+        transfer = run.label(images, settings)
+        peak["label"] = _peak()
+        spent = run.meter.spent
+    if spent != asked or transfer.soft is None or len(transfer.soft) != len(images):
+        raise RuntimeError(f"the books say {spent} queries, the teacher counted {asked}")
+    return {
+        "images": len(images),
+        "search": search,
+        "peak_rss_gib": peak,
+        "queries": spent,
+        "seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _peak() -> float:
+    """Peak resident memory of this process so far, in GiB (Linux counts in KiB)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 4)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Db3kdError as error:
+        common.say(f"error: {error}")
+        sys.exit(1)

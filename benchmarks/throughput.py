@@ -1,0 +1,289 @@
+"""How much of a teacher's raw speed is left when distances are searched with it.
+
+    python benchmarks/throughput.py [--quick] --json throughput.json
+
+`mbd_over_raw.NAME`: queries per second of MBD labelling, through the meter, over images per second
+of the very same teacher at its best batch size. `taped_over_raw.NAME`: the same with the tape, as
+in a run. Search and raw teacher take turns about once a second within one process, so that both
+meet the same machine; each repeat gives one ratio, the figure is their median. See README.md.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+import common
+from db3kd.data import DataSet, in_memory, load, subset
+from db3kd.errors import Damaged, Db3kdError, InputError
+from db3kd.journal import Tape
+from db3kd.ledger import Taped
+from db3kd.networks import build
+from db3kd.robustness import References, choose_references, measure
+from db3kd.settings import Search, Training
+from db3kd.student import accuracy, load_network, predict, save_network, train
+from db3kd.teacher import Meter, Teacher
+from db3kd.teachers import torch_module
+from db3kd.transfer_set import TransferSet
+
+BATCHES = (64, 128, 200, 256, 512, 1024)  # candidates for the raw teacher
+POOL = 20_000  # images that references are drawn from
+SLICE = 1.0  # seconds of search between two turns of the raw teacher
+
+
+@dataclass(frozen=True)
+class Case:
+    """A teacher, what it is trained on, and how much of it is searched."""
+
+    name: str
+    network: str
+    data: str
+    train: int  # images
+    epochs: int
+    samples: int
+    burst: int  # images in one turn of the raw teacher
+
+
+FULL = (
+    Case("lenet5_mnist", "lenet5", "mnist", 60_000, 2, 30, 2048),
+    Case("alexnet_cifar10", "alexnet", "cifar10", 20_000, 3, 20, 512),
+)
+QUICK = (
+    Case("lenet5_mnist", "lenet5", "mnist", 10_000, 2, 10, 1024),
+    Case("alexnet_cifar10", "alexnet", "cifar10", 4_000, 2, 4, 256),
+)
+
+
+@dataclass
+class TakingTurns:
+    """A teacher that now and then stops the search's clock and lets the raw teacher have a turn."""
+
+    teacher: Teacher
+    raw: Teacher
+    block: Tensor
+    asked: int = 0
+    inside: float = 0.0  # seconds of the search that the teacher itself took
+    images: int = 0  # of the raw teacher
+    seconds: float = 0.0  # of the raw teacher
+    cpu: float = 0.0  # of the raw teacher
+    batches: list[int] = field(default_factory=list)
+    _last: float = field(default_factory=time.perf_counter)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.teacher.classes
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a pixel."""
+        return self.teacher.bounds
+
+    def labels(self, images: Tensor, /) -> Tensor:
+        """Class index of each image; once a slice is over, a turn of the raw teacher."""
+        started = time.perf_counter()
+        answers = self.teacher.labels(images)
+        ended = time.perf_counter()
+        self.inside += ended - started
+        self.asked += len(images)
+        self.batches.append(len(images))
+        if ended - self._last > SLICE:
+            cpu = time.process_time()
+            self.raw.labels(self.block)
+            self._last = time.perf_counter()
+            self.cpu += time.process_time() - cpu
+            self.seconds += self._last - ended
+            self.images += len(self.block)
+        return answers
+
+
+def main() -> int:
+    """Run every case and write the result."""
+    options = common.parser(__doc__)
+    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
+    options.add_argument("--repeats", type=int, help="default: 5, with --quick 3")
+    options.add_argument("--queries", type=int, help="for each row; default: 1000, --quick 500")
+    options.add_argument("--samples", type=int, help="default: 30 and 20, with --quick 10 and 4")
+    options.add_argument("--case", help="one case only, for example lenet5_mnist")
+    given = options.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    repeats = given.repeats or (3 if given.quick else 5)
+    search = Search(queries=given.queries or (500 if given.quick else 1000))
+    figures, settings, table = {}, {}, []
+    for case in QUICK if given.quick else FULL:
+        if given.case not in (None, case.name):
+            continue
+        try:
+            bench = Bench.of(case, search, given.samples or case.samples)
+        except InputError as error:
+            common.say(f"error: {error}")
+            return 1
+        settings[case.name] = bench.setting()
+        rows = [bench.repeat(taped) for _ in range(repeats) for taped in (False, True)]
+        table += rows
+        for name, taped in (("mbd", False), ("taped", True)):
+            some = [row for row in rows if row["taped"] == taped]
+            figures[f"{name}_over_raw.{case.name}"] = median(row["ratio"] for row in some)
+            figures[f"{name}_over_raw_cpu.{case.name}"] = median(row["ratio_cpu"] for row in some)
+    setting = {
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "queries": search.queries,
+        "references": search.references,
+        "quick": given.quick,
+        "cases": settings,
+    }
+    common.write(given.json, figures=figures, setting=setting, table=table)
+    return 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that the repeats of one case share."""
+
+    case: Case
+    search: Search
+    teacher: Teacher
+    raw: Teacher
+    best: int
+    rates: dict[int, float]
+    agrees: float
+    images: Tensor
+    own: Tensor
+    references: References
+    block: Tensor
+
+    @classmethod
+    def of(cls, case: Case, search: Search, samples: int) -> "Bench":
+        """Train the teacher, ask for the references and find the best batch size."""
+        data = load(case.data, f"train[:{max(case.train, POOL)}]")
+        data = DataSet(in_memory(data.images), data.labels, data.classes)
+        net = _network(case, data)
+        teacher = torch_module(net, classes=10)
+        pool = subset(data, torch.arange(POOL))
+        answers = predict(net, pool.images, device="cpu", batch=256)
+        chosen, rejected = choose_references(
+            answers,
+            classes=10,
+            per_class=search.references,
+            generator=torch.Generator().manual_seed(0),
+        )
+        references = References(pool.images.read(chosen), answers[chosen], rejected)
+        block = pool.images.read(torch.arange(case.burst))
+        best, rates = _best_batch(net, block)
+        common.say(f"{case.name}: best batch {best}, {rates[best]:.0f} images/s")
+        return cls(
+            case,
+            search,
+            teacher,
+            torch_module(net, classes=10, batch=best),
+            best,
+            rates,
+            accuracy(answers, pool.labels),
+            pool.images.read(torch.arange(samples)),
+            answers[:samples],
+            references,
+            block,
+        )
+
+    def setting(self) -> common.Json:
+        """How this case was set."""
+        return {
+            "network": self.case.network,
+            "data": self.case.data,
+            "trained_on": self.case.train,
+            "epochs": self.case.epochs,
+            "accuracy_on_pool": round(self.agrees, 4),
+            "samples": len(self.own),
+            "raw_batch": self.best,
+            "raw_rates_by_batch": {str(batch): round(r) for batch, r in self.rates.items()},
+        }
+
+    def repeat(self, taped: bool) -> common.Json:
+        """Label all samples once, with the raw teacher in between."""
+        with tempfile.TemporaryDirectory() as folder:
+            turns = TakingTurns(self.teacher, self.raw, self.block)
+            meter = Meter(turns)
+            tape = Tape(Path(folder) / "0.tape", classes=10) if taped else None
+            started, cpu = time.perf_counter(), time.process_time()
+            with torch.no_grad():
+                measure(
+                    Taped(meter, tape) if tape else meter,
+                    self.images,
+                    self.own,
+                    self.references,
+                    self.search,
+                    noise_seed=0,
+                )
+            seconds = time.perf_counter() - started - turns.seconds
+            cpu = time.process_time() - cpu - turns.cpu
+            if tape:
+                tape.close()
+        if not turns.images:
+            raise InputError("the search took less than a second; give more --samples")
+        mbd, raw = turns.asked / seconds, turns.images / turns.seconds
+        row = {
+            "case": self.case.name,
+            "taped": taped,
+            "ratio": round(mbd / raw, 4),
+            "ratio_cpu": round(turns.asked / cpu / (turns.images / turns.cpu), 4),
+            "mbd_per_second": round(mbd, 1),
+            "raw_per_second": round(raw, 1),
+            "share_in_teacher": round(turns.inside / seconds, 4),
+            "queries": turns.asked,
+            "seconds": round(seconds, 2),
+            "raw_seconds": round(turns.seconds, 2),
+            "mean_batch": round(turns.asked / len(turns.batches), 1),
+            "share_of_queries_in_batches_below_64": round(
+                sum(batch for batch in turns.batches if batch < 64) / turns.asked, 4
+            ),
+        }
+        common.say(f"  {row}")
+        return row
+
+
+def _network(case: Case, data: DataSet) -> nn.Module:
+    """Train briefly, or take the weights of an earlier benchmark."""
+    net = build(case.network, data.images.shape, 10, seed=0)
+    folder = Path(tempfile.gettempdir()) / "db3kd-benchmarks"
+    path = folder / f"{case.name}-{case.train}-{case.epochs}.safetensors"
+    if path.exists():
+        try:
+            return load_network(path, net).eval()
+        except (InputError, Damaged):
+            common.say(f"{path} does not fit, training again")
+    started = time.perf_counter()
+    part = subset(data, torch.arange(case.train))
+    transfer = TransferSet(part.images, torch.arange(case.train), part.labels, part.labels)
+    train(net, transfer, Training(epochs=case.epochs), seed=0, device="cpu")
+    common.say(f"{case.name}: trained in {time.perf_counter() - started:.0f} s")
+    folder.mkdir(exist_ok=True)
+    save_network(path, net)
+    return net.eval()
+
+
+def _best_batch(net: nn.Module, block: Tensor) -> tuple[int, dict[int, float]]:
+    """The batch size at which the raw teacher is fastest: medians of five rounds in turn."""
+    rates: dict[int, list[float]] = {batch: [] for batch in BATCHES if batch <= len(block)}
+    for _ in range(5):
+        for batch, found in rates.items():
+            teacher = torch_module(net, classes=10, batch=batch)
+            started = time.perf_counter()
+            teacher.labels(block)
+            found.append(len(block) / (time.perf_counter() - started))
+    medians = {batch: median(found) for batch, found in rates.items()}
+    return max(medians, key=lambda batch: medians[batch]), medians
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Db3kdError as error:
+        common.say(f"error: {error}")
+        sys.exit(1)

@@ -1,0 +1,205 @@
+"""The command line: parse, call one function, print, exit code.
+
+0 done, 1 an error in one sentence, 2 usage (a wrong recipe included), 3 the budget is exhausted,
+130 interrupted. Results go to stdout, progress to stderr. Torch is loaded after the arguments are
+understood.
+"""
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+
+from db3kd.errors import BudgetExhausted, Db3kdError, RecipeError
+
+app = cyclopts.App(
+    name="db3kd",
+    help="Train a small student network from a classifier that answers only the top-1 class.",
+    help_epilogue="Running a command again continues it. Exit codes: 0 done, 1 error, 2 usage,"
+    " 3 budget exhausted (run again with more), 130 interrupted (everything is saved).",
+    version=lambda: version("db3kd"),
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class _Options:
+    """What every verb that works on a recipe understands."""
+
+    set_: Annotated[
+        tuple[str, ...],
+        Parameter(name=["--set", "-s"], help="Override a key: --set student.training.epochs=3."),
+    ] = ()
+    json_: Annotated[
+        bool, Parameter(name="--json", negative=(), help="Print JSON for a program.")
+    ] = False
+    quiet: Annotated[
+        bool, Parameter(name=["--quiet", "-q"], negative=(), help="Show no progress.")
+    ] = False
+    redo_damaged: Annotated[
+        bool,
+        Parameter(
+            name="--redo-damaged",
+            negative=(),
+            help="Buy damaged shards again; their price stays on the books.",
+        ),
+    ] = False
+
+
+_DEFAULT = _Options()
+_Recipe = Annotated[Path, Parameter(help="A TOML file; the examples folder has some.")]
+
+
+@app.command
+def run(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+    """Do the whole job of a recipe: label, distill, evaluate."""
+    _work("run", recipe, options)
+
+
+@app.command
+def label(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+    """Ask the teacher, and measure the distances to its boundary."""
+    _work("label", recipe, options)
+
+
+@app.command
+def distill(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+    """Train the students on labels that are there; asks nothing."""
+    _work("distill", recipe, options)
+
+
+@app.command
+def evaluate(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+    """Compare the students with the teacher, and with ground truth, on the test images."""
+    _work("evaluate", recipe, options)
+
+
+@app.command
+def status(
+    folder: Annotated[Path, Parameter(help="The folder of the run.")],
+    *,
+    json_: Annotated[
+        bool, Parameter(name="--json", negative=(), help="Print JSON for a program.")
+    ] = False,
+) -> None:
+    """Show what a run folder holds, also while a command works in it."""
+    from db3kd.run import status as read_status
+
+    found = read_status(folder)
+    _print(json.dumps(found, indent=2) if json_ else _status_text(found))
+
+
+def _work(verb: str, path: Path, options: _Options) -> None:
+    from db3kd.recipe import read_recipe, resolved
+
+    recipe = read_recipe(path, options.set_)
+    if not options.quiet:
+        sys.stderr.write(f"db3kd {version('db3kd')} {verb} {path}\n")
+        for line in _flat(resolved(recipe)):
+            sys.stderr.write(f"  {line}\n")
+    from db3kd import job
+    from db3kd.terminal import shown, table
+
+    verbs: dict[str, Callable[..., dict[str, Any]]] = {
+        "run": job.run,
+        "label": job.label,
+        "distill": job.distill,
+        "evaluate": job.evaluate,
+    }
+    with shown(quiet=options.quiet) as progress:
+        result = verbs[verb](recipe, progress=progress, redo_damaged=options.redo_damaged)
+    if options.json_:
+        _print(json.dumps(result, indent=2))
+        return
+    if "methods" in result:
+        _print(table(result))
+    queries = result["queries"]
+    budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ""
+    _print(f"{queries['spent']:,}{budget} queries spent; everything is in {result['run']}")
+
+
+def _flat(settings: dict[str, Any]) -> Iterator[str]:
+    """A resolved recipe, one line for each table."""
+    tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
+    rest = {name: value for name, value in settings.items() if name not in tables}
+    for name, values in {"": rest, **tables}.items():
+        known = {key: value for key, value in values.items() if value is not None}
+        words = [
+            f"{key}={json.dumps(value)}"
+            for key, value in known.items()
+            if not isinstance(value, dict)
+        ]
+        if words:
+            yield f"{name}: {' '.join(words)}" if name else " ".join(words)
+        deeper = {key: value for key, value in known.items() if isinstance(value, dict)}
+        yield from (f"{name}.{line}" for line in _flat(deeper))
+
+
+def _status_text(found: dict[str, Any]) -> str:
+    queries = found["queries"]
+    budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ", no budget"
+    lines = [f"{found['run']}: {found['stage']}"]
+    for name, stage in found["stages"].items():
+        lines.append(f"  {name:<10} {stage['done']:,} of {stage['shards']:,} shards")
+    lines.append(
+        f"  queries    {queries['spent']:,}{budget}"
+        f" ({queries['reserved']:,} reserved, {queries['lost']:,} lost)"
+    )
+    lines.append(f"  students   {len(found['students'])}")
+    for figure in found["figures"]:
+        accuracy = "unknown" if figure["accuracy"] is None else f"{100 * figure['accuracy']:.2f}%"
+        lines.append(
+            f"  {figure['name']} seed {figure['seed']}: accuracy {accuracy},"
+            f" agreement {100 * figure['agreement']:.2f}%"
+        )
+    return "\n".join(lines)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit.
+
+    >>> main(["--version"])
+    Traceback (most recent call last):
+    ...
+    SystemExit: 0
+    """
+    logging.basicConfig(format="db3kd: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, _interrupt)
+    raise SystemExit(_exit_code(arguments))
+
+
+def _exit_code(arguments: list[str] | None) -> int:
+    try:
+        app(arguments, exit_on_error=False, error_console=Console(stderr=True))
+    except cyclopts.CycloptsError:
+        return 2  # cyclopts has said what is wrong
+    except RecipeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except BudgetExhausted as error:
+        sys.stderr.write(f"db3kd: {error}\n")
+        return 3
+    except Db3kdError as error:
+        sys.stderr.write(f"db3kd: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("db3kd: interrupted; everything is saved, run the command again\n")
+        return 130
+    return 0

@@ -1,0 +1,309 @@
+"""The verbs of the command line, each one public function from a recipe to plain data."""
+
+import importlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from db3kd import teachers
+from db3kd.data import DataSet, Images, in_memory, load, subset
+from db3kd.errors import InputError
+from db3kd.journal import Json, write_atomically
+from db3kd.networks import build
+from db3kd.progress import Progress, silent
+from db3kd.recipe import Recipe, resolved
+from db3kd.robustness import mix
+from db3kd.run import Run
+from db3kd.settings import Method
+from db3kd.student import RESIDENT_BYTES, load_network, save_network, train
+from db3kd.teacher import Teacher
+from db3kd.transfer_set import TransferSet
+
+
+def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+    """Ask for every image's class and measure its distances; returns the books.
+
+    Sections 3.2.1 and 3.2.2 of the paper. Costs as `Run.measure`. Continues what is there.
+
+    Raises:
+        Db3kdError: see `Run`.
+    """
+    with _opened(recipe, progress, redo_damaged) as job:
+        job.run.measure(job.train.images, recipe.label)
+        return job.books()
+
+
+def distill(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+    """Train a student for every method and seed on labels that are there; costs no query.
+
+    Section 3.2.3 of the paper. Students that are trained already are left as they are.
+
+    Raises:
+        InputError: the labels are not finished.
+        Db3kdError: see `Run`.
+    """
+    with _opened(recipe, progress, redo_damaged) as job:
+        return {**job.books(), "students": [name for name, _, _ in job.students()]}
+
+
+def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+    """Compare every student with teacher and ground truth on the test images.
+
+    Costs one query for each test image, once in the life of the run. The summary is also written to
+    `summary.json` in the folder of the run.
+
+    Raises:
+        Db3kdError: see `Run`.
+    """
+    with _opened(recipe, progress, redo_damaged) as job:
+        return job.summary()
+
+
+def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+    """The main job: `label`, `distill`, `evaluate`, each from wherever it is.
+
+    Raises:
+        Db3kdError: see `Run`.
+    """
+    with _opened(recipe, progress, redo_damaged) as job:
+        job.run.measure(job.train.images, recipe.label)
+        return job.summary()
+
+
+def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Json:
+    """What a run costs at most, before anything is asked.
+
+    >>> from db3kd.recipe import Data, Recipe, Student, Teacher
+    >>> recipe = Recipe(run="r", data=Data(train="d"), teacher=Teacher(kind="onnx", file="t.onnx"),
+    ...                 student=Student(network="lenet5"))
+    >>> plan(recipe, samples=100, test_samples=50, classes=10)["total"]
+    900150
+    """
+    rows = samples * (classes - 1)
+    distances = 0 if recipe.label.metric == "sd" else rows * recipe.label.queries
+    total = samples + distances + test_samples
+    return {"answers": samples, "distances": distances, "evaluate": test_samples, "total": total}
+
+
+@contextmanager
+def _opened(recipe: Recipe, progress: Progress, redo_damaged: bool) -> Iterator["_Job"]:
+    settings = resolved(recipe)
+    stable = {name: settings[name] for name in ("data", "teacher")}
+    data = _training_images(recipe)
+    test = load(
+        recipe.data.test or recipe.data.train,
+        recipe.data.test_split,
+        size=recipe.data.size,
+        channels=recipe.data.channels,
+    )
+    with Run(
+        recipe.run,
+        make_teacher(recipe, data, progress),
+        budget=recipe.budget,
+        seed=recipe.seed,
+        device=recipe.device,
+        configuration=stable,
+        redo_damaged=redo_damaged,
+        progress=progress,
+    ) as opened:
+        yield _Job(recipe, opened, data, test)
+
+
+def _training_images(recipe: Recipe) -> DataSet:
+    data = load(
+        recipe.data.train,
+        recipe.data.train_split,
+        size=recipe.data.size,
+        channels=recipe.data.channels,
+    )
+    wanted = recipe.data.samples
+    if wanted is None:
+        return data
+    if wanted > len(data):
+        raise InputError(f"data.samples is {wanted:,}, but there are only {len(data):,} images")
+    generator = torch.Generator().manual_seed(mix(recipe.seed, "samples"))
+    return subset(data, torch.randperm(len(data), generator=generator)[:wanted].sort().values)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A recipe with its run and data sets at hand."""
+
+    recipe: Recipe
+    run: Run
+    train: DataSet
+    test: DataSet
+
+    def transfer(self, method: Method) -> TransferSet:
+        """What students of a method are trained on, pixels in memory."""
+        truth = self.train.labels if self.recipe.data.labels == "truth" else None
+        transfer = self.run.transfer_set(self.train.images, method, labels=truth)
+        return replace(transfer, images=self.pixels)
+
+    @cached_property
+    def pixels(self) -> Images:
+        """The images that students are trained on: in memory, unless they are too many."""
+        images = self.train.images
+        size = len(images) * math.prod(images.shape) * (1 if images.eight_bit else 4)
+        return in_memory(images) if size <= RESIDENT_BYTES else images
+
+    def students(self) -> Iterator[tuple[Method, int, nn.Module]]:
+        """Every student, trained now or before, last epoch."""
+        wanted = self.recipe.student
+        for method in wanted.methods:
+            transfer = self.transfer(method)
+            for seed in wanted.seeds:
+                network = build(
+                    wanted.network,
+                    self.train.images.shape,
+                    self.run.meter.classes,
+                    wanted.width,
+                    seed=seed,
+                )
+                yield (
+                    method,
+                    seed,
+                    self.run.distill(network, transfer, wanted.training, seed=seed, name=method),
+                )
+
+    def books(self) -> Json:
+        """Queries spent, by stage, and the budget."""
+        meter = self.run.meter
+        return {
+            "run": str(self.run.folder),
+            "queries": {
+                "spent": meter.spent,
+                "budget": meter.budget.queries,
+                "by_stage": dict(meter.by_stage),
+            },
+        }
+
+    def summary(self) -> Json:
+        """Train and evaluate every student; the table of the run."""
+        methods: dict[str, Json] = {}
+        teacher_accuracy: float | None = None
+        for method, seed, network in self.students():
+            found = self.run.evaluate(
+                network, self.test.images, self.test.labels, name=method, seed=seed
+            )
+            teacher_accuracy = found.teacher_accuracy
+            row = methods.setdefault(
+                method, {"accuracy": [], "agreement": [], "seeds": [], "training_s": []}
+            )
+            row["accuracy"].append(found.accuracy)
+            row["agreement"].append(found.agreement)
+            row["seeds"].append(seed)
+            row["training_s"].append(self.run.training_seconds(method, seed))
+        for method in self.recipe.student.methods:
+            methods[method].update(self.price(method))
+        summary = {
+            **self.books(),
+            "samples": len(self.train),
+            "test_samples": len(self.test),
+            "teacher": {"accuracy": teacher_accuracy},
+            "methods": methods,
+        }
+        text = json.dumps(summary, indent=2).encode() + b"\n"
+        write_atomically(self.run.folder / "summary.json", text)
+        return summary
+
+    def price(self, method: Method) -> Json:
+        """Queries and seconds that the labels of a method alone would have cost."""
+        queries, seconds = len(self.train), 0.0
+        if method != "ce":
+            found = self.run.distances(method)
+            queries += int(found.queries.sum())
+            seconds = found.seconds
+        return {"queries": queries, "label_s": round(seconds, 1)}
+
+
+def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> Teacher:
+    """The teacher that a recipe names; only a "network" may be trained, where its file is missing.
+
+    Costs no query. Random: a network's training, by the recipe's seed.
+
+    Raises:
+        InputError: the factory, the file or the weights cannot be used.
+    """
+    wanted = recipe.teacher
+    classes = len(data.classes)
+    if wanted.kind == "network":
+        network = _network(recipe, classes, progress)
+        return teachers.torch_module(
+            network, classes=classes, bounds=wanted.bounds, batch=wanted.batch, device=recipe.device
+        )
+    if wanted.kind == "onnx":
+        return teachers.onnx(
+            str(wanted.file), classes=classes, bounds=wanted.bounds, batch=wanted.batch or 256
+        )
+    made = _call_factory(str(wanted.factory))
+    if wanted.kind == "torch":
+        return teachers.torch_module(
+            made, classes=classes, bounds=wanted.bounds, batch=wanted.batch, device=recipe.device
+        )
+    if wanted.kind == "sklearn":
+        return teachers.sklearn(made, bounds=wanted.bounds, batch=wanted.batch or 1024)
+    return teachers.function(
+        made, classes=classes, bounds=wanted.bounds, batch=wanted.batch or 1024
+    )
+
+
+def _network(recipe: Recipe, classes: int, progress: Progress) -> nn.Module:
+    """A network of the paper with its weights; trained here, once, if the file is missing."""
+    wanted = recipe.teacher
+    data = load(
+        recipe.data.train,
+        recipe.data.train_split,
+        size=recipe.data.size,
+        channels=recipe.data.channels,
+    )
+    path = Path(str(wanted.weights))
+    network = build(str(wanted.network), data.images.shape, classes, wanted.width, seed=recipe.seed)
+    if path.exists():
+        return load_network(path, network)
+    if wanted.training is None:
+        raise InputError(
+            f"{path} is missing; put the weights there, or say in [teacher.training] how to train"
+        )
+
+    def report(_: str, done: int, total: int, figures: Any) -> None:
+        progress("teacher", done, total, figures)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = path.with_suffix(".checkpoint")
+    trained = train(
+        network,
+        TransferSet(in_memory(data.images), torch.arange(len(data)), data.labels, data.labels),
+        wanted.training,
+        seed=recipe.seed,
+        device=recipe.device,
+        progress=report,
+        checkpoint=checkpoint,
+    )
+    save_network(path, trained)
+    checkpoint.unlink(missing_ok=True)
+    return trained
+
+
+def _call_factory(name: str) -> Any:
+    """Call the "module:function" that the user named; the only code that a recipe can run."""
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+        for part in function.split("."):
+            found = getattr(found, part)
+        return found()
+    except Exception as error:
+        raise InputError(f"the factory {name!r} failed: {type(error).__name__}: {error}") from error

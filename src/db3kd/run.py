@@ -1,0 +1,670 @@
+"""A run: a folder that holds what was bought, and the stages that continue from any state it is in.
+
+The only room where numbers and journal meet. Stages: `answers` asks the teacher for the class of
+every image, `distances` measures them to the boundary, `evaluate` asks for the test images. Each is
+cut into shards, the unit of work, of randomness and of resume. Running a command again continues.
+
+    journal.jsonl            every finished shard, student and figure
+    answers/00000.safetensors, distances/..., evaluate/...   finished shards
+    distances/00007.tape     answers of the shard in progress
+    students/...             trained networks, and checkpoints of those in training
+"""
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+import msgspec
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from db3kd.data import Images, check_images
+from db3kd.errors import Busy, ConfigurationDiffers, Damaged, InputError
+from db3kd.journal import Drifted, Journal, Json, Tape, read_shard, write_shard, writing
+from db3kd.ledger import Taped, fingerprint
+from db3kd.progress import Progress, silent
+from db3kd.robustness import (
+    References,
+    RobustnessMap,
+    Status,
+    choose_references,
+    measure,
+    mix,
+)
+from db3kd.settings import (
+    Budget,
+    Method,
+    Metric,
+    Search,
+    Training,
+    differences,
+    validated,
+)
+from db3kd.soft_labels import concentrate, reciprocal_activations
+from db3kd.student import accuracy, agreement, load_network, predict, save_network, train
+from db3kd.teacher import Meter, Teacher
+from db3kd.transfer_set import TransferSet
+
+FORMAT = 1  # of run folders; a newer one is refused
+ANSWERS_SHARD = 4096  # images whose classes are asked for together
+STAGES = ("answers", "distances", "evaluate")
+
+_log = logging.getLogger("db3kd")
+Work = Callable[[Taped, Tensor, int], tuple[dict[str, Tensor], Json]]
+
+
+class Run:
+    """A folder in which a teacher is distilled; making it again continues where it was.
+
+    `budget` is a hard limit on queries, over all processes that ever worked in the folder; it may
+    be raised later. `seed` decides references and probes. `configuration`: anything else that must
+    stay the same, as plain data. `redo_damaged`: shards that were cut or altered are bought again.
+
+    Use it as a context manager: one process at a time may hold the folder.
+
+    Raises:
+        ConfigurationDiffers: the folder was made with another seed, teacher or configuration.
+        Damaged: a file of the run cannot be trusted.
+        Busy: another process works in the folder.
+
+    >>> import tempfile
+    >>> from db3kd.data import TensorImages
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1)[:, 0] > 0.5, classes=2)
+    >>> images = TensorImages(torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
+    >>> with Run(tempfile.mkdtemp(), bright, budget=Budget(queries=10_000)) as run:
+    ...     transfer = run.label(images, Search(queries=100, probes=20))
+    ...     run.meter.spent <= 8 + 8 * 100, transfer.soft.shape
+    (True, torch.Size([8, 2]))
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        teacher: Teacher,
+        *,
+        budget: Budget | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        configuration: Mapping[str, Any] | None = None,
+        redo_damaged: bool = False,
+        progress: Progress = silent,
+    ) -> None:
+        self.folder, self.seed, self.device, self.progress = Path(folder), seed, device, progress
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(self.folder / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise Busy(
+                f"another process works in {self.folder}; wait for it or stop it first"
+            ) from None
+        try:
+            self._open(teacher, budget, dict(configuration or {}), redo_damaged)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(
+        self, teacher: Teacher, budget: Budget | None, configuration: Json, redo: bool
+    ) -> None:
+        self.journal = Journal(self.folder / "journal.jsonl")
+        self._agree(
+            "run",
+            {
+                "format": FORMAT,
+                "seed": self.seed,
+                "device": self.device,
+                "classes": teacher.classes,
+                "bounds": list(teacher.bounds),
+                **configuration,
+            },
+        )
+        if redo:
+            self._redo_damaged(teacher.classes)
+        books = _books(self.folder, self.journal, teacher.classes)
+        self.meter = Meter(teacher, budget, spent=books.spent)
+        budget_now = msgspec.to_builtins(self.meter.budget)
+        self.journal.append("opened", versions=_versions(), budget=budget_now)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the folder go."""
+        self.journal.close()
+        self._lock.release()
+
+    # The stages
+
+    def answers(self, images: Images) -> Int[Tensor, " sample"]:
+        """Ask the teacher once for the class of every image; costs one query each.
+
+        Raises:
+            InputError: images that are not finite or out of bounds; another set than before.
+            BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
+        """
+        return self._classes("answers", images)
+
+    def measure(self, images: Images, search: Search | None = None) -> None:
+        """Measure every image's distances to the boundary, shard by shard (section 3.2.1).
+
+        References are drawn from the images themselves, among those that the teacher calls so.
+        Costs one query an image and at most `search.queries` for each image and other class.
+
+        Raises:
+            InputError: as `answers`; or the teacher gave the same answer to every image.
+            BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
+        """
+        search = validated(search or Search())
+        own = self.answers(images)
+        self._agree("distances", _plain(search))
+        if self._pending("distances", len(images), search.shard):
+            references = self._references(images, own, search)
+            price = 1 if search.metric == "sd" else (self.meter.classes - 1) * search.queries
+            work = _measuring(self, images, own, search, references)
+            self._work("distances", len(images), search.shard, price, work)
+
+    def label(
+        self,
+        images: Images,
+        search: Search | None = None,
+        *,
+        labels: Int[Tensor, " sample"] | None = None,
+    ) -> TransferSet:
+        """Make the transfer set: distances, then Eq. 6 and 7 (sections 3.2.1 and 3.2.2).
+
+        `labels` are ground truth for the cross-entropy term of Eq. 1; without them it uses the
+        teacher's answers. Costs as `measure`.
+
+        Raises:
+            InputError: as `measure`; or labels that are no classes of the teacher.
+            BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
+        """
+        search = search or Search()
+        self._check_labels(labels, len(images))
+        self.measure(images, search)
+        return self.transfer_set(images, search.metric, labels=labels)
+
+    def transfer_set(
+        self, images: Images, method: Method, *, labels: Int[Tensor, " sample"] | None = None
+    ) -> TransferSet:
+        """What a student of this method is trained on, from the shards that are there already.
+
+        "ce" needs the answers only, the others the distances of that metric. Costs no query.
+
+        Raises:
+            InputError: the stage is not finished, or labels do not fit.
+        """
+        self._check_labels(labels, len(images))
+        own = self.answers(images)
+        labels = own if labels is None else labels
+        transfer = TransferSet(images, torch.arange(len(images)), own, labels)
+        if method == "ce":
+            return transfer
+        distance = self.distances(method).distance
+        return transfer.with_soft(concentrate(reciprocal_activations(distance, own), own))
+
+    def distances(self, metric: Metric) -> RobustnessMap:
+        """The measured distances of every image, read from the shards.
+
+        Raises:
+            InputError: the stage is not finished, or that metric was not measured.
+            Damaged: a shard is missing, cut or altered.
+        """
+        stage = self._configuration("distances")
+        answered = self._configuration("answers")
+        shards = _count(answered["samples"], stage["shard"]) if stage and answered else 0
+        done = self._done("distances")
+        if not shards or len(done) < shards:
+            raise InputError(f"distances are not measured yet ({len(done)} of {shards} shards)")
+        parts = [self._read(done[n]) for n in range(shards)]
+        if f"{metric}.distance" not in parts[0]:
+            raise InputError(f"{self.folder} measured {stage['metric']!r}, not {metric!r}")
+        columns = ("distance", "queries", "status", "curve")
+        whole = {c: torch.cat([part[f"{metric}.{c}"] for part in parts]) for c in columns}
+        own = torch.cat([part["own"] for part in parts]).long()
+        seconds = sum(done[n]["seconds"][metric] for n in range(shards))
+        return RobustnessMap(metric, own, **whole, seconds=seconds)
+
+    def distill(
+        self,
+        network: nn.Module,
+        transfer: TransferSet,
+        training: Training | None = None,
+        *,
+        seed: int = 0,
+        name: str = "student",
+    ) -> nn.Module:
+        """Train a student with Eq. 1, or load it if this very training is finished already.
+
+        A training that was stopped goes on from its last checkpoint. Another network, transfer set,
+        setting or seed is another student, kept beside the first. Costs no query; random as
+        `student.train`.
+
+        Raises:
+            InputError: from `student.train`.
+            Damaged: a student or checkpoint cannot be trusted.
+        """
+        training = validated(training or Training())
+        identity = _identity(network, transfer, training, seed)
+        file = f"students/{name}-{seed}-{identity[:8]}.safetensors"
+        path = self.folder / file
+        if self._student(identity):
+            return load_network(path, network).to(self.device).eval()
+        checkpoint = path.with_suffix(".checkpoint")
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+        started = time.perf_counter()
+        trained = train(
+            network,
+            transfer,
+            training,
+            seed=seed,
+            device=self.device,
+            progress=self.progress,
+            checkpoint=checkpoint,
+        )
+        save_network(path, trained)
+        self.journal.append(
+            "student",
+            identity=identity,
+            name=name,
+            seed=seed,
+            file=file,
+            training=_plain(training),
+            samples=len(transfer),
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        checkpoint.unlink(missing_ok=True)
+        return trained
+
+    def evaluate(
+        self,
+        network: nn.Module,
+        images: Images,
+        labels: Int[Tensor, " sample"] | None = None,
+        *,
+        name: str = "student",
+        seed: int = 0,
+    ) -> "Evaluation":
+        """Compare a student with the teacher, and with ground truth, on test images.
+
+        Costs one query for each test image, once for all students of the run.
+
+        Raises:
+            InputError: images that are not finite or out of bounds; other images than before.
+            BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
+        """
+        self._check_labels(labels, len(images))
+        theirs = self._classes("evaluate", images)
+        mine = predict(network, images, device=self.device).cpu()
+        result = Evaluation(
+            agreement(mine, theirs),
+            None if labels is None else accuracy(mine, labels),
+            None if labels is None else accuracy(theirs, labels),
+            len(images),
+        )
+        self.journal.append("evaluation", name=name, seed=seed, **result.__dict__)
+        return result
+
+    # Shards
+
+    def _classes(self, stage: str, images: Images) -> Tensor:
+        """The teacher's class of every image, asked for once in the life of the run."""
+        if not len(images):
+            raise InputError("there are no images")
+        block = images.read(_ends(len(images)))
+        known = {"samples": len(images), "shape": list(images.shape), "images": fingerprint(block)}
+        self._agree(stage, known)
+
+        def work(teacher: Taped, rows: Tensor, _: int) -> tuple[dict[str, Tensor], Json]:
+            block = images.read(rows)
+            check_images(block, teacher.bounds)
+            return {"own": teacher.labels(block.to(self.device)).cpu().to(torch.int32)}, {}
+
+        self._work(stage, len(images), ANSWERS_SHARD, 1, work)
+        done = self._done(stage)
+        return torch.cat([self._read(done[n])["own"] for n in sorted(done)]).long()
+
+    def _read(self, record: Json) -> dict[str, Tensor]:
+        return read_shard(self.folder / record["file"], record["sha256"])
+
+    def _pending(self, stage: str, samples: int, size: int) -> list[int]:
+        done = self._done(stage)
+        return [shard for shard in range(_count(samples, size)) if shard not in done]
+
+    def _work(self, stage: str, samples: int, size: int, price: int, work: Work) -> None:
+        """Do every shard of a stage that is not done; `price` is the most that a sample costs."""
+        pending = self._pending(stage, samples, size)
+        ready = samples - sum(min(size, samples - shard * size) for shard in pending)
+        for shard in pending:
+            rows = torch.arange(shard * size, min(samples, (shard + 1) * size))
+
+            def report(used: int, ready: int = ready, most: int = len(rows) * price) -> None:
+                figures = {"queries": float(self.meter.spent)}
+                self.progress(stage, ready * price + min(used, most), samples * price, figures)
+
+            report(0)
+            self._shard(stage, shard, rows, work, report)
+            ready += len(rows)
+        if pending:
+            self.progress(
+                stage, samples * price, samples * price, {"queries": float(self.meter.spent)}
+            )
+
+    def _shard(
+        self, stage: str, shard: int, rows: Tensor, work: Work, report: Callable[[int], None]
+    ) -> None:
+        """Do one shard: replay its tape, ask for the rest, write it whole, put it on the books."""
+        file = f"{stage}/{shard:05}.safetensors"
+        path = self.folder / file
+        started = time.perf_counter()
+        for _ in range(2):
+            tape = Tape(path.with_suffix(".tape"), classes=self.meter.classes)
+            teacher = Taped(self.meter, tape, report)
+            try:
+                with self.meter.stage(stage), torch.no_grad():
+                    tensors, facts = work(teacher, rows, shard)
+                break
+            except Drifted:
+                _log.warning(
+                    "%s was begun where numbers round differently; its %s answers cannot be used"
+                    " and stay on the books as lost",
+                    tape.path,
+                    f"{tape.booked:,}",
+                )
+                tape.discard()
+            finally:
+                tape.close()
+        else:
+            raise Damaged(
+                f"{tape.path} asks other questions each time; is the teacher's code stable?"
+            )
+        facts = {
+            "wall_s": round(time.perf_counter() - started, 3),
+            "queries": teacher.used + tape.lost,
+            "lost": tape.lost,
+            **facts,
+        }
+        digest = write_shard(path, tensors)
+        self.journal.append(
+            "shard", stage=stage, shard=shard, samples=len(rows), file=file, sha256=digest, **facts
+        )
+        tape.path.unlink()
+
+    def _references(self, images: Images, own: Tensor, search: Search) -> References:
+        if bool((own == own[0]).all()):
+            raise InputError(
+                f"the teacher answered class {int(own[0])} to all {len(own):,} images; without a"
+                " second class there is no boundary to measure"
+            )
+        rows, rejected = choose_references(
+            own,
+            classes=self.meter.classes,
+            per_class=search.references,
+            generator=torch.Generator().manual_seed(mix(self.seed, "references")),
+        )
+        return References(
+            images.read(rows).to(self.device), own[rows].to(self.device), rejected.to(self.device)
+        )
+
+    # The journal
+
+    def _agree(self, stage: str, configuration: Json) -> None:
+        """Record the configuration of a stage, or insist on the recorded one."""
+        recorded = self._configuration(stage)
+        if not recorded:
+            self.journal.append("stage", stage=stage, configuration=configuration)
+            return
+        differing = differences(recorded, json.loads(json.dumps(configuration)))
+        if differing:
+            raise ConfigurationDiffers(
+                f"{self.folder} was made with other settings ({'; '.join(differing)}); use them, or"
+                " another folder"
+            )
+
+    def _configuration(self, stage: str) -> Json:
+        found = [r for r in self.journal.all("stage") if r["stage"] == stage]
+        return dict(found[-1]["configuration"]) if found else {}
+
+    def _done(self, stage: str) -> dict[int, Json]:
+        return _finished(self.journal, stage)
+
+    def _student(self, identity: str) -> Json | None:
+        found = [r for r in self.journal.all("student") if r["identity"] == identity]
+        return found[-1] if found else None
+
+    def training_seconds(self, name: str, seed: int) -> float:
+        """How long the last student of that name and seed was trained, in seconds."""
+        found = [r for r in self.journal.all("student") if (r["name"], r["seed"]) == (name, seed)]
+        return float(found[-1]["seconds"]) if found else 0.0
+
+    def _check_labels(self, labels: Tensor | None, count: int) -> None:
+        if labels is None:
+            return
+        if len(labels) != count:
+            raise InputError(f"{count:,} images need as many labels, got {len(labels):,}")
+        wrong = (labels < 0) | (labels >= self.meter.classes)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise InputError(
+                f"label {int(labels[row])} in row {row} is no class of the teacher, which has"
+                f" {self.meter.classes}"
+            )
+
+    def _redo_damaged(self, classes: int) -> None:
+        """Take damaged shards and tapes off the list of what is there; their price stays booked."""
+        for stage in STAGES:
+            for shard, record in self._done(stage).items():
+                try:
+                    self._read(record)
+                except Damaged as error:
+                    _log.warning("%s: to be bought again", error)
+                    self.journal.append("redo", stage=stage, shard=shard)
+        for path in sorted(self.folder.glob("*/*.tape")):
+            try:
+                Tape(path, classes=classes, read_only=True)
+            except Damaged as error:
+                _log.warning("%s: to be bought again", error)
+                Tape.write_off(path)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a student did on `samples` test images.
+
+    `agreement`: the share on which it answers as the teacher does. `accuracy`, `teacher_accuracy`:
+    the shares that match ground truth, where there is any.
+
+    >>> Evaluation(0.98, 0.97, 0.99, samples=10_000).agreement
+    0.98
+    """
+
+    agreement: float
+    accuracy: float | None
+    teacher_accuracy: float | None
+    samples: int
+
+
+def _measuring(
+    run: Run, images: Images, own: Tensor, search: Search, references: References
+) -> Work:
+    """The work of one shard of the distances stage."""
+
+    def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        maps = measure(
+            teacher,
+            images.read(rows).to(run.device),
+            own[rows].to(run.device),
+            references,
+            search,
+            noise_seed=mix(run.seed, "distances", shard),
+        )
+        tensors = {"ids": rows, "own": own[rows].to(torch.int32)}
+        statuses, seconds, queries = {}, {}, {}
+        for metric, found in maps.items():
+            tensors[f"{metric}.distance"] = found.distance
+            tensors[f"{metric}.queries"] = found.queries.to(torch.int32)
+            tensors[f"{metric}.status"] = found.status.to(torch.int8)
+            tensors[f"{metric}.curve"] = found.curve
+            seconds[metric] = round(found.seconds, 3)
+            queries[metric] = int(found.queries.sum())
+        count = torch.bincount(found.status.flatten().long(), minlength=len(Status)).tolist()
+        statuses = {status.name: count[status] for status in Status if count[status]}
+        return tensors, {"seconds": seconds, "spent": queries, "statuses": statuses}
+
+    return work
+
+
+def _plain(record: msgspec.Struct) -> Json:
+    plain: Json = json.loads(msgspec.json.encode(record))
+    return plain
+
+
+def _count(samples: int, size: int) -> int:
+    return -(-samples // size)
+
+
+def _ends(count: int) -> Int[Tensor, " row"]:
+    """A few rows from both ends, which stand for the whole set."""
+    return torch.cat([torch.arange(min(16, count)), torch.arange(max(0, count - 16), count)])
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "db3kd": version("db3kd"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "threads": str(torch.get_num_threads()),
+        "machine": platform.platform(),
+    }
+
+
+def _identity(network: nn.Module, transfer: TransferSet, training: Training, seed: int) -> str:
+    """What tells one training from every other."""
+    digest = hashlib.sha256()
+    for text in (repr(network), json.dumps(_plain(training), sort_keys=True), str(seed)):
+        digest.update(text.encode())
+    tensors = [transfer.ids, transfer.labels, *network.state_dict().values()]
+    for tensor in tensors if transfer.soft is None else [*tensors, transfer.soft]:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# The books
+
+
+@dataclass(frozen=True)
+class _Books:
+    spent: dict[str, int]
+    reserved: int
+    lost: int
+
+
+def _finished(journal: Journal, stage: str) -> dict[int, Json]:
+    done: dict[int, Json] = {}
+    for record in journal.records:
+        if record.get("stage") == stage:
+            if record["kind"] == "shard":
+                done[record["shard"]] = record
+            elif record["kind"] == "redo":
+                done.pop(record["shard"], None)
+    return done
+
+
+def _books(folder: Path, journal: Journal, classes: int) -> _Books:
+    """Add up every shard ever paid and every tape of a shard in progress."""
+    spent, lost, reserved = dict.fromkeys(STAGES, 0), 0, 0
+    for record in journal.all("shard"):
+        spent[record["stage"]] += record["queries"]
+        lost += record["lost"]
+    for stage in STAGES:
+        done = _finished(journal, stage)
+        for path in sorted((folder / stage).glob("*.tape")):
+            if int(path.stem) in done:
+                continue  # on the books already; the process died before it removed the tape
+            tape = Tape(path, classes=classes, read_only=True)
+            spent[stage] += tape.booked
+            lost += tape.lost
+            reserved += tape.in_flight
+    return _Books(spent, reserved, lost)
+
+
+def status(folder: str | Path) -> Json:
+    """What a run folder holds, read without touching it, also while another process works there.
+
+    `stage`: where the run is. `stages`: shards done and pending, as far as known. `queries`: spent
+    (reserved ones included), reserved (asked, not yet answered), lost (asked, never answered: their
+    process died), budget, and by stage. `students` and `figures`: what was trained and reached.
+
+    Raises:
+        InputError: there is no run in that folder.
+        Damaged: journal or tape cannot be trusted.
+
+    >>> status("no-such-folder")
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: there is no run in no-such-folder
+    """
+    folder = Path(folder)
+    if not (folder / "journal.jsonl").exists():
+        raise InputError(f"there is no run in {folder}")
+    journal = Journal(folder / "journal.jsonl", read_only=True)
+    settings = {r["stage"]: r["configuration"] for r in journal.all("stage")}
+    if "run" not in settings:
+        raise InputError(f"the run in {folder} has not begun")
+    books = _books(folder, journal, settings["run"]["classes"])
+    opened = list(journal.all("opened"))
+    stages = {name: _stage_status(journal, name, settings) for name in STAGES if name in settings}
+    working = [name for name, stage in stages.items() if stage["pending"]]
+    figures = [
+        {key: record[key] for key in ("name", "seed", "accuracy", "agreement", "teacher_accuracy")}
+        for record in journal.all("evaluation")
+    ]
+    return {
+        "run": str(folder),
+        "stage": working[0] if working else "distill" if not figures else "done",
+        "stages": stages,
+        "queries": {
+            "spent": sum(books.spent.values()),
+            "reserved": books.reserved,
+            "lost": books.lost,
+            "budget": opened[-1]["budget"]["queries"] if opened else None,
+            "by_stage": books.spent,
+        },
+        "students": [
+            {key: record[key] for key in ("name", "seed", "file", "samples", "seconds")}
+            for record in journal.all("student")
+        ],
+        "figures": figures,
+        "configuration": settings,
+    }
+
+
+def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
+    done = _finished(journal, stage)
+    if stage == "distances":
+        total = _count(settings["answers"]["samples"], settings["distances"]["shard"])
+    else:
+        total = _count(settings[stage]["samples"], ANSWERS_SHARD)
+    return {"shards": total, "done": len(done), "pending": total - len(done)}

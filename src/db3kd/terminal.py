@@ -1,0 +1,149 @@
+"""What a person sees in a terminal: progress on stderr, the table of a run on stdout."""
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.table import Table
+
+from db3kd.progress import Progress
+
+LINE_SECONDS = 15.0  # between lines where stderr is no terminal
+
+
+@contextmanager
+def shown(*, quiet: bool = False) -> Iterator[Progress]:
+    """Show progress on stderr: bars in a terminal, a line now and then elsewhere.
+
+    Queries spent, queries per second and time left are shown while a stage asks.
+
+    >>> with shown(quiet=True) as progress:
+    ...     progress("distances", 1, 2, {"queries": 10.0})
+    """
+    if quiet:
+        yield lambda stage, done, total, figures: None
+    elif sys.stderr.isatty():
+        with Bars(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeLeft(),
+            console=Console(stderr=True),
+        ) as bars:
+            yield _Shown(bars)
+    else:
+        yield _Lines()
+
+
+class _Rate:
+    """Queries per second since a stage was first seen."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[float, float]] = {}
+
+    def facts(self, stage: str, figures: Mapping[str, float]) -> str:
+        now = time.monotonic()
+        words = []
+        for name, value in figures.items():
+            if name == "queries":
+                then, before = self._first.setdefault(stage, (now, value))
+                rate = (value - before) / (now - then) if now > then else 0.0
+                words.append(f"{value:,.0f} queries, {rate:,.0f}/s")
+            else:
+                words.append(f"{name} {value:.4g}")
+        return ", ".join(words)
+
+
+class _Shown:
+    def __init__(self, bars: Bars) -> None:
+        self._bars, self._rate = bars, _Rate()
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
+        if stage not in self._tasks or self._task(stage).completed > done:
+            self._tasks[stage] = self._bars.add_task(stage, total=total, facts="")
+        facts = self._rate.facts(stage, figures)
+        self._bars.update(self._tasks[stage], completed=done, total=total, facts=facts)
+
+    def _task(self, stage: str) -> Task:
+        return next(task for task in self._bars.tasks if task.id == self._tasks[stage])
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._rate, self._said = _Rate(), -LINE_SECONDS
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._finished: set[str] = set()
+
+    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
+        now = time.monotonic()
+        facts = self._rate.facts(stage, figures)
+        began, first = self._begun.setdefault(stage, (now, done))
+        if (done < total and now - self._said < LINE_SECONDS) or stage in self._finished:
+            return
+        if done == total:
+            self._finished.add(stage)
+        self._said = now
+        left = ""
+        if first < done < total:
+            left = f", {_clock((now - began) * (total - done) / (done - first))} left"
+        share = 100 * done // max(total, 1)
+        sys.stderr.write(f"{stage}: {share}%{', ' if facts else ''}{facts}{left}\n")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def table(summary: Mapping[str, Any], *, title: str = "") -> str:
+    """The table of a run as text: accuracy and agreement over seeds, queries, seconds.
+
+    >>> row = {"accuracy": [0.97, 0.99], "agreement": [0.98, 0.98], "queries": 1000,
+    ...        "label_s": 2.0, "training_s": [1.0, 1.0]}
+    >>> print(table({"methods": {"ce": row}, "teacher": {"accuracy": 0.995}}))
+    method    accuracy %     agreement %   queries   label s   train s
+    ce        98.00 ± 1.41   98.00 ± 0.00    1,000       2.0       1.0
+    teacher   99.50                 100.00
+    """
+    lines = Table(
+        box=None, title=title or None, title_justify="left", pad_edge=False, padding=(0, 3, 0, 0)
+    )
+    for name in ("method", "accuracy %", "agreement %", "queries", "label s", "train s"):
+        lines.add_column(name, justify="left" if name == "method" else "right")
+    for method, row in summary["methods"].items():
+        lines.add_row(
+            method,
+            _spread(row["accuracy"]),
+            _spread(row["agreement"]),
+            f"{row['queries']:,}",
+            f"{row['label_s']:.1f}",
+            f"{statistics.fmean(row['training_s']):.1f}",
+        )
+    teacher = summary["teacher"]["accuracy"]
+    if teacher is not None:
+        lines.add_row("teacher", f"{100 * teacher:.2f}", "100.00")
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(lines)
+    return captured.get().rstrip("\n")
+
+
+def _spread(values: list[float | None]) -> str:
+    known = [100 * value for value in values if value is not None]
+    if not known:
+        return "unknown"
+    if len(known) == 1:
+        return f"{known[0]:.2f}"
+    return f"{statistics.fmean(known):.2f} ± {statistics.stdev(known):.2f}"
