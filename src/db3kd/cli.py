@@ -127,21 +127,18 @@ def _work(verb: str, path: Path, options: _Options) -> None:
     _print(f"{queries['spent']:,}{budget} queries spent; everything is in {result['run']}")
 
 
-def _flat(settings: dict[str, Any]) -> Iterator[str]:
+def _flat(settings: dict[str, Any], table: str = "recipe") -> Iterator[str]:
     """A resolved recipe, one line for each table."""
-    tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
-    rest = {name: value for name, value in settings.items() if name not in tables}
-    for name, values in {"": rest, **tables}.items():
-        known = {key: value for key, value in values.items() if value is not None}
-        words = [
-            f"{key}={json.dumps(value)}"
-            for key, value in known.items()
-            if not isinstance(value, dict)
-        ]
-        if words:
-            yield f"{name}: {' '.join(words)}" if name else " ".join(words)
-        deeper = {key: value for key, value in known.items() if isinstance(value, dict)}
-        yield from (f"{name}.{line}" for line in _flat(deeper))
+    words = [
+        f"{key}={json.dumps(value)}"
+        for key, value in settings.items()
+        if value is not None and not isinstance(value, dict)
+    ]
+    if words:
+        yield f"{table}: {' '.join(words)}"
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, key if table == "recipe" else f"{table}.{key}")
 
 
 def _status_text(found: dict[str, Any]) -> str:
