@@ -38,7 +38,7 @@ def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = F
     Raises:
         Db3kdError: see `Run`.
     """
-    with _opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged) as job:
         job.run.measure(job.train.images, recipe.label)
         return job.books()
 
@@ -52,7 +52,7 @@ def distill(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool =
         InputError: the labels are not finished.
         Db3kdError: see `Run`.
     """
-    with _opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged) as job:
         return {**job.books(), "students": [name for name, _, _ in job.students()]}
 
 
@@ -65,7 +65,7 @@ def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool 
     Raises:
         Db3kdError: see `Run`.
     """
-    with _opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged) as job:
         return job.summary()
 
 
@@ -75,7 +75,7 @@ def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = Fal
     Raises:
         Db3kdError: see `Run`.
     """
-    with _opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged) as job:
         job.run.measure(job.train.images, recipe.label)
         return job.summary()
 
@@ -96,7 +96,19 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
 
 
 @contextmanager
-def _opened(recipe: Recipe, progress: Progress, redo_damaged: bool) -> Iterator["_Job"]:
+def opened(
+    recipe: Recipe, progress: Progress = silent, redo_damaged: bool = False
+) -> Iterator["Job"]:
+    """Open the run of a recipe, with its data sets and teacher, for the length of a `with` block.
+
+    Costs no query. A "network" teacher without weights is trained first.
+
+    Raises:
+        Db3kdError: see `Run` and `make_teacher`.
+
+    >>> callable(opened)
+    True
+    """
     settings = resolved(recipe)
     stable = {name: settings[name] for name in ("data", "teacher")}
     data = _training_images(recipe)
@@ -116,7 +128,7 @@ def _opened(recipe: Recipe, progress: Progress, redo_damaged: bool) -> Iterator[
         redo_damaged=redo_damaged,
         progress=progress,
     ) as opened:
-        yield _Job(recipe, opened, data, test)
+        yield Job(recipe, opened, data, test)
 
 
 def _training_images(recipe: Recipe) -> DataSet:
@@ -136,8 +148,12 @@ def _training_images(recipe: Recipe) -> DataSet:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A recipe with its run and data sets at hand."""
+class Job:
+    """A recipe with its run and data sets at hand; `opened` makes one.
+
+    >>> Job.__dataclass_fields__.keys()
+    dict_keys(['recipe', 'run', 'train', 'test'])
+    """
 
     recipe: Recipe
     run: Run
@@ -238,7 +254,7 @@ def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> 
     wanted = recipe.teacher
     classes = len(data.classes)
     if wanted.kind == "network":
-        network = _network(recipe, classes, progress)
+        network = teacher_network(recipe, classes, progress)
         return teachers.torch_module(
             network, classes=classes, bounds=wanted.bounds, batch=wanted.batch, device=recipe.device
         )
@@ -258,7 +274,7 @@ def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> 
     )
 
 
-def _network(recipe: Recipe, classes: int, progress: Progress) -> nn.Module:
+def teacher_network(recipe: Recipe, classes: int, progress: Progress) -> nn.Module:
     """A network of the paper with its weights; trained here, once, if the file is missing."""
     wanted = recipe.teacher
     data = load(

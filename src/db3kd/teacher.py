@@ -157,10 +157,8 @@ def _as_tensor(answers: object) -> Tensor:
         ) from None
 
 
-def micro_batches(
-    images: Float[Tensor, "row *image"], batch: int
-) -> Iterator[Float[Tensor, "part *image"]]:
-    """Cut images into the fewest parts of at most `batch`, of nearly equal size.
+def micro_batches(images: Tensor, batch: int) -> Iterator[Tensor]:
+    """Cut rows into the fewest parts of at most `batch`, of nearly equal size.
 
     Raises:
         InputError: the batch is smaller than one.

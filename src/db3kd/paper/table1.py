@@ -1,0 +1,163 @@
+"""Rows of the paper's Table 1 that need more than labels, beside those of a recipe.
+
+    python -m db3kd.paper.table1 examples/mnist_lenet5.toml --json docs/results/mnist_lenet5.json
+
+First it does what `db3kd run` does. Then, with the same images, students, seeds and run folder:
+- "kd", standard KD on the teacher's *scores* (an upper reference, not available to db3kd's users),
+  at temperature 4 with weight 16 = tau^2 (Hinton et al., 2015);
+- "noise", robustness values without information: the measured MBD values, dealt out at random.
+Stop it at any time and start it again.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from db3kd import job
+from db3kd.errors import Db3kdError
+from db3kd.journal import Json, write_atomically
+from db3kd.networks import build
+from db3kd.recipe import Recipe, read_recipe, resolved
+from db3kd.robustness import mix
+from db3kd.settings import Training
+from db3kd.soft_labels import concentrate, reciprocal_activations
+from db3kd.teacher import micro_batches
+from db3kd.terminal import shown, table
+from db3kd.transfer_set import TransferSet
+
+KD_TEMPERATURE = 4.0
+
+
+def noise_activations(distance: Tensor, own: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Eq. 6 and 7 of distances dealt out at random among all rows ("Noise logits" in Table 1).
+
+    Costs no query. The deal is random.
+
+    >>> distance, own = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0])
+    >>> noise_activations(distance, own, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([1, 3])
+    """
+    known = distance[(distance > 0) & distance.isfinite()]
+    dealt = known[torch.randint(len(known), distance.shape, generator=generator)]
+    return concentrate(reciprocal_activations(dealt, own), own)
+
+
+def scores(network: nn.Module, transfer: TransferSet, *, device: str) -> Tensor:
+    """The teacher's pre-softmax scores of a transfer set: what a label-only user never sees.
+
+    >>> from db3kd.data import TensorImages
+    >>> one = torch.zeros(1, dtype=torch.long)
+    >>> transfer = TransferSet(TensorImages(torch.zeros(1, 1, 2, 2)), one, one, one)
+    >>> scores(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), transfer, device="cpu").shape
+    torch.Size([1, 3])
+    """
+    network = network.to(device).eval()
+    with torch.inference_mode():
+        parts = [
+            network(transfer.images.read(rows).to(device)).cpu()
+            for rows in micro_batches(torch.arange(len(transfer)), 256)
+        ]
+    return torch.cat(parts).clone()
+
+
+def table1(recipe: Recipe, *, quiet: bool = False) -> Json:
+    """Everything in one table: the methods of the recipe, "kd" and "noise".
+
+    Costs what the recipe costs; the two further rows ask nothing but the test images. Random by the
+    recipe's seeds.
+
+    Raises:
+        Db3kdError: see `db3kd.job.run`.
+
+    >>> callable(table1)
+    True
+    """
+    with shown(quiet=quiet) as progress:
+        summary = job.run(recipe, progress=progress)
+        with job.opened(recipe, progress) as at_work:
+            plain = at_work.transfer("ce")
+            found = at_work.run.distances("mbd")
+            draw = torch.Generator().manual_seed(mix(recipe.seed, "noise logits"))
+            dealt = noise_activations(found.distance, found.own, generator=draw)
+            teacher = job.teacher_network(recipe, len(at_work.train.classes), progress)
+            known = scores(teacher, plain, device=recipe.device)
+            wanted = recipe.student.training
+            hot = msgspec.structs.replace(
+                wanted, temperature=KD_TEMPERATURE, weight=wanted.weight * KD_TEMPERATURE**2
+            )
+            rows: list[tuple[str, Tensor, Training]] = [
+                ("noise", dealt, wanted),
+                ("kd", known, hot),
+            ]
+            for name, soft, training in rows:
+                summary["methods"][name] = _row(at_work, name, replace(plain, soft=soft), training)
+    return summary
+
+
+def _row(at_work: job.Job, name: str, transfer: TransferSet, training: Training) -> Json:
+    student = at_work.recipe.student
+    row: Json = {"accuracy": [], "agreement": [], "seeds": [], "training_s": []}
+    for seed in student.seeds:
+        shape, classes = at_work.train.images.shape, at_work.run.meter.classes
+        network = build(student.network, shape, classes, student.width, seed=seed)
+        network = at_work.run.distill(network, transfer, training, seed=seed, name=name)
+        figures = at_work.run.evaluate(
+            network, at_work.test.images, at_work.test.labels, name=name, seed=seed
+        )
+        row["accuracy"].append(figures.accuracy)
+        row["agreement"].append(figures.agreement)
+        row["seeds"].append(seed)
+        row["training_s"].append(at_work.run.training_seconds(name, seed))
+    return {**row, "queries": len(transfer), "label_s": 0.0}
+
+
+def provenance(recipe: Recipe) -> Json:
+    """What made a figure: command, commit, seed, machine, date."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    device = torch.cuda.get_device_name() if recipe.device.startswith("cuda") else "CPU"
+    return {
+        "command": "python -m db3kd.paper.table1 " + " ".join(sys.argv[1:]),
+        "commit": commit or "unknown",
+        "date": time.strftime("%Y-%m-%d"),
+        "seed": recipe.seed,
+        "machine": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}",
+        "versions": {"db3kd": version("db3kd"), "torch": str(torch.__version__)},
+        "recipe": resolved(recipe),
+    }
+
+
+def main() -> None:
+    """Make the table of one recipe."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--set", "-s", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    arguments = parser.parse_args()
+    try:
+        recipe = read_recipe(arguments.recipe, arguments.set)
+        summary = {**table1(recipe), **provenance(recipe)}
+        del summary["run"]
+    except Db3kdError as error:
+        raise SystemExit(f"db3kd: {error}") from None
+    if arguments.json:
+        write_atomically(arguments.json, json.dumps(summary, indent=1).encode() + b"\n")
+    sys.stdout.write(table(summary) + "\n")
+
+
+if __name__ == "__main__":
+    main()
