@@ -1,0 +1,54 @@
+"""The pages that are made from the program are what the program says; links lead somewhere.
+
+`make docs` writes docs/cli.md anew.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+VERBS = ("run", "label", "distill", "evaluate", "status")
+
+
+def said(*words: str) -> str:
+    """What the command line says, 100 columns wide, without colour."""
+    found = subprocess.run(
+        [sys.executable, "-m", "db3kd", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
+    )
+    return "\n".join(line.rstrip() for line in found.stdout.splitlines()).strip()
+
+
+def page() -> str:
+    parts = [f"## db3kd {verb}\n\n```text\n{said(verb, '--help')}\n```\n" for verb in VERBS]
+    head = "# The command line\n\nMade by `make docs` from `db3kd --help`.\n"
+    return "\n".join([head, f"```text\n{said('--help')}\n```\n", *parts])
+
+
+def test_the_command_line_page_is_up_to_date():
+    assert (ROOT / "docs" / "cli.md").read_text() == page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb):
+    assert f"Usage: db3kd {verb}" in said(verb, "--help")
+
+
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.name
+)
+def test_links_between_pages_lead_somewhere(file):
+    for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", file.read_text()):
+        assert (file.parent / target).exists(), f"{file.name} links to {target}"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "cli.md").write_text(page())
