@@ -37,7 +37,11 @@ class _Options:
 
     set_: Annotated[
         tuple[str, ...],
-        Parameter(name=["--set", "-s"], help="Override a key: --set student.training.epochs=3."),
+        Parameter(
+            name=["--set", "-s"],
+            negative=(),
+            help="Override a key: --set student.training.epochs=3.",
+        ),
     ] = ()
     json_: Annotated[
         bool, Parameter(name="--json", negative=(), help="Print JSON for a program.")
@@ -103,6 +107,7 @@ def _work(verb: str, path: Path, options: _Options) -> None:
 
     recipe = read_recipe(path, options.set_)
     if not options.quiet:
+        logging.getLogger("db3kd").setLevel(logging.INFO)
         sys.stderr.write(f"db3kd {version('db3kd')} {verb} {path}\n")
         for line in _flat(resolved(recipe)):
             sys.stderr.write(f"  {line}\n")
@@ -177,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     ...
     SystemExit: 0
     """
-    logging.basicConfig(format="db3kd: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="db3kd: %(message)s")
     signal.signal(signal.SIGTERM, _interrupt)
     raise SystemExit(_exit_code(arguments))
 

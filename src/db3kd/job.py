@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import math
 import os
 import sys
@@ -28,6 +29,8 @@ from db3kd.settings import Method
 from db3kd.student import RESIDENT_BYTES, load_network, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
+
+_log = logging.getLogger("db3kd")
 
 
 def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
@@ -127,8 +130,16 @@ def opened(
         configuration=stable,
         redo_damaged=redo_damaged,
         progress=progress,
-    ) as opened:
-        yield Job(recipe, opened, data, test)
+    ) as found:
+        most = plan(recipe, samples=len(data), test_samples=len(test), classes=found.meter.classes)
+        _log.info(
+            "at most %s queries in all: %s for answers, %s for distances, %s for test images",
+            *(f"{most[part]:,}" for part in ("total", "answers", "distances", "evaluate")),
+        )
+        budget = found.meter.budget.queries
+        if budget is not None and most["total"] > budget:
+            _log.info("the budget is %s, so the run may stop before it is done", f"{budget:,}")
+        yield Job(recipe, found, data, test)
 
 
 def _training_images(recipe: Recipe) -> DataSet:
