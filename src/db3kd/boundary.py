@@ -110,7 +110,21 @@ def between(
     >>> between(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([0.25]), (0.0, 1.0))
     tensor([[[[0.2500]]]])
     """
-    return torch.addcmul(origin, per_row(share, far), far - origin).clamp_(*bounds)
+    return along(origin, far - origin, share, bounds)
+
+
+def along(
+    origin: Float[Tensor, "row *image"],
+    span: Float[Tensor, "row *image"],
+    share: Float[Tensor, " row"],
+    bounds: tuple[float, float],
+) -> Float[Tensor, "row *image"]:
+    """As `between`, with the span from origin to the far end already there.
+
+    >>> along(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([0.25]), (0.0, 1.0))
+    tensor([[[[0.2500]]]])
+    """
+    return torch.addcmul(origin, per_row(share, span), span).clamp_(*bounds)
 
 
 def halvings(width: Float[Tensor, " row"], tolerance: Tensor | float) -> Int[Tensor, " row"]:
@@ -119,7 +133,8 @@ def halvings(width: Float[Tensor, " row"], tolerance: Tensor | float) -> Int[Ten
     >>> halvings(torch.tensor([1.0, 0.25, 1e-9]), 0.125)
     tensor([3, 1, 0])
     """
-    return torch.log2(width / tolerance).ceil().clamp(0, MOST_HALVINGS).long()
+    times = torch.log2(width / tolerance).ceil().clamp(0, MOST_HALVINGS)
+    return torch.where(width > tolerance, times, 0.0).long()
 
 
 @dataclass(frozen=True)
@@ -157,10 +172,11 @@ def bisect(
     (0.301, 10)
     """
     point, near, high = far.clone(), near.clone(), torch.ones_like(near)
+    span = far - origin
     for done in range(int(times.max()) if len(times) else 0):
         live = (times > done).nonzero()[:, 0]
         share = (near[live] + high[live]) / 2
-        middle = between(origin[live], far[live], share, bounds)
+        middle = along(origin[live], span[live], share, bounds)
         across = asks(middle, rows[live])
         point[live[across]] = middle[across]
         high[live] = torch.where(across, share, high[live])

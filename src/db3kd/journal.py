@@ -228,7 +228,10 @@ class Tape:
             self._file.seek(0, os.SEEK_END)
 
     def _read(self) -> tuple[list[_Frame], int, _Frame | None]:
-        content = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:  # also where its shard is finished just now
+            content = b""
         frames: list[_Frame] = []
         at = 0
         while at + _HEAD.size <= len(content):

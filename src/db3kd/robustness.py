@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, Reaches, asker, between, halvings, norm
+from db3kd.boundary import Asks, Reaches, along, asker, halvings, norm
 from db3kd.descent import Descent, SignOpt, Walk, descend
 from db3kd.errors import InputError
 from db3kd.settings import Metric, Search, validated
@@ -257,7 +257,7 @@ def _measure(
     keep_points: bool,
 ) -> dict[Metric, RobustnessMap]:
     classes = len(references.rejected)
-    _check(images, own, references, expected, classes)
+    _check(images, own, references, expected, teacher)
     status = _statuses(own, references, expected, classes)
     sample, target = (status == Status.CONVERGED).nonzero(as_tuple=True)
     order = _nearest_first(images, references, classes)
@@ -278,8 +278,20 @@ def _measure(
 
 
 def _check(
-    images: Tensor, own: Tensor, references: References, expected: Tensor | None, classes: int
+    images: Tensor,
+    own: Tensor,
+    references: References,
+    expected: Tensor | None,
+    teacher: Teacher | None,
 ) -> None:
+    classes = len(references.rejected)
+    if teacher is not None and teacher.classes != classes:
+        raise InputError(
+            f"the references know {classes} classes, the teacher has {teacher.classes}"
+        )
+    for what, given in (("images", images), ("references", references.images)):
+        if given.dtype != torch.float32:
+            raise InputError(f"{what} are {given.dtype}; give float32, by .float()")
     if len(own) != len(images) or (expected is not None and len(expected) != len(images)):
         raise InputError(f"{len(images)} images need as many answers, got {len(own)}")
     if references.images.shape[1:] != images.shape[1:]:
@@ -457,16 +469,16 @@ def _along_references(
     left = halvings(walk.distance, search.tolerance)  # the nearest one is across: no need to ask
     point, distance, spent = walk.point.clone(), walk.distance.clone(), walk.spent.clone()
     for _ in range(walk.limit):
-        more = (left > 0) | (number + 1 < count)
+        more = ((left > 0) | (number + 1 < count)) & (distance > 0)
         row = (more & (spent < walk.limit)).nonzero()[:, 0]
         if not len(row):
             break
         trying = left[row] == 0
         number[row] += trying
         start, far = origin[row], references[order[row, number[row]]]
-        length = norm(far - start)
-        share = torch.where(trying, distance[row] / length, (low[row] + high[row]) / 2)
-        probe = between(start, far, share, bounds)
+        span = far - start
+        share = torch.where(trying, distance[row] / norm(span), (low[row] + high[row]) / 2)
+        probe = along(start, span, share, bounds)
         across = asks(probe, row)
         spent[row] += 1
         nearer = norm(probe - start)
@@ -477,4 +489,4 @@ def _along_references(
         halved = torch.where(across, halvings(nearer, search.tolerance), 0)
         left[row] = torch.where(trying, halved, left[row] - 1)
     walk = replace(walk, point=point, distance=distance, spent=spent)
-    return walk, (left == 0) & (number + 1 >= count)
+    return walk, (left == 0) & (number + 1 >= count) | (distance == 0)

@@ -29,7 +29,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd.data import Images, check_images
-from db3kd.errors import Busy, ConfigurationDiffers, Damaged, InputError
+from db3kd.errors import Busy, ConfigurationDiffers, Damaged, InputError, RunError
 from db3kd.journal import Drifted, Journal, Json, Tape, read_shard, write_shard, writing
 from db3kd.ledger import Taped, fingerprint
 from db3kd.progress import Progress, silent
@@ -101,17 +101,22 @@ class Run:
         progress: Progress = silent,
     ) -> None:
         self.folder, self.seed, self.device, self.progress = Path(folder), seed, device, progress
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(self.folder / "lock")
         try:
-            self._lock.acquire(timeout=0)
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise Busy(
                 f"another process works in {self.folder}; wait for it or stop it first"
             ) from None
         try:
-            self._open(teacher, budget, dict(configuration or {}), redo_damaged)
+            self.journal = Journal(self.folder / "journal.jsonl")
+            try:
+                self._open(teacher, budget, dict(configuration or {}), redo_damaged)
+            except BaseException:
+                self.journal.close()
+                raise
         except BaseException:
             self._lock.release()
             raise
@@ -119,7 +124,8 @@ class Run:
     def _open(
         self, teacher: Teacher, budget: Budget | None, configuration: Json, redo: bool
     ) -> None:
-        self.journal = Journal(self.folder / "journal.jsonl")
+        _check_format(self.folder, self.journal)
+        self._check_nothing_forgotten()
         self._agree(
             "run",
             {
@@ -131,12 +137,14 @@ class Run:
                 **configuration,
             },
         )
+        self._sweep()
         if redo:
             self._redo_damaged(teacher.classes)
-        books = _books(self.folder, self.journal, teacher.classes)
-        self.meter = Meter(teacher, budget, spent=books.spent)
+        self._keep_booked(teacher.classes)
+        spent = _books(self.folder, self.journal, teacher.classes).spent
+        self.meter = Meter(teacher, budget, spent=spent)
         budget_now = msgspec.to_builtins(self.meter.budget)
-        self.journal.append("opened", versions=_versions(), budget=budget_now)
+        self.journal.append("opened", versions=_versions(), budget=budget_now, spent=spent)
 
     def __enter__(self) -> "Run":
         return self
@@ -216,6 +224,10 @@ class Run:
             InputError: the stage is not finished, or labels do not fit.
         """
         self._check_labels(labels, len(images))
+        answered = self._configuration("answers")
+        pending = self._pending("answers", len(images), ANSWERS_SHARD)
+        if not answered or (pending and answered["samples"] == len(images)):
+            raise InputError("the images are not labelled yet; label them first")
         own = self.answers(images)
         labels = own if labels is None else labels
         transfer = TransferSet(images, torch.arange(len(images)), own, labels)
@@ -269,22 +281,23 @@ class Run:
         identity = _identity(network, transfer, training, seed)
         file = f"students/{name}-{seed}-{identity[:8]}.safetensors"
         path = self.folder / file
-        if self._student(identity):
+        if self._student(identity) and path.exists():
             return load_network(path, network).to(self.device).eval()
         checkpoint = path.with_suffix(".checkpoint")
         with writing(path):
             path.parent.mkdir(exist_ok=True)
         started = time.perf_counter()
-        trained = train(
-            network,
-            transfer,
-            training,
-            seed=seed,
-            device=self.device,
-            progress=self.progress,
-            checkpoint=checkpoint,
-        )
-        save_network(path, trained)
+        with writing(path):
+            trained = train(
+                network,
+                transfer,
+                training,
+                seed=seed,
+                device=self.device,
+                progress=self.progress,
+                checkpoint=checkpoint,
+            )
+            save_network(path, trained)
         self.journal.append(
             "student",
             identity=identity,
@@ -334,6 +347,7 @@ class Run:
         if not len(images):
             raise InputError("there are no images")
         block = images.read(_ends(len(images)))
+        check_images(block, self.meter.bounds)
         known = {"samples": len(images), "shape": list(images.shape), "images": fingerprint(block)}
         self._agree(stage, known)
 
@@ -429,6 +443,47 @@ class Run:
         )
 
     # The journal
+
+    def _check_nothing_forgotten(self) -> None:
+        """Refuse a journal that is missing or cut: its shards would be bought again, unbooked.
+
+        A shard is written before it is on the journal, but its tape is removed only afterwards.
+        """
+        known = {(record["stage"], record["shard"]) for record in self.journal.all("shard")}
+        for stage in STAGES:
+            for path in sorted((self.folder / stage).glob("[0-9]*.safetensors")):
+                if (stage, int(path.stem)) in known or path.with_suffix(".tape").exists():
+                    continue
+                raise Damaged(
+                    f"{self.journal.path} does not know {path}, so its end is missing; put a copy"
+                    " of the journal back, or use another folder"
+                )
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left: drafts, and tapes of shards that are finished."""
+        for draft in self.folder.rglob(".*.part"):
+            draft.unlink(missing_ok=True)
+        for stage in STAGES:
+            for shard in self._done(stage):
+                (self.folder / stage / f"{shard:05}.tape").unlink(missing_ok=True)
+
+    def _keep_booked(self, classes: int) -> None:
+        """Book as lost what was on the books when the run was last opened and now is not.
+
+        A tape in which it was recorded is gone or cut.
+        """
+        opened = list(self.journal.all("opened"))
+        known = opened[-1]["spent"] if opened else {}
+        spent = _books(self.folder, self.journal, classes).spent
+        for stage, before in known.items():
+            gone = before - spent[stage]
+            if gone > 0:
+                _log.warning(
+                    "the answers to %s queries of %s are gone; they stay on the books as lost",
+                    f"{gone:,}",
+                    stage,
+                )
+                self.journal.append("lost", stage=stage, queries=gone)
 
     def _agree(self, stage: str, configuration: Json) -> None:
         """Record the configuration of a stage, or insist on the recorded one."""
@@ -581,6 +636,9 @@ class _Books:
     lost: int
 
 
+_FIGURE = ("name", "seed", "accuracy", "agreement", "teacher_accuracy")
+
+
 def _finished(journal: Journal, stage: str) -> dict[int, Json]:
     done: dict[int, Json] = {}
     for record in journal.records:
@@ -598,6 +656,9 @@ def _books(folder: Path, journal: Journal, classes: int) -> _Books:
     for record in journal.all("shard"):
         spent[record["stage"]] += record["queries"]
         lost += record["lost"]
+    for record in journal.all("lost"):
+        spent[record["stage"]] += record["queries"]
+        lost += record["queries"]
     for stage in STAGES:
         done = _finished(journal, stage)
         for path in sorted((folder / stage).glob("*.tape")):
@@ -629,18 +690,19 @@ def status(folder: str | Path) -> Json:
     folder = Path(folder)
     if not (folder / "journal.jsonl").exists():
         raise InputError(f"there is no run in {folder}")
-    journal = Journal(folder / "journal.jsonl", read_only=True)
+    journal, books = _snapshot(folder)
     settings = {r["stage"]: r["configuration"] for r in journal.all("stage")}
-    if "run" not in settings:
-        raise InputError(f"the run in {folder} has not begun")
-    books = _books(folder, journal, settings["run"]["classes"])
     opened = list(journal.all("opened"))
     stages = {name: _stage_status(journal, name, settings) for name in STAGES if name in settings}
+    figures: list[Json] = []
+    for record in journal.all("evaluation"):
+        figure = {name: record[name] for name in _FIGURE}
+        if figure not in figures:  # a finished run that is run again finds the same
+            figures.append(figure)
+    students = list(journal.all("student"))
     working = [name for name, stage in stages.items() if stage["pending"]]
-    figures = [
-        {key: record[key] for key in ("name", "seed", "accuracy", "agreement", "teacher_accuracy")}
-        for record in journal.all("evaluation")
-    ]
+    if not students and not figures:
+        working += [name for name in ("answers", "distances") if name not in stages]
     return {
         "run": str(folder),
         "stage": working[0] if working else "distill" if not figures else "done",
@@ -654,11 +716,36 @@ def status(folder: str | Path) -> Json:
         },
         "students": [
             {key: record[key] for key in ("name", "seed", "file", "samples", "seconds")}
-            for record in journal.all("student")
+            for record in students
         ],
         "figures": figures,
         "configuration": settings,
     }
+
+
+def _snapshot(folder: Path) -> tuple[Journal, _Books]:
+    """Journal and books of one moment: read again if the journal grew while tapes were read."""
+    path = folder / "journal.jsonl"
+    for _ in range(20):
+        journal = Journal(path, read_only=True)
+        _check_format(folder, journal)
+        begun = [r for r in journal.all("stage") if r["stage"] == "run"]
+        if not begun:
+            raise InputError(f"the run in {folder} has not begun")
+        books = _books(folder, journal, begun[0]["configuration"]["classes"])
+        if len(Journal(path, read_only=True).records) == len(journal.records):
+            break
+    return journal, books
+
+
+def _check_format(folder: Path, journal: Journal) -> None:
+    """Refuse a folder that a newer version made."""
+    found = [r["configuration"]["format"] for r in journal.all("stage") if r["stage"] == "run"]
+    if found and found[0] > FORMAT:
+        raise RunError(
+            f"{folder} was made by a newer db3kd (format {found[0]}, known up to {FORMAT}); install"
+            " that version"
+        )
 
 
 def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:

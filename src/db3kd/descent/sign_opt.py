@@ -6,6 +6,8 @@ Where this differs from the letter of section 3.2.1, and why (docs/differences.m
 - One step of fixed length along the gradient cannot come to rest. The step is the row's own: xi_d
   at first, doubled while the distance shrinks, quartered while it does not.
 - A candidate ray is asked once at the present distance, and bisected only if it is across there.
+- The mean sign of a row's probes is subtracted before averaging: the probes have mean zero, so the
+  expectation is Eq. 4's, and where nearly all probes fall on one side the noise is far smaller.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, between, bisect, halvings, norm, per_row
+from db3kd.boundary import Asks, along, between, bisect, halvings, norm, per_row
 from db3kd.descent.walk import Walk
 
 QUARTERINGS, SCALINGS = 5, 8  # at most, in one step
@@ -177,11 +179,12 @@ class _LineSearch:
         """
         move = self.normal[rows]
         move = per_row(step, move) * move
-        ahead = start[rows] + move
-        share = JUST_BELOW * walk.distance[rows] / norm(ahead - self.origin[rows])
-        there = between(self.origin[rows], ahead, share, self.bounds)
+        origin = self.origin[rows]
+        span = start[rows] + move - origin
+        share = JUST_BELOW * walk.distance[rows] / norm(span)
+        there = along(origin, span, share, self.bounds)
         across = self.asks(there, self.rows[rows])
-        distance = norm(there - self.origin[rows])
+        distance = norm(there - origin)
         hit = across & (distance <= walk.distance[rows])
         found = rows[hit]
         walk = _put(walk, rows, spent=walk.spent[rows] + 1)

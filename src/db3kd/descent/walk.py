@@ -110,9 +110,10 @@ def descend(
     1.0
     """
     for done in range(walk.limit):
-        rows = ((walk.misses < descent.patience) & (walk.left >= LEAST_LEFT)).nonzero()[:, 0]
+        restless = (walk.misses < descent.patience) & (walk.distance > 0)
+        rows = (restless & (walk.left >= LEAST_LEFT)).nonzero()[:, 0]
         if not len(rows):
             break
         walk = descent.step(asks, origin, walk, noise(done), rows, bounds)
         after_step(walk)
-    return walk, walk.misses >= descent.patience
+    return walk, (walk.misses >= descent.patience) | (walk.distance == 0)
