@@ -1,0 +1,41 @@
+# What can be done here; `make` alone lists it. Everything uses one environment, .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# The networks of the tests are tiny: more threads than cores would only be in the way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+.PHONY: help demo test test-slow test-gpu lint docs
+
+help: ## List what can be done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(STAMP) ## A digit classifier teaches a network by answers alone (2 minutes); runs/demo
+	$(BIN)/python examples/demo.py
+
+test: lint ## Lint, types and every test that needs nothing but this folder
+	$(PYTEST) -n 2
+
+test-slow: $(STAMP) ## The tests that take minutes
+	$(PYTEST) -m "slow and not gpu" --timeout 1800
+
+test-gpu: $(STAMP) ## The tests that need a CUDA device
+	$(PYTEST) -m gpu --timeout 1800
+
+lint: $(STAMP) ## Style and types (ruff, mypy)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: $(STAMP) ## Write docs/cli.md anew from `db3kd --help`
+	$(BIN)/python tests/test_docs.py
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "db3kd needs Python 3.11 or newer, and $(PYTHON) is not; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@echo "installing into .venv, once; a few minutes"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
