@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 Json = dict[str, Any]
@@ -35,8 +34,9 @@ def write(
     file: Path, *, figures: Mapping[str, float], setting: Json, table: Sequence[Json]
 ) -> None:
     """Write the result: figures by name, how they came about, and every repeat."""
+    rounded = {name: round(value, 4) for name, value in figures.items()}
     result = {
-        "figures": {name: round(value, 4) for name, value in figures.items()},
+        "figures": rounded,
         "setting": setting,
         "machine": machine(),
         "versions": versions(),
@@ -47,7 +47,7 @@ def write(
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1) + "\n")
-    for name, value in result["figures"].items():
+    for name, value in rounded.items():
         print(f"{name} = {value}")
 
 
@@ -102,8 +102,3 @@ def _git(*arguments: str) -> str:
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def spread(values: Sequence[float]) -> Json:
-    """Median, lowest and highest of the repeats."""
-    return {"median": median(values), "lowest": min(values), "highest": max(values)}

@@ -54,8 +54,8 @@ FULL = (
     Case("alexnet_cifar10", "alexnet", "cifar10", 20_000, 3, 20, 512),
 )
 QUICK = (
-    Case("lenet5_mnist", "lenet5", "mnist", 10_000, 2, 10, 1024),
-    Case("alexnet_cifar10", "alexnet", "cifar10", 4_000, 2, 4, 256),
+    Case("lenet5_mnist", "lenet5", "mnist", 10_000, 2, 20, 1024),
+    Case("alexnet_cifar10", "alexnet", "cifar10", 4_000, 2, 6, 256),
 )
 
 
@@ -106,15 +106,15 @@ def main() -> int:
     """Run every case and write the result."""
     options = common.parser(__doc__)
     options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
-    options.add_argument("--repeats", type=int, help="default: 5, with --quick 3")
-    options.add_argument("--queries", type=int, help="for each row; default: 1000, --quick 500")
-    options.add_argument("--samples", type=int, help="default: 30 and 20, with --quick 10 and 4")
+    options.add_argument("--repeats", type=int, help="default: 5, with --quick 1")
+    options.add_argument("--queries", type=int, default=1000, help="for each row; default: 1000")
+    options.add_argument("--samples", type=int, help="default: 30 and 20, with --quick 20 and 6")
     options.add_argument("--case", help="one case only, for example lenet5_mnist")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    repeats = given.repeats or (3 if given.quick else 5)
-    search = Search(queries=given.queries or (500 if given.quick else 1000))
+    repeats = given.repeats or (1 if given.quick else 5)
+    search = Search(queries=given.queries)
     figures, settings, table = {}, {}, []
     for case in QUICK if given.quick else FULL:
         if given.case not in (None, case.name):
@@ -235,6 +235,8 @@ class Bench:
             "ratio_cpu": round(turns.asked / cpu / (turns.images / turns.cpu), 4),
             "mbd_per_second": round(mbd, 1),
             "raw_per_second": round(raw, 1),
+            "cpu_per_wall": round(cpu / seconds, 3),
+            "cpu_per_wall_raw": round(turns.cpu / turns.seconds, 3),
             "share_in_teacher": round(turns.inside / seconds, 4),
             "queries": turns.asked,
             "seconds": round(seconds, 2),

@@ -12,9 +12,7 @@ WIDE = (-50.0, 50.0)  # bounds that nothing here reaches
 
 def half_space(normal: Tensor, offset: float, bounds: tuple[float, float] = WIDE) -> Teacher:
     """Class 1 where normal . x > offset, for a unit normal; the distance is offset - normal . x."""
-    return function(
-        lambda images: images.flatten(1) @ normal > offset, classes=2, bounds=bounds
-    )
+    return function(lambda images: images.flatten(1) @ normal > offset, classes=2, bounds=bounds)
 
 
 def ball(centre: Tensor, radius: float) -> Teacher:
@@ -65,9 +63,13 @@ def to_half_space_in_box(sample: Tensor, normal: Tensor, offset: float) -> float
 
 
 def ordered_scores(images: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
-    """Linear scores, summed pixel by pixel, so that no row's rounding depends on the batch."""
-    pixels = images.flatten(1)
-    scores = offsets.expand(len(pixels), -1).clone()
+    """Linear scores, summed pixel by pixel, so that no row's rounding depends on the batch.
+
+    In double precision: of two equal scores argmax takes the first, whatever the classes' names,
+    and a bisection in single precision does meet scores that are equal in single precision.
+    """
+    pixels, weights = images.flatten(1).double(), weights.double()
+    scores = offsets.double().expand(len(pixels), -1).clone()
     for d in range(pixels.shape[1]):
         scores = scores + pixels[:, d, None] * weights[:, d]
     return scores

@@ -1,12 +1,13 @@
 import pytest
 import torch
-from closed_form import linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from closed_form import linear
 from db3kd.boundary import (
     MOST_HALVINGS,
+    Asks,
     Criterion,
     Leaves,
     Reaches,
@@ -26,7 +27,7 @@ def points(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1, 1)
 
 
-def crossing_at(*places: float) -> tuple[list[list[float]], object]:
+def crossing_at(*places: float) -> tuple[list[list[float]], Asks]:
     """Row r is across beyond its own place; every question is kept."""
     asked: list[list[float]] = []
     thresholds = torch.tensor(places)
@@ -153,9 +154,7 @@ def test_rows_keep_the_numbers_that_the_criterion_knows() -> None:
 def test_bisection_of_nothing_asks_nothing() -> None:
     asked, asks = crossing_at(0.0)
     none, empty = torch.zeros(0, dtype=torch.long), torch.zeros(0, 1, 1, 1)
-    found = bisect(
-        asks, empty, empty, near=torch.zeros(0), rows=none, times=none, bounds=ANY
-    )
+    found = bisect(asks, empty, empty, near=torch.zeros(0), rows=none, times=none, bounds=ANY)
     assert (asked, found.point.shape, found.asked.shape) == ([], (0, 1, 1, 1), (0,))
 
 

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,9 @@ DIMENSIONS = 32
 UNIT = torch.eye(DIMENSIONS)
 
 
-def noise(seed: int = 0, probes: int = 100, dimensions: int = DIMENSIONS) -> Callable[[int], Tensor]:
+def noise(
+    seed: int = 0, probes: int = 100, dimensions: int = DIMENSIONS
+) -> Callable[[int], Tensor]:
     def draw(done: int) -> Tensor:
         generator = torch.Generator().manual_seed(1000 * seed + done)
         return torch.randn(probes, 1, 1, dimensions, generator=generator)
@@ -74,7 +77,7 @@ def test_every_state_is_confirmed_nearer_and_paid_for() -> None:
     teacher = half_space(UNIT[0], 0.9)
     last, _, states, meter = walked(teacher, start(SLANTED, 2 * SLANTED, limit=900))
     assert len(states) > 5
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         assert bool((after.distance <= before.distance).all())
         assert bool((after.spent >= before.spent).all())
         assert bool((after.spent <= 900).all())
@@ -105,7 +108,7 @@ def test_a_row_that_gains_nothing_stops_after_its_patience() -> None:
         )
         assert converged.tolist() == [True]
         assert last.misses.item() == patience
-        gains = [a.distance.item() - b.distance.item() for a, b in zip(states, states[1:], strict=False)]
+        gains = [a.distance.item() - b.distance.item() for a, b in itertools.pairwise(states)]
         assert all(gain <= descent.tolerance for gain in gains[-patience:])
 
 
@@ -141,7 +144,9 @@ def test_noise_is_drawn_once_a_step_in_order_and_never_for_nothing() -> None:
 
 def test_a_step_leaves_other_rows_and_its_arguments_alone() -> None:
     walk = start(SLANTED, 2 * SLANTED)
-    kept = [getattr(walk, name).clone() for name in ("point", "distance", "step", "spent", "misses")]
+    kept = [
+        getattr(walk, name).clone() for name in ("point", "distance", "step", "spent", "misses")
+    ]
     asks = asker(half_space(UNIT[0], 0.9), Reaches(torch.tensor([1, 1])))
     origin, one = torch.zeros_like(walk.point), torch.tensor([1])
     after = SignOpt(probes=100).step(asks, origin, walk, noise()(0), one, WIDE)

@@ -99,9 +99,7 @@ class Conforms:
         assert torch.equal(shown, IMAGES)
 
     @pytest.mark.parametrize("batch", [1, 7, 23, 1000])
-    def test_does_not_depend_on_the_batch(
-        self, make: Callable[[int], Teacher], batch: int
-    ) -> None:
+    def test_does_not_depend_on_the_batch(self, make: Callable[[int], Teacher], batch: int) -> None:
         assert make(batch).labels(IMAGES).tolist() == EXPECTED.tolist()
 
     def test_takes_one_image(self, teacher: Teacher) -> None:
@@ -308,9 +306,7 @@ def test_an_onnx_model_with_other_classes_is_a_teacher_error(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no model"])
-def test_an_onnx_file_that_cannot_be_loaded_is_named(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_an_onnx_file_that_cannot_be_loaded_is_named(tmp_path: Path, content: bytes | None) -> None:
     pytest.importorskip("onnxruntime")
     file = tmp_path / "broken.onnx"
     if content is not None:

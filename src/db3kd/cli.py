@@ -27,6 +27,7 @@ app = cyclopts.App(
     help_epilogue="Running a command again continues it. Exit codes: 0 done, 1 error, 2 usage,"
     " 3 budget exhausted (run again with more), 130 interrupted (everything is saved).",
     version=lambda: version("db3kd"),
+    suppress_keyboard_interrupt=False,  # `_exit_code` says that everything is saved
 )
 
 

@@ -13,8 +13,9 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,8 +65,19 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
+            _sync_folder(path.parent)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where folders can be synced."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -126,6 +138,7 @@ class Journal:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.records: list[Json] = []
+        self._file: BinaryIO = BytesIO()  # of a read-only journal: nothing to close
         content = path.read_bytes() if path.exists() else b""
         good = 0
         lines = content.split(b"\n")
@@ -135,14 +148,14 @@ class Journal:
         if not read_only:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._file: BinaryIO = path.open("ab", buffering=0)
+                self._file = path.open("ab", buffering=0)
                 self._file.truncate(good)
 
     def _parse(self, line: bytes, number: int) -> Json:
         try:
             record = json.loads(line)
             checksum = record.pop("crc")
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             checksum, record = None, {}
         if checksum != _checksum(record):
             raise Damaged(f"{self.path}, line {number} is damaged; put a copy of the file back")
@@ -150,7 +163,7 @@ class Journal:
 
     def append(self, kind: str, **fields: Any) -> None:
         """Write one record and sync it to the disk."""
-        record = {"kind": kind, "time": round(time.time(), 3), **fields}
+        record = json.loads(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}))
         line = json.dumps({**record, "crc": _checksum(record)}, sort_keys=True).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -161,7 +174,7 @@ class Journal:
         except RunError:
             self._file.truncate(end)
             raise
-        self.records.append(json.loads(json.dumps(record)))
+        self.records.append(record)
 
     def all(self, kind: str) -> Iterator[Json]:
         """Every record of one kind, oldest first."""
@@ -187,6 +200,33 @@ class _Frame:
     answers: Tensor | None  # None: asked, but the answers never arrived
 
 
+def _answer_type(classes: int) -> np.dtype[Any]:
+    return np.dtype(np.uint8 if classes <= 256 else np.int32)
+
+
+def _frames(content: bytes, kind: np.dtype[Any], path: Path) -> Iterator[tuple[_Frame, int, bool]]:
+    """Each frame of a tape, where the good part ends after it, and whether it has its answers."""
+    at = 0
+    while at + _HEAD.size <= len(content):
+        what, count, key, checksum = _HEAD.unpack_from(content, at)
+        if checksum != zlib.crc32(content[at : at + 12]) or what not in (_ASKED, _LOST):
+            raise Damaged(f"{path}, byte {at} is damaged; {_REPAIR}")
+        body = at + _HEAD.size
+        at = body + count * kind.itemsize + 4
+        if what == _LOST:
+            at = body
+            yield _Frame(count, key, None), at, True
+            continue
+        if at > len(content):
+            yield _Frame(count, key, None), body, False
+            return
+        answers, checksum = content[body : at - 4], content[at - 4 : at]
+        if zlib.crc32(answers) != int.from_bytes(checksum, "little"):
+            raise Damaged(f"{path}, byte {body} is damaged; {_REPAIR}")
+        whole = torch.from_numpy(np.frombuffer(answers, kind).astype(np.int64))
+        yield _Frame(count, key, whole), at, True
+
+
 class Tape:
     """The answers of one shard in progress, in the order they were bought, so none is bought twice.
 
@@ -210,11 +250,14 @@ class Tape:
 
     def __init__(self, path: Path, *, classes: int, read_only: bool = False) -> None:
         self.path = path
-        self._type = np.dtype(np.uint8 if classes <= 256 else np.int32)
+        self._type = _answer_type(classes)
         self._frames, good, torn = self._read()
         self.in_flight = torn.count if torn is not None and read_only else 0
         self._next = 0
         self._synced = time.monotonic()
+        self._pending: tuple[int, int, int] | None = None  # place, count, key of an open question
+        self._reserved, self._lost = 0, 0  # queries that this process booked, and lost
+        self._file: BinaryIO = BytesIO()  # of a read-only tape: nothing to close
         if read_only:
             return
         with writing(path):
@@ -228,41 +271,26 @@ class Tape:
             self._file.seek(0, os.SEEK_END)
 
     def _read(self) -> tuple[list[_Frame], int, _Frame | None]:
+        """Every frame, where the good part ends, and the last frame if its answers are torn."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:  # also where its shard is finished just now
             content = b""
-        frames: list[_Frame] = []
-        at = 0
-        while at + _HEAD.size <= len(content):
-            what, count, key, checksum = _HEAD.unpack_from(content, at)
-            if checksum != zlib.crc32(content[at : at + 12]) or what not in (_ASKED, _LOST):
-                raise Damaged(f"{self.path}, byte {at} is damaged; {_REPAIR}")
-            body = at + _HEAD.size
-            if what == _LOST:
-                frames.append(_Frame(count, key, None))
-                at = body
-                continue
-            end = body + count * self._type.itemsize
-            if end + 4 > len(content):
-                frames.append(_Frame(count, key, None))
-                return frames, body, frames[-1]
-            if zlib.crc32(content[body:end]) != int.from_bytes(content[end : end + 4], "little"):
-                raise Damaged(f"{self.path}, byte {body} is damaged; {_REPAIR}")
-            answers = np.frombuffer(content[body:end], self._type).astype(np.int64)
-            frames.append(_Frame(count, key, torch.from_numpy(answers)))
-            at = end + 4
-        return frames, at, None
+        found = list(_frames(content, self._type, self.path))
+        _, good, whole = found[-1] if found else (None, 0, True)
+        frames = [frame for frame, _, _ in found]
+        return frames, good, None if whole else frames[-1]
 
     @property
     def booked(self) -> int:
-        """Queries that were asked, answered or not, when the tape was opened."""
-        return sum(frame.count for frame in self._frames)
+        """Queries that were asked, answered or not, by this process and those before."""
+        return sum(frame.count for frame in self._frames) + self._reserved
 
     @property
     def lost(self) -> int:
         """Queries that were asked but whose answers never arrived."""
-        return sum(f.count for f in self._frames if f.answers is None) - self.in_flight
+        before = sum(frame.count for frame in self._frames if frame.answers is None)
+        return before - self.in_flight + self._lost
 
     def take(self, count: int, *, key: int) -> Tensor | None:
         """The recorded answers to this question, or None if it has to be asked.
@@ -281,13 +309,22 @@ class Tape:
         return None
 
     def reserve(self, count: int, *, key: int) -> None:
-        """Put a question on the books before it is sent."""
+        """Put a question on the books before it is sent; an open one before it is lost."""
+        if self._pending:
+            place, lost, lost_key = self._pending
+            self._file.truncate(place + _HEAD.size)
+            self._file.seek(place)
+            self._write(_head(_LOST, lost, lost_key))
+            self._lost += lost
+        self._pending = (self._file.tell(), count, key)
+        self._reserved += count
         self._write(_head(_ASKED, count, key))
 
     def settle(self, answers: Tensor) -> None:
         """Record the answers to the question reserved last."""
         body = answers.cpu().numpy().astype(self._type).tobytes()
         self._write(body + zlib.crc32(body).to_bytes(4, "little"))
+        self._pending = None
         if time.monotonic() - self._synced > 1:
             os.fdatasync(self._file.fileno())
             self._synced = time.monotonic()
@@ -304,9 +341,16 @@ class Tape:
         write_atomically(self.path, _head(_LOST, booked, 0))
 
     @classmethod
-    def write_off(cls, path: Path) -> None:
-        """Replace a damaged tape by one that books the most it can have held as lost."""
-        write_atomically(path, _head(_LOST, path.stat().st_size, 0))
+    def write_off(cls, path: Path, *, classes: int, most: int) -> None:
+        """Replace a damaged tape by one that books all it can have held as lost.
+
+        `most` is what its shard can cost; the part that can still be read may say more.
+        """
+        content, readable = path.read_bytes(), 0
+        with suppress(Damaged):
+            for frame, _, _ in _frames(content, _answer_type(classes), path):
+                readable += frame.count
+        write_atomically(path, _head(_LOST, readable + max(len(content), most), 0))
 
     def close(self) -> None:
         """Close the file."""

@@ -6,7 +6,7 @@ where SD ends, so on one set of references MBD <= BD <= SD for every row.
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from db3kd.boundary import Asks, Reaches, along, asker, halvings, norm
+from db3kd.data import check_images
 from db3kd.descent import Descent, SignOpt, Walk, descend
 from db3kd.errors import InputError
 from db3kd.settings import Metric, Search, validated
@@ -159,8 +160,8 @@ def boundary_distance(
     """Boundary distance: to the first crossing on the way to the references of a class (Eq. 3).
 
     References are tried nearest first; one that is not across at the best distance so far is given
-    up after one query, the others are bisected down to `search.tolerance`. Costs about 100 queries
-    a row, at most `search.queries`. Nothing is random.
+    up after one query, the others are bisected down to `search.tolerance`. Costs about 200 queries
+    a row with 100 references, at most `search.queries`. Nothing is random.
 
     Raises:
         InputError: images, answers and references do not fit together.
@@ -285,15 +286,16 @@ def _check(
     teacher: Teacher | None,
 ) -> None:
     classes = len(references.rejected)
-    if teacher is not None and teacher.classes != classes:
-        raise InputError(
-            f"the references know {classes} classes, the teacher has {teacher.classes}"
-        )
-    for what, given in (("images", images), ("references", references.images)):
-        if given.dtype != torch.float32:
-            raise InputError(f"{what} are {given.dtype}; give float32, by .float()")
-    if len(own) != len(images) or (expected is not None and len(expected) != len(images)):
-        raise InputError(f"{len(images)} images need as many answers, got {len(own)}")
+    if teacher is not None:
+        if teacher.classes != classes:
+            raise InputError(
+                f"the references know {classes} classes, the teacher has {teacher.classes}"
+            )
+        check_images(images, teacher.bounds)
+        check_images(references.images, teacher.bounds)
+    for what, given in (("answers", own), ("expected labels", expected)):
+        if given is not None and len(given) != len(images):
+            raise InputError(f"{len(images)} images need as many {what}, got {len(given)}")
     if references.images.shape[1:] != images.shape[1:]:
         raise InputError(
             f"references of shape {tuple(references.images.shape[1:])} cannot serve images of shape"
@@ -407,9 +409,15 @@ class _Rows:
             return
         asks = asker(self.teacher, Reaches(self.target))
         walk, converged = _along_references(
-            asks, self.origin, self.references, self.order, walk, self.search, self.teacher.bounds
+            asks,
+            self.origin,
+            self.references,
+            self.order,
+            walk,
+            tolerance=self.search.tolerance,
+            bounds=self.teacher.bounds,
+            after_step=self._keep,
         )
-        self._keep(walk)
         yield "bd", walk, converged
         if self.search.metric == "bd":
             return
@@ -455,8 +463,10 @@ def _along_references(
     references: Tensor,
     order: Tensor,
     walk: Walk,
-    search: Search,
+    *,
+    tolerance: float,
     bounds: tuple[float, float],
+    after_step: Callable[[Walk], None],
 ) -> tuple[Walk, Tensor]:
     """Eq. 3 over every reference: one question a row at a time, so that batches stay full.
 
@@ -466,7 +476,7 @@ def _along_references(
     count = (order >= 0).sum(1)
     number = torch.zeros_like(count)  # of the reference that the row is at
     low, high = torch.zeros_like(walk.distance), torch.ones_like(walk.distance)
-    left = halvings(walk.distance, search.tolerance)  # the nearest one is across: no need to ask
+    left = halvings(walk.distance, tolerance)  # the nearest one is across: no need to ask
     point, distance, spent = walk.point.clone(), walk.distance.clone(), walk.spent.clone()
     for _ in range(walk.limit):
         more = ((left > 0) | (number + 1 < count)) & (distance > 0)
@@ -486,7 +496,8 @@ def _along_references(
         point[row[better]], distance[row[better]] = probe[better], nearer[better]
         high[row] = torch.where(across, share, high[row])
         low[row] = torch.where(trying, 0.0, torch.where(across, low[row], share))
-        halved = torch.where(across, halvings(nearer, search.tolerance), 0)
+        halved = torch.where(across, halvings(nearer, tolerance), 0)
         left[row] = torch.where(trying, halved, left[row] - 1)
-    walk = replace(walk, point=point, distance=distance, spent=spent)
+        walk = replace(walk, point=point, distance=distance, spent=spent)
+        after_step(walk)
     return walk, (left == 0) & (number + 1 >= count) | (distance == 0)

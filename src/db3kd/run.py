@@ -102,14 +102,14 @@ class Run:
     ) -> None:
         self.folder, self.seed, self.device, self.progress = Path(folder), seed, device, progress
         self._lock = filelock.FileLock(self.folder / "lock")
-        try:
-            with writing(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
                 self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise Busy(
-                f"another process works in {self.folder}; wait for it or stop it first"
-            ) from None
+            except filelock.Timeout:
+                raise Busy(
+                    f"another process works in {self.folder}; wait for it or stop it first"
+                ) from None
         try:
             self.journal = Journal(self.folder / "journal.jsonl")
             try:
@@ -541,7 +541,15 @@ class Run:
                 Tape(path, classes=classes, read_only=True)
             except Damaged as error:
                 _log.warning("%s: to be bought again", error)
-                Tape.write_off(path)
+                Tape.write_off(path, classes=classes, most=self._most(path.parent.name))
+
+    def _most(self, stage: str) -> int:
+        """The most queries that one shard of a stage can cost."""
+        if stage != "distances":
+            return ANSWERS_SHARD
+        search = self._configuration(stage)
+        classes = self._configuration("run")["classes"]
+        return int(search["shard"] * (classes - 1) * search["queries"])
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ every law that says "the same" means every bit.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import msgspec.structs
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from closed_form import (
     WIDE,
     as_references,
@@ -21,19 +24,13 @@ from closed_form import (
     to_half_space_in_box,
     to_largest,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
 from db3kd import robustness
 from db3kd.boundary import norm
 from db3kd.errors import BudgetExhausted
-from db3kd.robustness import References, RobustnessMap, Status, measure
-from db3kd.settings import Budget, Search
+from db3kd.robustness import METRICS, References, RobustnessMap, Status, measure
+from db3kd.settings import Budget, Metric, Search
 from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
-
-METRICS = ("sd", "bd", "mbd")
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class World:
 
     def measured(
         self, teacher: Teacher | None = None, rows: Tensor | None = None, keep_points: bool = False
-    ) -> dict[Literal["sd", "bd", "mbd"], RobustnessMap]:
+    ) -> dict[Metric, RobustnessMap]:
         images = self.images if rows is None else self.images[rows]
         return measure(
             teacher or self.teacher,
@@ -129,9 +126,7 @@ def test_each_metric_is_at_most_the_one_before(world: World) -> None:
 
 @given(worlds(), st.sampled_from(METRICS))
 @few
-def test_books_balance_and_no_row_exceeds_its_limit(
-    world: World, metric: Literal["sd", "bd", "mbd"]
-) -> None:
+def test_books_balance_and_no_row_exceeds_its_limit(world: World, metric: Metric) -> None:
     shown = 0
 
     def ask(images: Tensor) -> Tensor:
@@ -226,12 +221,12 @@ def test_how_many_rows_are_walked_at_once_does_not_matter(world: World, at_once:
 def test_large_images_do_not_depend_on_their_neighbours_either() -> None:
     # Beyond 32,768 numbers a sum over one row alone may be split between threads.
     draw = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3, 112, 112, generator=draw)
-    starts = torch.rand(1, 3, 112, 112, generator=draw)
+    images = torch.rand(2, 3, 105, 105, generator=draw)
+    starts = torch.rand(1, 3, 105, 105, generator=draw)
     images[:, 0, 0, 0], starts[:, 0, 0, 0] = 0.1, 0.9
     teacher = function(lambda shown: shown[:, 0, 0, 0] > 0.7, classes=2)
     references, own = as_references(teacher, starts), torch.zeros(2, dtype=torch.long)
-    search = Search(queries=60, probes=10)
+    search = Search(queries=40, probes=4, tolerance=1e-2)
     whole = measure(teacher, images, own, references, search, noise_seed=0)["mbd"]
     alone = measure(teacher, images[1:], own[1:], references, search, noise_seed=0)["mbd"]
     assert torch.equal(alone.distance[0], whole.distance[1])
@@ -320,7 +315,7 @@ def test_only_points_within_the_bounds_are_ever_shown(world: World) -> None:
         return ordered_scores(images, world.weights, world.offsets).argmax(1)
 
     world.measured(function(ask, classes=len(world.weights)))
-    assert 0 <= least
+    assert least >= 0
     assert most <= 1
 
 
@@ -404,12 +399,12 @@ def test_nearest_of_five_prototypes(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_nearest_of_five_prototypes_with_corners(seed: int) -> None:
-    # Where several classes meet, a sign of one probe says little about the way; it stays within 10%.
+    # Where several classes meet, the sign of a probe says little about the way: within 10%.
     draw = torch.Generator().manual_seed(seed)
-    images, starts = cloud(2, draw), cloud(60, draw)
+    images, starts = cloud(1, draw), cloud(60, draw)
     images[:, 0, 0, 0] += 3
     found = reached(prototypes(6 * torch.eye(DIMENSIONS)[:5]), images, starts, seed)
-    assert found.own.tolist() == [0, 0]
+    assert found.own.tolist() == [0]
     exact = torch.tensor(
         [[to_largest(image.flatten(), k, 5) for k in range(1, 5)] for image in images]
     )
@@ -429,9 +424,7 @@ def test_where_the_box_cuts_off_the_nearest_point(seed: int) -> None:
     own, references = teacher.labels(images), as_references(teacher, starts)
     assert not own.any()
     assert references.answers.any()
-    maps = measure(
-        teacher, images, own, references, THOROUGH, noise_seed=seed, keep_points=True
-    )
+    maps = measure(teacher, images, own, references, THOROUGH, noise_seed=seed, keep_points=True)
     sd, bd, mbd = (maps[metric].distance[:, 1] for metric in METRICS)
     assert bool((mbd <= bd).all())
     assert bool((bd <= sd).all())

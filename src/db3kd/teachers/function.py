@@ -19,12 +19,14 @@ class _Function:
     batch: int
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
+        if not len(images):
+            return torch.zeros(0, dtype=torch.int64, device=images.device)
         parts = [self._part(part) for part in micro_batches(images, self.batch)]
         return torch.cat(parts).to(images.device)
 
     def _part(self, images: Tensor) -> Tensor:
         try:
-            answers = self.ask(images)
+            answers = self.ask(images.clone())  # some models write into what they are given
         except Db3kdError:
             raise
         except Exception as error:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from db3kd.errors import InputError
+from db3kd.errors import InputError, TeacherError
 from db3kd.teacher import Teacher
 from db3kd.teachers.function import function
 
@@ -53,6 +54,10 @@ def onnx(
     def ask(images: Float[Tensor, "row *image"]) -> Any:
         pixels = images.flatten(1) if flat else images
         (answers,) = session.run([leave.name], {entry.name: pixels.cpu().numpy()})
-        return answers.argmax(1) if answers.ndim == 2 and answers.shape[1] == classes else answers
+        if answers.ndim != 2 or answers.shape[1] != classes:
+            return answers
+        if np.isnan(answers).any():
+            raise TeacherError("the model returned scores that are not a number")
+        return answers.argmax(1)
 
     return function(ask, classes=classes, bounds=bounds, batch=batch)

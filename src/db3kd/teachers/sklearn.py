@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from db3kd.errors import InputError
+from db3kd.errors import InputError, TeacherError
 from db3kd.teacher import Teacher
 from db3kd.teachers.function import function
 
@@ -35,7 +35,13 @@ def sklearn(
             f"{type(estimator).__name__} is no fitted classifier: it needs predict and classes_"
         )
 
+    names = np.sort(names)
+
     def ask(images: Float[Tensor, "row *image"]) -> Any:
-        return np.searchsorted(names, estimator.predict(images.flatten(1).cpu().numpy()))
+        said = np.asarray(estimator.predict(images.flatten(1).cpu().numpy()))
+        found = np.searchsorted(names, said).clip(max=len(names) - 1)
+        if said.shape == (len(images),) and (names[found] != said).any():
+            raise TeacherError(f"the estimator answered a class outside its classes_: {said[:5]}")
+        return found
 
     return function(ask, classes=len(names), bounds=bounds, batch=batch)

@@ -28,7 +28,7 @@ def torch_module(
 
     Raises:
         InputError: fewer than two classes, or empty bounds.
-        TeacherError: when asked, if the module fails or its scores are not finite or misshapen.
+        TeacherError: when asked, if the module fails, or its scores are not numbers or misshapen.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> torch_module(net, classes=3).labels(torch.zeros(2, 1, 2, 2)).shape

@@ -1,0 +1,125 @@
+"""The import order of the house: a file imports only from rooms above it."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import db3kd
+
+ROOMS = (
+    "errors",
+    "progress",
+    "settings",
+    "data",
+    "teacher",
+    "teachers",
+    "boundary",
+    "descent",
+    "robustness",
+    "soft_labels",
+    "transfer_set",
+    "networks",
+    "student",
+    "journal",
+    "ledger",
+    "run",
+    "recipe",
+    "job",
+    "terminal",
+    "paper",
+    "cli",
+    "__main__",
+)
+HOUSE = Path(str(db3kd.__file__)).parent
+FILES = sorted(file for file in HOUSE.rglob("*.py") if file != HOUSE / "__init__.py")
+LATE = ("pyarrow", "PIL", "sklearn", "onnxruntime", "huggingface_hub", "onnx", "matplotlib")
+
+
+def room(file: Path) -> str:
+    first = file.relative_to(HOUSE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_rooms(source: str) -> Iterator[tuple[int, str]]:
+    """Line and room of every import from the house, at the top or inside a function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                yield node.lineno, "." * node.level + module
+            elif module == "db3kd":  # from db3kd import room
+                for alias in node.names:
+                    yield node.lineno, alias.name
+            elif module.startswith("db3kd."):
+                yield node.lineno, module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name == "db3kd" or alias.name.startswith("db3kd."):
+                    yield node.lineno, [*alias.name.split("."), "the package itself"][1]
+
+
+def wrong_imports(own: str, source: str) -> list[str]:
+    above = ROOMS[: ROOMS.index(own)]
+    return [
+        f"line {line} imports {name}"
+        for line, name in imported_rooms(source)
+        if name != own and name not in above
+    ]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOUSE)))
+def test_a_file_imports_only_from_rooms_above_it(file: Path) -> None:
+    assert room(file) in ROOMS, f"{room(file)} has no place in the order of rooms yet"
+    assert wrong_imports(room(file), file.read_text()) == []
+
+
+def test_the_rule_catches_what_it_should() -> None:
+    for source in (
+        "from db3kd.student import evaluate",
+        "import db3kd.student",
+        "import db3kd",
+        "from db3kd import student",
+        "from . import student",
+        "from .errors import InputError",
+        "def late():\n    from db3kd.run import Run",
+        "from db3kd.no_such_room import x",
+    ):
+        assert len(wrong_imports("robustness", source)) == 1, source
+    for source in (
+        "from db3kd.descent import walk",
+        "from db3kd.descent.walk import Walk",
+        "import db3kd.errors",
+        "from db3kd import errors",
+        "import torch",
+        "from db3kd_other import x",
+        "from db3kd.robustness import part",  # a package's own files
+    ):
+        assert wrong_imports("robustness", source) == [], source
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """What a fresh interpreter has loaded after importing these modules."""
+    program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["errors", "settings", "recipe", "cli"])
+def test_light_rooms_start_without_torch(name: str) -> None:
+    if importlib.util.find_spec(f"db3kd.{name}") is None:
+        pytest.skip(f"db3kd.{name} does not exist yet")
+    heavy = {"torch", "numpy", *LATE}
+    assert loaded_by(f"db3kd.{name}") & heavy == set()
+
+
+def test_optional_libraries_are_imported_late() -> None:
+    present = [r for r in ROOMS if importlib.util.find_spec(f"db3kd.{r}") and r != "__main__"]
+    assert len(present) > 10
+    assert loaded_by(*(f"db3kd.{r}" for r in present)) & set(LATE) == set()
