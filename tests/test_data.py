@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from db3kd import data
 from db3kd.data import (
     DataSet,
     FolderImages,
@@ -23,10 +22,12 @@ from db3kd.data import (
     ParquetImages,
     Rows,
     TensorImages,
+    _decode,
     check_images,
     data_root,
     in_memory,
     load,
+    parquet,
     subset,
 )
 from db3kd.errors import InputError
@@ -158,7 +159,7 @@ def test_any_rows_in_any_order_and_blocks(three_shards, rows, cut):
 @pytest.mark.parametrize("limit", [2, 3, 7, 1000])
 def test_no_more_than_one_row_group_or_block_is_in_memory(three_shards, monkeypatch, limit):
     folder, pixels = three_shards
-    monkeypatch.setattr(data, "ROWS_IN_MEMORY", limit)
+    monkeypatch.setattr(parquet, "ROWS_IN_MEMORY", limit)
     images = ParquetImages(sorted(folder.glob("data/*")))
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0)).tolist()
     for row in [*range(50), *order]:
@@ -171,8 +172,8 @@ def test_each_block_is_read_once_in_a_read(three_shards, monkeypatch):
     folder, _ = three_shards
     images = ParquetImages(sorted(folder.glob("data/*")))
     opened = []
-    original = data._blocks
-    monkeypatch.setattr(data, "_blocks", lambda *place: opened.append(place) or original(*place))
+    original = parquet._blocks
+    monkeypatch.setattr(parquet, "_blocks", lambda *place: opened.append(place) or original(*place))
     images.read(torch.arange(50).flip(0))
     # 20 = 7 + 7 + 6, 1, 29 = 4 * 7 + 1: nine row groups
     # the first of them is in memory since its image told the shape
@@ -242,7 +243,7 @@ def test_a_large_row_group_is_streamed(tmp_path):
     file = write(tmp_path / "train-0.parquet", images, group=len(images))
     del images
     before, peak, count = pa.total_allocated_bytes(), 0, 0
-    blocks = data._blocks(file, 0, "image")
+    blocks = parquet._blocks(file, 0, "image")
     while count < 40_000:
         block = next(blocks)
         count += len(block)
@@ -299,7 +300,9 @@ def test_damaged_bytes_are_an_image_or_an_input_error(tmp_path, kind, at, byte, 
     whole = bytearray(encoded(random_pixels(1, 8, 8)[0], kind))
     whole[at % len(whole)] = byte
     try:
-        image = data._pixels(lambda row: bytes(whole[: len(whole) - cut]), str, 0, data._Form(4, 3))
+        image = _decode.decoded(
+            lambda row: bytes(whole[: len(whole) - cut]), str, 0, _decode.Form(4, 3)
+        )
     except InputError:
         return
     assert image.shape == (3, 4, 4)

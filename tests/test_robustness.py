@@ -165,7 +165,7 @@ def test_the_curve_is_the_best_at_each_checkpoint() -> None:
     assert 1 < spent < 90
     assert maps["bd"].curve[0, 1].tolist() == [6.0, bd, bd, bd]  # one halving of 12 by query 1
     curve = maps["mbd"].curve[0, 1].tolist()
-    assert curve[0] == sd
+    assert curve[0] == 6.0
     assert bd >= curve[1] > curve[2] > curve[3] == mbd
     assert maps["mbd"].curve[0, 0].tolist() == [0.0] * 4
 

@@ -1,0 +1,25 @@
+"""Images on demand: Hugging Face parquet folders, folders of images per class, and tensors.
+
+Every set gives float32 images in [0, 1] and hides nothing: no mean is taken off, nothing is
+resized or recoloured unless `size` or `channels` ask for it. Encoded images are decoded when they
+are read, so memory grows with what is read at a time and not with the set.
+"""
+
+from db3kd.data.folders import FolderImages
+from db3kd.data.images import DataSet, Images, Rows, TensorImages, check_images, in_memory, subset
+from db3kd.data.parquet import ParquetImages
+from db3kd.data.sets import data_root, load
+
+__all__ = [
+    "DataSet",
+    "FolderImages",
+    "Images",
+    "ParquetImages",
+    "Rows",
+    "TensorImages",
+    "check_images",
+    "data_root",
+    "in_memory",
+    "load",
+    "subset",
+]

@@ -1,0 +1,222 @@
+"""Images on demand, and what can be done with them once they are there."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from db3kd.data._decode import check_rows
+from db3kd.errors import InputError
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Images on demand: float32 of shape (channels, height, width), in [0, 1] unless said.
+
+    `shape` is that of one image. `eight_bit` says that every value is k/255 with a whole k.
+
+    >>> images: Images = TensorImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
+    >>> len(images), images.shape, images.eight_bit
+    (2, (1, 4, 4), True)
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether every value is k/255 with a whole k."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
+        """Return the images of these rows; any order, repeats allowed."""
+
+
+@dataclass(frozen=True)
+class TensorImages:
+    """Images that are in memory.
+
+    `values`: shape (sample, channels, height, width); uint8 is read as value / 255, float32 is read
+    as it is and may have other bounds than [0, 1].
+
+    Raises:
+        InputError: `values` is not of four dimensions, or neither uint8 nor float32.
+
+    >>> images = TensorImages(torch.full((3, 1, 2, 2), 51, dtype=torch.uint8))
+    >>> images.read(torch.tensor([2, 0])).unique().tolist()
+    [0.20000000298023224]
+    """
+
+    values: UInt8[Tensor, "..."] | Float[Tensor, "..."]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 4:
+            raise InputError(
+                f"images have shape {tuple(self.values.shape)}; give four dimensions:"
+                " (sample, channels, height, width)"
+            )
+        if self.values.dtype not in (torch.uint8, torch.float32):
+            raise InputError(
+                f"images are {self.values.dtype}; give float32, or uint8 of 0..255 for k/255"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        _, channels, height, width = self.values.shape
+        return channels, height, width
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether every value is k/255 with a whole k."""
+        return self.values.dtype == torch.uint8
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
+        """Return the images of these rows; any order, repeats allowed."""
+        check_rows(rows, len(self))
+        block = self.values[rows.to(self.values.device)]
+        return block.float().div_(255) if self.eight_bit else block
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of other images, in the order given; nothing is read or copied here.
+
+    Raises:
+        InputError: a row is not in the images.
+
+    >>> ramp = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
+    >>> view = Rows(TensorImages(ramp), torch.tensor([3, 1]))
+    >>> (view.read(torch.tensor([0, 1])) * 255).flatten().tolist()
+    [3.0, 1.0]
+    """
+
+    images: Images
+    rows: Int[Tensor, " sample"]
+
+    def __post_init__(self) -> None:
+        check_rows(self.rows, len(self.images))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        return self.images.shape
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether every value is k/255 with a whole k."""
+        return self.images.eight_bit
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
+        """Return the images of these rows; any order, repeats allowed."""
+        check_rows(rows, len(self))
+        return self.images.read(self.rows[rows.to(self.rows.device)])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images with their labels (int64, shape (sample,)) and the names of all classes.
+
+    Raises:
+        InputError: images and labels differ in number, or a label is no class.
+
+    >>> data = DataSet(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([0, 1]), ("cat", "dog"))
+    >>> len(data)
+    2
+    """
+
+    images: Images
+    labels: Int[Tensor, " sample"]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.images):
+            raise InputError(
+                f"{len(self.images):,} images have {len(self.labels):,} labels; give one for each"
+            )
+        if self.labels.dtype != torch.int64:
+            raise InputError(f"labels are {self.labels.dtype}; give int64, by labels.long()")
+        wrong = (self.labels < 0) | (self.labels >= len(self.classes))
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise InputError(
+                f"image {row} has the label {int(self.labels[row])}; with {len(self.classes)}"
+                f" classes a label is 0 to {len(self.classes) - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def subset(data: DataSet, rows: Int[Tensor, " row"]) -> DataSet:
+    """Return these rows of a data set, in this order; no image is read.
+
+    Raises:
+        InputError: a row is not in the data set.
+
+    >>> data = DataSet(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([0, 1]), ("cat", "dog"))
+    >>> subset(data, torch.tensor([1])).labels.tolist()
+    [1]
+    """
+    images = Rows(data.images, rows)
+    return DataSet(images, data.labels[rows.to(data.labels.device)], data.classes)
+
+
+def in_memory(images: Images) -> TensorImages:
+    """Read all images, 1024 at a time; 8-bit images are kept as uint8, a quarter of float32.
+
+    >>> in_memory(Rows(TensorImages(torch.ones(3, 1, 2, 2)), torch.tensor([2]))).values.shape
+    torch.Size([1, 1, 2, 2])
+    """
+    if isinstance(images, TensorImages):
+        return images
+    like = images.read(torch.arange(0))  # no rows, but the device
+    kind = torch.uint8 if images.eight_bit else torch.float32
+    values = like.new_empty((len(images), *images.shape), dtype=kind)
+    for first in range(0, len(images), 1024):
+        end = min(first + 1024, len(images))
+        block = images.read(torch.arange(first, end))
+        values[first:end] = (block * 255).round() if images.eight_bit else block
+    return TensorImages(values)
+
+
+def check_images(images: Tensor, bounds: tuple[float, float]) -> None:
+    """Refuse images that are not float32 of four dimensions, finite and in `bounds`.
+
+    Raises:
+        InputError: says what is wrong, and names the first such row.
+
+    >>> check_images(torch.full((2, 1, 4, 4), 1.5), (0.0, 1.0))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: image 0 has a value of 1.5, out of the bounds [0.0, 1.0]; ...
+    """
+    if images.dtype != torch.float32:
+        raise InputError(f"images are {images.dtype}; give float32, by images.float()")
+    if images.ndim != 4:
+        raise InputError(
+            f"images have shape {tuple(images.shape)}; give four dimensions:"
+            " (row, channels, height, width)"
+        )
+    low, high = bounds
+    wrong = ~(images.isfinite() & (images >= low) & (images <= high))
+    if wrong.any():
+        row = int(wrong.flatten(1).any(dim=1).nonzero()[0])
+        value = float(images[row][wrong[row]][0])
+        if not np.isfinite(value):
+            raise InputError(f"image {row} has a value of {value}; give finite values")
+        raise InputError(
+            f"image {row} has a value of {value:.9g}, out of the bounds [{low}, {high}]; scale the"
+            " images into the bounds, or give the bounds that the teacher expects"
+        )

@@ -1,0 +1,187 @@
+"""Images in parquet files, as the Hugging Face hub has them."""
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.data._decode import Form, check_rows, decoded, read_rows
+from db3kd.data.images import DataSet
+from db3kd.errors import InputError
+
+ROWS_IN_MEMORY = 2048  # encoded images of one row group that are kept at a time
+
+
+class ParquetImages:
+    """Images of the parquet files of one split, decoded when they are read.
+
+    The files have one column `image` or `img`, a struct whose `bytes` hold a PNG, JPEG, BMP or WebP
+    file. At most 2048 encoded images of one row group are in memory, whatever the size of the
+    set; rows in ascending order are read fastest. Grey images keep one channel, all others are RGB;
+    16-bit grey is rounded to 8 bits; transparency and EXIF orientation are ignored. `size`: the
+    shorter side is resized to it (bicubic, antialiased) and the centre square is kept. `channels`:
+    1 or 3 converts.
+
+    Raises:
+        InputError: a file is no such parquet file, or holds no rows. `read`: an image cannot be
+            decoded, or differs from the first in shape.
+
+    >>> from io import BytesIO
+    >>> import tempfile, pyarrow, pyarrow.parquet, PIL.Image
+    >>> png = BytesIO(); PIL.Image.new("L", (4, 3), 255).save(png, "PNG")
+    >>> table = pyarrow.table({"image": [{"bytes": png.getvalue()}] * 5})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "train-00000-of-00001.parquet"
+    ...     pyarrow.parquet.write_table(table, file)
+    ...     images = ParquetImages([file])
+    ...     images.shape, float(images.read(torch.tensor([4, 4])).min())
+    ((1, 3, 4), 1.0)
+    """
+
+    eight_bit = True
+
+    def __init__(
+        self, files: Sequence[Path], *, size: int | None = None, channels: int | None = None
+    ) -> None:
+        self._form = Form(size, channels)
+        self._groups: list[tuple[Path, int, str]] = []  # file, its row group, its image column
+        counts: list[int] = []
+        for file in files:
+            metadata, schema = _describe(file)
+            column = _image_column(schema, file)
+            for group in range(metadata.num_row_groups):
+                self._groups.append((file, group, column))
+                counts.append(metadata.row_group(group).num_rows)
+        self._firsts = [0, *accumulate(counts)]  # of each row group, and the end
+        if not len(self):
+            raise InputError(f"no images: {', '.join(map(str, files)) or 'no file was given'}")
+        self._open = -1  # row group whose blocks are being read
+        self._first = 0  # row of the first image of the block
+        self._block: Any = ()  # encoded images
+        self._blocks: Iterator[Any] = iter(())
+        self.shape: tuple[int, int, int] = decoded(self._encoded, self._where, 0, self._form).shape
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
+        """Return the images of these rows; any order, repeats allowed."""
+        check_rows(rows, len(self))
+        return read_rows(self._encoded, self._where, rows, self._form, self.shape)
+
+    def _group(self, row: int) -> int:
+        return bisect_right(self._firsts, row) - 1
+
+    def _where(self, row: int) -> str:
+        group = self._group(row)
+        return f"image {row} ({self._groups[group][0]}, row group {self._groups[group][1]})"
+
+    def _encoded(self, row: int) -> bytes:
+        """Return the encoded image, from the block in memory or the block that holds it."""
+        group = self._group(row)
+        if group != self._open or row < self._first:
+            self._blocks = _blocks(*self._groups[group])
+            self._open, self._first, self._block = group, self._firsts[group], ()
+        while row >= self._first + len(self._block):
+            # -1 until the next block is there: a read that fails starts anew next time
+            self._open, self._first, self._block = -1, self._first + len(self._block), ()
+            self._block = next(self._blocks)
+            self._open = group
+        encoded = self._block[row - self._first].as_py()
+        if encoded is None:
+            raise InputError(f"{self._where(row)} is empty; every row needs the bytes of an image")
+        return bytes(encoded)
+
+
+def _describe(file: Path) -> tuple[Any, Any]:
+    """Return metadata and Arrow schema of a parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as opened:
+            return opened.metadata, opened.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} cannot be read as a parquet file: {error}") from None
+
+
+def _image_column(schema: Any, file: Path) -> str:
+    import pyarrow as pa
+
+    name = next((name for name in ("image", "img") if name in schema.names), None)
+    if name is None:
+        raise InputError(
+            f"{file} has the columns {', '.join(schema.names)}; one must be called image or img"
+        )
+    kind = schema.field(name).type
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        raise InputError(
+            f"column {name!r} of {file} is {kind}; give a struct with `bytes`, the encoded image"
+        )
+    return name
+
+
+def _blocks(file: Path, group: int, column: str) -> Iterator[Any]:
+    """Read the encoded images of one row group, some at a time, in order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # these two together stream a row group; without, all of its bytes are read first
+        with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as opened:
+            for batch in opened.iter_batches(
+                ROWS_IN_MEMORY, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False
+            ):
+                yield batch.column(0).field("bytes")
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"row group {group} of {file} cannot be read: {error}") from None
+    raise InputError(f"row group {group} of {file} has fewer rows than the file says")
+
+
+def _load_parquet(files: Sequence[Path], size: int | None, channels: int | None) -> DataSet:
+    images = ParquetImages(files, size=size, channels=channels)
+    labels, classes = _labels(files)
+    return DataSet(images, labels, classes)
+
+
+def _labels(files: Sequence[Path]) -> tuple[Tensor, tuple[str, ...]]:
+    """Return all labels, and the names of the classes or "0", "1", ... where there are none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts: list[Any] = []
+    names: tuple[str, ...] = ()
+    for file in files:
+        _, schema = _describe(file)
+        column = next((name for name in ("label", "fine_label") if name in schema.names), None)
+        if column is None or not pa.types.is_integer(schema.field(column).type):
+            raise InputError(
+                f"{file} has the columns {', '.join(schema.names)}; one of whole numbers must be"
+                " called label or fine_label"
+            )
+        names = _class_names(schema, column) if not parts else names
+        with pq.ParquetFile(file) as opened:
+            part = opened.read(columns=[column]).column(0)
+        if part.null_count:
+            raise InputError(
+                f"column {column!r} of {file} has empty rows; give every image a label"
+            )
+        parts.append(part.to_numpy().astype(np.int64))
+    labels = torch.from_numpy(np.concatenate(parts))
+    return labels, names or tuple(str(label) for label in range(int(labels.max()) + 1))
+
+
+def _class_names(schema: Any, column: str) -> tuple[str, ...]:
+    """Return the names that the Hugging Face metadata gives, or none."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[column]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()

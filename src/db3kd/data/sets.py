@@ -1,0 +1,168 @@
+"""Data sets by name: a folder, a name below `DB3KD_DATA`, or a hub id."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from db3kd.data.folders import FolderImages, _class_folders
+from db3kd.data.images import DataSet, subset
+from db3kd.data.parquet import _load_parquet
+from db3kd.errors import InputError
+
+
+def data_root() -> Path | None:
+    """Return the folder of data sets: DB3KD_DATA, else ../shared/data if it is there, else None.
+
+    >>> root = data_root()
+    >>> root is None or isinstance(root, Path)
+    True
+    """
+    named = os.environ.get("DB3KD_DATA")
+    if named:
+        return Path(named).expanduser()
+    beside = Path("..") / "shared" / "data"
+    return beside if beside.is_dir() else None
+
+
+def load(name: str, split: str, *, size: int | None = None, channels: int | None = None) -> DataSet:
+    """Open a data set; its labels are read, its images are left in their files.
+
+    `name`: a folder; else a folder in `data_root`; else a hub id "owner/name" or
+    "owner/name/config", whose files of this split are downloaded (needs `db3kd[hub]`). A folder
+    holds parquet files as the Hugging Face hub has them (`data/train-00000-of-00001.parquet`), or
+    one folder of images for each class, below a folder named as the split or at once; the latter
+    is the split "train", or the one that the folder is named as. `split`: "train", or some of its
+    rows, "train[:300]" or "train[1000:2000]". `size` and `channels` are as in `ParquetImages`.
+
+    Raises:
+        InputError: the name, the split or these rows are not there, or a file is not as it should
+            be.
+
+    >>> import tempfile, PIL.Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("train/cat", "train/dog"):
+    ...         (Path(folder) / name).mkdir(parents=True)
+    ...         PIL.Image.new("L", (2, 2)).save(Path(folder) / name / "0.png")
+    ...     data = load(folder, "train[1:]", channels=3)
+    >>> data.labels.tolist(), data.images.shape
+    ([1], (3, 2, 2))
+    """
+    split, first, end = _parse_split(split)
+    folder = _find(name, split)
+    files = _split_files(folder)
+    if files:
+        whole = _load_parquet(_choose(files, split, folder), size, channels)
+    else:
+        images = FolderImages(_class_root(folder, split), size=size, channels=channels)
+        whole = DataSet(images, images.labels, images.classes)
+    if first == 0 and end is None:
+        return whole
+    last = len(whole) if end is None else end
+    if not first < last <= len(whole):
+        raise InputError(
+            f"rows [{first}:{'' if end is None else end}] of split {split!r} of {name!r}: it has"
+            f" {len(whole):,} rows; give 0 <= first < end <= {len(whole)}"
+        )
+    return subset(whole, torch.arange(first, last))
+
+
+def _parse_split(split: str) -> tuple[str, int, int | None]:
+    """Split "train[10:20]" into name, first row and end."""
+    match = re.fullmatch(r"(\w[\w.]*)(?:\[(\d*):(\d*)\])?", split, flags=re.ASCII)
+    if match is None:
+        raise InputError(
+            f"split is {split!r}; give a name, or a name and rows: train, train[:300], train[10:20]"
+        )
+    name, first, end = match.groups()
+    return name, int(first or 0), int(end) if end else None
+
+
+def _find(name: str, split: str) -> Path:
+    """Return the folder of a data set; downloads it where only the hub can know it."""
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder
+    root = data_root()
+    if root is not None and name and (root / name).is_dir():
+        return root / name
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+(/\w[\w.-]*)?", name, flags=re.ASCII):
+        return _download(name, split)
+    names = (
+        sorted(at.name for at in root.iterdir() if at.is_dir()) if root and root.is_dir() else []
+    )
+    raise InputError(
+        f"no data set {name!r}; give a folder, a hub id (owner/name), or one of"
+        f" {', '.join(names) or '(none)'} in DB3KD_DATA, which is {root or 'not set'}"
+    )
+
+
+def _download(name: str, split: str) -> Path:
+    """Return the hub's local copy of the parquet files of one split."""
+    owner, repository, *config = name.split("/")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise InputError(
+            f"there is no folder {name!r}; to take it from the Hugging Face hub, install db3kd[hub]"
+        ) from None
+    pattern = f"{config[0]}/{split}-*.parquet" if config else f"*{split}-*.parquet"
+    try:
+        snapshot = snapshot_download(
+            f"{owner}/{repository}", repo_type="dataset", allow_patterns=[pattern]
+        )
+    except Exception as error:  # the client raises its own, the network's and the system's
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"there is no folder {name!r}, and the Hugging Face hub did not give it: {reason}"
+        ) from error
+    folder = Path(snapshot, *config)
+    if not _split_files(folder):
+        raise InputError(
+            f"{name!r} on the Hugging Face hub has no parquet files of split {split!r}"
+        )
+    return folder
+
+
+def _split_files(folder: Path) -> dict[str, dict[Path, list[Path]]]:
+    """Return the parquet files of each split, by the folder (configuration) they are in."""
+    found: dict[str, dict[Path, list[Path]]] = {}
+    for file in sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]):
+        split = file.stem.partition("-")[0]
+        found.setdefault(split, {}).setdefault(file.parent, []).append(file)
+    return found
+
+
+def _choose(found: dict[str, dict[Path, list[Path]]], split: str, folder: Path) -> list[Path]:
+    """Return the files of one split in order, all of them and of one configuration."""
+    if split not in found:
+        raise InputError(f"no split {split!r} in {folder}; it has {', '.join(sorted(found))}")
+    places = found[split]
+    if len(places) > 1:
+        raise InputError(
+            f"split {split!r} is in several folders; name one: {', '.join(map(str, places))}"
+        )
+    ((place, files),) = places.items()
+    totals = [re.search(r"-of-0*(\d+)", file.stem) for file in files]
+    if any(total is not None and int(total[1]) != len(files) for total in totals):
+        raise InputError(
+            f"split {split!r} in {place} has {len(files)} parquet files, but {files[0].name} counts"
+            " another number; add the missing ones, or remove those of another version"
+        )
+    return files
+
+
+def _class_root(folder: Path, split: str) -> Path:
+    """Return the folder whose subfolders are the classes of a split."""
+    inner = _class_folders(folder)
+    splits = [name for name in inner if _class_folders(folder / name)]
+    if split in splits:
+        return folder / split
+    if splits:
+        raise InputError(f"no split {split!r} in {folder}; it has {', '.join(splits)}")
+    if split not in ("train", folder.resolve().name):
+        raise InputError(
+            f"no split {split!r} in {folder}; it has train only (its subfolders are classes)"
+        )
+    return folder
