@@ -1,1 +1,174 @@
-"""The presence of this file lets every folder of tests import `closed_form`."""
+"""Shared fixtures; the presence of this file lets every folder of tests import `closed_form`.
+
+`digits` is a folder of images: scikit-learn's 8x8 digits, one folder of PNG files for each class.
+`workshop` is a folder with a recipe for them and a slow SVM that writes down what it is asked.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+TRAIN, TEST = 3, 5  # images of each class
+
+FACTORY = '''"""An RBF SVM that writes a byte for each image it is asked, and takes its time."""
+
+import os
+import time
+
+import numpy as np
+from sklearn.svm import SVC
+
+
+class Counted:
+    def __init__(self, svm):
+        self.svm, self.classes_ = svm, svm.classes_
+        self.log = os.open("asked", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self.pause = float(os.environ.get("TEACHER_PAUSE", "0"))
+
+    def predict(self, images):
+        os.write(self.log, b"." * len(images))
+        time.sleep(self.pause)
+        return self.svm.predict(images)
+
+
+def make():
+    known = np.load({known!r})
+    return Counted(SVC(kernel="rbf", gamma=0.3, C=10).fit(known["images"], known["labels"]))
+'''
+
+RECIPE = """run = "run"
+seed = 1
+
+[data]
+train = "{digits}"
+
+[teacher]
+kind = "sklearn"
+factory = "svm_teacher:make"
+batch = 100000
+
+[label]
+metric = "mbd"
+references = 5
+queries = 60
+probes = 20
+tolerance = 0.01
+checkpoints = [30, 60]
+shard = 6
+
+[student]
+network = "small"
+methods = ["ce", "mbd"]
+training = {{ epochs = 3, batch = 16 }}
+"""
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of PNG files, train/0..9 and test/0..9; beside it what the SVM learns from."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    known = load_digits()
+    pixels = (known.images * 15).astype(np.uint8)
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    for label in range(10):
+        rows = np.nonzero(known.target == label)[0]
+        for split, some in (("train", rows[:TRAIN]), ("test", rows[TRAIN : TRAIN + TEST])):
+            (folder / split / str(label)).mkdir(parents=True)
+            for row in some:
+                Image.fromarray(pixels[row]).save(folder / split / str(label) / f"{row:04}.png")
+    np.savez(
+        folder.parent / "known.npz",
+        images=pixels[900:1500].reshape(600, 64) / np.float32(255),
+        labels=known.target[900:1500],
+    )
+    return folder
+
+
+def student_content(path: Path) -> object:
+    """Tensors and metadata of a student's file, without their order in its header."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder to run recipes in, by processes of their own or within this one."""
+
+    folder: Path
+    digits: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def asked(self) -> int:
+        """How many images the SVM was really asked, over all processes."""
+        log = self.folder / "asked"
+        return log.stat().st_size if log.exists() else 0
+
+    def start(self, *words: str, pause: float = 0.0, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "db3kd", *words],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "TEACHER_PAUSE": str(pause),
+                "COLUMNS": "100",
+                "NO_COLOR": "1",
+                "TERM": "dumb",
+                **self.environment,
+            },
+            **options,
+        )
+
+    def call(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        process = self.start(*words, **options)
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def shards(self, run: str = "run") -> dict[str, object]:
+        """Everything that must not depend on interruptions: shards and students."""
+        folder = self.folder / run
+        return {
+            str(path.relative_to(folder)): student_content(path)
+            if path.parent.name == "students"
+            else path.read_bytes()
+            for path in sorted(folder.rglob("*.safetensors"))
+        }
+
+    def journal(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.run / "journal.jsonl").read_text().splitlines()]
+
+
+def make_workshop(folder: Path, digits: Path) -> Workshop:
+    folder.mkdir(exist_ok=True)
+    made = Workshop(folder, digits)
+    known = str(digits.parent / "known.npz")
+    made.write("svm_teacher.py", FACTORY.replace("{known!r}", repr(known)))
+    made.write("recipe.toml", RECIPE.format(digits=digits))
+    return made
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, digits: Path) -> Workshop:
+    return make_workshop(tmp_path, digits)

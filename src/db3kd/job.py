@@ -131,6 +131,12 @@ def opened(
         redo_damaged=redo_damaged,
         progress=progress,
     ) as found:
+        for some in (data, test):
+            if len(some.classes) > found.meter.classes:
+                raise InputError(
+                    f"the images have {len(some.classes)} classes, but the teacher only"
+                    f" {found.meter.classes}; leave out images of classes that it does not know"
+                )
         most = plan(recipe, samples=len(data), test_samples=len(test), classes=found.meter.classes)
         _log.info(
             "at most %s queries in all: %s for answers, %s for distances, %s for test images",

@@ -1,0 +1,188 @@
+"""A real process, killed by SIGKILL at any moment and started again, ends as if nothing was."""
+
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from conftest import Workshop, make_workshop
+from db3kd.errors import InputError
+from db3kd.run import status
+
+COMMAND = (
+    "run",
+    "recipe.toml",
+    "--quiet",
+    "-s",
+    "student.training.epochs=120",
+)
+PAUSE = 0.01  # seconds that the teacher takes for a question; there are some 500
+SLOWER = """
+
+import torch._dynamo  # which the first optimiser loads; seconds in which nothing goes on
+
+import db3kd.student
+
+db3kd.student.CHECKPOINT_SECONDS = 0.1  # 20 seconds are longer than students take here
+_predict = Counted.predict
+
+
+def predict(self, images):
+    if len(images) in (30, 50):  # `answers` and `evaluate` are one question each
+        time.sleep(100 * self.pause)
+    return _predict(self, images)
+
+
+Counted.predict = predict
+"""
+pytestmark = pytest.mark.timeout(1800)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What every other run must end as, and how long it took."""
+
+    shards: dict[str, object]
+    figures: list[object]
+    asked: int
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Undisturbed:
+    workshop = prepared(tmp_path_factory.mktemp("undisturbed"), digits)
+    started = time.monotonic()
+    done = workshop.call(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    found = status(workshop.run)
+    assert found["queries"]["spent"] == workshop.asked()
+    seconds = time.monotonic() - started
+    return Undisturbed(workshop.shards(), found["figures"], workshop.asked(), seconds)
+
+
+def prepared(folder: Path, digits: Path) -> Workshop:
+    workshop = make_workshop(folder, digits)
+    with (folder / "svm_teacher.py").open("a") as module:
+        module.write(SLOWER)
+    return workshop
+
+
+@dataclass
+class Life:
+    """One run, killed and continued until it is done."""
+
+    workshop: Workshop
+    budget: int
+    largest: int = 0  # question that was seen on the books
+    kills: Counter[str] = field(default_factory=Counter)
+
+    def check(self) -> str:
+        """What was really asked is on the books, and the books are within the budget."""
+        really = self.workshop.asked()  # first: the books only grow meanwhile
+        try:
+            found = status(self.workshop.run)
+        except InputError:  # the run has not begun
+            assert really == 0
+            return "start"
+        queries = found["queries"]
+        assert really <= queries["spent"] <= self.budget
+        self.largest = max(self.largest, queries["reserved"])
+        return str(found["stage"])
+
+    def live(self, until: Callable[[float], bool]) -> bool:
+        """Start the process; kill it when `until` says so. Whether it came to its end before."""
+        process = self.workshop.start(*COMMAND, "-s", f"budget.queries={self.budget}", pause=PAUSE)
+        started, before = time.monotonic(), opened(self.workshop)
+        while process.poll() is None:
+            if until(time.monotonic() - started):
+                process.send_signal(signal.SIGKILL)
+                break
+            self.check()
+            time.sleep(0.02)
+        _, errors = process.communicate()
+        stage = self.check()
+        if process.returncode == -signal.SIGKILL:
+            self.kills[stage if opened(self.workshop) > before else "start-up"] += 1
+            return False
+        assert (process.returncode, errors) == (0, "")
+        return True
+
+    def compare(self, expected: Undisturbed) -> None:
+        assert self.workshop.shards() == expected.shards
+        found = status(self.workshop.run)
+        assert [figure for figure in found["figures"] if figure not in expected.figures] == []
+        queries = found["queries"]
+        kills = self.kills.total()
+        assert queries["reserved"] == 0
+        assert queries["spent"] - queries["lost"] == expected.asked
+        assert queries["lost"] <= kills * LARGEST
+        assert expected.asked <= self.workshop.asked() <= expected.asked + kills * LARGEST
+        left = {path.name for path in self.workshop.run.rglob("*") if path.is_file()}
+        assert not [name for name in left if name.endswith((".part", ".tape", ".checkpoint"))]
+
+
+LARGEST = 6 * 9  # rows of a shard, each asked at once
+
+
+def opened(workshop: Workshop) -> int:
+    journal = workshop.run / "journal.jsonl"
+    return journal.read_bytes().count(b'"kind": "opened"') if journal.exists() else 0
+
+
+def moment(
+    draw: random.Random, workshop: Workshop, start: float, spread: float
+) -> Callable[[float], bool]:
+    """A random moment: one in four while the process starts, the others while it works."""
+    if draw.random() < 0.25:
+        after = draw.uniform(0, start)
+        return lambda seconds: seconds >= after
+    before, after = opened(workshop), draw.uniform(0, spread)
+    working: list[float] = []
+
+    def now(seconds: float) -> bool:
+        if not working and opened(workshop) > before:
+            working.append(seconds)
+        return bool(working) and seconds >= working[0] + after
+
+    return now
+
+
+def killed(
+    folder: Path, digits: Path, expected: Undisturbed, *, times: int, spread: float, seed: int
+) -> Counter[str]:
+    """Kill runs, `times` in all, and compare each that comes to its end; where kills fell."""
+    draw, kills = random.Random(seed), Counter[str]()
+    budget = expected.asked + times * LARGEST
+    for number in range(times + 1):
+        life = Life(prepared(folder / str(number), digits), budget)
+        while True:
+            left = times - kills.total() - life.kills.total()
+            when = moment(draw, life.workshop, expected.seconds / 2, spread)
+            if life.live(when if left else lambda seconds: False):
+                break
+        life.compare(expected)
+        kills += life.kills
+        shutil.rmtree(life.workshop.folder)
+        if kills.total() == times:
+            return kills
+    raise AssertionError("runs end without being killed")
+
+
+def test_killed_at_random_moments(tmp_path: Path, digits: Path, undisturbed: Undisturbed) -> None:
+    kills = killed(tmp_path, digits, undisturbed, times=6, spread=4.0, seed=1)
+    assert kills.total() == 6
+
+
+@pytest.mark.slow
+def test_killed_fifty_times(tmp_path: Path, digits: Path, undisturbed: Undisturbed) -> None:
+    kills = killed(tmp_path, digits, undisturbed, times=50, spread=4.0, seed=2)
+    print(dict(kills))  # noqa: T201
+    assert kills.total() == 50
+    assert {"start-up", "distances"} < set(kills)
+    assert set(kills) & {"distill", "evaluate", "done"}  # the last: not all figures are there

@@ -1,0 +1,242 @@
+"""The command line as its users meet it: processes, exit codes, stdout and stderr."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Workshop, make_workshop
+
+VERBS = ("run", "label", "distill", "evaluate", "status")
+HEAVY = {"torch", "numpy", "pyarrow", "PIL", "sklearn"}
+
+
+@pytest.fixture(scope="module")
+def done(
+    tmp_path_factory: pytest.TempPathFactory, digits: Path
+) -> tuple[Workshop, subprocess.CompletedProcess[str]]:
+    """A finished run (not to be changed), and what the command said."""
+    workshop = make_workshop(tmp_path_factory.mktemp("cli") / "done", digits)
+    return workshop, workshop.call("run", "recipe.toml", "--json")
+
+
+@pytest.fixture
+def copy(
+    done: tuple[Workshop, subprocess.CompletedProcess[str]], tmp_path: Path, digits: Path
+) -> Workshop:
+    """A finished run that a test may change."""
+    shutil.copytree(done[0].folder, tmp_path / "copy")
+    return Workshop(tmp_path / "copy", digits)
+
+
+def one_line(text: str) -> str:
+    """The text, if it is one sentence on one line."""
+    assert "Traceback" not in text
+    assert text.count("\n") == 1
+    assert text.endswith("\n")
+    return text.rstrip()
+
+
+def with_status(workshop: Workshop) -> Any:
+    said = workshop.call("status", "run", "--json")
+    assert (said.returncode, said.stderr) == (0, "")
+    return json.loads(said.stdout)
+
+
+# Results and progress
+
+
+def test_a_run_prints_its_result_to_stdout_and_progress_to_stderr(
+    done: tuple[Workshop, subprocess.CompletedProcess[str]],
+) -> None:
+    workshop, said = done
+    assert said.returncode == 0, said.stderr
+    result = json.loads(said.stdout)  # nothing else is there
+    assert (
+        result["queries"]["spent"]
+        == workshop.asked()
+        == result["queries"]["by_stage"]["answers"]
+        + result["queries"]["by_stage"]["distances"]
+        + result["queries"]["by_stage"]["evaluate"]
+    )
+    assert set(result["methods"]) == {"ce", "mbd"}
+    assert len(result["methods"]["mbd"]["accuracy"]) == 1
+    assert result["methods"]["ce"]["queries"] == result["samples"] == 30
+    assert result == json.loads((workshop.run / "summary.json").read_text())
+    for part in ("run recipe.toml", "queries=60", "distances: 100%", "queries", "evaluate: 100%"):
+        assert part in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_status_is_json_for_a_program(
+    done: tuple[Workshop, subprocess.CompletedProcess[str]],
+) -> None:
+    found = with_status(done[0])
+    assert found["stage"] == "done"
+    assert found["stages"]["distances"] == {"shards": 5, "done": 5, "pending": 0}
+    assert found["queries"]["spent"] == done[0].asked()
+    assert (found["queries"]["reserved"], found["queries"]["budget"]) == (0, None)
+    assert [figure["name"] for figure in found["figures"]] == ["ce", "mbd"]
+    assert 0.5 < found["figures"][0]["teacher_accuracy"] <= 1
+
+
+def test_status_is_text_for_a_person(
+    done: tuple[Workshop, subprocess.CompletedProcess[str]],
+) -> None:
+    said = done[0].call("status", "run")
+    lines = said.stdout.splitlines()
+    assert (said.returncode, said.stderr, lines[0]) == (0, "", "run: done")
+    assert "  distances  5 of 5 shards" in lines
+    assert f"{done[0].asked():,}, no budget (0 reserved, 0 lost)" in lines[4]
+    assert lines[-1].startswith("  mbd seed 0: accuracy ")
+
+
+def test_a_finished_run_is_run_again_for_nothing(copy: Workshop) -> None:
+    before, asked = copy.shards(), copy.asked()
+    said = copy.call("run", "recipe.toml", "--quiet")
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.splitlines()[0].split() == [
+        *("method", "accuracy", "%", "agreement", "%", "queries", "label", "s", "train", "s")
+    ]
+    assert said.stdout.splitlines()[-1] == f"{asked:,} queries spent; everything is in run"
+    assert (copy.shards(), copy.asked()) == (before, asked)
+
+
+def test_overrides_are_part_of_the_run(copy: Workshop) -> None:
+    asked = copy.asked()
+    said = copy.call(
+        *("distill", "recipe.toml", "--json", "-s", "student.methods=['ce']"),
+        *("--set", "student.training.epochs=2"),
+    )
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["students"] == ["ce"]
+    assert copy.asked() == asked
+    assert "epochs=2" in said.stderr
+    assert len(list(copy.run.glob("students/ce-0-*.safetensors"))) == 2
+    refused = copy.call("label", "recipe.toml", "-q", "-s", "label.probes=30")
+    assert refused.returncode == 1
+    assert "label.probes" in one_line(refused.stderr) or "probes: 20 -> 30" in refused.stderr
+    assert copy.asked() == asked
+
+
+# Stopping and continuing
+
+
+def test_an_exhausted_budget_is_exit_3_and_a_larger_one_goes_on(
+    done: tuple[Workshop, subprocess.CompletedProcess[str]], workshop: Workshop
+) -> None:
+    said = workshop.call("label", "recipe.toml", "-q", "-s", "budget.queries=2000")
+    assert (said.returncode, said.stdout) == (3, "")
+    assert "the budget of 2,000 queries is exhausted" in one_line(said.stderr)
+    spent = with_status(workshop)["queries"]
+    assert workshop.asked() == spent["spent"] <= 2000 == spent["budget"]
+    price = json.loads(done[1].stdout)["queries"]["spent"]
+    said = workshop.call("run", "recipe.toml", "-s", f"budget.queries={price}")
+    assert said.returncode == 0, said.stderr
+    assert f"{price:,} of {price:,} queries spent" in said.stdout
+    assert (workshop.shards(), workshop.asked()) == (done[0].shards(), price)
+
+
+def test_interrupted_everything_is_saved(
+    done: tuple[Workshop, subprocess.CompletedProcess[str]], workshop: Workshop
+) -> None:
+    before = 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = workshop.start("run", "recipe.toml", "--quiet", pause=0.01)
+        until = time.monotonic() + 120
+        while workshop.asked() < before + 1500 and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate()
+        assert (process.returncode, out) == (130, "")
+        assert one_line(err) == "db3kd: interrupted; everything is saved, run the command again"
+        assert before + 1500 <= workshop.asked() < done[0].asked()
+        before = workshop.asked()
+    said = workshop.call("run", "recipe.toml", "--json")
+    assert said.returncode == 0, said.stderr
+    queries = json.loads(said.stdout)["queries"]
+    assert workshop.shards() == done[0].shards()
+    assert queries["spent"] == workshop.asked() <= done[0].asked() + 2 * 54  # rows of a shard
+
+
+def test_distill_before_label_asks_nothing(workshop: Workshop) -> None:
+    said = workshop.call("distill", "recipe.toml", "--quiet")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "not labelled yet" in one_line(said.stderr)
+    assert workshop.asked() == 0
+
+
+def test_a_folder_without_a_run_is_exit_1(workshop: Workshop) -> None:
+    said = workshop.call("status", "nowhere")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert one_line(said.stderr) == "db3kd: there is no run in nowhere"
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("label", "nowhere.toml"), "nowhere.toml: cannot be read (No such file or directory)"),
+        (("label", "misspelt.toml"), "misspelt.toml:14: unknown key 'refrences' in [label]; did"),
+        (("label", "recipe.toml", "-s", "label.metric=mbdd"), "did you mean 'mbd'"),
+        (("label", "recipe.toml", "-s", "nonsense"), "--set nonsense: give KEY=VALUE"),
+        (("label", "recipe.toml", "--frobnicate"), "--frobnicate"),
+        (("label",), "--recipe requires an argument"),
+        (("lable", "recipe.toml"), "lable"),
+        (("status",), "--folder requires an argument"),
+    ],
+)
+def test_wrong_usage_is_exit_2(workshop: Workshop, words: Any, sentence: str) -> None:
+    text = (workshop.folder / "recipe.toml").read_text()
+    workshop.write("misspelt.toml", text.replace("references", "refrences"))
+    said = workshop.call(*words)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert sentence in said.stderr
+    assert "Traceback" not in said.stderr
+    assert not workshop.run.exists()
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_every_verb_has_help(workshop: Workshop, verb: str) -> None:
+    said = workshop.call(*filter(None, (verb, "--help")))
+    assert (said.returncode, said.stderr) == (0, "")
+    assert f"Usage: db3kd {verb or 'COMMAND'}" in said.stdout
+
+
+def test_without_a_verb_there_is_help_and_the_version_is_one_line(workshop: Workshop) -> None:
+    assert "Usage: db3kd COMMAND" in workshop.call().stdout
+    said = workshop.call("--version")
+    assert (said.returncode, said.stdout) == (0, "0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    "words", [("--help",), ("run", "--help"), ("label", "nowhere.toml"), ("lable",)]
+)
+def test_what_needs_no_torch_loads_none(words: tuple[str, ...]) -> None:
+    program = (
+        "import sys\nfrom db3kd.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    sys.stderr.write('\\n' + ' '.join(sys.modules))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert "db3kd.cli" in said.stderr.split()
+    assert set(said.stderr.split()) & HEAVY == set()
+
+
+def test_help_is_there_at_once() -> None:
+    seconds = []
+    for _ in range(5):
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "db3kd", "--help"], capture_output=True, check=True)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 1.5  # 0.3 s on a quiet machine; half a second is what we want

@@ -1,0 +1,270 @@
+"""The verbs as functions: a recipe in, plain data out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec.structs
+import pytest
+import torch
+from torch import nn
+
+from conftest import Workshop
+from db3kd import job
+from db3kd.errors import BudgetExhausted, InputError, TeacherError
+from db3kd.recipe import Recipe, read_recipe
+from db3kd.run import status
+
+FACTORIES = """
+import torch
+from sklearn.svm import SVC
+
+
+class Nested:
+    @staticmethod
+    def make():
+        return lambda images: images.flatten(1).mean(1) > 0.3
+
+
+def bright():
+    return lambda images: (images.flatten(1).mean(1) * 20).long() % 10
+
+
+def linear():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+
+def svm():
+    draw = torch.Generator().manual_seed(0)
+    return SVC().fit(torch.rand(40, 64, generator=draw).numpy(), list(range(10)) * 4)
+
+
+def broken():
+    raise KeyError("weights")
+
+
+value = 3
+"""
+
+
+@pytest.fixture
+def here(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """The workshop as the current directory of this process."""
+    monkeypatch.chdir(workshop.folder)
+    monkeypatch.syspath_prepend(str(workshop.folder))
+    for module in ("svm_teacher", "factories"):
+        monkeypatch.delitem(job.sys.modules, module, raising=False)
+    workshop.write("factories.py", FACTORIES)
+    return workshop
+
+
+def recipe(*overrides: str) -> Recipe:
+    quick = ("label.queries=20", "label.probes=5", "label.checkpoints=[]", "data.samples=12")
+    return read_recipe("recipe.toml", (*quick, *overrides))
+
+
+def test_the_verbs_one_by_one_are_the_whole_job(here: Workshop) -> None:
+    books = job.label(recipe())
+    assert set(books) == {"run", "queries"}
+    assert books["queries"]["spent"] == here.asked()
+    assert here.run.is_dir()
+    students = job.distill(recipe())
+    assert students["students"] == ["ce", "mbd"]
+    assert here.asked() == books["queries"]["spent"]
+    summary = job.evaluate(recipe())
+    assert here.asked() == books["queries"]["spent"] + 50
+    one_by_one = here.shards()
+    whole = job.run(recipe("run=whole"))
+    assert here.shards("whole") == one_by_one
+    for part in ("samples", "test_samples", "teacher", "queries"):
+        assert whole[part] == summary[part]
+
+
+def test_the_summary_adds_up(here: Workshop) -> None:
+    summary = job.run(recipe("student.seeds=[0, 1]", "student.methods=['ce', 'sd', 'mbd']"))
+    spent = summary["queries"]["by_stage"]
+    methods = summary["methods"]
+    assert (summary["samples"], summary["test_samples"], spent["evaluate"]) == (12, 50, 50)
+    assert methods["ce"]["queries"] == methods["sd"]["queries"] == 12
+    assert methods["mbd"]["queries"] == 12 + spent["distances"]
+    for row in methods.values():
+        assert len(row["accuracy"]) == len(row["agreement"]) == len(row["training_s"]) == 2
+        assert row["seeds"] == [0, 1]
+    assert json.loads((here.run / "summary.json").read_text()) == summary
+    assert len(status(here.run)["figures"]) == 6
+    assert 0.5 < summary["teacher"]["accuracy"] <= 1
+
+
+def test_verbs_out_of_order_say_what_is_missing_and_ask_nothing(here: Workshop) -> None:
+    for verb in (job.distill, job.evaluate):
+        with pytest.raises(InputError, match="not labelled yet"):
+            verb(recipe())
+    assert here.asked() == 0
+    with pytest.raises(BudgetExhausted):
+        job.label(recipe("budget.stages.distances=40"))
+    with pytest.raises(InputError, match=r"not measured yet \(0 of 2 shards\)"):
+        job.distill(recipe("student.methods=['mbd']"))
+    # Cross-entropy alone needs the answers only, and those are there.
+    assert job.distill(recipe("student.methods=['ce']"))["students"] == ["ce"]
+
+
+def test_whose_labels_cross_entropy_uses(here: Workshop) -> None:
+    with job.opened(recipe()) as work:
+        work.run.measure(work.train.images, recipe().label)
+        assert work.transfer("ce").labels.tolist() == work.train.labels.tolist()
+        own = work.transfer("ce").own
+    with job.opened(msgspec.structs.replace(recipe(), run="other")) as work:
+        work.run.answers(work.train.images)
+    changed = recipe("data.labels=teacher", "run=third")
+    with job.opened(changed) as work:
+        work.run.answers(work.train.images)
+        assert work.transfer("ce").labels.tolist() == own.tolist()
+
+
+def test_a_part_of_the_images_is_drawn_by_the_seed(here: Workshop) -> None:
+    def chosen(*overrides: str) -> list[int]:
+        rows = job._training_images(recipe(*overrides)).images.rows
+        return [int(row) for row in rows]
+
+    assert len(chosen()) == 12
+    assert chosen() == sorted(set(chosen()))
+    assert chosen() == chosen()
+    assert chosen() != chosen("seed=2")
+    with pytest.raises(InputError, match=r"data\.samples is 31, but there are only 30 images"):
+        chosen("data.samples=31")
+
+
+def test_plan_is_the_most_that_a_run_costs(here: Workshop) -> None:
+    found = job.plan(recipe(), samples=12, test_samples=50, classes=10)
+    # 12 answers, 12 x 9 rows of 20 queries, 50 test images.
+    assert found == {"answers": 12, "distances": 2160, "evaluate": 50, "total": 2222}
+    assert job.run(recipe())["queries"]["spent"] <= 2222
+    sd = read_recipe("recipe.toml", ["label.metric=sd", "student.methods=['sd']"])
+    assert job.plan(sd, samples=12, test_samples=50, classes=10)["total"] == 62
+
+
+@pytest.mark.parametrize(
+    ("kind", "factory"),
+    [
+        ("function", "factories:bright"),
+        ("function", "factories:Nested.make"),
+        ("torch", "factories:linear"),
+        ("sklearn", "factories:svm"),
+    ],
+)
+def test_every_kind_of_factory_gives_a_teacher(here: Workshop, kind: str, factory: str) -> None:
+    wanted = recipe(f"teacher.kind={kind}", f"teacher.factory={factory}")
+    with job.opened(wanted) as work:
+        assert work.run.meter.classes == 10
+        answers = work.run.answers(work.train.images)
+    assert answers.shape == (12,)
+
+
+def test_an_onnx_teacher(here: Workshop) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["images"], ["flat"]),
+            helper.make_node("ArgMax", ["flat"], ["label"], axis=1, keepdims=0),
+        ],
+        "darkest",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 1, 8, 8])],
+        [helper.make_tensor_value_info("label", TensorProto.INT64, ["n"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, "teacher.onnx")
+    text = (here.folder / "recipe.toml").read_text()
+    text = text.replace('kind = "sklearn"', 'kind = "onnx"')
+    here.write("recipe.toml", text.replace('factory = "svm_teacher:make"', 'file = "teacher.onnx"'))
+    with job.opened(recipe()) as work, pytest.raises(TeacherError, match="was said to have 10"):
+        work.run.answers(work.train.images)  # 64 pixels are no 10 classes
+
+
+def network_recipe(here: Workshop, *more: str) -> Recipe:
+    text = (here.folder / "recipe.toml").read_text()
+    text = text.replace('kind = "sklearn"', 'kind = "network"\nnetwork = "small"')
+    text = text.replace('factory = "svm_teacher:make"', 'weights = "kept/teacher.safetensors"')
+    here.write("recipe.toml", text)
+    return recipe(*more)
+
+
+def test_a_network_teacher_is_trained_once(here: Workshop) -> None:
+    plain = network_recipe(here)
+    with pytest.raises(InputError, match=r"teacher\.safetensors is missing; put the weights there"):
+        job.label(plain)
+    seen: list[str] = []
+
+    def note(stage: str, done: int, total: int, figures: Any) -> None:
+        seen.append(stage)
+
+    taught = recipe("teacher.training.epochs=2", "teacher.training.batch=16")
+    job.label(taught, progress=note)
+    assert seen[:2] == ["teacher", "teacher"]
+    weights = Path("kept/teacher.safetensors").read_bytes()
+    assert [path.name for path in Path("kept").iterdir()] == ["teacher.safetensors"]
+    seen.clear()
+    job.label(taught, progress=note)
+    assert "teacher" not in seen
+    assert Path("kept/teacher.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("factory", "sentence"),
+    [
+        ("factories:broken", r"'factories:broken' failed: KeyError: 'weights'"),
+        ("factories:missing", "AttributeError: module 'factories' has no attribute 'missing'"),
+        ("nowhere:make", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("factories:value", "'int' object is not callable"),
+    ],
+)
+def test_a_factory_that_fails_is_named(here: Workshop, factory: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        job.label(recipe(f"teacher.factory={factory}"))
+    assert not here.run.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (("data.train=nowhere",), "no data set 'nowhere'"),
+        (("data.test_split=validation",), "no split 'validation'"),
+        (("student.network=lenet5",), "lenet5 needs images of at least"),
+        (("teacher.factory=factories:linear",), "is no fitted classifier"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(here: Workshop, overrides: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        job.run(recipe(*overrides))
+
+
+def test_pixels_stay_in_files_where_they_are_too_many(
+    here: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with job.opened(recipe()) as work:
+        work.run.answers(work.train.images)
+        resident = work.transfer("ce").images
+    monkeypatch.setattr(job, "RESIDENT_BYTES", 100)
+    with job.opened(recipe()) as work:
+        rows = torch.arange(12)
+        assert work.pixels is work.train.images
+        assert torch.equal(resident.read(rows), work.transfer("ce").images.read(rows))
+    assert isinstance(resident.values, torch.Tensor)
+
+
+def test_students_differ_by_method_and_seed(here: Workshop) -> None:
+    wanted = recipe("student.seeds=[0, 1]", "student.methods=['ce', 'bd']")
+    job.label(wanted)
+    with job.opened(wanted) as work:
+        found = {(method, seed): network for method, seed, network in work.students()}
+    assert set(found) == {("ce", 0), ("ce", 1), ("bd", 0), ("bd", 1)}
+    weights = [_vector(network) for network in found.values()]
+    for one in range(4):
+        for other in range(one):
+            assert not torch.equal(weights[one], weights[other])
+
+
+def _vector(network: nn.Module) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in network.parameters()])
