@@ -233,8 +233,10 @@ class Run:
         transfer = TransferSet(images, torch.arange(len(images)), own, labels)
         if method == "ce":
             return transfer
-        distance = self.distances(method).distance
-        return transfer.with_soft(concentrate(reciprocal_activations(distance, own), own))
+        soft = self._columns(method, [f"{method}.distance"])[f"{method}.distance"]
+        for block in torch.arange(len(soft)).tensor_split(_count(len(soft), ANSWERS_SHARD)):
+            soft[block] = concentrate(reciprocal_activations(soft[block], own[block]), own[block])
+        return transfer.with_soft(soft)
 
     def distances(self, metric: Metric) -> RobustnessMap:
         """The measured distances of every image, read from the shards.
@@ -243,20 +245,35 @@ class Run:
             InputError: the stage is not finished, or that metric was not measured.
             Damaged: a shard is missing, cut or altered.
         """
-        stage = self._configuration("distances")
-        answered = self._configuration("answers")
-        shards = _count(answered["samples"], stage["shard"]) if stage and answered else 0
+        columns = ("distance", "queries", "status", "curve")
+        whole = self._columns(metric, ["own", *(f"{metric}.{column}" for column in columns)])
+        seconds = sum(record["seconds"][metric] for record in self._done("distances").values())
+        return RobustnessMap(
+            metric,
+            whole["own"].long(),
+            **{column: whole[f"{metric}.{column}"] for column in columns},
+            seconds=seconds,
+        )
+
+    def _columns(self, metric: Metric, names: list[str]) -> dict[str, Tensor]:
+        """Columns of the finished distances, one shard in memory at a time."""
+        stage, answered = self._configuration("distances"), self._configuration("answers")
+        samples = answered.get("samples", 0)
+        shards = _count(samples, stage["shard"]) if stage else 0
         done = self._done("distances")
         if not shards or len(done) < shards:
             raise InputError(f"distances are not measured yet ({len(done)} of {shards} shards)")
-        parts = [self._read(done[n]) for n in range(shards)]
-        if f"{metric}.distance" not in parts[0]:
-            raise InputError(f"{self.folder} measured {stage['metric']!r}, not {metric!r}")
-        columns = ("distance", "queries", "status", "curve")
-        whole = {c: torch.cat([part[f"{metric}.{c}"] for part in parts]) for c in columns}
-        own = torch.cat([part["own"] for part in parts]).long()
-        seconds = sum(done[n]["seconds"][metric] for n in range(shards))
-        return RobustnessMap(metric, own, **whole, seconds=seconds)
+        whole: dict[str, Tensor] = {}
+        for shard in range(shards):
+            part = self._read(done[shard])
+            if f"{metric}.distance" not in part:
+                raise InputError(f"{self.folder} measured {stage['metric']!r}, not {metric!r}")
+            for name in names:
+                if name not in whole:
+                    whole[name] = part[name].new_empty(samples, *part[name].shape[1:])
+                start = shard * stage["shard"]
+                whole[name][start : start + len(part[name])] = part[name]
+        return whole
 
     def distill(
         self,

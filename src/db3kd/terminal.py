@@ -83,16 +83,17 @@ class _Lines:
     def __init__(self) -> None:
         self._rate, self._said = _Rate(), -LINE_SECONDS
         self._begun: dict[str, tuple[float, int]] = {}
-        self._finished: set[str] = set()
+        self._last: dict[str, int] = {}
 
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
-        now = time.monotonic()
-        facts = self._rate.facts(stage, figures)
+        now, before = time.monotonic(), self._last.get(stage, -1)
+        if done < before:  # the same stage of another student
+            self._begun.pop(stage)
+        self._last[stage] = done
         began, first = self._begun.setdefault(stage, (now, done))
-        if (done < total and now - self._said < LINE_SECONDS) or stage in self._finished:
+        facts = self._rate.facts(stage, figures)
+        if done == before == total or (done < total and now - self._said < LINE_SECONDS):
             return
-        if done == total:
-            self._finished.add(stage)
         self._said = now
         left = ""
         if first < done < total:
