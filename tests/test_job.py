@@ -11,9 +11,9 @@ from torch import nn
 
 from conftest import Workshop
 from db3kd import job
+from db3kd.books import status
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.recipe import Recipe, read_recipe
-from db3kd.run import status
 
 FACTORIES = """
 import torch

@@ -16,12 +16,11 @@ from db3kd.recipe import (
     Recipe,
     Student,
     Teacher,
-    differences,
     read_recipe,
     resolved,
     to_json,
 )
-from db3kd.settings import Budget, Search, Training
+from db3kd.settings import Budget, Search, Training, differences
 
 GOOD = """\
 # line 1

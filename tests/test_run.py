@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import db3kd.books
 import db3kd.run
 import db3kd.student
 from closed_form import WIDE, ordered_scores
 from conftest import student_content
+from db3kd.books import status
 from db3kd.data import TensorImages
 from db3kd.errors import (
     BudgetExhausted,
@@ -29,7 +31,7 @@ from db3kd.errors import (
 from db3kd.journal import Journal, Tape
 from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure, mix
-from db3kd.run import Run, status
+from db3kd.run import Run
 from db3kd.settings import Budget, Search, Training
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.teachers import function
@@ -816,7 +818,7 @@ def test_status_reads_again_what_changed_while_it_read(
     spent = status(finished)["queries"]["spent"]
     path.write_bytes(b"".join(lines[:place]))
     (finished / "distances" / "00001.tape").write_bytes(b"")
-    real = db3kd.run.Journal
+    real = db3kd.books.Journal
 
     def meanwhile(*arguments: Any, **options: Any) -> Journal:
         found = real(*arguments, **options)
@@ -824,7 +826,7 @@ def test_status_reads_again_what_changed_while_it_read(
         (finished / "distances" / "00001.tape").unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(db3kd.run, "Journal", meanwhile)
+    monkeypatch.setattr(db3kd.books, "Journal", meanwhile)
     assert status(finished)["queries"]["spent"] == spent
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from db3kd import data, descent, networks, robustness, soft_labels, student, teachers
+    from db3kd.books import status
     from db3kd.data import DataSet, TensorImages, load
     from db3kd.errors import (
         BudgetExhausted,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         TeacherError,
     )
     from db3kd.recipe import Recipe, read_recipe
-    from db3kd.run import Evaluation, Run, status
+    from db3kd.run import Evaluation, Run
     from db3kd.settings import Budget, Search, Training
     from db3kd.teacher import Meter, Teacher
     from db3kd.transfer_set import TransferSet
@@ -56,7 +57,7 @@ _HOME = {
     "TransferSet": "transfer_set",
     "load": "data",
     "read_recipe": "recipe",
-    "status": "run",
+    "status": "books",
 }
 _MODULES = {"data", "descent", "networks", "robustness", "soft_labels", "student", "teachers"}
 

@@ -28,8 +28,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from db3kd.books import ANSWERS_SHARD, FORMAT, STAGES, add_up, check_format, finished, shards_of
 from db3kd.data import Images, check_images
-from db3kd.errors import Busy, ConfigurationDiffers, Damaged, InputError, RunError
+from db3kd.errors import Busy, ConfigurationDiffers, Damaged, InputError
 from db3kd.journal import Drifted, Journal, Json, Tape, read_shard, write_shard, writing
 from db3kd.ledger import Taped, fingerprint
 from db3kd.progress import Progress, silent
@@ -54,10 +55,6 @@ from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.student import accuracy, agreement, load_network, predict, save_network, train
 from db3kd.teacher import Meter, Teacher
 from db3kd.transfer_set import TransferSet
-
-FORMAT = 1  # of run folders; a newer one is refused
-ANSWERS_SHARD = 4096  # images whose classes are asked for together
-STAGES = ("answers", "distances", "evaluate")
 
 _log = logging.getLogger("db3kd")
 Work = Callable[[Taped, Tensor, int], tuple[dict[str, Tensor], Json]]
@@ -124,7 +121,7 @@ class Run:
     def _open(
         self, teacher: Teacher, budget: Budget | None, configuration: Json, redo: bool
     ) -> None:
-        _check_format(self.folder, self.journal)
+        check_format(self.folder, self.journal)
         self._check_nothing_forgotten()
         self._agree(
             "run",
@@ -141,7 +138,7 @@ class Run:
         if redo:
             self._redo_damaged(teacher.classes)
         self._keep_booked(teacher.classes)
-        spent = _books(self.folder, self.journal, teacher.classes).spent
+        spent = add_up(self.folder, self.journal, teacher.classes).spent
         self.meter = Meter(teacher, budget, spent=spent)
         budget_now = msgspec.to_builtins(self.meter.budget)
         self.journal.append("opened", versions=_versions(), budget=budget_now, spent=spent)
@@ -234,7 +231,7 @@ class Run:
         if method == "ce":
             return transfer
         soft = self._columns(method, [f"{method}.distance"])[f"{method}.distance"]
-        for block in torch.arange(len(soft)).tensor_split(_count(len(soft), ANSWERS_SHARD)):
+        for block in torch.arange(len(soft)).tensor_split(shards_of(len(soft), ANSWERS_SHARD)):
             soft[block] = concentrate(reciprocal_activations(soft[block], own[block]), own[block])
         return transfer.with_soft(soft)
 
@@ -259,7 +256,7 @@ class Run:
         """Columns of the finished distances, one shard in memory at a time."""
         stage, answered = self._configuration("distances"), self._configuration("answers")
         samples = answered.get("samples", 0)
-        shards = _count(samples, stage["shard"]) if stage else 0
+        shards = shards_of(samples, stage["shard"]) if stage else 0
         done = self._done("distances")
         if not shards or len(done) < shards:
             raise InputError(f"distances are not measured yet ({len(done)} of {shards} shards)")
@@ -370,7 +367,7 @@ class Run:
 
         def work(teacher: Taped, rows: Tensor, _: int) -> tuple[dict[str, Tensor], Json]:
             block = images.read(rows)
-            check_images(block, teacher.bounds)
+            check_images(block, teacher.bounds, first=int(rows[0]))
             return {"own": teacher.labels(block.to(self.device)).cpu().to(torch.int32)}, {}
 
         self._work(stage, len(images), ANSWERS_SHARD, 1, work)
@@ -382,7 +379,7 @@ class Run:
 
     def _pending(self, stage: str, samples: int, size: int) -> list[int]:
         done = self._done(stage)
-        return [shard for shard in range(_count(samples, size)) if shard not in done]
+        return [shard for shard in range(shards_of(samples, size)) if shard not in done]
 
     def _work(self, stage: str, samples: int, size: int, price: int, work: Work) -> None:
         """Do every shard of a stage that is not done; `price` is the most that a sample costs."""
@@ -491,7 +488,7 @@ class Run:
         """
         opened = list(self.journal.all("opened"))
         known = opened[-1]["spent"] if opened else {}
-        spent = _books(self.folder, self.journal, classes).spent
+        spent = add_up(self.folder, self.journal, classes).spent
         for stage, before in known.items():
             gone = before - spent[stage]
             if gone > 0:
@@ -520,7 +517,7 @@ class Run:
         return dict(found[-1]["configuration"]) if found else {}
 
     def _done(self, stage: str) -> dict[int, Json]:
-        return _finished(self.journal, stage)
+        return finished(self.journal, stage)
 
     def _student(self, identity: str) -> Json | None:
         found = [r for r in self.journal.all("student") if r["identity"] == identity]
@@ -621,10 +618,6 @@ def _plain(record: msgspec.Struct) -> Json:
     return plain
 
 
-def _count(samples: int, size: int) -> int:
-    return -(-samples // size)
-
-
 def _ends(count: int) -> Int[Tensor, " row"]:
     """A few rows from both ends, which stand for the whole set."""
     return torch.cat([torch.arange(min(16, count)), torch.arange(max(0, count - 16), count)])
@@ -649,134 +642,3 @@ def _identity(network: nn.Module, transfer: TransferSet, training: Training, see
     for tensor in tensors if transfer.soft is None else [*tensors, transfer.soft]:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-# The books
-
-
-@dataclass(frozen=True)
-class _Books:
-    spent: dict[str, int]
-    reserved: int
-    lost: int
-
-
-_FIGURE = ("name", "seed", "accuracy", "agreement", "teacher_accuracy")
-
-
-def _finished(journal: Journal, stage: str) -> dict[int, Json]:
-    done: dict[int, Json] = {}
-    for record in journal.records:
-        if record.get("stage") == stage:
-            if record["kind"] == "shard":
-                done[record["shard"]] = record
-            elif record["kind"] == "redo":
-                done.pop(record["shard"], None)
-    return done
-
-
-def _books(folder: Path, journal: Journal, classes: int) -> _Books:
-    """Add up every shard ever paid and every tape of a shard in progress."""
-    spent, lost, reserved = dict.fromkeys(STAGES, 0), 0, 0
-    for record in journal.all("shard"):
-        spent[record["stage"]] += record["queries"]
-        lost += record["lost"]
-    for record in journal.all("lost"):
-        spent[record["stage"]] += record["queries"]
-        lost += record["queries"]
-    for stage in STAGES:
-        done = _finished(journal, stage)
-        for path in sorted((folder / stage).glob("*.tape")):
-            if int(path.stem) in done:
-                continue  # on the books already; the process died before it removed the tape
-            tape = Tape(path, classes=classes, read_only=True)
-            spent[stage] += tape.booked
-            lost += tape.lost
-            reserved += tape.in_flight
-    return _Books(spent, reserved, lost)
-
-
-def status(folder: str | Path) -> Json:
-    """What a run folder holds, read without touching it, also while another process works there.
-
-    `stage`: where the run is. `stages`: shards done and pending, as far as known. `queries`: spent
-    (reserved ones included), reserved (asked, not yet answered), lost (asked, never answered: their
-    process died), budget, and by stage. `students` and `figures`: what was trained and reached.
-
-    Raises:
-        InputError: there is no run in that folder.
-        Damaged: journal or tape cannot be trusted.
-
-    >>> status("no-such-folder")
-    Traceback (most recent call last):
-    ...
-    db3kd.errors.InputError: there is no run in no-such-folder
-    """
-    folder = Path(folder)
-    if not (folder / "journal.jsonl").exists():
-        raise InputError(f"there is no run in {folder}")
-    journal, books = _snapshot(folder)
-    settings = {r["stage"]: r["configuration"] for r in journal.all("stage")}
-    opened = list(journal.all("opened"))
-    stages = {name: _stage_status(journal, name, settings) for name in STAGES if name in settings}
-    figures: list[Json] = []
-    for record in journal.all("evaluation"):
-        figure = {name: record[name] for name in _FIGURE}
-        if figure not in figures:  # a finished run that is run again finds the same
-            figures.append(figure)
-    students = list(journal.all("student"))
-    working = [name for name, stage in stages.items() if stage["pending"]]
-    if not students and not figures:
-        working += [name for name in ("answers", "distances") if name not in stages]
-    return {
-        "run": str(folder),
-        "stage": working[0] if working else "distill" if not figures else "done",
-        "stages": stages,
-        "queries": {
-            "spent": sum(books.spent.values()),
-            "reserved": books.reserved,
-            "lost": books.lost,
-            "budget": opened[-1]["budget"]["queries"] if opened else None,
-            "by_stage": books.spent,
-        },
-        "students": [
-            {key: record[key] for key in ("name", "seed", "file", "samples", "seconds")}
-            for record in students
-        ],
-        "figures": figures,
-        "configuration": settings,
-    }
-
-
-def _snapshot(folder: Path) -> tuple[Journal, _Books]:
-    """Journal and books of one moment: read again if the journal grew while tapes were read."""
-    path = folder / "journal.jsonl"
-    for _ in range(20):
-        journal = Journal(path, read_only=True)
-        _check_format(folder, journal)
-        begun = [r for r in journal.all("stage") if r["stage"] == "run"]
-        if not begun:
-            raise InputError(f"the run in {folder} has not begun")
-        books = _books(folder, journal, begun[0]["configuration"]["classes"])
-        if len(Journal(path, read_only=True).records) == len(journal.records):
-            break
-    return journal, books
-
-
-def _check_format(folder: Path, journal: Journal) -> None:
-    """Refuse a folder that a newer version made."""
-    found = [r["configuration"]["format"] for r in journal.all("stage") if r["stage"] == "run"]
-    if found and found[0] > FORMAT:
-        raise RunError(
-            f"{folder} was made by a newer db3kd (format {found[0]}, known up to {FORMAT}); install"
-            " that version"
-        )
-
-
-def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
-    done = _finished(journal, stage)
-    if stage == "distances":
-        total = _count(settings["answers"]["samples"], settings["distances"]["shard"])
-    else:
-        total = _count(settings[stage]["samples"], ANSWERS_SHARD)
-    return {"shards": total, "done": len(done), "pending": total - len(done)}

@@ -7,7 +7,6 @@ exactly what a checkpoint must hold.
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 
 from db3kd.data import Images, Rows, TensorImages, in_memory
 from db3kd.errors import Damaged, InputError
+from db3kd.journal import write_atomically
 from db3kd.progress import Progress, silent
 from db3kd.settings import Training, validated
 from db3kd.soft_labels import temper
@@ -244,7 +244,7 @@ def save_network(path: Path, network: nn.Module) -> None:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_network(Path(folder) / "student.safetensors", nn.Linear(2, 1))
-    ...     os.listdir(folder)
+    ...     [file.name for file in Path(folder).iterdir()]
     ['student.safetensors']
     """
     _write(path, _state(network), {"format": "db3kd network 1"})
@@ -484,22 +484,10 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file under another name, then rename it, so that none is ever half."""
-    content = safetensors.torch.save(tensors, {**metadata, "sha256": _digest(tensors, metadata)})
-    partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+    """Write a safetensors file whole or not at all; equal content gives equal bytes."""
+    known = {**metadata, "sha256": _digest(tensors, metadata)}
+    one = {"db3kd": json.dumps(known, sort_keys=True)}  # several would come in any order
+    write_atomically(path, safetensors.torch.save(tensors, one))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -508,9 +496,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"there is no file {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            metadata = dict(json.loads((file.metadata() or {}).get("db3kd", "{}")))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise Damaged(f"{path} cannot be read: {error}; remove it or restore a copy") from None
     checksum = metadata.pop("sha256", None)
     if checksum is not None and checksum != _digest(tensors, metadata):

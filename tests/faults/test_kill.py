@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Workshop, make_workshop
+from db3kd.books import status
 from db3kd.errors import InputError
-from db3kd.run import status
 
 COMMAND = (
     "run",

@@ -191,8 +191,10 @@ def in_memory(images: Images) -> TensorImages:
     return TensorImages(values)
 
 
-def check_images(images: Tensor, bounds: tuple[float, float]) -> None:
+def check_images(images: Tensor, bounds: tuple[float, float], *, first: int = 0) -> None:
     """Refuse images that are not float32 of four dimensions, finite and in `bounds`.
+
+    `first` is the number of the first of them, where they are a part of a larger set.
 
     Raises:
         InputError: says what is wrong, and names the first such row.
@@ -214,6 +216,7 @@ def check_images(images: Tensor, bounds: tuple[float, float]) -> None:
     if wrong.any():
         row = int(wrong.flatten(1).any(dim=1).nonzero()[0])
         value = float(images[row][wrong[row]][0])
+        row += first
         if not np.isfinite(value):
             raise InputError(f"image {row} has a value of {value}; give finite values")
         raise InputError(

@@ -1,0 +1,171 @@
+"""The books of a run: what was paid, what is there, what is missing, from journal and tapes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from db3kd.errors import InputError, RunError
+from db3kd.journal import Journal, Json, Tape
+
+FORMAT = 1  # of run folders; a newer one is refused
+ANSWERS_SHARD = 4096  # images whose classes are asked for together
+STAGES = ("answers", "distances", "evaluate")
+
+
+def shards_of(samples: int, size: int) -> int:
+    """How many shards of this size hold the samples.
+
+    >>> shards_of(401, 200)
+    3
+    """
+    return -(-samples // size)
+
+
+@dataclass(frozen=True)
+class Books:
+    """What was paid: queries by stage, and of these what is in flight and what was lost.
+
+    >>> Books({"answers": 10}, reserved=0, lost=0).spent
+    {'answers': 10}
+    """
+
+    spent: dict[str, int]
+    reserved: int
+    lost: int
+
+
+_FIGURE = ("name", "seed", "accuracy", "agreement", "teacher_accuracy")
+
+
+def finished(journal: Journal, stage: str) -> dict[int, Json]:
+    """The records of the finished shards of a stage, by number.
+
+    >>> import tempfile
+    >>> finished(Journal(Path(tempfile.mkdtemp()) / "none", read_only=True), "answers")
+    {}
+    """
+    done: dict[int, Json] = {}
+    for record in journal.records:
+        if record.get("stage") == stage:
+            if record["kind"] == "shard":
+                done[record["shard"]] = record
+            elif record["kind"] == "redo":
+                done.pop(record["shard"], None)
+    return done
+
+
+def add_up(folder: Path, journal: Journal, classes: int) -> Books:
+    """Add up every shard ever paid and every tape of a shard in progress.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> add_up(folder, Journal(folder / "none", read_only=True), classes=10).lost
+    0
+    """
+    spent, lost, reserved = dict.fromkeys(STAGES, 0), 0, 0
+    for record in journal.all("shard"):
+        spent[record["stage"]] += record["queries"]
+        lost += record["lost"]
+    for record in journal.all("lost"):
+        spent[record["stage"]] += record["queries"]
+        lost += record["queries"]
+    for stage in STAGES:
+        done = finished(journal, stage)
+        for path in sorted((folder / stage).glob("*.tape")):
+            if int(path.stem) in done:
+                continue  # on the books already; the process died before it removed the tape
+            tape = Tape(path, classes=classes, read_only=True)
+            spent[stage] += tape.booked
+            lost += tape.lost
+            reserved += tape.in_flight
+    return Books(spent, reserved, lost)
+
+
+def status(folder: str | Path) -> Json:
+    """What a run folder holds, read without touching it, also while another process works there.
+
+    `stage`: where the run is. `stages`: shards done and pending, as far as known. `queries`: spent
+    (reserved ones included), reserved (asked, not yet answered), lost (asked, never answered: their
+    process died), budget, and by stage. `students` and `figures`: what was trained and reached.
+
+    Raises:
+        InputError: there is no run in that folder.
+        Damaged: journal or tape cannot be trusted.
+
+    >>> status("no-such-folder")
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: there is no run in no-such-folder
+    """
+    folder = Path(folder)
+    if not (folder / "journal.jsonl").exists():
+        raise InputError(f"there is no run in {folder}")
+    journal, books = _snapshot(folder)
+    settings = {r["stage"]: r["configuration"] for r in journal.all("stage")}
+    opened = list(journal.all("opened"))
+    stages = {name: _stage_status(journal, name, settings) for name in STAGES if name in settings}
+    figures: list[Json] = []
+    for record in journal.all("evaluation"):
+        figure = {name: record[name] for name in _FIGURE}
+        if figure not in figures:  # a finished run that is run again finds the same
+            figures.append(figure)
+    students = list(journal.all("student"))
+    working = [name for name, stage in stages.items() if stage["pending"]]
+    if not students and not figures:
+        working += [name for name in ("answers", "distances") if name not in stages]
+    return {
+        "run": str(folder),
+        "stage": working[0] if working else "distill" if not figures else "done",
+        "stages": stages,
+        "queries": {
+            "spent": sum(books.spent.values()),
+            "reserved": books.reserved,
+            "lost": books.lost,
+            "budget": opened[-1]["budget"]["queries"] if opened else None,
+            "by_stage": books.spent,
+        },
+        "students": [
+            {key: record[key] for key in ("name", "seed", "file", "samples", "seconds")}
+            for record in students
+        ],
+        "figures": figures,
+        "configuration": settings,
+    }
+
+
+def _snapshot(folder: Path) -> tuple[Journal, Books]:
+    """Journal and books of one moment: read again if the journal grew while tapes were read."""
+    path = folder / "journal.jsonl"
+    for _ in range(20):
+        journal = Journal(path, read_only=True)
+        check_format(folder, journal)
+        begun = [r for r in journal.all("stage") if r["stage"] == "run"]
+        if not begun:
+            raise InputError(f"the run in {folder} has not begun")
+        books = add_up(folder, journal, begun[0]["configuration"]["classes"])
+        if len(Journal(path, read_only=True).records) == len(journal.records):
+            break
+    return journal, books
+
+
+def check_format(folder: Path, journal: Journal) -> None:
+    """Refuse a folder that a newer version made.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> check_format(folder, Journal(folder / "none", read_only=True))
+    """
+    found = [r["configuration"]["format"] for r in journal.all("stage") if r["stage"] == "run"]
+    if found and found[0] > FORMAT:
+        raise RunError(
+            f"{folder} was made by a newer db3kd (format {found[0]}, known up to {FORMAT}); install"
+            " that version"
+        )
+
+
+def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
+    done = finished(journal, stage)
+    if stage == "distances":
+        total = shards_of(settings["answers"]["samples"], settings["distances"]["shard"])
+    else:
+        total = shards_of(settings[stage]["samples"], ANSWERS_SHARD)
+    return {"shards": total, "done": len(done), "pending": total - len(done)}
