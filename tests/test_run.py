@@ -670,7 +670,7 @@ def test_a_student_that_was_stopped_goes_on_to_the_same_weights(
     epochs: list[int] = []
 
     def stop(stage: str, done: int, total: int, figures: Any) -> None:
-        if stage == "training":
+        if stage == "student-0":
             epochs.append(done)
             if epochs in ([1], [1, 2, 3]):
                 raise KeyboardInterrupt
@@ -849,7 +849,7 @@ def test_progress_rises_to_its_total(tmp_path: Path) -> None:
 
     with opened(tmp_path / "run", Counting(), progress=note) as run:
         everything(run)
-    assert list(seen) == ["answers", "distances", "training", "evaluate"]
+    assert list(seen) == ["answers", "distances", "student-0", "evaluate"]
     for reports in seen.values():
         assert [done for done, _, _ in reports] == sorted(done for done, _, _ in reports)
         assert [queries for *_, queries in reports] == sorted(queries for *_, queries in reports)

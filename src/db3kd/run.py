@@ -300,18 +300,21 @@ class Run:
         checkpoint = path.with_suffix(".checkpoint")
         with writing(path):
             path.parent.mkdir(exist_ok=True)
+
+        def report(_: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+            self.progress(f"{name}-{seed}", done, total, figures)
+
         started = time.perf_counter()
-        with writing(path):
-            trained = train(
-                network,
-                transfer,
-                training,
-                seed=seed,
-                device=self.device,
-                progress=self.progress,
-                checkpoint=checkpoint,
-            )
-            save_network(path, trained)
+        trained = train(
+            network,
+            transfer,
+            training,
+            seed=seed,
+            device=self.device,
+            progress=report,
+            checkpoint=checkpoint,
+        )
+        save_network(path, trained)
         self.journal.append(
             "student",
             identity=identity,

@@ -613,7 +613,7 @@ def test_a_damaged_checkpoint(
     monkeypatch.setattr(db3kd.student, "CHECKPOINT_SECONDS", 0.0)
 
     def stop(stage: str, done: int, total: int, figures: Any) -> None:
-        if stage == "training" and done == 2:
+        if stage == "student-0" and done == 2:
             raise KeyboardInterrupt
 
     def distill(folder: Path, **options: Any) -> dict[str, Tensor]:
