@@ -2,7 +2,7 @@
 
 A row is one (sample, class) pair: an origin inside the sample's own class and a criterion that says
 what counts as the other side. Everything here works on many rows at once; a row's result never
-depends on the others. Points are clipped to the teacher's bounds in one place, `between`; a
+depends on the others. Points are clipped to the teacher's bounds in one place, `along`; a
 distance is always of a point that the teacher was really shown, or of a real reference image.
 """
 
