@@ -5,12 +5,15 @@
 `mbd_over_raw.NAME`: queries per second of MBD labelling, through the meter, over images per second
 of the very same teacher at its best batch size. `taped_over_raw.NAME`: the same with the tape, as
 in a run. Search and raw teacher take turns about once a second within one process, so that both
-meet the same machine; each repeat gives one ratio, the figure is their median. See README.md.
+meet the same machine; each repeat gives one ratio, the figure is their median.
+`adapter_over_plain.NAME`: images per second of that teacher over the bare module as it was written,
+at the batch size that is best for it, in turns of one block of images. See README.md.
 """
 
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -27,13 +30,15 @@ from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure
 from db3kd.settings import Search, Training
 from db3kd.student import accuracy, load_network, predict, save_network, train
-from db3kd.teacher import Meter, Teacher
+from db3kd.teacher import Meter, Teacher, micro_batches
 from db3kd.teachers import torch_module
+from db3kd.teachers.torch_module import TorchTeacher
 from db3kd.transfer_set import TransferSet
 
 BATCHES = (64, 128, 200, 256, 512, 1024)  # candidates for the raw teacher
 POOL = 20_000  # images that references are drawn from
 SLICE = 1.0  # seconds of search between two turns of the raw teacher
+TURNS = 11  # of the adapter and of the module as written, in one repeat
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,10 @@ def main() -> int:
             some = [row for row in rows if row["taped"] == taped]
             figures[f"{name}_over_raw.{case.name}"] = median(row["ratio"] for row in some)
             figures[f"{name}_over_raw_cpu.{case.name}"] = median(row["ratio_cpu"] for row in some)
+        rows = [bench.turns() for _ in range(repeats)]
+        table += rows
+        figures[f"adapter_over_plain.{case.name}"] = median(row["ratio"] for row in rows)
+        figures[f"adapter_over_plain_cpu.{case.name}"] = median(row["ratio_cpu"] for row in rows)
     setting = {
         "threads": torch.get_num_threads(),
         "repeats": repeats,
@@ -149,10 +158,13 @@ class Bench:
 
     case: Case
     search: Search
-    teacher: Teacher
+    teacher: TorchTeacher
     raw: Teacher
     best: int
     rates: dict[int, float]
+    plain: Callable[[Tensor], Tensor]
+    plain_best: int
+    plain_rates: dict[int, float]
     agrees: float
     images: Tensor
     own: Tensor
@@ -165,7 +177,7 @@ class Bench:
         data = load(case.data, f"train[:{max(case.train, POOL)}]")
         data = DataSet(in_memory(data.images), data.labels, data.classes)
         net = _network(case, data)
-        teacher = torch_module(net, classes=10)
+        teacher: TorchTeacher = torch_module(net, classes=10)
         pool = subset(data, torch.arange(POOL))
         answers = predict(net, pool.images, device="cpu", batch=256)
         chosen, rejected = choose_references(
@@ -176,15 +188,23 @@ class Bench:
         )
         references = References(pool.images.read(chosen), answers[chosen], rejected)
         block = pool.images.read(torch.arange(case.burst))
-        best, rates = _best_batch(net, block)
-        common.say(f"{case.name}: best batch {best}, {rates[best]:.0f} images/s")
+        teacher.labels(block)  # finds out how to ask
+        raws = {batch: torch_module(net, classes=10, batch=batch) for batch in BATCHES}
+        best, rates = _best_batch({batch: raw.labels for batch, raw in raws.items()}, block)
+        plains = {batch: _plain(net, batch) for batch in BATCHES}
+        plain_best, plain_rates = _best_batch(plains, block)
+        common.say(f"{case.name}: {teacher.chosen}; {rates[best]:.0f} images/s at {best}")
+        common.say(f"  as written {plain_rates[plain_best]:.0f} images/s at {plain_best}")
         return cls(
             case,
             search,
             teacher,
-            torch_module(net, classes=10, batch=best),
+            raws[best],
             best,
             rates,
+            plains[plain_best],
+            plain_best,
+            plain_rates,
             accuracy(answers, pool.labels),
             pool.images.read(torch.arange(samples)),
             answers[:samples],
@@ -203,7 +223,33 @@ class Bench:
             "samples": len(self.own),
             "raw_batch": self.best,
             "raw_rates_by_batch": {str(batch): round(r) for batch, r in self.rates.items()},
+            "adapter": self.teacher.chosen,
+            "plain_batch": self.plain_best,
+            "plain_rates_by_batch": {str(b): round(r) for b, r in self.plain_rates.items()},
         }
+
+    def turns(self) -> common.Json:
+        """Show the block to the adapter and to the module as written, in turns."""
+        asks = {"adapter": self.teacher.labels, "plain": self.plain}
+        wall: dict[str, list[float]] = {name: [] for name in asks}
+        cpu: dict[str, list[float]] = {name: [] for name in asks}
+        answers: dict[str, Tensor] = {}
+        for turn in range(TURNS):
+            for name in asks if turn % 2 else reversed(asks):
+                started, used = time.perf_counter(), time.process_time()
+                answers[name] = asks[name](self.block)
+                cpu[name].append(time.process_time() - used)
+                wall[name].append(time.perf_counter() - started)
+        row = {
+            "case": self.case.name,
+            "ratio": round(median(wall["plain"]) / median(wall["adapter"]), 4),
+            "ratio_cpu": round(median(cpu["plain"]) / median(cpu["adapter"]), 4),
+            "adapter_per_second": round(len(self.block) / median(wall["adapter"]), 1),
+            "plain_per_second": round(len(self.block) / median(wall["plain"]), 1),
+            "labels_differ": int((answers["adapter"] != answers["plain"]).sum()),
+        }
+        common.say(f"  {row}")
+        return row
 
     def repeat(self, taped: bool) -> common.Json:
         """Label all samples once, with the raw teacher in between."""
@@ -270,15 +316,29 @@ def _network(case: Case, data: DataSet) -> nn.Module:
     return net.eval()
 
 
-def _best_batch(net: nn.Module, block: Tensor) -> tuple[int, dict[int, float]]:
-    """The batch size at which the raw teacher is fastest: medians of five rounds in turn."""
-    rates: dict[int, list[float]] = {batch: [] for batch in BATCHES if batch <= len(block)}
+def _plain(net: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
+    """The bare module as it was written, without the adapter's checks."""
+
+    def ask(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([net(part).argmax(1) for part in micro_batches(images, batch)])
+
+    return ask
+
+
+def _best_batch(
+    asks: dict[int, Callable[[Tensor], Tensor]], block: Tensor
+) -> tuple[int, dict[int, float]]:
+    """The batch size at which a teacher is fastest: medians of five rounds in turn."""
+    asks = {batch: ask for batch, ask in asks.items() if batch <= len(block)}
+    rates: dict[int, list[float]] = {batch: [] for batch in asks}
+    for ask in asks.values():
+        ask(block[:1])  # whatever a first question costs
     for _ in range(5):
-        for batch, found in rates.items():
-            teacher = torch_module(net, classes=10, batch=batch)
+        for batch, ask in asks.items():
             started = time.perf_counter()
-            teacher.labels(block)
-            found.append(len(block) / (time.perf_counter() - started))
+            ask(block)
+            rates[batch].append(len(block) / (time.perf_counter() - started))
     medians = {batch: median(found) for batch, found in rates.items()}
     return max(medians, key=lambda batch: medians[batch]), medians
 

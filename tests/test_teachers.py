@@ -138,6 +138,28 @@ class TestTorchModule(Conforms):
         return lambda batch: teachers.torch_module(linear_module(), classes=3, batch=batch)
 
 
+class TestTorchModuleAsWritten(Conforms):
+    @pytest.fixture
+    def make(self) -> Callable[[int], Teacher]:
+        return lambda batch: teachers.torch_module(
+            linear_module(), classes=3, batch=batch, fast=False
+        )
+
+
+class TestTorchModuleRewritten(Conforms):
+    @pytest.fixture
+    def make(self) -> Callable[[int], Teacher]:
+        # Pixels are not negative, so neither ReLU nor a pool of one pixel changes the scores.
+        one = nn.Conv2d(1, 1, 1, bias=False)
+        one.weight.data.fill_(1.0)
+        net = nn.Sequential(one, nn.ReLU(), nn.MaxPool2d(1), linear_module())
+        return lambda batch: teachers.torch_module(net, classes=3, batch=batch)
+
+    def test_is_rewritten(self, teacher: Teacher) -> None:
+        teacher.labels(IMAGES)
+        assert "pool before ReLU, channels_last; batches of 8" in repr(teacher)
+
+
 class TestSklearn(Conforms):
     @pytest.fixture
     def make(self) -> Callable[[int], Teacher]:

@@ -1,14 +1,20 @@
 """A torch module as a teacher."""
 
+import logging
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from db3kd.errors import TeacherError
 from db3kd.teacher import Teacher
+from db3kd.teachers.faster import CPU_BATCH, Variant, faster
 from db3kd.teachers.function import check_kind, function
 
-CPU_BATCH, GPU_BATCH = 256, 8192  # on 2 cores 200 to 256 is fastest; 1,024 loses a quarter
+GPU_BATCH = 8192
+
+_log = logging.getLogger("db3kd")
 
 
 def torch_module(
@@ -18,13 +24,26 @@ def torch_module(
     bounds: tuple[float, float] = (0.0, 1.0),
     batch: int | None = None,
     device: str | torch.device | None = None,
-) -> Teacher:
+    fast: bool = True,
+) -> "TorchTeacher":
     """Hide a torch module that returns scores behind the label-only door.
 
     The module is put into evaluation mode and moved to `device` (None: where it is). It takes
     float32 images (row, channel, height, width) and returns scores (row, classes); only their
     argmax leaves.
-    `batch` images are asked at once (None: 256 on a CPU, 8,192 on a GPU).
+    `batch` images are asked at once (None: at most 256 on a CPU, 8,192 on a GPU).
+
+    With `fast`, on a CPU, the first question finds a faster way to ask the very same function
+    (`db3kd.teachers.faster`): a copy of the module is traced, rewritten and compared with it on
+    noise images, once, in well under a second; these are no queries. `chosen` and the log "db3kd"
+    say what was taken. A module that cannot be rewritten, or with hooks, is asked as written.
+    The choice is by rule, not by timing, and stays for all questions of that image shape, large or
+    small; so a run that is killed and goes on meets the same teacher. Rewrites either leave all
+    bits of the scores as they are or (channels_last) the rounding of the last few: then an image
+    whose two best scores are equal to about 1e-6 may get either class.
+    The module's weights are watched: after they are changed (by an optimizer, `load_state_dict`, a
+    new layer) the next question finds a way anew. A write through `weight.data` is not seen, and
+    what `forward` does besides computing (prints, pauses) is not repeated: give `fast=False`.
 
     Raises:
         InputError: fewer than two classes, or empty bounds.
@@ -38,20 +57,95 @@ def torch_module(
     module.eval()
     if device is not None:
         module.to(device)
-    place = next((p.device for p in module.parameters()), torch.device("cpu"))
-    batch = batch or (GPU_BATCH if place.type == "cuda" else CPU_BATCH)
+    return TorchTeacher(module, classes, bounds, batch, fast)
 
-    def ask(images: Float[Tensor, "row *image"]) -> Int[Tensor, " row"]:
-        with torch.inference_mode():
-            scores = module(images.to(place))
-            if not isinstance(scores, Tensor) or scores.shape != (len(images), classes):
-                got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-                raise TeacherError(
-                    f"the module returned {got} for {len(images)} images;"
-                    f" scores of shape ({len(images)}, {classes}) are expected"
-                )
-            if torch.isnan(scores).any():
-                raise TeacherError("the module returned scores that are not a number")
-            return scores.argmax(1)
 
-    return function(ask, classes=classes, bounds=bounds, batch=batch)
+class TorchTeacher:
+    """A torch module behind the label-only door; `torch_module` makes one.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.MaxPool2d(2),
+    ...                     nn.Flatten(), nn.Linear(45, 3))
+    >>> teacher = torch_module(net, classes=3)
+    >>> teacher.chosen
+    'nothing yet: the first question decides'
+    >>> answers = teacher.labels(torch.zeros(2, 1, 8, 8))
+    >>> teacher.chosen
+    'pool before ReLU, 2x2 pools as maxima, channels_last; batches of 256'
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        classes: int,
+        bounds: tuple[float, float],
+        batch: int | None,
+        fast: bool,
+    ) -> None:
+        self._module, self._batch, self._fast = module, batch, fast
+        self._place = next((p.device for p in module.parameters()), torch.device("cpu"))
+        self._key: object = None
+        self._shelves: list[dict[str, Any]] = []
+        self._teacher: Teacher | None = None
+        self.classes, self.bounds = classes, bounds
+        self.chosen = "nothing yet: the first question decides"
+
+    def __repr__(self) -> str:
+        return f"torch_module({type(self._module).__name__}: {self.chosen})"
+
+    def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
+        """Class index of each image; costs one query for each; same device as the images."""
+        key = (images.shape[1:], _stamps(self._shelves))
+        if self._teacher is None or (self._fast and key != self._key):
+            self._shelves = _shelves(self._module)
+            self._key = images.shape[1:], _stamps(self._shelves)
+            self._teacher = self._choose(tuple(images.shape[1:]))
+        return self._teacher.labels(images)
+
+    def _choose(self, shape: tuple[int, ...]) -> Teacher:
+        """Find out how to ask about images of this shape."""
+        if self._place.type != "cpu":
+            default = GPU_BATCH if self._place.type == "cuda" else CPU_BATCH
+            way = Variant(self._module, default, f"as written: on {self._place.type}")
+        elif not self._fast:
+            way = Variant(self._module, CPU_BATCH, "as written: fast=False")
+        else:
+            way = faster(self._module, shape, self.bounds)
+        batch = self._batch if self._batch is not None else way.batch
+        self.chosen = f"{way.what}; batches of {batch}"
+        _log.info("torch module %s: %s", type(self._module).__name__, self.chosen)
+        place, net, classes = self._place, way.net, self.classes
+
+        def ask(images: Float[Tensor, "row *image"]) -> Int[Tensor, " row"]:
+            with torch.inference_mode():
+                return _top(net(images.to(place)), len(images), classes)
+
+        return function(ask, classes=classes, bounds=self.bounds, batch=batch)
+
+
+def _top(scores: object, rows: int, classes: int) -> Int[Tensor, " row"]:
+    """The class with the highest score, where scores are what they should be."""
+    if not isinstance(scores, Tensor) or scores.shape != (rows, classes):
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise TeacherError(
+            f"the module returned {got} for {rows} images;"
+            f" scores of shape ({rows}, {classes}) are expected"
+        )
+    if torch.isnan(scores).any():
+        raise TeacherError("the module returned scores that are not a number")
+    return scores.argmax(1)
+
+
+def _shelves(module: nn.Module) -> list[dict[str, Any]]:
+    """Where a module keeps its weights and parts: `module.parameters()` takes far longer."""
+    found = [(part._parameters, part._buffers, part._modules) for part in module.modules()]
+    return [shelf for shelves in found for shelf in shelves if shelf]
+
+
+def _stamps(shelves: list[dict[str, Any]]) -> list[object]:
+    """Where each weight lies and how often it was written to, and which parts there are."""
+    things = [thing for shelf in shelves for thing in shelf.values()]
+    return [_stamp(thing) if isinstance(thing, Tensor) else id(thing) for thing in things]
+
+
+def _stamp(weight: Tensor) -> tuple[int, int]:
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
