@@ -1,0 +1,89 @@
+"""The plot of `distance.py`: ratio to the white-box reference against queries, both logarithmic."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+
+STYLES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+GAP = 0.045  # least distance of two labels, as a share of the height
+
+
+def draw(table: Sequence[common.Json], file: Path, case: str, default: str) -> None:
+    """One line a competitor, on the rows that all have in common; ours black, rivals grey."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        common.say("no plot: matplotlib is missing")
+        return
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(line["competitor"] for line in table))
+    if not names:
+        return
+    figure, axes = plt.subplots(figsize=(8, 5))
+    ends = []
+    for number, name in enumerate(names):
+        lines = [line for line in table if line["competitor"] == name and line["shared_rows"]]
+        if not lines:
+            continue
+        rival = name.startswith(("art", "foolbox"))
+        at = [line["queries"] for line in lines]
+        ratio = [line["over_white_box_shared"] for line in lines]
+        colour = "0.5" if rival else "0.0"
+        axes.plot(
+            at,
+            ratio,
+            STYLES[number % len(STYLES)],
+            marker=MARKERS[number % len(MARKERS)],
+            color=colour,
+            linewidth=2.4 if name == default else 1.2,
+            markersize=4,
+        )
+        ends.append((ratio[-1], at[-1], name, colour))
+    _axes(axes, table, case)
+    _labels(axes, ends)
+    figure.savefig(file, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _axes(axes: Any, table: Sequence[common.Json], case: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    rows = sorted({line["shared_rows"] for line in table})
+    span = str(rows[0]) if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
+    asked = sorted({line["queries"] for line in table})
+    axes.set(xscale="log", yscale="log", title=f"{case}: {span} rows that all have in common")
+    axes.set_xlabel("queries a row, start search included")
+    axes.set_ylabel("mean distance / mean white-box distance")
+    axes.set_xticks(asked, [f"{count:,}" for count in asked])
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in MaxNLocator(8).tick_values(low, high) if low <= tick <= high]
+    axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(low, high)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _labels(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names at the right, moved apart, each with a thin line to the end of its curve."""
+    low, high = (math.log(limit) for limit in axes.get_ylim())
+    below = -1.0
+    for ratio, queries, name, colour in sorted(ends):
+        below = max((math.log(ratio) - low) / (high - low), below + GAP)
+        axes.annotate(
+            name,
+            (queries, ratio),
+            (1.03, below),
+            textcoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.8},
+        )

@@ -1,0 +1,78 @@
+"""The teachers that benchmarks ask: trained once, briefly, and kept in the temporary folder.
+
+`trained` gives the networks, `digits` the support vector machine on scikit-learn's 8x8 digits.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import common
+from db3kd.data import DataSet, in_memory, load, subset
+from db3kd.errors import Damaged, InputError
+from db3kd.networks import build
+from db3kd.settings import Training
+from db3kd.student import load_network, save_network, train
+from db3kd.transfer_set import TransferSet
+
+FOLDER = Path(tempfile.gettempdir()) / "db3kd-benchmarks"
+DIGITS_OF_TEACHER = 600  # images that the support vector machine is fitted on
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a network is, and what it is trained on; `name` is that of the benchmark's case."""
+
+    name: str
+    network: str
+    data: str
+    train: int  # images
+    epochs: int
+
+    @property
+    def path(self) -> Path:
+        """Where its weights are kept."""
+        return FOLDER / f"{self.name}-{self.train}-{self.epochs}.safetensors"
+
+
+def trained(lesson: Lesson, data: DataSet) -> nn.Module:
+    """Train briefly on the first images, or take the weights of an earlier benchmark."""
+    net = build(lesson.network, data.images.shape, 10, seed=0)
+    if lesson.path.exists():
+        try:
+            return load_network(lesson.path, net).eval()
+        except (InputError, Damaged):
+            common.say(f"{lesson.path} does not fit, training again")
+    started = time.perf_counter()
+    part = subset(data, torch.arange(lesson.train))
+    transfer = TransferSet(part.images, torch.arange(lesson.train), part.labels, part.labels)
+    train(net, transfer, Training(epochs=lesson.epochs), seed=0, device="cpu")
+    common.say(f"{lesson.name}: trained in {time.perf_counter() - started:.0f} s")
+    lesson.path.parent.mkdir(exist_ok=True)
+    save_network(lesson.path, net)
+    return net.eval()
+
+
+def training_images(lesson: Lesson, least: int) -> DataSet:
+    """The first training images, in memory: as many as the lesson takes, at least `least`."""
+    data = load(lesson.data, f"train[:{max(lesson.train, least)}]")
+    return DataSet(in_memory(data.images), data.labels, data.classes)
+
+
+def digits() -> tuple[Any, Tensor, Tensor]:
+    """An RBF support vector machine, and digits with labels that it was not fitted on."""
+    from sklearn.datasets import load_digits
+    from sklearn.svm import SVC
+
+    bunch = load_digits()
+    order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(7))
+    images = (torch.from_numpy(bunch.images).float() / 16)[order].unsqueeze(1)
+    labels = torch.from_numpy(bunch.target).long()[order]
+    theirs = slice(DIGITS_OF_TEACHER)
+    machine = SVC(kernel="rbf", C=10).fit(images[theirs].flatten(1).numpy(), labels[theirs].numpy())
+    return machine, images[DIGITS_OF_TEACHER:], labels[DIGITS_OF_TEACHER:]

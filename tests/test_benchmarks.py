@@ -1,0 +1,263 @@
+"""The pieces of benchmarks/distance.py, on teachers so small that the numbers are known."""
+
+import importlib
+import json
+import math
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from db3kd.errors import InputError
+from db3kd.robustness import References
+from db3kd.settings import Search
+from db3kd.teachers import function
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+needs_foolbox = pytest.mark.skipif(
+    find_spec("foolbox") is None, reason="Foolbox is missing: pip install -e '.[benchmarks]'"
+)
+needs_art = pytest.mark.skipif(
+    find_spec("art") is None, reason="ART is missing: pip install -e '.[benchmarks]'"
+)
+SIDE, PIXELS = 3, 9
+THERE = torch.tensor([0.6, 0.9])  # class 1, 2: where the mean is above; sqrt(9) * (0.6 - mean) away
+
+
+@pytest.fixture(autouse=True)
+def _on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def module(name: str) -> Any:
+    assert str(BENCHMARKS) in sys.path
+    return importlib.import_module(name)
+
+
+def bright(images: Tensor) -> Tensor:
+    return (images.flatten(1).mean(1, keepdim=True) > THERE).sum(1)
+
+
+TEACHER = function(bright, classes=3)
+
+
+def tiny_task(count: int = 3) -> Any:
+    """Images of means 0.1, 0.2, 0.3, and two classes to reach by being brighter."""
+    rows, draw = module("rows"), torch.Generator().manual_seed(0)
+    noise = torch.rand(count, 1, SIDE, SIDE, generator=draw) * 0.1
+    means = (torch.arange(count) + 1).reshape(-1, 1, 1, 1) / 10
+    images = noise - noise.mean((1, 2, 3), keepdim=True) + means
+    lopsided = torch.ones(3, 1, SIDE, SIDE)
+    lopsided[0, 0, 0] = 0.2  # mean 6.6 / 9 = 0.73
+    lopsided[1, 0, :, 0] = 0.3  # 6.9 / 9 = 0.77
+    lopsided[2, 0, 0, 0] = 0.5  # 8.5 / 9 = 0.94
+    references = References(lopsided, bright(lopsided), torch.zeros(3, dtype=torch.bool))
+    own = torch.zeros(count, dtype=torch.long)
+    case = rows.Case("tiny", None, 2)
+    found = rows.started(TEACHER, images, own, references, torch.arange(count) + 70)
+    white = math.sqrt(PIXELS) * (THERE[found.target - 1] - found.origin.flatten(1).mean(1))
+    return rows.Task(case, TEACHER, references, replace(found, white=white))
+
+
+def two_rows(checkpoints: tuple[int, ...]) -> Any:
+    """Two rows that start at distance 1 after 3 and 5 queries; class 1 is above 0.5."""
+    above = function(lambda images: images.flatten(1)[:, 0] > 0.5, classes=2)
+    return module("watch").Watch(
+        above,
+        torch.zeros(2, 1, 1, 2),
+        torch.tensor([1, 1]),
+        start=torch.tensor([1.0, 0.0]).repeat(2, 1).reshape(2, 1, 1, 2),
+        start_spent=torch.tensor([3, 5]),
+        start_curve=torch.ones(2, len(checkpoints)),
+        checkpoints=checkpoints,
+    )
+
+
+def shown(*values: float) -> Tensor:
+    """Images whose first pixel has these values: their distance from the origin."""
+    return torch.tensor([[value, 0.0] for value in values]).reshape(-1, 1, 1, 2)
+
+
+def test_a_watch_counts_each_row_and_keeps_the_best_point_within_each_count() -> None:
+    watch = two_rows((4, 6))
+    # row 0 is asked 0.8 (its 4th query) and 0.6 (5th), row 1 0.7 (6th) and 0.2 (7th, not across)
+    assert watch.labels(shown(0.8, 0.7, 0.6, 0.2)).tolist() == [1, 1, 1, 0]
+    assert torch.allclose(watch.curve, torch.tensor([[0.8, 0.6], [1.0, 0.7]]))
+    # row 0's 6th; row 1's 8th, which is beyond the last checkpoint
+    watch.labels(shown(0.55, 0.51))
+    assert torch.allclose(watch.curve, torch.tensor([[0.8, 0.55], [1.0, 0.7]]))
+    assert watch.spent == [6, 8]
+    assert watch.meter.spent == 6
+    with pytest.raises(module("watch").Enough):
+        watch.labels(shown(0.9, 0.9))
+    assert watch.meter.spent == 6
+
+
+def test_a_watch_shows_and_measures_the_clipped_point() -> None:
+    watch = two_rows((9,))
+    watch.labels(torch.tensor([[0.6, -3.0], [7.0, 0.0]]).reshape(2, 1, 1, 2))
+    assert torch.allclose(watch.curve, torch.tensor([[0.6], [1.0]]))
+    assert watch.point[0].flatten().tolist() == pytest.approx([0.6, 0.0])
+
+
+def test_points_are_asked_again_and_moved_out_by_a_ten_thousandth_at_most() -> None:
+    origin = torch.zeros(3, 1, SIDE, SIDE)
+    point = torch.tensor([0.61, 0.6 * (1 - 5e-5), 0.59]).reshape(-1, 1, 1, 1) + origin
+    factor = module("watch").asked_again(TEACHER, origin, point, torch.ones(3, dtype=torch.long))
+    assert factor.tolist() == [1.0, pytest.approx(1.0001, abs=1e-6), math.inf]
+
+
+def test_our_search_comes_close_to_the_closed_form_and_books_what_it_asks() -> None:
+    task, competitors = tiny_task(), module("competitors")
+    found = competitors.ours("ours", Search(probes=20)).search(task, [1, 2, 4], [50, 500])
+    ratio = found.distance / task.rows.white[[1, 2, 4], None]
+    assert (ratio >= 1 - 1e-5).all()
+    assert (ratio[:, 1] < 1.02).all()
+    assert (found.distance[:, 1] <= found.distance[:, 0]).all()
+    assert all(0 < spent <= 500 for spent in found.spent)
+
+
+def test_results_stay_on_the_shelf_and_a_torn_line_is_searched_again(tmp_path: Path) -> None:
+    task, competitors, distance = tiny_task(), module("competitors"), module("distance")
+    calls: list[list[int]] = []
+    real = competitors.ours("ours", Search(probes=20))
+
+    def search(task: Any, rows: list[int], asked: list[int]) -> Any:
+        calls.append(list(rows))
+        return real.search(task, rows, asked)
+
+    ours = replace(real, search=search, images=1)
+    shelf = distance.Shelf(task, tmp_path, (50, 200))
+    distance._search(task, [ours], shelf, 0)
+    distance._search(task, [ours], shelf, 0)
+    assert calls == [[0, 1], [2, 3], [4, 5]]
+    file = tmp_path / "ours.jsonl"
+    file.write_text(file.read_text()[:-20])
+    distance._search(task, [ours], shelf, 0)
+    assert calls[3:] == [[4, 5]]
+    assert set(shelf.read(ours)) == {"70:1", "70:2", "71:1", "71:2", "72:1", "72:2"}
+    assert shelf.read(replace(ours, version="another")) == {}
+    assert distance.Shelf(task, tmp_path, (50, 200, 500)).read(ours) == {}
+
+
+def test_a_row_that_is_not_across_when_asked_again_counts_as_its_start() -> None:
+    task, distance, competitors = tiny_task(1), module("distance"), module("competitors")
+    liar = competitors.Found(
+        torch.tensor([[0.5, 0.1], [1.5, 1.4]]), task.rows.origin, [9, 9], ["", ""]
+    )
+    found, factor = distance.verified(task, [0, 1], liar)
+    assert factor.tolist() == [0.0, 0.0]
+    assert torch.equal(found, task.rows.start_curve[:, :2])
+
+
+def test_a_point_elsewhere_than_its_distance_says_counts_as_its_start() -> None:
+    task, distance, competitors = tiny_task(1), module("distance"), module("competitors")
+    apart = task.rows.start_distance[:1]
+    honest = competitors.Found(apart[:, None], task.rows.start[:1], [9], [""])
+    assert distance.verified(task, [0], honest)[1].tolist() == [1.0]
+    boast = replace(honest, distance=0.9 * apart[:, None])
+    assert distance.verified(task, [0], boast)[1].tolist() == [0.0]
+
+
+def test_the_table_compares_on_all_rows_and_on_those_in_common() -> None:
+    task = tiny_task(1)
+    task = replace(task, rows=replace(task.rows, white=torch.tensor([1.0, 3.0])))
+
+    def line(*distance: float) -> dict[str, Any]:
+        return {"distance": distance, "factor": 1, "ended": "", "spent": 10, "seconds": 2}
+
+    results = {
+        "a": {"70:1": line(2.0, 1.5), "70:2": line(6.0, 3.0)},
+        "b": {"70:2": line(9.0, 6.0)},
+    }
+    part = module("summary").of(task, results, (100, 200), "a")
+    # means: (2 + 6) / (1 + 3) = 2 and (1.5 + 3) / 4 = 1.125; b: 9 / 3 = 3, 6 / 3 = 2
+    # a over b on b's row: 6 / 9 and 3 / 6
+    assert part.figures == {
+        "over_white_box.tiny.100": 2.0,
+        "over_white_box.tiny.200": 1.125,
+        "over_white_box.tiny.100.b": 3.0,
+        "over_white_box.tiny.200.b": 2.0,
+        "default_over.tiny.100.b": pytest.approx(0.6667),
+        "default_over.tiny.200.b": 0.5,
+    }
+    second = next(row for row in part.table if row["competitor"] == "a" and row["queries"] == 200)
+    assert second["mean_of_ratios"] == 1.25  # (1.5 + 1) / 2
+    assert second["rows"] == 2
+    assert second["shared_rows"] == 1
+    assert second["over_white_box_shared"] == 1.0  # 3 / 3
+    assert part.setting["competitors"]["a"]["queries_per_second"] == 5  # 20 in 4 s
+    json.dumps(part.table)
+
+
+def test_competitors_are_named_after_the_settings() -> None:
+    competitors = module("competitors")
+    names = [c.name for c in competitors.every()]
+    assert len(set(names)) == len(names)
+    assert {"art_hsj", "art_sign_opt", "foolbox_hsj", "sign_opt"} <= set(names)
+    assert competitors.our_searches()[competitors.default_name()] == Search()
+    assert [c.name for c in competitors.every(["art_hsj"])] == ["art_hsj"]
+    with pytest.raises(InputError, match="nobody"):
+        competitors.every(["nobody"])
+
+
+def test_a_missing_package_is_told_in_one_sentence() -> None:
+    with pytest.raises(InputError, match="pip install"):
+        module("white_box").needed("no_such_package.at_all")
+
+
+def test_soft_votes_answer_as_the_machine_does_and_have_gradients() -> None:
+    machine, images, _ = module("teachers").digits()
+    votes = module("white_box").SoftVotes(machine, 4.0)
+    draw = torch.Generator().manual_seed(0)
+    mixed = 0.5 * images[:200] + 0.5 * images[torch.randperm(200, generator=draw)]
+    answers = votes(mixed).argmax(1)
+    assert (answers.numpy() == machine.predict(mixed.flatten(1).numpy())).all()
+    some = mixed[:5].clone().requires_grad_()
+    votes(some)[:, 3].sum().backward()
+    assert some.grad is not None
+    assert (some.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+@needs_foolbox
+@pytest.mark.filterwarnings("ignore")
+def test_the_white_box_reference_meets_the_closed_form() -> None:
+    class Brightness(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            above = images.flatten(1).mean(1, keepdim=True) - THERE
+            scores = torch.cat([torch.zeros_like(above[:, :1]), above], 1).cumsum(1)
+            return scores * 10
+
+    task = tiny_task()
+    best, point = module("white_box").reference(
+        [Brightness()], TEACHER, task.rows.origin, task.rows.target, steps=(50, 100)
+    )
+    assert (bright(point) == task.rows.target).all()
+    assert (best >= task.rows.white - 1e-5).all()
+    assert (best < 1.02 * task.rows.white).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("foolbox_hsj", marks=needs_foolbox),
+        pytest.param("art_hsj", marks=needs_art),
+        pytest.param("art_sign_opt", marks=needs_art),
+    ],
+)
+def test_a_rival_keeps_to_its_queries_and_gets_nearer(name: str) -> None:
+    task, competitors = tiny_task(1), module("competitors")
+    (rival,) = competitors.every([name])
+    found = rival.search(task, [0], (100, 200, 500, 1000, 1500))
+    curve = found.distance[0]
+    assert found.ended == [""]
+    assert 1500 <= found.spent[0] < 2000
+    assert (curve.diff() <= 0).all()
+    assert float(task.rows.white[0]) - 1e-5 <= float(curve[-1]) < float(curve[0])
+    assert module("distance").verified(task, [0], found)[1].tolist() == [1.0]
