@@ -5,6 +5,7 @@ every law that says "the same" means every bit.
 """
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import msgspec.structs
 import pytest
@@ -28,7 +29,7 @@ from db3kd import robustness
 from db3kd.boundary import norm
 from db3kd.errors import BudgetExhausted
 from db3kd.robustness import METRICS, References, RobustnessMap, Status, measure
-from db3kd.settings import Budget, Metric, Search
+from db3kd.settings import Budget, Descents, Metric, Search, Subspaces
 from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
 
@@ -64,7 +65,9 @@ class World:
         )
 
 
-limits = st.one_of(st.integers(1, 50), st.integers(51, 400))
+DESCENTS: tuple[Descents, ...] = get_args(Descents)
+SUBSPACES: tuple[Subspaces, ...] = get_args(Subspaces)
+limits = st.one_of(st.integers(1, 50), st.integers(51, 250))
 
 
 @st.composite
@@ -86,6 +89,8 @@ def worlds(draw: st.DrawFn, boxed: bool | None = None) -> World:
         probes=draw(st.integers(1, 40)),
         step=draw(st.sampled_from([0.02, 0.2, 2.0])),
         tolerance=draw(st.sampled_from([1e-5, 1e-3, 0.1])),
+        descent=draw(st.sampled_from(DESCENTS)),
+        subspace=draw(st.sampled_from(SUBSPACES)),
         checkpoints=(3, 17, 40, 90, 250, 500),
     )
     return World(
@@ -144,14 +149,15 @@ def test_books_balance_and_no_row_exceeds_its_limit(world: World, metric: Metric
     assert int(maps[metric].queries.max()) <= search.queries
 
 
-@pytest.mark.parametrize("queries", [*range(1, 51)])
-def test_a_row_alone_costs_what_its_books_say(queries: int) -> None:
+@pytest.mark.parametrize("descent", DESCENTS)
+@pytest.mark.parametrize("queries", [*range(1, 20), 27, 33, 41, 50])
+def test_a_row_alone_costs_what_its_books_say(queries: int, descent: Descents) -> None:
     # One row, so the meter's total is the row's: no limit is exceeded, even by one.
     draw = torch.Generator().manual_seed(queries)
     world = World(
         torch.randn(2, 5, generator=draw), torch.zeros(2), torch.randn(1, 1, 1, 5, generator=draw),
         torch.randn(9, 1, 1, 5, generator=draw), WIDE,
-        Search(queries=queries, probes=7, tolerance=0.1), queries,
+        Search(queries=queries, probes=7, tolerance=0.1, descent=descent), queries,
     )  # fmt: skip
     meter = Meter(world.teacher)
     found = world.measured(meter)["mbd"]
@@ -218,7 +224,13 @@ def test_how_many_rows_are_walked_at_once_does_not_matter(world: World, at_once:
         same(whole[metric], parted[metric])
 
 
-def test_large_images_do_not_depend_on_their_neighbours_either() -> None:
+@pytest.mark.parametrize(
+    ("descent", "subspace"),
+    [(descent, "full") for descent in DESCENTS] + [("cgba_h", other) for other in SUBSPACES[1:]],
+)
+def test_large_images_do_not_depend_on_their_neighbours_either(
+    descent: Descents, subspace: Subspaces
+) -> None:
     # Beyond 32,768 numbers a sum over one row alone may be split between threads.
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 105, 105, generator=draw)
@@ -226,7 +238,7 @@ def test_large_images_do_not_depend_on_their_neighbours_either() -> None:
     images[:, 0, 0, 0], starts[:, 0, 0, 0] = 0.1, 0.9
     teacher = function(lambda shown: shown[:, 0, 0, 0] > 0.7, classes=2)
     references, own = as_references(teacher, starts), torch.zeros(2, dtype=torch.long)
-    search = Search(queries=40, probes=4, tolerance=1e-2)
+    search = Search(queries=40, probes=4, tolerance=1e-2, descent=descent, subspace=subspace)
     whole = measure(teacher, images, own, references, search, noise_seed=0)["mbd"]
     alone = measure(teacher, images[1:], own[1:], references, search, noise_seed=0)["mbd"]
     assert torch.equal(alone.distance[0], whole.distance[1])
@@ -364,6 +376,35 @@ def test_ball(seed: int) -> None:
     assert not teacher.labels(images).any()
     found = reached(teacher, images, starts, seed)
     within_one_percent(found.distance[:, 1], (images.flatten(1) - centre).norm(dim=1) - 4.0)
+
+
+@pytest.mark.parametrize(
+    ("descent", "subspace"),
+    [(descent, subspace) for descent in DESCENTS for subspace in ("full", "sweep")]
+    + [("cgba_h", "dct"), ("cgba_h", "bilinear")],
+)
+def test_every_descent_reaches_a_plane_and_a_ball(descent: Descents, subspace: Subspaces) -> None:
+    # Half the frequencies cannot span a normal that has all: "dct" and "bilinear" stay behind.
+    draw = torch.Generator().manual_seed(0)
+    normal = torch.randn(DIMENSIONS, generator=draw)
+    normal /= normal.norm()
+    images, starts = cloud(2, draw), 2 * cloud(20, draw)
+    images += (-1.0 - images.flatten(1) @ normal)[:, None, None, None] * normal.reshape(1, 8, 8)
+    centre = 4 * normal
+    far = centre.reshape(1, 1, 8, 8) + 0.3 * cloud(20, draw)
+    exact = (0.5 - images.flatten(1) @ normal, (images.flatten(1) - centre).norm(dim=1) - 4.0)
+    search = Search(queries=1000, descent=descent, subspace=subspace)
+    within = 1.05 if subspace in ("full", "sweep") else 1.6
+    for teacher, origins, reached_from in zip(
+        (half_space(normal, 0.5), ball(centre, 4.0)), exact, (starts, far), strict=True
+    ):
+        own, references = teacher.labels(images), as_references(teacher, reached_from)
+        assert not own.any()
+        maps = measure(teacher, images, own, references, search, noise_seed=0)
+        found = maps["mbd"].distance[:, 1]
+        assert bool((found >= origins * (1 - 1e-4)).all())
+        assert bool((found <= origins * within).all()), (found / origins).max()
+        assert bool((found < maps["bd"].distance[:, 1]).all())
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -11,20 +11,18 @@ Where this differs from the letter of section 3.2.1, and why (docs/differences.m
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.boundary import Asks, along, between, bisect, halvings, norm, per_row
-from db3kd.descent.walk import Walk
+from db3kd.descent.tangent import JUST_BELOW, tangents
+from db3kd.descent.walk import Walk, replaced
 
 QUARTERINGS, SCALINGS = 5, 8  # at most, in one step
 COARSE = 2.0**-6  # of its width: to where a bracket is halved while steps are compared
-JUST_BELOW = 1 - 2.0**-18  # of the present distance, so that rounding never lengthens it
 STEEPEST = 3.0  # slope of the boundary against the sphere that a bracket expects at most
-GPU_POINTS = 16384  # probes built at once on a GPU; on a CPU one row at a time fits the caches
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,11 @@ class SignOpt:
     smoothing: float = 0.01
     patience: int = 3
 
+    def probes_at(self, step: int) -> int:
+        """Q of Eq. 4, in every step."""
+        del step
+        return self.probes
+
     def step(
         self,
         asks: Asks,
@@ -56,13 +59,12 @@ class SignOpt:
     ) -> Walk:
         """One iteration of Fig. 3 for the rows named: gradient, step, bisection."""
         count = torch.minimum(walk.left[rows] // 2, torch.tensor(self.probes, device=rows.device))
-        normal = self._normal(asks, origin, walk, noise, rows, count, bounds)
+        normal = tangents(asks, origin, walk, noise, rows, count, bounds, smoothing=self.smoothing)
         search = _LineSearch(self, asks, origin[rows], rows, normal, bounds)
         moved = search.run(_part(walk, rows, spent=count))
         gained = walk.distance[rows] - moved.distance > self.tolerance
         misses = torch.where(gained, 0, walk.misses[rows] + 1)
-        return _put(
-            walk,
+        return walk.put(
             rows,
             point=moved.point,
             distance=moved.distance,
@@ -70,45 +72,6 @@ class SignOpt:
             spent=moved.spent,
             misses=misses,
         )
-
-    def _normal(
-        self,
-        asks: Asks,
-        origin: Tensor,
-        walk: Walk,
-        noise: Tensor,
-        rows: Tensor,
-        count: Tensor,
-        bounds: tuple[float, float],
-    ) -> Tensor:
-        """Eq. 4 and 5 with the first `count` noise images of each row, tangential part only."""
-        flat = noise.flatten(1)
-        normals = torch.empty_like(origin[rows])
-        at_once = max(1, GPU_POINTS // len(flat)) if origin.is_cuda else 1
-        for part in range(0, len(rows), at_once):
-            here = slice(part, part + at_once)
-            row = rows[here]
-            most = int(count[here].max())
-            ray = (walk.point[row] - origin[row]).flatten(1)
-            ray = ray / walk.distance[row][:, None]
-            along = flat[:most] @ ray.unsqueeze(2)  # row, probe, 1
-            length = (self.smoothing / flat.shape[1] ** 0.5) * walk.distance[row]
-            points = torch.addcmul(
-                walk.point[row].flatten(1)[:, None], length[:, None, None], flat[:most]
-            )
-            points.addcmul_(-length[:, None, None] * along, ray[:, None]).clamp_(*bounds)
-            used = torch.arange(most, device=row.device) < count[here][:, None]
-            points = points.reshape(len(row), most, *origin.shape[1:])
-            asked = points.flatten(0, 1) if bool(used.all()) else points[used]
-            across = asks(asked, row[:, None].expand(-1, most)[used])
-            signs = torch.zeros(used.shape, device=row.device)
-            signs[used] = torch.where(across, 1.0, -1.0)
-            balance = signs.sum(1, keepdim=True) / count[here][:, None]
-            signs = torch.where(used, signs - balance, 0.0) / count[here][:, None]
-            normal = (signs[:, None] @ flat[:most])[:, 0]
-            normal -= (signs[:, None] @ along)[:, 0] * ray
-            normals[here] = normal.reshape(len(row), *origin.shape[1:])
-        return normals
 
 
 @dataclass(frozen=True)
@@ -187,11 +150,11 @@ class _LineSearch:
         distance = norm(there - origin)
         hit = across & (distance <= walk.distance[rows])
         found = rows[hit]
-        walk = _put(walk, rows, spent=walk.spent[rows] + 1)
-        walk = _put(walk, found, point=there[hit], distance=distance[hit])
+        walk = walk.put(rows, spent=walk.spent[rows] + 1)
+        walk = walk.put(found, point=there[hit], distance=distance[hit])
         floor = (1 - STEEPEST * norm(move[hit]) / distance[hit]).clamp(min=0.0)
         walk, floor = self._floor(walk, found, floor)
-        near = _replaced(near, found, floor)
+        near = replaced(near, found, floor)
         width = (1 - floor) * walk.distance[found]
         walk, near = self._bisect(walk, near, found, width, width * COARSE)
         return walk, near, hit
@@ -202,12 +165,10 @@ class _LineSearch:
         row = rows[asked]
         low = between(self.origin[row], walk.point[row], floor[asked], self.bounds)
         across = self.asks(low, self.rows[row])
-        walk = _put(walk, row, spent=walk.spent[row] + 1)
+        walk = walk.put(row, spent=walk.spent[row] + 1)
         deeper = row[across]
-        walk = _put(
-            walk, deeper, point=low[across], distance=norm(low[across] - self.origin[deeper])
-        )
-        floor = _replaced(torch.where(asked, floor, 0.0), asked.nonzero()[:, 0][across], 0.0)
+        walk = walk.put(deeper, point=low[across], distance=norm(low[across] - self.origin[deeper]))
+        floor = replaced(torch.where(asked, floor, 0.0), asked.nonzero()[:, 0][across], 0.0)
         return walk, floor
 
     def _bisect(
@@ -225,23 +186,8 @@ class _LineSearch:
         )
         distance = norm(bracket.point - self.origin[rows])
         spent = walk.spent[rows] + bracket.asked
-        walk = _put(walk, rows, point=bracket.point, distance=distance, spent=spent)
-        return walk, _replaced(near, rows, bracket.near)
-
-
-def _replaced(whole: Tensor, rows: Tensor, part: Tensor | float) -> Tensor:
-    """A copy with some rows replaced."""
-    whole = whole.clone()
-    whole[rows] = part
-    return whole
-
-
-def _put(walk: Walk, rows: Tensor, **parts: Tensor) -> Walk:
-    """The walk with some columns of some rows replaced."""
-    columns: dict[str, Any] = {
-        name: _replaced(getattr(walk, name), rows, part) for name, part in parts.items()
-    }
-    return replace(walk, **columns)
+        walk = walk.put(rows, point=bracket.point, distance=distance, spent=spent)
+        return walk, replaced(near, rows, bracket.near)
 
 
 def _part(walk: Walk, rows: Tensor, *, spent: Tensor) -> Walk:
@@ -253,4 +199,5 @@ def _part(walk: Walk, rows: Tensor, *, spent: Tensor) -> Walk:
         walk.spent[rows] + spent,
         walk.limit,
         walk.misses[rows],
+        walk.memory[rows],
     )

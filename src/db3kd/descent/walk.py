@@ -1,8 +1,8 @@
 """The interface of a descent, its state, and the loop that runs it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,9 @@ from db3kd.boundary import Asks
 
 LEAST_LEFT = 4  # with fewer queries left, no step can pay
 
+Noise = Callable[[int, int, int], Tensor]
+"""(step, probes asked in the steps before, probes) -> so many images, of norm sqrt(pixels)."""
+
 
 @dataclass(frozen=True)
 class Walk:
@@ -19,7 +22,8 @@ class Walk:
 
     `point` was shown to the teacher and is across; `distance` is its Euclidean distance from the
     origin; `step` the length of the next step, in the descent's own unit; `spent` and `limit` count
-    queries of the row; `misses` counts the steps in a row that gained nothing.
+    queries of the row; `misses` counts the steps in a row that gained nothing; `memory` is what the
+    descent remembers of directions, zero at first.
 
     >>> walk = Walk.at(torch.ones(1, 1, 2, 2), torch.tensor([2.0]), step=0.2,
     ...                spent=torch.tensor([7]), limit=100)
@@ -33,6 +37,7 @@ class Walk:
     spent: Int[Tensor, " row"]
     limit: int
     misses: Int[Tensor, " row"]
+    memory: Float[Tensor, "row *image"]
 
     @classmethod
     def at(
@@ -46,21 +51,41 @@ class Walk:
     ) -> "Walk":
         """Start from confirmed points."""
         steps, misses = torch.full_like(distance, step), torch.zeros_like(spent)
-        return cls(point, distance, steps, spent, limit, misses)
+        return cls(point, distance, steps, spent, limit, misses, torch.zeros_like(point))
 
     @property
     def left(self) -> Int[Tensor, " row"]:
         """Queries that each row may still ask."""
         return self.limit - self.spent
 
+    def put(self, rows: Int[Tensor, " some"], **parts: Tensor) -> "Walk":
+        """The walk with some columns of some rows replaced.
+
+        >>> walk = Walk.at(torch.ones(2, 1, 1, 1), torch.ones(2), step=0.2,
+        ...                spent=torch.tensor([7, 7]), limit=100)
+        >>> walk.put(torch.tensor([1]), spent=torch.tensor([9])).spent
+        tensor([7, 9])
+        """
+        columns: dict[str, Any] = {
+            name: replaced(getattr(self, name), rows, part) for name, part in parts.items()
+        }
+        return replace(self, **columns)
+
+
+def replaced(whole: Tensor, rows: Int[Tensor, " some"], part: Tensor | float) -> Tensor:
+    """A copy with some rows replaced.
+
+    >>> replaced(torch.zeros(3), torch.tensor([1]), 5.0)
+    tensor([0., 5., 0.])
+    """
+    whole = whole.clone()
+    whole[rows] = part
+    return whole
+
 
 @runtime_checkable
 class Descent(Protocol):
     """One way of walking: settings only; the state is a `Walk`, randomness comes as noise."""
-
-    @property
-    def probes(self) -> int:
-        """How many noise images one step takes."""
 
     @property
     def first_step(self) -> float:
@@ -69,6 +94,9 @@ class Descent(Protocol):
     @property
     def patience(self) -> int:
         """After how many steps without gain a row cannot be further minimised."""
+
+    def probes_at(self, step: int) -> int:
+        """How many noise images that step takes."""
 
     def step(
         self,
@@ -88,14 +116,14 @@ def descend(
     origin: Float[Tensor, "row *image"],
     walk: Walk,
     *,
-    noise: Callable[[int], Tensor],
+    noise: Noise,
     bounds: tuple[float, float],
     after_step: Callable[[Walk], None],
 ) -> tuple[Walk, Bool[Tensor, " row"]]:
     """Step until no row can be further minimised or its limit is reached (section 3.2.1).
 
-    Returns the last state and which rows converged. `noise(k)` gives the images of step k, the same
-    for every row, so that a row does not depend on its neighbours. At most `limit` queries a row.
+    Returns the last state and which rows converged. The noise of a step is the same for every row,
+    so that a row does not depend on its neighbours. At most `limit` queries a row.
 
     >>> from db3kd.descent import SignOpt
     >>> asks = lambda points, rows: points.flatten(1)[:, 0] > 1  # a half-space at distance 1
@@ -104,16 +132,19 @@ def descend(
     ...                spent=torch.tensor([0]), limit=1000)
     >>> draw = torch.Generator().manual_seed(0)
     >>> walk, _ = descend(SignOpt(), asks, torch.zeros(1, 1, 1, 2), walk, bounds=(-9.0, 9.0),
-    ...                   noise=lambda k: torch.randn(200, 1, 1, 2, generator=draw),
+    ...                   noise=lambda step, before, n: torch.randn(n, 1, 1, 2, generator=draw),
     ...                   after_step=lambda walk: None)
     >>> round(walk.distance.item(), 2)
     1.0
     """
+    before, walk = 0, replace(walk, step=torch.full_like(walk.step, descent.first_step))
     for done in range(walk.limit):
         restless = (walk.misses < descent.patience) & (walk.distance > 0)
         rows = (restless & (walk.left >= LEAST_LEFT)).nonzero()[:, 0]
         if not len(rows):
             break
-        walk = descent.step(asks, origin, walk, noise(done), rows, bounds)
+        count = descent.probes_at(done)
+        walk = descent.step(asks, origin, walk, noise(done, before, count), rows, bounds)
+        before += count
         after_step(walk)
     return walk, (walk.misses >= descent.patience) | (walk.distance == 0)
