@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import Workshop, make_workshop
+from db3kd.descent.tangent import CPU_POINTS
 
 VERBS = ("run", "label", "distill", "evaluate", "status")
 HEAVY = {"torch", "numpy", "pyarrow", "PIL", "sklearn"}
@@ -162,7 +163,7 @@ def test_interrupted_everything_is_saved(
     assert said.returncode == 0, said.stderr
     queries = json.loads(said.stdout)["queries"]
     assert workshop.shards() == done[0].shards()
-    assert queries["spent"] == workshop.asked() <= done[0].asked() + 2 * 54  # rows of a shard
+    assert queries["spent"] == workshop.asked() <= done[0].asked() + 2 * CPU_POINTS
 
 
 def test_distill_before_label_asks_nothing(workshop: Workshop) -> None:

@@ -8,7 +8,7 @@ from db3kd.journal import Journal, Json, Tape
 
 FORMAT = 1  # of run folders; a newer one is refused
 ANSWERS_SHARD = 4096  # images whose classes are asked for together
-STAGES = ("answers", "distances", "evaluate")
+STAGES = ("answers", "rounds", "distances", "evaluate")
 
 
 def shards_of(samples: int, size: int) -> int:
@@ -164,7 +164,9 @@ def check_format(folder: Path, journal: Journal) -> None:
 
 def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
     done = finished(journal, stage)
-    if stage == "distances":
+    if stage == "rounds":
+        total = settings["rounds"]["rounds"] * settings["rounds"]["shards"]
+    elif stage == "distances":
         total = shards_of(settings["answers"]["samples"], settings["distances"]["shard"])
     else:
         total = shards_of(settings[stage]["samples"], ANSWERS_SHARD)

@@ -435,6 +435,19 @@ def _contradictions(recipe: Recipe) -> Iterator[Problem]:
             f"student.methods has {beyond[0]!r}, but label.metric = {label.metric!r} does not"
             f" measure it; set label.metric = {max(beyond, key=order.index)!r}",
         )
+    if label.metric == "mbd" and label.strategy == "together":
+        if "bd" in student.methods:
+            yield (
+                ("student", "methods"),
+                'student.methods has "bd", but label.strategy = "together" does not measure it; set'
+                ' label.strategy = "rows"',
+            )
+        if label.checkpoints:
+            yield (
+                ("label", "checkpoints"),
+                "label.checkpoints count the queries of one sample and class; with label.strategy ="
+                ' "together" remove them',
+            )
     several: dict[str, tuple[Any, ...]] = {"methods": student.methods, "seeds": student.seeds}
     for name, members in several.items():
         if len(set(members)) < len(members):

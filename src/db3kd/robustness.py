@@ -17,9 +17,23 @@ from torch import Tensor
 
 from db3kd.boundary import Asks, Reaches, along, asker, halvings, norm
 from db3kd.data import check_images
-from db3kd.descent import Descent, SignOpt, Walk, descend
+from db3kd.descent import (
+    ArsOpt,
+    CgbaH,
+    Descent,
+    Full,
+    HopSkipJump,
+    SignOpt,
+    Smooth,
+    Subspace,
+    Sweep,
+    Ttba,
+    Walk,
+    descend,
+)
+from db3kd.descent.walk import Noise
 from db3kd.errors import InputError
-from db3kd.settings import Metric, Search, validated
+from db3kd.settings import Metric, Search, Subspaces, validated
 from db3kd.teacher import Teacher
 
 METRICS: tuple[Metric, ...] = ("sd", "bd", "mbd")  # each starts where the one before ends
@@ -422,29 +436,67 @@ class _Rows:
         if self.search.metric == "bd":
             return
         walk, converged = descend(
-            self._descent(),
+            descent_of(self.search),
             asks,
             self.origin,
             walk,
-            noise=self._noise,
+            noise=noise_of(self.search, self.origin, self.noise_seed),
             bounds=self.teacher.bounds,
             after_step=self._keep,
         )
         yield "mbd", walk, converged
 
-    def _descent(self) -> Descent:
-        search = self.search
-        return SignOpt(search.probes, search.step, search.tolerance, search.smoothing)
-
-    def _noise(self, done: int) -> Tensor:
-        generator = torch.Generator(self.origin.device).manual_seed(mix(self.noise_seed, done))
-        shape = (self.search.probes, *self.origin.shape[1:])
-        return torch.randn(shape, generator=generator, device=self.origin.device)
-
     def _keep(self, walk: Walk, first: bool = False) -> None:
         """Keep the best distance at every checkpoint that is not passed yet."""
         open_ = walk.spent[:, None] <= self.checkpoints
         self.curve = torch.where(open_ | first, walk.distance[:, None], self.curve)
+
+
+def descent_of(search: Search) -> Descent:
+    """The way of walking that the settings name.
+
+    >>> descent_of(Search(smoothing=0.1)).smoothing
+    0.1
+    """
+    match search.descent:
+        case "sign_opt":
+            return SignOpt(search.probes, search.step, search.tolerance, search.smoothing)
+        case "hop_skip_jump":
+            return HopSkipJump(search.probes)
+        case "cgba_h":
+            return CgbaH(search.probes)
+        case "ttba":
+            return Ttba(search.probes)
+        case "ars_opt":
+            return ArsOpt(search.probes)
+
+
+def noise_of(search: Search, origin: Float[Tensor, "row *image"], seed: int) -> Noise:
+    """The probes' noise from the subspace that the settings name; random, drawn from `seed`.
+
+    >>> noise = noise_of(Search(subspace="dct"), torch.zeros(1, 1, 8, 8), 0)
+    >>> noise(0, 0, 5).shape
+    torch.Size([5, 1, 8, 8])
+    """
+    subspace, shape = _subspace(search.subspace), tuple(origin.shape[1:])
+
+    def draw(number: int) -> torch.Generator:
+        return torch.Generator(origin.device).manual_seed(mix(seed, number))
+
+    def noise(step: int, before: int, count: int) -> Tensor:
+        return subspace.directions(step, before, count, shape, draw)
+
+    return noise
+
+
+def _subspace(name: Subspaces) -> Subspace:
+    match name:
+        case "full":
+            return Full()
+        case "dct" | "bilinear":
+            return Smooth(name)
+        case "sweep":
+            return Sweep()
 
 
 def mix(*parts: int | str) -> int:

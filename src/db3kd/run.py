@@ -28,11 +28,20 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from db3kd.amortised.stages import (
+    Plan,
+    check_together,
+    one_round,
+    rest,
+    result,
+    tensors_of,
+)
 from db3kd.books import ANSWERS_SHARD, FORMAT, STAGES, add_up, check_format, finished, shards_of
 from db3kd.data import Images, check_images
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged, InputError
 from db3kd.journal import Drifted, Journal, Json, Tape, read_shard, write_shard, writing
 from db3kd.ledger import Taped, fingerprint
+from db3kd.lessons import Lessons
 from db3kd.progress import Progress, silent
 from db3kd.robustness import (
     References,
@@ -41,6 +50,7 @@ from db3kd.robustness import (
     choose_references,
     measure,
     mix,
+    sample_distance,
 )
 from db3kd.settings import (
     Budget,
@@ -49,6 +59,7 @@ from db3kd.settings import (
     Search,
     Training,
     differences,
+    most_queries,
     validated,
 )
 from db3kd.soft_labels import concentrate, reciprocal_activations
@@ -174,20 +185,88 @@ class Run:
         """Measure every image's distances to the boundary, shard by shard (section 3.2.1).
 
         References are drawn from the images themselves, among those that the teacher calls so.
-        Costs one query an image and at most `search.queries` for each image and other class.
+        Costs one query an image and at most `search.queries` for each image and other class; with
+        `search.strategy` "together" at most `search.per_image` for each image.
 
         Raises:
             InputError: as `answers`; or the teacher gave the same answer to every image.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         search = validated(search or Search())
+        if at_once := search.metric == "mbd" and search.strategy == "together":
+            check_together(search, images.shape, self.meter.classes)
         own = self.answers(images)
         self._agree("distances", _plain(search))
         if self._pending("distances", len(images), search.shard):
             references = self._references(images, own, search)
-            price = 1 if search.metric == "sd" else (self.meter.classes - 1) * search.queries
-            work = _measuring(self, images, own, search, references)
+            if at_once:
+                work = self._learn(images, own, search, references)
+            else:
+                work = _measuring(self, images, own, search, references)
+            price = most_queries(search, self.meter.classes)
             self._work("distances", len(images), search.shard, price, work)
+
+    def _learn(self, images: Images, own: Tensor, search: Search, references: References) -> Work:
+        """The rounds of `db3kd.amortised`; returns the work that makes distances of them."""
+        classes, size = self.meter.classes, search.shard
+        plan = Plan.of(search, samples=len(images), shape=images.shape, classes=classes)
+        self._agree("rounds", {"rounds": plan.rounds, "shards": len(plan.shards)})
+        lessons = Lessons(
+            self.folder,
+            self.journal,
+            images,
+            own,
+            search,
+            plan,
+            classes=classes,
+            seed=self.seed,
+            device=self.device,
+            progress=self.progress,
+        )
+        blocks = [torch.arange(len(images))[shard * size :][:size] for shard in plan.shards]
+        for number in range(plan.rounds):
+            todo = range(number * len(blocks), (number + 1) * len(blocks))
+            if any(unit not in self._done("rounds") for unit in todo):
+                self._round(number, blocks, lessons, search, plan, references)
+        return _finishing(self, lessons, search, plan, references)
+
+    def _round(
+        self,
+        number: int,
+        blocks: list[Tensor],
+        lessons: Lessons,
+        search: Search,
+        plan: Plan,
+        references: References,
+    ) -> None:
+        """One round over all shards that take part."""
+        surrogate = lessons.before(number)
+
+        def work(teacher: Taped, rows: Tensor, unit: int) -> tuple[dict[str, Tensor], Json]:
+            front = lessons.front(rows, unit - len(blocks), references)
+            asked, moved = one_round(
+                teacher,
+                surrogate,
+                front,
+                references,
+                number=number,
+                rounds=plan.rounds,
+                per_image=search.per_image,
+            )
+            return tensors_of(front, asked), {"moved": round(moved, 4)}
+
+        most = sum(len(rows) for rows in blocks) * search.per_image
+        for place, rows in enumerate(blocks):
+            unit = number * len(blocks) + place
+            if unit in self._done("rounds"):
+                continue
+            ready = most * unit // (plan.rounds * len(blocks))
+
+            def report(used: int, ready: int = ready) -> None:
+                figures = {"queries": float(self.meter.spent)}
+                self.progress("rounds", min(most, ready + used), most, figures)
+
+            self._shard("rounds", unit, rows, work, report)
 
     def label(
         self,
@@ -562,11 +641,10 @@ class Run:
 
     def _most(self, stage: str) -> int:
         """The most queries that one shard of a stage can cost."""
-        if stage != "distances":
+        if stage not in ("rounds", "distances"):
             return ANSWERS_SHARD
-        search = self._configuration(stage)
-        classes = self._configuration("run")["classes"]
-        return int(search["shard"] * (classes - 1) * search["queries"])
+        search = msgspec.convert(self._configuration("distances"), Search)
+        return search.shard * most_queries(search, self._configuration("run")["classes"])
 
 
 @dataclass(frozen=True)
@@ -600,18 +678,50 @@ def _measuring(
             search,
             noise_seed=mix(run.seed, "distances", shard),
         )
-        tensors = {"ids": rows, "own": own[rows].to(torch.int32)}
-        statuses, seconds, queries = {}, {}, {}
-        for metric, found in maps.items():
-            tensors[f"{metric}.distance"] = found.distance
-            tensors[f"{metric}.queries"] = found.queries.to(torch.int32)
-            tensors[f"{metric}.status"] = found.status.to(torch.int8)
-            tensors[f"{metric}.curve"] = found.curve
-            seconds[metric] = round(found.seconds, 3)
-            queries[metric] = int(found.queries.sum())
-        count = torch.bincount(found.status.flatten().long(), minlength=len(Status)).tolist()
-        statuses = {status.name: count[status] for status in Status if count[status]}
-        return tensors, {"seconds": seconds, "spent": queries, "statuses": statuses}
+        return _tensors(maps, rows)
+
+    return work
+
+
+def _tensors(maps: Mapping[Metric, RobustnessMap], rows: Tensor) -> tuple[dict[str, Tensor], Json]:
+    """What a shard keeps of its maps, and what the journal says of them."""
+    tensors, seconds, queries = {"ids": rows}, {}, {}
+    for metric, found in maps.items():
+        tensors["own"] = found.own.to(torch.int32)
+        tensors[f"{metric}.distance"] = found.distance
+        tensors[f"{metric}.queries"] = found.queries.to(torch.int32)
+        tensors[f"{metric}.status"] = found.status.to(torch.int8)
+        tensors[f"{metric}.curve"] = found.curve
+        seconds[metric] = round(found.seconds, 3)
+        queries[metric] = int(found.queries.sum())
+    count = torch.bincount(found.status.flatten().long(), minlength=len(Status)).tolist()
+    statuses = {status.name: count[status] for status in Status if count[status]}
+    return tensors, {"seconds": seconds, "spent": queries, "statuses": statuses}
+
+
+def _finishing(
+    run: Run, lessons: Lessons, search: Search, plan: Plan, references: References
+) -> Work:
+    """The work of one shard of the distances stage, after the rounds."""
+
+    def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        learned = shard in plan.shards
+        last = (plan.rounds - 1) * len(plan.shards)
+        unit = last + plan.shards.index(shard) if learned else -1
+        front = lessons.front(rows, unit, references)
+        started = time.perf_counter()
+        rest(
+            teacher,
+            front,
+            search,
+            None if learned else lessons.before(plan.rounds),
+            references,
+            learned=learned,
+            seed=mix(run.seed, "distances", shard),
+        )
+        mbd = result(front, seconds=time.perf_counter() - started)
+        sd = sample_distance(front.origin, front.own, references)
+        return _tensors({"sd": sd, "mbd": mbd}, rows)
 
     return work
 

@@ -18,6 +18,9 @@ Above0 = Annotated[float, msgspec.Meta(gt=0)]
 AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]
 Metric = Literal["sd", "bd", "mbd"]
 Method = Literal["ce", "sd", "bd", "mbd"]
+Strategy = Literal["rows", "together"]
+Descents = Literal["sign_opt", "hop_skip_jump", "cgba_h", "ttba", "ars_opt"]
+Subspaces = Literal["full", "dct", "bilinear", "sweep"]
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,7 +34,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     queries: Natural | None = None
-    stages: dict[Literal["answers", "distances", "evaluate"], Natural] = {}
+    stages: dict[Literal["answers", "rounds", "distances", "evaluate"], Natural] = {}
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,8 +44,19 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `references`: images of each class that serve as starts. `queries`: the limit for one sample
     and one class. `probes`: Q of Eq. 4. `step`: xi_d, the first step along the gradient, in the
     units of the image. `tolerance`: width at which bisection ends, same units. `smoothing`: length
-    of a probe, as a share of the distance. `checkpoints`: query counts at which the best distance
-    is kept. `shard`: samples that are measured, saved and resumed together.
+    of a probe, as a share of the distance. `descent`: the way of walking along the boundary;
+    "sign_opt" is the paper's. Of the others `probes` is the most of a step, and `step`, `tolerance`
+    and `smoothing` are their own. `subspace`: where probes are drawn from: Gaussian noise over all
+    pixels ("full", the paper's), over low frequencies ("dct") or upsampled ("bilinear"), or
+    "sweep", orthogonal directions from low frequencies to all, none twice before all had their
+    turn. `checkpoints`: query counts at which the best distance is kept. `shard`: samples that are
+    measured, saved and resumed together.
+
+    `strategy`, for "mbd" only: "rows" searches each sample and class on its own, as the paper does;
+    "together" searches all classes of a sample at once (`db3kd.amortised`) and spends at most
+    `per_image` queries on it. There `surrogate` is the network that proposes, one of
+    `db3kd.networks.NAMES`, or "auto" by the size of the images, or "none" for references alone;
+    `members`: how many of them vote.
 
     >>> Search(metric="bd").references
     100
@@ -55,8 +69,14 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     step: Above0 = 0.2
     tolerance: Above0 = 1e-5
     smoothing: Above0 = 0.01
+    descent: Descents = "sign_opt"
+    subspace: Subspaces = "full"
     checkpoints: tuple[Count, ...] = ()
     shard: Count = 200
+    strategy: Strategy = "rows"
+    per_image: Count = 300
+    surrogate: str = "auto"
+    members: Count = 4
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +98,19 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     temperature: Above0 = 0.3
     weight_decay: AtLeast0 = 0.0
     mixed_precision: bool = True
+
+
+def most_queries(search: Search, classes: int) -> int:
+    """The most that the distances of one sample can cost, its own answer left aside.
+
+    >>> most_queries(Search(), 10), most_queries(Search(strategy="together"), 10)
+    (9000, 300)
+    """
+    if search.metric == "sd":
+        return 0
+    if search.metric == "mbd" and search.strategy == "together":
+        return search.per_image
+    return (classes - 1) * search.queries
 
 
 Record = TypeVar("Record", bound=msgspec.Struct)

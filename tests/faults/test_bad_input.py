@@ -651,11 +651,11 @@ def full_disk(size: int) -> Iterator[None]:
 
 
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(command: Command) -> None:
-    one_shard = (*by("plain"), "label.shard=30")
+    one_shard = (*by("plain"), "label.shard=30", "label.queries=120")
     command.done("run", *one_shard, "run=whole")
     refusals = set()
     # The journal itself grows with every opening.
-    for size in (0, 2000, 4000, 6000, 8000, 16_000, 40_000):
+    for size in (0, 2000, 4000, 6000, 8000, 10_000, 12_000, 14_000, 16_000, 40_000):
         with full_disk(size):
             code, errors = command("run", *one_shard)
         if code == 0:

@@ -13,6 +13,7 @@ import pytest
 
 from conftest import Workshop, make_workshop
 from db3kd.books import status
+from db3kd.descent.tangent import CPU_POINTS
 from db3kd.errors import InputError
 
 COMMAND = (
@@ -127,7 +128,7 @@ class Life:
         assert not [name for name in left if name.endswith((".part", ".tape", ".checkpoint"))]
 
 
-LARGEST = 6 * 9  # rows of a shard, each asked at once
+LARGEST = CPU_POINTS  # images of one question, at most
 
 
 def opened(workshop: Workshop) -> int:

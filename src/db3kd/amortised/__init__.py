@@ -1,0 +1,1 @@
+"""All classes at once: a local model proposes, the teacher verifies."""

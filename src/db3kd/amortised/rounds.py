@@ -1,0 +1,123 @@
+"""What each row asks next: its surrogate's proposals, or the references one after the other."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from db3kd.amortised.front import Front
+from db3kd.amortised.propose import nearest, tangent
+from db3kd.amortised.rays import JUST_BELOW, Rays
+from db3kd.boundary import norm, per_row
+from db3kd.robustness import References
+
+LEAST_STEP = 0.2  # of the way to the foot of the perpendicular
+DDN_STEPS = 40
+
+
+class ByModel:
+    """Proposes the surrogate's nearest point first, then steps along its normals.
+
+    In the first round, rows whose class did not appear on that ray go towards their reference.
+    A step that was not across is halved; a row for which the surrogate sees nothing nearer rests.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        front: Front,
+        sample: Int[Tensor, " row"],
+        target: Int[Tensor, " row"],
+        *,
+        first: bool,
+        bounds: tuple[float, float],
+    ) -> None:
+        self.model, self.front, self.sample, self.target = model, front, sample, target
+        self.first, self.bounds = first, bounds
+        self.step = torch.ones(len(sample), device=sample.device)
+
+    def __call__(
+        self, rows: Int[Tensor, " some"], number: Int[Tensor, " some"], won: Tensor
+    ) -> Rays:
+        """The next ray of each row; `number` counts its rays so far."""
+        rays = Rays.none(self.front.origin[self.sample[rows]])
+        begin = (number == 0).nonzero()[:, 0]
+        rays.put(begin, self._nearest(rows[begin]))
+        again = (number > 0).nonzero()[:, 0]
+        own = rows[again]
+        halved = torch.where(number[again] == 1, 1.0, self.step[own] / 2)
+        self.step[own] = torch.where(won[again], (self.step[own] * 2).clamp(max=1), halved)
+        rays.put(again, self._tangent(own))
+        if self.first:
+            lost = again[(number[again] == 1) & ~won[again]]
+            rays.put(lost, self._reference(rows[lost]))
+        return rays
+
+    def _nearest(self, rows: Tensor) -> Rays:
+        origin, target = self.front.origin[self.sample[rows]], self.target[rows]
+        found = nearest(self.model, origin, target, steps=DDN_STEPS, bounds=self.bounds)
+        growth = 1.35 if self.first else 1.15
+        return Rays.towards(origin, found, guess=1.02, floor=0.85, growth=growth)
+
+    def _tangent(self, rows: Tensor) -> Rays:
+        sample, target = self.sample[rows], self.target[rows]
+        origin, point = self.front.origin[sample], self.front.point[sample, target]
+        best = self.front.distance[sample, target]
+        foot = tangent(self.model, origin, point, target)
+        goal = point + per_row(self.step[rows], point) * (foot - point)
+        there = norm(goal - origin)
+        rays = Rays.towards(origin, goal, guess=1.0, floor=0.97, growth=1.0)
+        idle = (there > JUST_BELOW * best) | (self.step[rows] < LEAST_STEP) | best.isinf()
+        return rays.starting(torch.where(idle, torch.inf, (there + best) / 2))
+
+    def _reference(self, rows: Tensor) -> Rays:
+        sample = self.sample[rows]
+        point = self.front.point[sample, self.target[rows]]
+        return Rays.towards(self.front.origin[sample], point, guess=0.5, floor=0.0, growth=1.4)
+
+
+class ByReferences:
+    """Proposes the references of the row's class, nearest first, each once in a search."""
+
+    def __init__(
+        self,
+        references: References,
+        front: Front,
+        sample: Int[Tensor, " row"],
+        target: Int[Tensor, " row"],
+    ) -> None:
+        self.references, self.front, self.sample, self.target = references, front, sample, target
+        self.order = _nearest_first(front, references, sample, target)
+
+    def __call__(
+        self, rows: Int[Tensor, " some"], number: Int[Tensor, " some"], won: Tensor
+    ) -> Rays:
+        """The next ray of each row."""
+        origin = self.front.origin[self.sample[rows]]
+        row = (self.sample[rows], self.target[rows])
+        place = self.front.tried[row]
+        self.front.tried[row] = place + 1
+        there = place < self.order.shape[1]
+        chosen = self.order[rows, place.clamp(max=self.order.shape[1] - 1)]
+        rays = Rays.towards(
+            origin, self.references.images[chosen], guess=1.0, floor=0.0, growth=1.4
+        )
+        best = self.front.distance[row]
+        guess = torch.where(place == 0, best / 2, JUST_BELOW * best)
+        return rays.starting(torch.where(there & (chosen >= 0), guess, torch.inf))
+
+
+def _nearest_first(front: Front, references: References, sample: Tensor, target: Tensor) -> Tensor:
+    """References of the target of each row, nearest first, -1 where there are no more."""
+    counts = torch.bincount(references.answers, minlength=front.classes)
+    order = torch.full((len(sample), max(1, int(counts.max()))), -1, device=sample.device)
+    apart = torch.cdist(
+        front.origin.flatten(1),
+        references.images.flatten(1),
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )
+    for k in range(front.classes):
+        members = (references.answers == k).nonzero()[:, 0]
+        rows = (target == k).nonzero()[:, 0]
+        nearest_ones = apart[sample[rows]][:, members].argsort(dim=1, stable=True)
+        order[rows, : len(members)] = members[nearest_ones]
+    return order

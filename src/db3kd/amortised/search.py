@@ -1,0 +1,94 @@
+"""The search of all classes at once: rounds of proposals, each followed by a lesson."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from db3kd.amortised.front import Front
+from db3kd.amortised.rays import Asked, Propose, verify
+from db3kd.amortised.rounds import ByModel, ByReferences
+from db3kd.robustness import References
+from db3kd.teacher import Teacher
+
+LEAST = 4  # queries that a row needs in a round, to be worth a proposal
+MOST_ROUNDS = 8
+PRECISION = 0.02  # to which brackets are halved, as a share of the distance
+
+
+def rounds_of(per_image: int, classes: int) -> int:
+    """In how many rounds a budget is best spent: each row should get some queries in each.
+
+    >>> rounds_of(300, 10), rounds_of(100, 10), rounds_of(10, 10)
+    (8, 2, 1)
+    """
+    return max(1, min(MOST_ROUNDS, per_image // ((classes - 1) * LEAST)))
+
+
+def allowances(
+    front: Front, sample: Int[Tensor, " row"], target: Int[Tensor, " row"], until: int
+) -> Int[Tensor, " row"]:
+    """Share out what each image may still spend until it has spent `until`, nearest classes first.
+
+    All rows get the same where that is enough for a proposal; else the nearest get enough, since a
+    soft label is made of the near classes, and the others keep the bound they have.
+
+    >>> front = Front(torch.zeros(1, 1, 1, 1), torch.tensor([0]), torch.zeros(1, 3, 1, 1, 1),
+    ...               torch.tensor([[0.0, 3.0, 2.0]]), *torch.zeros(2, 1, 3, dtype=torch.int64))
+    >>> rows = torch.tensor([0, 0]), torch.tensor([1, 2])
+    >>> allowances(front, *rows, 9), allowances(front, *rows, 6)
+    (tensor([4, 5]), tensor([2, 4]))
+    """
+    left = (until - front.spent.sum(1)).clamp(min=0)
+    others = front.classes - 1
+    each = (left // others).clamp(min=LEAST)
+    rank = (
+        front.distance.argsort(dim=1, stable=True).argsort(dim=1, stable=True) - 1
+    )  # the own class first
+    full = (left[:, None] - rank * each[:, None]).clamp(min=0)
+    share = torch.minimum(full, each[:, None])
+    spare = (left - each * others).clamp(min=0)
+    share = share + (rank < spare[:, None])
+    return share[sample, target]
+
+
+def advance(
+    teacher: Teacher,
+    surrogate: nn.Module | None,
+    front: Front,
+    references: References,
+    *,
+    until: int,
+    first: bool,
+    keep: Bool[Tensor, " sample"] | None = None,
+) -> Asked:
+    """One round for these images, by the surrogate's proposals or, without one, by references.
+
+    Each image asks until it has spent `until` in all, or has no more to ask. Nothing is random.
+
+    Raises:
+        BudgetExhausted, TeacherError: from the teacher.
+    """
+    sample, target = others(front)
+    allowance = allowances(front, sample, target, until)
+    propose: Propose
+    if surrogate is None:
+        propose = ByReferences(references, front, sample, target)
+    else:
+        propose = ByModel(surrogate, front, sample, target, first=first, bounds=teacher.bounds)
+    return verify(
+        teacher,
+        front,
+        sample,
+        target,
+        propose,
+        allowance=allowance,
+        precision=PRECISION,
+        keep=keep,
+    )
+
+
+def others(front: Front) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+    """Sample and class of every row: all classes but the image's own."""
+    classes = torch.arange(front.classes, device=front.own.device)
+    sample, target = (classes[None] != front.own[:, None]).nonzero(as_tuple=True)
+    return sample, target

@@ -1,0 +1,220 @@
+"""The rounds of a run: which shards take part, what one of them keeps, and the work on it."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from db3kd.amortised.front import Front
+from db3kd.amortised.rays import Asked
+from db3kd.amortised.search import advance, others, rounds_of
+from db3kd.amortised.surrogate import Ensemble, Known
+from db3kd.data import Images
+from db3kd.descent import Walk, descend
+from db3kd.errors import InputError
+from db3kd.networks import Shape, build
+from db3kd.robustness import References, RobustnessMap, Status, descent_of, noise_of
+from db3kd.settings import Search
+from db3kd.teacher import Teacher
+
+PROBE_BYTES = 2**30  # of all probes that a surrogate learns from, in half precision
+LEAST_STEPS, MOST_STEPS = 600, 4000  # of one lesson, for each member
+PASSES = 3  # of a lesson over the probes
+FIRST_PASSES = 5  # of the first lesson over the images' own answers
+USEFUL = 0.05  # share of the rows that a round must move, or the surrogate is no longer asked
+WORTH_A_WALK = 30  # queries that a row must have left
+WALKED_AT_ONCE = 2000  # rows
+SMALLEST_LENET = 16  # pixels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """In how many rounds, and with which shards, a surrogate learns.
+
+    It learns from some shards, spread evenly over the set, whose probes fit into memory; the other
+    shards are searched once it has learned.
+
+    >>> Plan.of(Search(per_image=300), samples=1000, shape=(1, 28, 28), classes=10)
+    Plan(rounds=8, shards=(0, 1, 2, 3, 4))
+    """
+
+    rounds: int
+    shards: tuple[int, ...]
+
+    @classmethod
+    def of(cls, search: Search, *, samples: int, shape: Shape, classes: int) -> "Plan":
+        """Plan the search of so many images of that shape."""
+        count = -(-samples // search.shard)
+        each = search.shard * search.per_image * torch.Size(shape).numel() * 2
+        some = max(1, min(count, PROBE_BYTES // each))
+        rounds = 1 if search.surrogate == "none" else rounds_of(search.per_image, classes)
+        return cls(rounds, tuple(place * count // some for place in range(some)))
+
+
+def network_of(search: Search, shape: Shape) -> str:
+    """The network that proposes.
+
+    >>> network_of(Search(), (1, 28, 28)), network_of(Search(), (1, 8, 8))
+    ('lenet5', 'small')
+    """
+    if search.surrogate != "auto":
+        return search.surrogate
+    return "lenet5" if min(shape[1:]) >= SMALLEST_LENET else "small"
+
+
+def check_together(search: Search, shape: Shape, classes: int) -> None:
+    """Refuse what cannot be searched together, before anything is bought.
+
+    Raises:
+        InputError: checkpoints, or a surrogate that is unknown or does not fit the images.
+
+    >>> check_together(Search(surrogate="lenet6"), (1, 28, 28), 10)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: there is no network 'lenet6'; did you mean 'lenet5'?
+    """
+    if search.checkpoints:
+        raise InputError(
+            "checkpoints count the queries of one sample and class; they have no meaning with"
+            ' strategy = "together"'
+        )
+    if search.surrogate != "none":
+        build(network_of(search, shape), shape, classes, seed=0)
+
+
+def steps_of(known: Known) -> int:
+    """How long a lesson is."""
+    if not len(known.probes):
+        return max(LEAST_STEPS, min(MOST_STEPS, FIRST_PASSES * len(known.answers) // 128))
+    return max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(known.probes) // 128))
+
+
+def knows(surrogate: Ensemble, images: Images, answers: Int[Tensor, " sample"]) -> bool:
+    """Whether a surrogate knows the answers that were bought already better than by guessing.
+
+    Asked before any query is spent on its proposals.
+    """
+    some = torch.linspace(0, len(answers) - 1, min(len(answers), 2000)).long()
+    device = next(surrogate.parameters()).device
+    found = [
+        surrogate(images.read(rows).to(device)).argmax(1).cpu() for rows in torch.split(some, 256)
+    ]
+    right = (torch.cat(found) == answers[some]).float().mean()
+    most = torch.bincount(answers[some]).max() / len(some)
+    return bool(right > most + (1 - most) / 5)
+
+
+def tensors_of(front: Front, asked: Asked) -> dict[str, Tensor]:
+    """What a shard keeps of a round."""
+    names = ("point", "distance", "spent", "tried")
+    columns = {name: getattr(front, name).cpu() for name in names}
+    return {**columns, "probes": asked.probes.cpu(), "called": asked.called.cpu().to(torch.int32)}
+
+
+def front_of(
+    kept: dict[str, Tensor], images: Float[Tensor, "sample *image"], own: Int[Tensor, " sample"]
+) -> Front:
+    """The front that a shard kept."""
+    place = images.device
+    names = ("point", "distance", "spent", "tried")
+    return Front(images, own, *(kept[name].to(place) for name in names))
+
+
+def one_round(
+    teacher: Teacher,
+    surrogate: nn.Module | None,
+    front: Front,
+    references: References,
+    *,
+    number: int,
+    rounds: int,
+    per_image: int,
+) -> tuple[Asked, float]:
+    """A round; returns the probes and the share of the rows that it moved.
+
+    Without a surrogate it is the last: references have nothing to learn from each other.
+    """
+    before = front.distance.clone()
+    until = per_image if surrogate is None else per_image * (number + 1) // rounds
+    asked = advance(teacher, surrogate, front, references, until=until, first=number == 0)
+    rows = max(1, front.distance.numel() - len(front.own))
+    return asked, float((front.distance < 0.995 * before).sum()) / rows
+
+
+def rest(
+    teacher: Teacher,
+    front: Front,
+    search: Search,
+    surrogate: nn.Module | None,
+    references: References,
+    *,
+    learned: bool,
+    seed: int,
+) -> None:
+    """Spend what is left: for images that no lesson was made of, all; for others what rows spared.
+
+    What no proposal can use is walked, row by row, from the point that is there (`db3kd.descent`).
+    """
+    passes = () if learned else (1,) if surrogate is None else (1, 2, 3)
+    for number in passes:
+        until = search.per_image * number // len(passes)
+        advance(teacher, surrogate, front, references, until=until, first=number == 1)
+    sample, target = others(front)
+    left = (search.per_image - front.spent.sum(1)) // max(1, front.classes - 1)
+    rows = (front.distance[sample, target].isfinite() & (left[sample] >= WORTH_A_WALK)).nonzero()[
+        :, 0
+    ]
+    for part in torch.split(rows, WALKED_AT_ONCE) if len(rows) else ():
+        _walk(teacher, front, search, sample[part], target[part], left[sample[part]], seed)
+
+
+def _walk(
+    teacher: Teacher,
+    front: Front,
+    search: Search,
+    sample: Tensor,
+    target: Tensor,
+    left: Tensor,
+    seed: int,
+) -> None:
+    """Walk these rows along the boundary, each with as many queries as it has left."""
+
+    def asks(points: Tensor, rows: Tensor) -> Tensor:
+        if not len(points):
+            return torch.zeros(0, dtype=torch.bool, device=points.device)
+        answers = teacher.labels(points)
+        front.learn(points, sample[rows], answers)
+        return answers == target[rows]
+
+    origin, limit = front.origin[sample], int(left.max())
+    descent = descent_of(search)
+    walk = Walk.at(
+        front.point[sample, target],
+        front.distance[sample, target],
+        step=descent.first_step,
+        spent=limit - left,
+        limit=limit,
+    )
+    walk, _ = descend(
+        descent,
+        asks,
+        origin,
+        walk,
+        noise=noise_of(search, origin, seed),
+        bounds=teacher.bounds,
+        after_step=lambda walk: None,
+    )
+    front.learn(walk.point, sample, target)
+    front.spent[sample, target] += walk.spent - (limit - left)
+
+
+def result(front: Front, *, seconds: float) -> RobustnessMap:
+    """The distances found."""
+    status = torch.full_like(front.spent, int(Status.LIMIT))
+    status[front.distance.isinf()] = Status.NO_REFERENCE
+    status[torch.arange(len(front.own), device=front.own.device), front.own] = Status.OWN
+    curve = front.distance[:, :, None].repeat(1, 1, 0)
+    return RobustnessMap(
+        "mbd", front.own, front.distance, front.spent, status, curve, front.point, seconds
+    )

@@ -1,0 +1,139 @@
+"""What a surrogate learns in a run: a lesson before each round, kept beside the round's shards."""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from db3kd.amortised.front import Front
+from db3kd.amortised.stages import (
+    USEFUL,
+    Plan,
+    front_of,
+    knows,
+    network_of,
+    steps_of,
+)
+from db3kd.amortised.surrogate import Ensemble, Known, teach
+from db3kd.books import finished
+from db3kd.data import Images
+from db3kd.journal import Journal, read_shard, write_shard
+from db3kd.progress import Progress
+from db3kd.robustness import References, mix
+from db3kd.settings import Search
+
+_log = logging.getLogger("db3kd")
+
+
+class Lessons:
+    """The surrogate of each round, taught from every answer of the rounds before.
+
+    A lesson is drawn from the run's seed and kept as `rounds/surrogate-03.safetensors`; one that a
+    kill interrupted is given again from its beginning, so nothing but time is lost.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        images: Images,
+        own: Int[Tensor, " sample"],
+        search: Search,
+        plan: Plan,
+        *,
+        classes: int,
+        seed: int,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.folder, self.journal, self.images, self.own = folder, journal, images, own
+        self.search, self.plan, self.seed = search, plan, seed
+        self.device, self.progress, self.classes = device, progress, classes
+        self._taught: dict[int, Ensemble | None] = {}  # the last one
+
+    def before(self, number: int) -> Ensemble | None:
+        """The surrogate that proposes in this round; None where references are better.
+
+        It is not asked where it does not know the images' own answers, which costs no query to
+        find out, nor once a round of its proposals moved hardly any row.
+        """
+        if self.search.surrogate == "none":
+            return None
+        if number >= 2 and self._moved(number - 1) < USEFUL:
+            return None
+        if number not in self._taught:
+            surrogate: Ensemble | None = self._load(number)
+            if surrogate and not knows(surrogate, self.images, self.own):
+                _log.warning("the surrogate cannot learn these answers; references alone are used")
+                surrogate = None
+            self._taught = {number: surrogate}
+        return self._taught[number]
+
+    def front(self, rows: Int[Tensor, " row"], unit: int, references: References) -> Front:
+        """What a shard of an earlier round kept; before the first one, the references."""
+        images, own = self.images.read(rows).to(self.device), self.own[rows].to(self.device)
+        if unit < 0:
+            return Front.at_references(images, own, references)
+        return front_of(self._read(unit), images, own)
+
+    def _moved(self, number: int) -> float:
+        """The share of the rows that a round moved."""
+        done = finished(self.journal, "rounds")
+        units = range(number * len(self.plan.shards), (number + 1) * len(self.plan.shards))
+        return sum(float(done[unit]["moved"]) for unit in units) / len(units)
+
+    def _read(self, unit: int) -> dict[str, Tensor]:
+        record = finished(self.journal, "rounds")[unit]
+        return read_shard(self.folder / record["file"], record["sha256"])
+
+    def _load(self, number: int) -> Ensemble:
+        """Read the surrogate of a round, or teach it."""
+        name, shape = network_of(self.search, self.images.shape), self.images.shape
+        surrogate = Ensemble(
+            name, shape, self.classes, members=self.search.members, seed=mix(self.seed, "surrogate")
+        ).to(self.device)
+        records = {r["round"]: r for r in self.journal.all("surrogate")}
+        known = [n for n in records if n <= number and (self.folder / records[n]["file"]).exists()]
+        if known:
+            record = records[max(known)]
+            surrogate.load_state_dict(read_shard(self.folder / record["file"], record["sha256"]))
+        surrogate.eval()
+        for later in range(max(known, default=-1) + 1, number + 1):
+            self._teach(surrogate, later)
+        return surrogate
+
+    def _teach(self, surrogate: Ensemble, number: int) -> None:
+        started = time.perf_counter()
+        known = self._known(number)
+        steps = steps_of(known)
+        total = steps * len(surrogate.members)
+
+        def report(done: int) -> None:
+            self.progress(f"lesson-{number + 1}", done, total, {})
+
+        seed = mix(self.seed, "lesson", number)
+        with torch.enable_grad():
+            teach(surrogate, known, steps=steps, seed=seed, device=self.device, report=report)
+        file = f"rounds/surrogate-{number:02}.safetensors"
+        state = {name: part.cpu().contiguous() for name, part in surrogate.state_dict().items()}
+        digest = write_shard(self.folder / file, state)
+        self.journal.append(
+            "surrogate",
+            round=number,
+            file=file,
+            sha256=digest,
+            steps=steps,
+            probes=len(known.probes),
+            wall_s=round(time.perf_counter() - started, 3),
+        )
+
+    def _known(self, number: int) -> Known:
+        units = range(number * len(self.plan.shards))
+        parts = [self._read(unit) for unit in units]
+        none = torch.zeros(0, *self.images.shape)
+        probes = torch.cat([none.half(), *(part["probes"] for part in parts)])
+        called = torch.cat([none[:, 0, 0, 0].long(), *(part["called"].long() for part in parts)])
+        return Known(self.images, self.own, probes, called)

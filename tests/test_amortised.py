@@ -1,0 +1,190 @@
+"""The search of all classes at once: books, confirmed points, and surrogates of every kind."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from closed_form import prototypes
+from db3kd.amortised.front import Front
+from db3kd.amortised.propose import nearest, tangent
+from db3kd.amortised.search import advance, allowances, others
+from db3kd.boundary import norm
+from db3kd.errors import BudgetExhausted
+from db3kd.robustness import References
+from db3kd.settings import Budget
+from db3kd.teacher import Meter, Teacher
+
+CLASSES, PIXELS = 4, 16
+CORNERS = torch.eye(PIXELS)[:CLASSES] * 3
+
+
+class Distances(nn.Module):
+    """What a surrogate that knows the prototypes would say; `points` may be wrong."""
+
+    def __init__(self, points: Tensor, sign: float = 1.0) -> None:
+        super().__init__()
+        self.points, self.sign = points, sign
+
+    def forward(self, images: Tensor) -> Tensor:
+        return -self.sign * torch.cdist(images.flatten(1), self.points).square()
+
+
+class Constant(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        scores = torch.zeros(len(images), CLASSES)
+        scores[:, 2] = 5.0
+        return scores + 0 * images.sum()
+
+
+def setting(count: int = 6) -> tuple[Meter, Front, References]:
+    draw = torch.Generator().manual_seed(0)
+    meter = Meter(prototypes(CORNERS))
+    images = CORNERS.repeat(count, 1)[:count] + 0.3 * torch.randn(count, PIXELS, generator=draw)
+    others_ = CORNERS.repeat(5, 1) + 0.3 * torch.randn(5 * CLASSES, PIXELS, generator=draw)
+    known = others_.reshape(-1, 1, 4, 4)
+    teacher = prototypes(CORNERS)
+    references = References(known, teacher.labels(known), torch.zeros(CLASSES, dtype=torch.bool))
+    origin = images.reshape(-1, 1, 4, 4)
+    return meter, Front.at_references(origin, teacher.labels(origin), references), references
+
+
+def truth(front: Front) -> Tensor:
+    """To the half-space of each other prototype; a corner of several cells may be farther."""
+    x, own = front.origin.flatten(1), CORNERS[front.own]
+    gaps = []
+    for k in range(CLASSES):
+        span = CORNERS[k] - own
+        middle = (CORNERS[k] + own) / 2
+        gaps.append(((middle - x) * span).sum(1) / span.norm(dim=1).clamp(min=1e-9))
+    return torch.stack(gaps, 1)
+
+
+def check(front: Front, meter: Meter, teacher: Teacher) -> None:
+    """Books balance, and every distance is of a point that the teacher gives that class."""
+    assert int(front.spent.sum()) == meter.spent
+    sample, target = others(front)
+    points = front.point[sample, target]
+    assert torch.equal(teacher.labels(points), target)
+    apart = norm(points - front.origin[sample])
+    torch.testing.assert_close(front.distance[sample, target], apart)
+
+
+def searched(surrogate: nn.Module | None, until: int = 90) -> tuple[Front, Meter]:
+    meter, front, references = setting()
+    for number in range(3):
+        advance(
+            meter, surrogate, front, references, until=until * (number + 1) // 3, first=number == 0
+        )
+    check(front, meter, prototypes(CORNERS))
+    assert int(front.spent.sum(1).max()) <= until
+    return front, meter
+
+
+def ratio(front: Front) -> float:
+    rows = others(front)
+    return float((front.distance[rows] / truth(front)[rows]).mean())
+
+
+def test_a_surrogate_that_knows_finds_the_closed_form() -> None:
+    front, _ = searched(Distances(CORNERS))
+    assert 0.99 < ratio(front) < 1.03
+
+
+def test_it_asks_far_less_than_the_references_need() -> None:
+    informed, _ = searched(Distances(CORNERS))
+    plain, _ = searched(None)
+    assert ratio(informed) < ratio(plain)
+
+
+@pytest.mark.parametrize(
+    "surrogate",
+    [Constant(), Distances(CORNERS, sign=-1.0), Distances(CORNERS.roll(1, 0))],
+    ids=["constant", "adversarial", "renamed"],
+)
+def test_a_poor_surrogate_costs_queries_never_truth(surrogate: nn.Module) -> None:
+    front, _ = searched(surrogate)  # `check` is in there
+    assert ratio(front) >= 0.99
+
+
+def test_an_answer_counts_for_the_class_it_names() -> None:
+    _, front, _ = setting()
+    front.distance[0, 1] = 50.0
+    point = CORNERS[1].reshape(1, 1, 4, 4)
+    front.learn(point.repeat(2, 1, 1, 1), torch.tensor([0, 0]), torch.tensor([1, 1]))
+    assert front.distance[0, 1] == norm(point - front.origin[:1])
+    assert torch.equal(front.point[0, 1], point[0])
+
+
+def test_of_several_answers_the_nearest_counts() -> None:
+    _, front, _ = setting()
+    front.distance[0, 1] = 50.0
+    far, near = CORNERS[1] * 1.5, CORNERS[1] * 1.1
+    points = torch.stack([far, near, far]).reshape(3, 1, 4, 4)
+    front.learn(points, torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64))
+    assert torch.equal(front.point[0, 1].flatten(), near)
+
+
+def test_images_do_not_depend_on_their_neighbours() -> None:
+    whole, _ = searched(Distances(CORNERS))
+    meter, front, references = setting()
+    columns = ("origin", "own", "point", "distance", "spent", "tried")
+    alone = Front(*(getattr(front, name)[2:3].clone() for name in columns))
+    for number in range(3):
+        advance(
+            meter,
+            Distances(CORNERS),
+            alone,
+            references,
+            until=90 * (number + 1) // 3,
+            first=number == 0,
+        )
+    torch.testing.assert_close(alone.distance[0], whole.distance[2])
+    assert torch.equal(alone.spent[0], whole.spent[2])
+
+
+@pytest.mark.parametrize("until", [0, 1, 2, 5, 13])
+def test_the_allowance_is_never_exceeded(until: int) -> None:
+    meter, front, references = setting()
+    advance(meter, Distances(CORNERS), front, references, until=until, first=True)
+    assert int(front.spent.sum(1).max()) <= until
+    sample, target = others(front)
+    assert int(allowances(front, sample, target, until).min()) >= 0
+
+
+def test_the_budget_of_the_run_is_never_exceeded() -> None:
+    _, front, references = setting()
+    meter = Meter(prototypes(CORNERS), Budget(queries=40))
+    with pytest.raises(BudgetExhausted):
+        advance(meter, Distances(CORNERS), front, references, until=90, first=True)
+    assert meter.spent <= 40
+
+
+def test_a_class_without_references_can_still_be_found() -> None:
+    meter, front, references = setting()
+    front.distance[:, 3] = torch.inf
+    front.distance[front.own == 3, 3] = 0.0
+    advance(meter, Distances(CORNERS), front, references, until=60, first=True)
+    rows = front.own != 3
+    assert bool(front.distance[rows, 3].isfinite().all())
+
+
+def test_ddn_and_tangent_know_a_plane() -> None:
+    plane = Distances(CORNERS)
+    origin = CORNERS[:1].reshape(1, 1, 4, 4)
+    target = torch.tensor([1])
+    wide = (-50.0, 50.0)
+    exact = (CORNERS[1] - CORNERS[0]).norm() / 2
+    found = nearest(plane, origin, target, steps=100, bounds=wide)
+    assert exact * 0.999 <= norm(found - origin) <= exact * 1.01
+    point = ((CORNERS[0] + CORNERS[1]) / 2 + 0.7 * CORNERS[2]).reshape(1, 1, 4, 4)
+    foot = tangent(Distances(CORNERS[:2]), origin, point, target)
+    torch.testing.assert_close(foot.flatten(), (CORNERS[0] + CORNERS[1]) / 2)
+
+
+def test_nearest_keeps_within_the_bounds() -> None:
+    draw = torch.Generator().manual_seed(1)
+    origin = torch.rand(3, 1, 4, 4, generator=draw)
+    found = nearest(
+        Distances(CORNERS), origin, torch.tensor([0, 1, 2]), steps=20, bounds=(0.0, 1.0)
+    )
+    assert 0 <= found.min() <= found.max() <= 1

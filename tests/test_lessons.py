@@ -1,0 +1,144 @@
+"""A run that searches all classes at once: its books, its lessons, and what a stop changes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import db3kd.amortised.stages as stages
+from closed_form import prototypes
+from db3kd.books import status
+from db3kd.data import TensorImages
+from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
+from db3kd.journal import Journal
+from db3kd.run import Run
+from db3kd.settings import Budget, Search
+from db3kd.teachers import function
+
+CORNERS = torch.eye(16)[:4] * 3
+TOGETHER = Search(strategy="together", per_image=36, members=1, shard=10, references=5)
+
+
+@pytest.fixture(autouse=True)
+def short_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "LEAST_STEPS", 40)
+    monkeypatch.setattr(stages, "MOST_STEPS", 40)
+
+
+def images(count: int = 30) -> TensorImages:
+    draw = torch.Generator().manual_seed(0)
+    flat = CORNERS.repeat(count, 1)[:count] + 0.3 * torch.randn(count, 16, generator=draw)
+    return TensorImages(flat.reshape(-1, 1, 4, 4))
+
+
+class Counting:
+    """A teacher of four prototypes that counts what it is really shown."""
+
+    def __init__(self) -> None:
+        self.teacher, self.asked = prototypes(CORNERS), 0
+        self.classes, self.bounds = self.teacher.classes, self.teacher.bounds
+
+    def labels(self, images: Tensor, /) -> Tensor:
+        self.asked += len(images)
+        return self.teacher.labels(images)
+
+
+def run(folder: Path, search: Search = TOGETHER, **others: object) -> tuple[Tensor, int]:
+    teacher = Counting()
+    with Run(folder, teacher, **others) as opened:  # type: ignore[arg-type]
+        opened.measure(images(), search)
+        mbd = opened.distances("mbd")
+        assert int(mbd.queries.sum()) + 30 == opened.meter.spent
+        assert int(mbd.queries.sum(1).max()) <= search.per_image
+        assert bool((mbd.distance <= opened.distances("sd").distance).all())
+    return mbd.distance, teacher.asked
+
+
+def test_the_books_balance_and_running_again_asks_nothing(tmp_path: Path) -> None:
+    distance, asked = run(tmp_path)
+    assert 30 < asked <= 30 + 30 * TOGETHER.per_image
+    again, more = run(tmp_path)
+    assert (more, torch.equal(distance, again)) == (0, True)
+    assert status(tmp_path)["stages"]["rounds"] == {"shards": 9, "done": 9, "pending": 0}
+
+
+def test_a_run_that_stops_and_goes_on_ends_the_same(tmp_path: Path) -> None:
+    whole, asked = run(tmp_path / "whole")
+    total, budget = 0, 30
+    while True:
+        teacher = Counting()
+        try:
+            with Run(tmp_path / "cut", teacher, budget=Budget(queries=budget)) as opened:
+                opened.measure(images(), TOGETHER)
+                found = opened.distances("mbd").distance
+            total += teacher.asked
+            break
+        except BudgetExhausted:
+            total += teacher.asked
+            assert total <= budget
+            budget += 77
+    assert total == asked
+    assert torch.equal(found, whole)
+
+
+def test_a_lost_lesson_is_given_again(tmp_path: Path) -> None:
+    whole, _ = run(tmp_path / "whole")
+    with pytest.raises(BudgetExhausted):
+        run(tmp_path / "cut", budget=Budget(queries=800))
+    lessons = sorted((tmp_path / "cut" / "rounds").glob("surrogate-*.safetensors"))
+    assert lessons
+    lessons[-1].unlink()
+    found, _ = run(tmp_path / "cut")
+    assert torch.equal(found, whole)
+
+
+def test_shards_that_no_lesson_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "PROBE_BYTES", 10 * 36 * 16 * 2)
+    run(tmp_path)
+    assert status(tmp_path)["stages"]["rounds"]["shards"] == 3  # one shard, three rounds
+    assert status(tmp_path)["queries"]["by_stage"]["distances"] > 0
+
+
+def test_references_alone(tmp_path: Path) -> None:
+    search = Search(strategy="together", per_image=36, surrogate="none", shard=10, references=5)
+    run(tmp_path, search)
+    journal = Journal(tmp_path / "journal.jsonl", read_only=True)
+    assert not list(journal.all("surrogate"))
+
+
+def test_answers_that_cannot_be_learned_leave_the_references(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def odd(shown: Tensor) -> Tensor:
+        return (shown.flatten(1).sum(1) * 1e4).long() % 4
+
+    teacher = function(odd, classes=4, bounds=(-50.0, 50.0))
+    search = Search(strategy="together", per_image=36, members=1, shard=10, references=5)
+    with Run(tmp_path, teacher) as opened:
+        opened.measure(images(), search)
+        assert opened.meter.spent <= 30 * 37
+    assert "references alone" in caplog.text
+
+
+def test_another_surrogate_needs_another_folder(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(ConfigurationDiffers, match="members: 1 -> 2"):
+        run(tmp_path, Search(**{**_plain(TOGETHER), "members": 2}))
+
+
+def _plain(search: Search) -> dict[str, object]:
+    return {name: getattr(search, name) for name in search.__struct_fields__}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"surrogate": "lenet6"}, "lenet6"), ({"checkpoints": (5,)}, "checkpoints")],
+)
+def test_what_does_not_go_together_is_said_before_anything_is_bought(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    teacher = Counting()
+    with Run(tmp_path, teacher) as opened, pytest.raises(InputError, match=words):
+        opened.measure(images(), Search(**{**_plain(TOGETHER), **change}))
+    assert teacher.asked == 0
