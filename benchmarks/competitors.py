@@ -18,7 +18,7 @@ from torch import Tensor
 
 import db3kd
 from db3kd.robustness import measure, mix
-from db3kd.settings import Search
+from db3kd.settings import Search, paper
 from db3kd.teacher import Meter
 from rivals import MORE, RIVALS, Rival
 from rows import Task
@@ -95,10 +95,9 @@ def our_searches() -> dict[str, Search]:
     """A search for each descent that the settings know; "sign_opt" where there is no choice."""
     kinds = {one.name: one.type for one in msgspec.structs.fields(Search)}
     names = [name for name in _strings(kinds.get("descent")) if name != "none"]
-    if not names:
-        return {"sign_opt": Search()}
     settings: list[dict[str, Any]] = [{"descent": name} for name in names]
-    return {name: Search(**given) for name, given in zip(names, settings, strict=True)}
+    found = {name: Search(**given) for name, given in zip(names, settings, strict=True)}
+    return found | {"paper": paper()}
 
 
 def default_name() -> str:

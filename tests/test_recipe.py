@@ -20,7 +20,7 @@ from db3kd.recipe import (
     resolved,
     to_json,
 )
-from db3kd.settings import Budget, Search, Training, differences
+from db3kd.settings import Budget, Search, Training, differences, paper
 
 GOOD = """\
 # line 1
@@ -584,3 +584,26 @@ def test_differences_name_each_setting(write):
         "student.seeds: [0] -> [1]",
     ]
     assert len(differences(new, old)) == 4
+
+
+def test_the_paper_is_one_word_away(write):
+    path = write(GOOD + "[label]\npreset = 'paper'\nqueries = 20_000\n")
+    assert read_recipe(path).label == paper(queries=20_000)
+    assert read_recipe(path, ["label.descent=ttba"]).label == paper(queries=20_000, descent="ttba")
+    assert read_recipe(path, ["label.preset=default"]).label == Search(queries=20_000)
+
+
+def test_a_preset_that_is_not_there(write):
+    said = refused(write(GOOD), ["label.preset=best"])
+    assert said == '--set label.preset=best: label.preset is "best"; expected "paper" or "default"'
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("label.checkpoints=[10]", "label.checkpoints count the queries of one sample and class"),
+        ("student.methods=['ce', 'bd']", 'together" does not measure it'),
+    ],
+)
+def test_what_cannot_be_had_together(write, label, words):
+    assert words in refused(write(GOOD), ["label.strategy=together", label])

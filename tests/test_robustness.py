@@ -18,11 +18,11 @@ from db3kd.robustness import (
     mix,
     sample_distance,
 )
-from db3kd.settings import Budget, Metric, Search
+from db3kd.settings import Budget, Metric, Search, paper
 from db3kd.teacher import Meter
 from db3kd.teachers import function
 
-QUICK = Search(queries=300, probes=50)
+QUICK = paper(queries=300, probes=50)
 INF = float("inf")
 
 

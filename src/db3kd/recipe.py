@@ -18,7 +18,7 @@ import msgspec
 from msgspec import inspect
 
 from db3kd.errors import RecipeError
-from db3kd.settings import Above0, Budget, Count, Method, Natural, Search, Training
+from db3kd.settings import PAPER, Above0, Budget, Count, Method, Natural, Search, Training
 
 _FACTORY = r"^\w+(\.\w+)*:\w+(\.\w+)*$"
 _DEVICE = r"^[a-z]+(:[0-9]+)?$"
@@ -147,6 +147,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     places = {key: f"{path}:{line}" for key, line in lines.items()}
     for override in overrides:
         _apply(override, values, places)
+    _refuse(_preset(values), places, path)
     _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), places, path)
     try:
         recipe = msgspec.convert(values, Recipe)
@@ -155,6 +156,20 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise
     _refuse(_contradictions(recipe), places, path)
     return recipe
+
+
+def _preset(values: dict[str, Any]) -> list[Problem]:
+    """Replace `label.preset` by what it stands for; what the recipe names itself stays."""
+    label = values.get("label")
+    if not isinstance(label, dict) or "preset" not in label:
+        return []
+    preset = label.pop("preset")
+    if preset == "paper":
+        values["label"] = {**PAPER, **label}
+    elif preset != "default":
+        text = f'label.preset is {json.dumps(preset)}; expected "paper" or "default"'
+        return [(("label", "preset"), text)]
+    return []
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

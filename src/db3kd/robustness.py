@@ -455,8 +455,8 @@ class _Rows:
 def descent_of(search: Search) -> Descent:
     """The way of walking that the settings name.
 
-    >>> descent_of(Search(smoothing=0.1)).smoothing
-    0.1
+    >>> descent_of(Search()).patience
+    20
     """
     match search.descent:
         case "sign_opt":
