@@ -23,6 +23,16 @@ COMMAND = (
     "-s",
     "student.training.epochs=120",
 )
+TOGETHER = (
+    "-s",
+    "label.strategy=together",
+    "-s",
+    "label.per_image=72",
+    "-s",
+    "label.members=1",
+    "-s",
+    "label.checkpoints=[]",
+)
 PAUSE = 0.01  # seconds that the teacher takes for a question; there are some 500
 SLOWER = """
 
@@ -57,9 +67,13 @@ class Undisturbed:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Undisturbed:
-    workshop = prepared(tmp_path_factory.mktemp("undisturbed"), digits)
+    return left_alone(tmp_path_factory.mktemp("undisturbed"), digits, COMMAND)
+
+
+def left_alone(folder: Path, digits: Path, command: tuple[str, ...]) -> Undisturbed:
+    workshop = prepared(folder, digits)
     started = time.monotonic()
-    done = workshop.call(*COMMAND)
+    done = workshop.call(*command)
     assert done.returncode == 0, done.stderr
     found = status(workshop.run)
     assert found["queries"]["spent"] == workshop.asked()
@@ -80,6 +94,7 @@ class Life:
 
     workshop: Workshop
     budget: int
+    command: tuple[str, ...] = COMMAND
     largest: int = 0  # question that was seen on the books
     kills: Counter[str] = field(default_factory=Counter)
 
@@ -98,7 +113,9 @@ class Life:
 
     def live(self, until: Callable[[float], bool]) -> bool:
         """Start the process; kill it when `until` says so. Whether it came to its end before."""
-        process = self.workshop.start(*COMMAND, "-s", f"budget.queries={self.budget}", pause=PAUSE)
+        process = self.workshop.start(
+            *self.command, "-s", f"budget.queries={self.budget}", pause=PAUSE
+        )
         started, before = time.monotonic(), opened(self.workshop)
         while process.poll() is None:
             if until(time.monotonic() - started):
@@ -155,13 +172,20 @@ def moment(
 
 
 def killed(
-    folder: Path, digits: Path, expected: Undisturbed, *, times: int, spread: float, seed: int
+    folder: Path,
+    digits: Path,
+    expected: Undisturbed,
+    *,
+    times: int,
+    spread: float,
+    seed: int,
+    command: tuple[str, ...] = COMMAND,
 ) -> Counter[str]:
     """Kill runs, `times` in all, and compare each that comes to its end; where kills fell."""
     draw, kills = random.Random(seed), Counter[str]()
     budget = expected.asked + times * LARGEST
     for number in range(times + 1):
-        life = Life(prepared(folder / str(number), digits), budget)
+        life = Life(prepared(folder / str(number), digits), budget, command)
         while True:
             left = times - kills.total() - life.kills.total()
             when = moment(draw, life.workshop, expected.seconds / 2, spread)
@@ -178,6 +202,15 @@ def killed(
 def test_killed_at_random_moments(tmp_path: Path, digits: Path, undisturbed: Undisturbed) -> None:
     kills = killed(tmp_path, digits, undisturbed, times=6, spread=4.0, seed=1)
     assert kills.total() == 6
+
+
+@pytest.mark.slow
+def test_killed_between_questions_and_lessons(tmp_path: Path, digits: Path) -> None:
+    command = (*COMMAND, *TOGETHER)
+    expected = left_alone(tmp_path / "whole", digits, command)
+    kills = killed(tmp_path, digits, expected, times=20, spread=8.0, seed=3, command=command)
+    print(dict(kills))  # noqa: T201
+    assert "rounds" in kills
 
 
 @pytest.mark.slow
