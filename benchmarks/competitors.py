@@ -4,11 +4,9 @@ A competitor is a function: given the task, some of its rows and the checkpoints
 it found. `every` lists them; a new kind of search is one more function that makes a `Competitor`.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -17,15 +15,21 @@ import torch
 from torch import Tensor
 
 import db3kd
-from db3kd.robustness import measure, mix
+import stale
+import teachers
+from db3kd.amortised.memory import measure_together
+from db3kd.data import Images, TensorImages
+from db3kd.robustness import RobustnessMap, measure, mix
 from db3kd.settings import Search, paper
+from db3kd.student import predict
 from db3kd.teacher import Meter
 from rivals import MORE, RIVALS, Rival
-from rows import Task
+from rows import OWN, POOL, Task
 from watch import Enough, Watch
 
 IMAGES_AT_ONCE = 14  # of our searches: what is lost at most when the benchmark is stopped
-SOURCES = ("boundary.py", "robustness.py", "descent/*.py")  # a change makes our results stale
+TOGETHER = "together"  # only when it is named
+MOST_TOGETHER = 1000  # queries a row: its probes are kept in memory, 9 times as many an image
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Competitor:
 
 
 def every(names: Sequence[str] = ()) -> list[Competitor]:
-    """Competitors by name, ours first; without names, all but the variants `MORE`.
+    """Competitors by name, ours first; without names, all but `MORE` and `TOGETHER`.
 
     Ours: each descent of the settings with its default subspace, as "cgba_h", or with another one,
     as "cgba_h@full".
@@ -82,9 +86,10 @@ def every(names: Sequence[str] = ()) -> list[Competitor]:
             fields: dict[str, Any] = {"descent": descent, "subspace": subspace}
             searches[name] = Search(**fields)
     found = {name: ours(name, search) for name, search in searches.items()}
+    found[TOGETHER] = together(Search(strategy="together"))
     found |= {name: _rival(name, rival) for name, rival in (RIVALS | MORE).items()}
     if not names:
-        return [found[name] for name in found if name not in MORE]
+        return [found[name] for name in found if name not in {TOGETHER, *MORE}]
     unknown = set(names) - set(found)
     if unknown:
         raise db3kd.InputError(f"no competitor {sorted(unknown)}; there are {sorted(found)}")
@@ -111,7 +116,7 @@ def ours(name: str, search: Search) -> Competitor:
     """A search of ours, as a run would do it, from the references that everybody starts from."""
 
     def run(task: Task, rows: Sequence[int], checkpoints: Sequence[int]) -> Found:
-        samples = sorted({int(task.rows.sample[row]) for row in rows})
+        samples, at, target = _places(task, rows)
         settings = msgspec.structs.replace(
             search,
             metric="mbd",
@@ -126,16 +131,68 @@ def ours(name: str, search: Search) -> Competitor:
                 meter, images, own, task.references, settings, noise_seed=0, keep_points=True
             )
         mbd = maps["mbd"]
-        if meter.spent != int(mbd.queries.sum()):
-            raise RuntimeError(f"{name} booked {int(mbd.queries.sum())}, the meter {meter.spent}")
-        at = torch.tensor([samples.index(int(task.rows.sample[row])) for row in rows])
-        target = task.rows.target[list(rows)]
-        if mbd.points is None:
-            raise RuntimeError("the points were asked for")
-        spent = mbd.queries[at, target].tolist()
-        return Found(mbd.curve[at, target], mbd.points[at, target], spent, [""] * len(rows))
+        points, spent = _honest(name, meter, mbd)[at, target], mbd.queries[at, target].tolist()
+        return Found(mbd.curve[at, target], points, spent, [""] * len(rows))
 
-    return Competitor(name, run, _digest(search), msgspec.to_builtins(search))
+    version = _version(stale.ROWS, search)
+    return Competitor(name, run, version, msgspec.to_builtins(search))
+
+
+def together(search: Search) -> Competitor:
+    """All classes of an image at once: a search of its own for each checkpoint.
+
+    An image spends as much as its rows together, which share it as the search likes: what counts
+    is the mean of a row. The last search's points are shown.
+    """
+
+    def run(task: Task, rows: Sequence[int], checkpoints: Sequence[int]) -> Found:
+        samples, at, target = _places(task, rows)
+        images, own = task.rows.images[samples], task.rows.own[samples]
+        pool, answers = seen(task)
+        curve, points, spent = [], images, []
+        for queries in checkpoints:
+            per_image = queries * (task.teacher.classes - 1)
+            settings = msgspec.structs.replace(search, per_image=per_image)
+            meter = Meter(task.teacher)
+            found = measure_together(
+                meter, images, own, task.references, settings, pool=pool, answers=answers, seed=0
+            )
+            curve.append(found.distance[at, target])
+            points = _honest(TOGETHER, meter, found)[at, target]
+            spent = found.queries[at, target].tolist()
+        return Found(torch.stack(curve, 1), points, spent, [""] * len(rows))
+
+    version, setting = _version(stale.TOGETHER, search), msgspec.to_builtins(search)
+    return Competitor(TOGETHER, run, version, setting, images=None, most=MOST_TOGETHER)
+
+
+def seen(task: Task) -> tuple[Images, Tensor]:
+    """Images that the teacher answers once, before any search, and these answers."""
+    if task.case.lesson is None:
+        _, images, _ = teachers.digits()
+        return TensorImages(images), task.teacher.labels(images)
+    data = teachers.training_images(task.case.lesson, POOL + OWN)
+    answers = predict(
+        teachers.trained(task.case.lesson, data), data.images, device="cpu", batch=256
+    )
+    return data.images, answers
+
+
+def _places(task: Task, rows: Sequence[int]) -> tuple[list[int], Tensor, Tensor]:
+    """The images of some rows; for each row, which of them it is, and its class."""
+    samples = sorted({int(task.rows.sample[row]) for row in rows})
+    at = torch.tensor([samples.index(int(task.rows.sample[row])) for row in rows])
+    return samples, at, task.rows.target[list(rows)]
+
+
+def _honest(name: str, meter: Meter, found: RobustnessMap) -> Tensor:
+    """The points, of a search that booked what the meter counted."""
+    booked = int(found.queries.sum())
+    if meter.spent != booked:
+        raise RuntimeError(f"{name} booked {booked}, the meter {meter.spent}")
+    if found.points is None:
+        raise RuntimeError("the points were asked for")
+    return found.points
 
 
 def _rival(name: str, rival: Rival) -> Competitor:
@@ -183,12 +240,7 @@ def _strings(kind: Any) -> Iterator[str]:
             yield from _strings(part)
 
 
-def _digest(search: Search) -> str:
-    """Of the settings and of the sources that search."""
-    house = Path(db3kd.__file__).parent
-    digest = hashlib.blake2b(digest_size=8)
-    for pattern in SOURCES:
-        for file in sorted(house.glob(pattern)):
-            digest.update(file.read_bytes())
-    digest.update(msgspec.json.encode(msgspec.structs.replace(search, queries=1, checkpoints=())))
-    return digest.hexdigest()
+def _version(sources: Sequence[str], search: Search) -> str:
+    """Of the settings, apart from the checkpoints, and of the sources that search."""
+    alike = msgspec.structs.replace(search, queries=1, checkpoints=())
+    return stale.digest(sources, msgspec.json.encode(alike))

@@ -4,30 +4,40 @@
 
 Three searches spend the same budget on each image: references alone, row by row (the default
 descent, an equal share for each class), and together (a surrogate proposes). `METRIC.DATA.BUDGET`
-is of the last; `METRIC.DATA.BUDGET.SEARCH` of each. It needs `pip install -e '.[benchmarks]'`.
-Finished cells are kept in the work folder: stopped and started again, it goes on. See README.md.
+is of the last; `METRIC.DATA.BUDGET.SEARCH` of each; `student` is the accuracy of students that
+learn from these labels. It needs `pip install -e '.[benchmarks]'`. What was bought is kept in the
+work folder: stopped and started again, it goes on. See README.md.
 """
 
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 import common
+import panels
+import pupils
+import stale
 import teachers
 from db3kd.amortised.memory import measure_together
-from db3kd.data import DataSet
+from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError
-from db3kd.robustness import measure
+from db3kd.journal import write_atomically
+from db3kd.robustness import RobustnessMap, measure
 from db3kd.settings import Search
 from db3kd.student import predict
-from db3kd.teacher import Meter
+from db3kd.teacher import Meter, Teacher
+from db3kd.transfer_set import TransferSet
+from pupils import PUPILS, Pupil
+from quality import others, same_first, spearman
 from rows import OWN, POOL, Case, Task, prepare
 from teachers import Lesson
 
@@ -38,6 +48,7 @@ FULL = (
 )
 QUICK = (Case("lenet5_mnist", Lesson("lenet5_mnist", "lenet5", "mnist", 10_000, 2), 20),)
 BUDGETS = (30, 100, 300, 1000, 3000)
+PLENTY = ("rows", 9000)  # whose student the others are to equal
 EXACT = 10_000  # queries a class of the distances that are taken as true
 SEARCHES = ("references", "rows", "together")
 METRICS = (
@@ -46,8 +57,11 @@ METRICS = (
     "nearest_right",
     "spearman_logits",
     "runner_up_right",
+    "student",
+    "student_spread",
 )
 SEED = 0
+FORMAT = 2  # of what is kept: another number where this file changes what is bought
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,9 @@ class Bench:
     own: Tensor
     exact: Tensor  # distances (image, class) of the first images, by EXACT queries a class
     logits: Tensor  # the teacher's, which nobody else may see
+    test: DataSet
+    pupil: Pupil
+    weights: bytes  # the teacher's: another teacher's results are not used
 
     def metrics(self, distance: Tensor) -> dict[str, float]:
         """How good the labels are that these distances make."""
@@ -82,67 +99,70 @@ class Bench:
         }
 
 
-def others(values: Tensor, own: Tensor) -> Tensor:
-    """The columns of all classes but the own one, in order."""
-    keep = torch.arange(values.shape[1]) != own[:, None]
-    return values[keep].reshape(len(values), -1)
-
-
-def spearman(one: Tensor, other: Tensor) -> float:
-    """Rank correlation of each image over its other classes, mean over the images."""
-    first, second = (values.argsort(1).argsort(1).double() for values in (one, other))
-    first, second = first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True)
-    return float(((first * second).sum(1) / (first.square().sum(1))).mean())
-
-
-def same_first(one: Tensor, other: Tensor) -> float:
-    """Share of the images of which both have the same nearest class."""
-    return float((one.argmin(1) == other.argmin(1)).double().mean())
-
-
 def main() -> int:
     """Measure what is not there yet, and write the result."""
     options = common.parser(__doc__)
     options.add_argument("--work", type=Path, help="folder of results that are kept")
     options.add_argument("--case", action="append", help="one case only; may be repeated")
     options.add_argument("--only", nargs="+", choices=SEARCHES, default=SEARCHES)
-    options.add_argument("--budgets", nargs="+", type=int, help="queries an image")
+    options.add_argument("--budgets", nargs="+", type=int, help="queries an image, these only")
     options.add_argument("--images", type=int, help="measured at once; default: 200, quick: 20")
     options.add_argument("--true", type=int, help="of which so many exactly; default: 20, quick: 2")
+    options.add_argument("--seeds", type=int, help="students of a cell; default: 5, quick: 1")
     options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     work = given.work or Path(tempfile.gettempdir()) / "db3kd-benchmarks" / "labels"
-    budgets = given.budgets or ((100,) if given.quick else BUDGETS)
     images, exactly = given.images or (20 if given.quick else 200), given.true
-    exactly = exactly or (2 if given.quick else 20)
+    exactly, seeds = exactly or (2 if given.quick else 20), given.seeds or (1 if given.quick else 5)
+    given.json.parent.mkdir(parents=True, exist_ok=True)
     figures: dict[str, float] = {}
     table: list[common.Json] = []
     for case in QUICK if given.quick else FULL:
         if given.case and case.name not in given.case:
             continue
         bench = made(case, images, exactly, work, quick=given.quick)
-        name = case.name.split("_")[1]
-        for budget in budgets:
-            for search in given.only:
-                cell = measured(bench, search, budget, work / case.folder, quick=given.quick)
-                table.append({"case": case.name, "search": search, "budget": budget, **cell})
-                common.say(f"  {table[-1]}")
-                for metric in METRICS:
-                    figures[f"{metric}.{name}.{budget}.{search}"] = cell[metric]
-                    if search == "together":
-                        figures[f"{metric}.{name}.{budget}"] = cell[metric]
+        wanted = cells(given.only, given.budgets, quick=given.quick)
+        lines = measured(bench, wanted, work / case.folder, seeds=seeds, quick=given.quick)
+        figures |= summed_up(case.name.split("_")[1], lines)
+        table += [{"case": case.name, **line} for line in lines]
+        plot = given.json.with_suffix(f".{case.name}.png")
+        panels.draw(lines, plot, f"{case.name}: {images} images", bar=PLENTY)
     setting = {
         "threads": torch.get_num_threads(),
         "quick": given.quick,
         "images": images,
         "exact_images": exactly,
         "exact_queries": EXACT,
+        "seeds": seeds,
+        "students": {name: msgspec.to_builtins(pupil) for name, pupil in PUPILS.items()},
         "seed": SEED,
     }
     common.write(given.json, figures=figures, setting=setting, table=table)
     return 0
+
+
+def cells(
+    only: Sequence[str], budgets: Sequence[int] | None, *, quick: bool
+) -> list[tuple[str, int]]:
+    """Searches and budgets, the small budgets first; `PLENTY` unless budgets are given."""
+    listed = budgets or ((100,) if quick else BUDGETS)
+    found = [(search, budget) for budget in listed for search in only]
+    return found if budgets or PLENTY[0] not in only else [*found, PLENTY]
+
+
+def summed_up(data: str, lines: Sequence[common.Json]) -> dict[str, float]:
+    """The figures of one case; those without a search are of "together"."""
+    figures = {}
+    for line in lines:
+        for metric in METRICS:
+            if metric in line:
+                name = f"{metric}.{data}.{line['budget']}"
+                figures[f"{name}.{line['search']}"] = line[metric]
+                if line["search"] == "together":
+                    figures[name] = line[metric]
+    return figures
 
 
 def made(case: Case, images: int, exactly: int, work: Path, *, quick: bool) -> Bench:
@@ -159,34 +179,63 @@ def made(case: Case, images: int, exactly: int, work: Path, *, quick: bool) -> B
     block, own = data.images.read(taken), answers[taken]
     with torch.no_grad():
         logits = net(block)
-    file = work / case.folder / f"exact-{exactly}-{EXACT}.safetensors"
+    weights = case.lesson.path.read_bytes()
+    search = Search(queries=EXACT)
+    file = work / case.folder / f"exact-{exactly}-{version(search, weights)}.safetensors"
     if not file.exists():
         common.say(f"{case.name}: {EXACT} queries for each class of {exactly} images")
-        search = Search(queries=EXACT)
-        some = slice(exactly)
-        found = measure(
-            task.teacher, block[some], own[some], task.references, search, noise_seed=SEED
-        )
-        save_file({"distance": found["mbd"].distance}, file)
+        found = by_rows(task, task.teacher, block[:exactly], own[:exactly], search)
+        write_atomically(file, save({"distance": found.distance}))
     exact = load_file(file)["distance"]
-    return Bench(task, data, answers, block, own, exact, logits)
+    test = load(case.lesson.data, "test")
+    test = DataSet(in_memory(test.images), test.labels, test.classes)
+    pupil = PUPILS[case.lesson.network]
+    return Bench(task, data, answers, block, own, exact, logits, test, pupil, weights)
 
 
-def measured(bench: Bench, search: str, budget: int, folder: Path, *, quick: bool) -> common.Json:
-    """One cell: the metrics, and what was really asked an image; kept in the folder."""
-    settings = settings_of(search, budget, members=1 if quick else Search().members)
-    name = f"{search}-{budget}-{len(bench.images)}"
+def version(search: Search, weights: bytes) -> str:
+    """What is bought depends on: settings, sources, teacher, and this file."""
+    sources = stale.ROWS if search.strategy == "rows" else stale.TOGETHER
+    return stale.digest(sources, msgspec.json.encode(search), weights, bytes([FORMAT, SEED]))
+
+
+def measured(
+    bench: Bench, wanted: Sequence[tuple[str, int]], folder: Path, *, seeds: int, quick: bool
+) -> list[common.Json]:
+    """A line for each cell, after one for the students of the answers alone."""
+    plain = TransferSet(
+        TensorImages(bench.images), torch.arange(len(bench.own)), bench.own, bench.own
+    )
+
+    def students(distance: Tensor | None, name: str) -> common.Json:
+        transfer = pupils.with_labels(plain, distance)
+        return pupils.line(
+            pupils.taught(bench.pupil, transfer, bench.test, seeds=seeds, folder=folder, name=name)
+        )
+
+    name = f"answers-{len(bench.images)}-{stale.digest((), bench.weights)}"
+    lines = [{"search": "answers", "budget": 0, **students(None, name)}]
+    for search, budget in wanted:
+        settings = settings_of(search, budget, members=1 if quick else Search().members)
+        name = f"{search}-{budget}-{len(bench.images)}-{version(settings, bench.weights)}"
+        spent, distance = bought(bench, settings, folder, name)
+        metrics = {key: round(value, 4) for key, value in bench.metrics(distance).items()}
+        cell = {"search": search, "budget": budget}
+        lines.append({**cell, **metrics, **students(distance, name), **spent})
+        common.say(f"  {lines[-1]}")
+    return lines
+
+
+def bought(bench: Bench, settings: Search, folder: Path, name: str) -> tuple[common.Json, Tensor]:
+    """What a search really asked an image, and its distances; kept in the folder."""
     file = folder / f"{name}.json"
+    tensors = file.with_suffix(".safetensors")
     if file.exists():
         kept: common.Json = json.loads(file.read_text())
-        return kept
+        return kept, load_file(tensors)["distance"]
     meter, started = Meter(bench.task.teacher), time.perf_counter()
-    references = bench.task.references
     if settings.strategy == "rows":
-        with torch.no_grad():
-            found = measure(meter, bench.images, bench.own, references, settings, noise_seed=SEED)[
-                "mbd"
-            ]
+        found = by_rows(bench.task, meter, bench.images, bench.own, settings)
     else:
 
         def report(number: int, now: object) -> None:
@@ -197,7 +246,7 @@ def measured(bench: Bench, search: str, budget: int, folder: Path, *, quick: boo
             meter,
             bench.images,
             bench.own,
-            references,
+            bench.task.references,
             settings,
             pool=bench.data.images,
             answers=bench.answers,
@@ -206,13 +255,22 @@ def measured(bench: Bench, search: str, budget: int, folder: Path, *, quick: boo
         )
     if meter.spent != int(found.queries.sum()):
         raise RuntimeError(f"{name} booked {int(found.queries.sum())}, the meter {meter.spent}")
-    cell = {metric: round(value, 4) for metric, value in bench.metrics(found.distance).items()}
-    cell |= {
+    spent = {
         "queries_an_image": round(meter.spent / len(bench.images), 1),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    file.write_text(json.dumps(cell))
-    return cell
+    write_atomically(tensors, save({"distance": found.distance, "queries": found.queries}))
+    write_atomically(file, json.dumps(spent).encode())  # last: it says that the cell is whole
+    return spent, found.distance
+
+
+def by_rows(
+    task: Task, teacher: Teacher, images: Tensor, own: Tensor, search: Search
+) -> RobustnessMap:
+    """The default search, each class on its own."""
+    with torch.no_grad():
+        found = measure(teacher, images, own, task.references, search, noise_seed=SEED)
+    return found["mbd"]
 
 
 def settings_of(search: str, budget: int, *, members: int) -> Search:

@@ -14,16 +14,8 @@ GAP = 0.045  # least distance of two labels, as a share of the height
 
 def draw(table: Sequence[common.Json], file: Path, case: str, default: str) -> None:
     """One line a competitor, on the rows that all have in common; ours black, rivals grey."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        common.say("no plot: matplotlib is missing")
-        return
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names = list(dict.fromkeys(line["competitor"] for line in table))
-    if not names:
+    names, plt = list(dict.fromkeys(line["competitor"] for line in table)), pyplot()
+    if not names or plt is None:
         return
     figure, axes = plt.subplots(figsize=(8, 5))
     ends = []
@@ -51,21 +43,44 @@ def draw(table: Sequence[common.Json], file: Path, case: str, default: str) -> N
     plt.close(figure)
 
 
+def pyplot() -> Any | None:
+    """matplotlib's, without a screen; None, and a word about it, where it is missing."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        common.say("no plot: matplotlib is missing")
+        return None
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
 def _axes(axes: Any, table: Sequence[common.Json], case: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     rows = sorted({line["shared_rows"] for line in table})
     span = str(rows[0]) if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
-    asked = sorted({line["queries"] for line in table})
-    axes.set(xscale="log", yscale="log", title=f"{case}: {span} rows that all have in common")
+    axes.set(yscale="log", title=f"{case}: {span} rows that all have in common")
     axes.set_xlabel("queries a row, start search included")
     axes.set_ylabel("mean distance / mean white-box distance")
-    axes.set_xticks(asked, [f"{count:,}" for count in asked])
+    counts(axes, sorted({line["queries"] for line in table}))
     low, high = axes.get_ylim()
     ticks = [tick for tick in MaxNLocator(8).tick_values(low, high) if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
-    axes.minorticks_off()
     axes.set_ylim(low, high)
+    plain(axes)
+
+
+def counts(axes: Any, asked: Sequence[int]) -> None:
+    """Queries to the right, logarithmic, with these ticks."""
+    axes.set_xscale("log")
+    axes.set_xticks(asked, [f"{count:,}" for count in asked])
+
+
+def plain(axes: Any) -> None:
+    """A faint grid, and no frame above and at the right."""
+    axes.minorticks_off()
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
 

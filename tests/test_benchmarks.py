@@ -1,4 +1,4 @@
-"""The pieces of benchmarks/distance.py, on teachers so small that the numbers are known."""
+"""The pieces of benchmarks/distance.py and labels.py, on teachers whose numbers are known."""
 
 import importlib
 import json
@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from db3kd.data import DataSet, TensorImages
 from db3kd.errors import InputError
 from db3kd.robustness import References
 from db3kd.settings import Search
 from db3kd.teachers import function
+from db3kd.transfer_set import TransferSet
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 needs_foolbox = pytest.mark.skipif(
@@ -204,6 +206,126 @@ def test_competitors_are_named_after_the_settings() -> None:
     assert [c.name for c in competitors.every(["art_hsj"])] == ["art_hsj"]
     with pytest.raises(InputError, match="nobody"):
         competitors.every(["nobody"])
+
+
+def test_a_search_of_all_classes_is_searched_anew_for_each_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, competitors = tiny_task(), module("competitors")
+    images = TensorImages(task.rows.images)
+    monkeypatch.setattr(competitors, "seen", lambda task: (images, task.rows.own))
+    joint = competitors.together(Search(strategy="together", surrogate="none"))
+    (block,) = joint.blocks(task, 6)
+    found = joint.search(task, block, [3, 20])
+    assert found.distance.shape == (6, 2)
+    assert (found.distance[:, 1] <= found.distance[:, 0]).all()
+    assert (found.distance[:, 1] >= task.rows.white - 1e-5).all()
+    assert max(sum(found.spent[at : at + 2]) for at in (0, 2, 4)) <= 2 * 20
+    assert (module("distance").verified(task, block, found)[1] > 0).all()
+    names = [c.name for c in competitors.every()]
+    assert "together" not in names
+    assert [c.name for c in competitors.every(["together"])] == ["together"]
+
+
+def tiny_bench(task: Any) -> Any:
+    """The three images of `tiny_task`, whose distances are known."""
+    labels, pupils = module("labels"), module("pupils")
+    images, own = task.rows.images, task.rows.own
+    exact = THERE.expand(len(own), 2) * SIDE - 3 * images.flatten(1).mean(1, keepdim=True)
+    exact = torch.cat([torch.zeros(len(own), 1), exact], 1)
+    logits = torch.tensor([[3.0, 2.0, 1.0]]).repeat(len(own), 1)
+    data, pupil = DataSet(TensorImages(images), own, ("a", "b", "c")), pupils.Pupil("small", 1, 1)
+    return labels.Bench(task, data, own, images, own, exact, logits, data, pupil, b"weights")
+
+
+def test_labels_are_as_good_as_their_order() -> None:
+    bench = tiny_bench(tiny_task())
+    good = bench.metrics(2 * bench.exact)
+    # twice the closed form everywhere; class 1 is nearer, and second for the teacher
+    assert good["over_white_box"] == pytest.approx(2, rel=1e-4)
+    assert [good[name] for name in ("spearman", "nearest_right", "runner_up_right")] == [1, 1, 1]
+    bad = bench.metrics(bench.exact[:, [0, 2, 1]])
+    assert [bad[name] for name in ("spearman", "nearest_right", "spearman_logits")] == [-1, 0, -1]
+    quality = module("quality")
+    # ranks 0 1 2 3 against 1 0 2 3: 1 - 6 * 2 / (4 * 15) = 0.8
+    four = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[2.0, 1.0, 3.0, 4.0]])
+    assert quality.spearman(*four) == pytest.approx(0.8)
+
+
+def test_what_was_bought_is_kept_until_settings_or_teacher_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, bench = module("labels"), tiny_bench(tiny_task())
+    settings = labels.settings_of("references", 30, members=1)
+    name = labels.version(settings, b"weights")
+    spent, distance = labels.bought(bench, settings, tmp_path, name)
+    assert 0 < spent["queries_an_image"] <= 30
+    monkeypatch.setattr(labels, "measure_together", None)  # cannot be asked again
+    again, same = labels.bought(bench, settings, tmp_path, name)
+    assert again == spent
+    assert torch.equal(same, distance)
+    others = [
+        labels.settings_of("references", 31, members=1),
+        labels.settings_of("rows", 30, members=1),
+    ]
+    names = {
+        name,
+        labels.version(settings, b"others"),
+        *(labels.version(s, b"weights") for s in others),
+    }
+    assert len(names) == 4
+    monkeypatch.setattr(labels, "FORMAT", labels.FORMAT + 1)
+    assert labels.version(settings, b"weights") not in names
+
+
+def test_students_learn_from_distances_and_are_kept_by_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pupils = module("pupils")
+    grey, own = torch.tensor([0.1, 0.7, 0.95] * 4), torch.tensor([0, 1, 2] * 4)
+    shown = TensorImages(grey.reshape(-1, 1, 1, 1).repeat(1, 1, 4, 4))
+    test, plain = (
+        DataSet(shown, own, ("a", "b", "c")),
+        TransferSet(shown, torch.arange(12), own, own),
+    )
+    distance = (grey[:, None] - torch.tensor([0.1, 0.7, 0.95])).abs() + 0.1
+    pupil = pupils.Pupil("small", 1.0, 60)
+    assert pupil.training(200).epochs == 8  # of 7 steps each
+    assert pupils.with_labels(plain, None).soft is None
+    soft = pupils.with_labels(plain, distance)
+    given: dict[str, Any] = {"folder": tmp_path, "name": "cell"}
+    two = pupils.taught(pupil, soft, test, seeds=2, **given)
+    assert two == [1.0, 1.0]
+    trained: list[int] = []
+    monkeypatch.setattr(pupils, "train", lambda *_, seed, device: trained.append(seed))
+    assert pupils.taught(pupil, soft, test, seeds=3, **given)[:2] == two
+    assert trained == [3]
+    assert pupils.line([0.8, 0.9]) == {
+        "student": 0.85,
+        "student_spread": 0.0707,  # 0.1 / sqrt(2)
+        "students": [0.8, 0.9],
+    }
+    assert "student_spread" not in pupils.line([0.8])
+
+
+def test_cells_of_a_case_become_lines_figures_and_a_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, bench = module("labels"), tiny_bench(tiny_task())
+    monkeypatch.setattr(module("pupils"), "taught", lambda *_, seeds, **__: [0.5, 0.6, 0.7][:seeds])
+    assert labels.cells(["rows"], None, quick=True) == [("rows", 100), ("rows", 9000)]
+    assert labels.cells(["rows"], [30], quick=False) == [("rows", 30)]
+    assert ("rows", 9000) not in labels.cells(["together"], None, quick=False)
+    wanted = [("references", 20), ("rows", 90)]
+    lines = labels.measured(bench, wanted, tmp_path, seeds=2, quick=True)
+    assert [(line["search"], line["budget"]) for line in lines] == [("answers", 0), *wanted]
+    lines.append({**lines[1], "search": "together"})
+    figures = labels.summed_up("tiny", lines)
+    assert figures["spearman.tiny.20"] == figures["spearman.tiny.20.references"]
+    assert {"student.tiny.0.answers", "student_spread.tiny.90.rows"} <= set(figures)
+    if find_spec("matplotlib"):
+        module("panels").draw(lines, tmp_path / "plot.png", "tiny", bar=("rows", 90))
+        assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_missing_package_is_told_in_one_sentence() -> None:
