@@ -62,7 +62,7 @@ class Lessons:
         """
         if self.search.surrogate == "none":
             return None
-        if number >= 2 and self._moved(number - 1) < USEFUL:
+        if number and self._moved(number - 1) < USEFUL:
             return None
         if number not in self._taught:
             surrogate: Ensemble | None = self._load(number)

@@ -73,13 +73,15 @@ def measure_together(
         surrogate = Ensemble(name, shape, classes, members=search.members, seed=first).to(device)
     probes, called = [torch.zeros(0, *shape).half()], [own[:0].cpu()]
     for number in range(rounds):
+        if moved < USEFUL:
+            surrogate = None
         if surrogate is not None:
             known = Known(pool, answers, torch.cat(probes), torch.cat(called))
             lesson = mix(seed, "lesson", number)
             teach(surrogate, known, steps=steps_of(known), seed=lesson, device=device)
-            if moved < USEFUL or not knows(surrogate, pool, answers):
+            if not knows(surrogate, pool, answers):
                 surrogate = None
-        asked, share = one_round(
+        asked, moved = one_round(
             teacher,
             surrogate,
             front,
@@ -88,7 +90,6 @@ def measure_together(
             rounds=rounds,
             per_image=search.per_image,
         )
-        moved = share if number else 1.0
         probes.append(asked.probes.cpu())
         called.append(asked.called.cpu())
         report(number, result(front, seconds=time.perf_counter() - started))

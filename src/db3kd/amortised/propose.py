@@ -5,6 +5,7 @@ says in which direction, and from what distance on, the teacher is asked.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +16,11 @@ from db3kd.boundary import norm, per_row
 
 TINY = 1e-12
 AT_ONCE = 512  # rows whose gradients are computed together
+LAST = 8  # steps whose mean is the direction
 
 
 def nearest(
-    surrogate: nn.Module,
+    models: Sequence[nn.Module],
     origin: Float[Tensor, "row *image"],
     target: Int[Tensor, " row"],
     *,
@@ -26,48 +28,45 @@ def nearest(
     bounds: tuple[float, float],
     shrink: float = 0.05,
 ) -> Float[Tensor, "row *image"]:
-    """The surrogate's own nearest point of a class, found by DDN (Rony et al., CVPR 2019).
+    """The models' own nearest point of a class, found by DDN (Rony et al., CVPR 2019).
 
     Direction and norm are decoupled: each step follows the gradient of the cross-entropy, then the
-    norm shrinks by `shrink` where the point has the class and grows where it has not. Returns the
-    nearest point that had the class, or the last one where none had. No query; nothing is random.
+    norm shrinks by `shrink` where the point has the class and grows where it has not. The models
+    take turns, a step each, so that many cost no more than one; what the last steps have in common
+    is returned (their mean), since only its direction matters. No query; nothing is random.
 
     >>> brighter = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> _ = nn.init.zeros_(brighter[1].bias), nn.init.constant_(brighter[1].weight[0], -1.0)
-    >>> found = nearest(brighter, torch.full((1, 1, 2, 2), 0.5), torch.tensor([1]), steps=20,
+    >>> found = nearest([brighter], torch.full((1, 1, 2, 2), 0.5), torch.tensor([1]), steps=20,
     ...                 bounds=(0.0, 1.0))
     >>> found.shape
     torch.Size([1, 1, 2, 2])
     """
     parts = zip(torch.split(origin, AT_ONCE), torch.split(target, AT_ONCE), strict=True)
-    found = [_ddn(surrogate, start, wanted, steps, bounds, shrink) for start, wanted in parts]
+    found = [_ddn(models, start, wanted, steps, bounds, shrink) for start, wanted in parts]
     return torch.cat(found) if found else origin.clone()
 
 
 def _ddn(
-    surrogate: nn.Module,
+    models: Sequence[nn.Module],
     origin: Tensor,
     target: Tensor,
     steps: int,
     bounds: tuple[float, float],
     shrink: float,
 ) -> Tensor:
-    move, best = torch.zeros_like(origin), torch.full_like(origin.flatten(1)[:, 0], torch.inf)
-    length, found = torch.ones_like(best), origin.clone()
-    for done in range(steps + 1):
-        scores, slope = _slope(surrogate, origin + move, target)
-        inside, far = scores.argmax(1) == target, norm(move)
-        better = inside & (far < best)
-        best[better], found[better] = far[better], (origin + move)[better]
+    move, mean = torch.zeros_like(origin), torch.zeros_like(origin)
+    length = torch.ones_like(origin.flatten(1)[:, 0])
+    for done in range(steps):
+        scores, slope = _slope(models[done % len(models)], origin + move, target)
         step = 0.01 + 0.99 * (1 + math.cos(math.pi * done / steps)) / 2
         move = move - step * slope / per_row(norm(slope).clamp(min=TINY), slope)
-        length = length * torch.where(inside, 1 - shrink, 1 + shrink)
-        length = torch.minimum(length, best)  # farther than the best would be of no use
+        length = length * torch.where(scores.argmax(1) == target, 1 - shrink, 1 + shrink)
         move = move * per_row(length / norm(move).clamp(min=TINY), move)
         move = (origin + move).clamp(*bounds) - origin
-    none = best.isinf()
-    found[none] = (origin + move)[none]
-    return found
+        if done >= steps - LAST:
+            mean += move / min(LAST, steps)
+    return origin + mean
 
 
 def tangent(

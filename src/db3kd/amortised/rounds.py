@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from db3kd.amortised.front import Front
 from db3kd.amortised.propose import nearest, tangent
 from db3kd.amortised.rays import JUST_BELOW, Rays
+from db3kd.amortised.surrogate import Ensemble
 from db3kd.boundary import norm, per_row
 from db3kd.robustness import References
 
 LEAST_STEP = 0.2  # of the way to the foot of the perpendicular
-DDN_STEPS = 40
+DDN_STEPS = 80
 
 
 class ByModel:
@@ -31,9 +32,12 @@ class ByModel:
         first: bool,
         bounds: tuple[float, float],
     ) -> None:
-        self.model, self.front, self.sample, self.target = model, front, sample, target
+        self.model = model
+        self.members = list(model.members) if isinstance(model, Ensemble) else [model]
+        self.front, self.sample, self.target = front, sample, target
         self.first, self.bounds = first, bounds
         self.step = torch.ones(len(sample), device=sample.device)
+        self.helped = torch.zeros_like(sample, dtype=torch.bool)  # by a reference
 
     def __call__(
         self, rows: Int[Tensor, " some"], number: Int[Tensor, " some"], won: Tensor
@@ -49,12 +53,13 @@ class ByModel:
         rays.put(again, self._tangent(own))
         if self.first:
             lost = again[(number[again] == 1) & ~won[again]]
+            self.helped[rows[lost]] = True
             rays.put(lost, self._reference(rows[lost]))
         return rays
 
     def _nearest(self, rows: Tensor) -> Rays:
         origin, target = self.front.origin[self.sample[rows]], self.target[rows]
-        found = nearest(self.model, origin, target, steps=DDN_STEPS, bounds=self.bounds)
+        found = nearest(self.members, origin, target, steps=DDN_STEPS, bounds=self.bounds)
         growth = 1.35 if self.first else 1.15
         return Rays.towards(origin, found, guess=1.02, floor=0.85, growth=growth)
 
@@ -87,6 +92,7 @@ class ByReferences:
     ) -> None:
         self.references, self.front, self.sample, self.target = references, front, sample, target
         self.order = _nearest_first(front, references, sample, target)
+        self.helped = torch.zeros_like(sample, dtype=torch.bool)
 
     def __call__(
         self, rows: Int[Tensor, " some"], number: Int[Tensor, " some"], won: Tensor

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from db3kd.amortised.front import Front
-from db3kd.amortised.rays import Asked, Propose, verify
+from db3kd.amortised.rays import JUST_BELOW, Asked, verify
 from db3kd.amortised.rounds import ByModel, ByReferences
 from db3kd.robustness import References
 from db3kd.teacher import Teacher
@@ -60,22 +60,25 @@ def advance(
     until: int,
     first: bool,
     keep: Bool[Tensor, " sample"] | None = None,
-) -> Asked:
+) -> tuple[Asked, float]:
     """One round for these images, by the surrogate's proposals or, without one, by references.
 
-    Each image asks until it has spent `until` in all, or has no more to ask. Nothing is random.
+    Each image asks until it has spent `until` in all, or has no more to ask. Also returns the share
+    of the rows that moved, of those that asked; one that a surrogate's ray missed and a reference
+    helped has not moved. Nothing is random.
 
     Raises:
         BudgetExhausted, TeacherError: from the teacher.
     """
     sample, target = others(front)
     allowance = allowances(front, sample, target, until)
-    propose: Propose
+    before = front.distance[sample, target]
+    propose: ByReferences | ByModel
     if surrogate is None:
         propose = ByReferences(references, front, sample, target)
     else:
         propose = ByModel(surrogate, front, sample, target, first=first, bounds=teacher.bounds)
-    return verify(
+    asked = verify(
         teacher,
         front,
         sample,
@@ -85,6 +88,8 @@ def advance(
         precision=PRECISION,
         keep=keep,
     )
+    moved = (front.distance[sample, target] <= JUST_BELOW * before) & ~propose.helped
+    return asked, float(moved.sum()) / max(1, int((allowance > 0).sum()))
 
 
 def others(front: Front) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:

@@ -19,7 +19,7 @@ from db3kd.settings import Search
 from db3kd.teacher import Teacher
 
 PROBE_BYTES = 2**30  # of all probes that a surrogate learns from, in half precision
-LEAST_STEPS, MOST_STEPS = 600, 4000  # of one lesson, for each member
+LEAST_STEPS, MOST_STEPS = 1000, 4000  # of one lesson, for each member
 PASSES = 3  # of a lesson over the probes
 FIRST_PASSES = 5  # of the first lesson over the images' own answers
 USEFUL = 0.05  # share of the rows that a round must move, or the surrogate is no longer asked
@@ -133,15 +133,12 @@ def one_round(
     rounds: int,
     per_image: int,
 ) -> tuple[Asked, float]:
-    """A round; returns the probes and the share of the rows that it moved.
+    """A round; returns the probes and the share of the rows that its proposals moved.
 
     Without a surrogate it is the last: references have nothing to learn from each other.
     """
-    before = front.distance.clone()
     until = per_image if surrogate is None else per_image * (number + 1) // rounds
-    asked = advance(teacher, surrogate, front, references, until=until, first=number == 0)
-    rows = max(1, front.distance.numel() - len(front.own))
-    return asked, float((front.distance < 0.995 * before).sum()) / rows
+    return advance(teacher, surrogate, front, references, until=until, first=number == 0)
 
 
 def rest(
