@@ -87,7 +87,7 @@ def reference(
         model = foolbox.PyTorchModel(module.eval(), bounds=teacher.bounds)
         for count in steps:
             attack = foolbox.attacks.DDNAttack(steps=count)
-            for rows in torch.arange(len(origin)).split(AT_ONCE):
+            for rows in torch.split(torch.arange(len(origin)), AT_ONCE):
                 aim = foolbox.criteria.TargetedMisclassification(target[rows])
                 found = attack.run(model, origin[rows], aim).detach().clamp(*teacher.bounds)
                 distance = norm(found - origin[rows])

@@ -144,6 +144,31 @@ def test_boundary_distance_by_hand() -> None:
         assert names(bd)[1] == status
 
 
+def test_only_the_last_bracket_is_halved_down_to_the_tolerance() -> None:
+    # The line of above, tolerance 1/1024. Reference 1: six halvings, to 0.3125. Reference -2: asked
+    # at -0.3125: yes; six of ceil(log2(0.3125 * 1024)) = 9 halvings: (0.1953125, 0.2001953125).
+    # Reference 3: no. Then the other three of the nine, none of them across.
+    shown: list[float] = []
+
+    def ask(images: Tensor) -> Tensor:
+        shown.extend(images.flatten().tolist())
+        return (images.flatten() > 0.3) | (images.flatten() < -0.2)
+
+    teacher = function(ask, classes=2, bounds=WIDE)
+    starts = references(line(3, -2, 1), classes(1, 1, 1), [False] * 2)
+    bd = boundary_distance(teacher, line(0), classes(0), starts, Search(tolerance=2.0**-10))
+    assert shown[:7] == [0.5, 0.25, 0.375, 0.3125, 0.28125, 0.296875, -0.3125]
+    assert shown[7:12] == [-0.15625, -0.234375, -0.1953125, -0.21484375, -0.205078125]
+    assert shown[12:14] == [-0.2001953125, 0.2001953125]
+    assert shown[14:] == pytest.approx([-0.1977539, -0.1989746, -0.1995850])
+    assert bd.distance.tolist() == [[0.0, 0.2001953125]]
+    assert (bd.queries.tolist(), names(bd)) == ([[0, 17]], ["OWN", "CONVERGED"])
+    for limit in (14, 16):  # one or more of the last three are missing
+        search = Search(tolerance=2.0**-10, queries=limit)
+        bd = boundary_distance(teacher, line(0), classes(0), starts, search)
+        assert (bd.queries.tolist(), names(bd)) == ([[0, limit]], ["OWN", "LIMIT"])
+
+
 def test_a_reference_nearer_than_the_tolerance_costs_nothing() -> None:
     teacher = function(lambda images: images.flatten() > 0.3, classes=2)
     starts = references(line(0.31), classes(1), [False] * 2)

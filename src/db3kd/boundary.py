@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from db3kd.teacher import Teacher
@@ -80,7 +80,7 @@ def asker(teacher: Teacher, criterion: Criterion) -> Asks:
     return asks
 
 
-def per_row(values: Float[Tensor, " row"], images: Float[Tensor, "row *image"]) -> Tensor:
+def per_row(values: Shaped[Tensor, " row"], images: Float[Tensor, "row *image"]) -> Tensor:
     """Shape one value a row so that it multiplies whole images.
 
     >>> per_row(torch.ones(5), torch.zeros(5, 1, 28, 28)).shape
@@ -171,14 +171,16 @@ def bisect(
     >>> round(found.point.item(), 3), found.asked.item()
     (0.301, 10)
     """
-    point, near, high = far.clone(), near.clone(), torch.ones_like(near)
-    span = far - origin
+    order = times.argsort(descending=True, stable=True)  # rows still to be halved come first
+    back, rows, near = order.argsort(), rows[order], near[order]
+    origin, point = origin.index_select(0, order), far.index_select(0, order)
+    span, high = point - origin, torch.ones_like(near)
     for done in range(int(times.max()) if len(times) else 0):
-        live = (times > done).nonzero()[:, 0]
+        live = slice(int((times > done).sum()))
         share = (near[live] + high[live]) / 2
         middle = along(origin[live], span[live], share, bounds)
         across = asks(middle, rows[live])
-        point[live[across]] = middle[across]
+        point[live] = torch.where(per_row(across, middle), middle, point[live])
         high[live] = torch.where(across, share, high[live])
         near[live] = torch.where(across, near[live], share)
-    return Bracket(point, near / high, times)
+    return Bracket(point.index_select(0, back), (near / high)[back], times)

@@ -58,7 +58,7 @@ class SignOpt:
         bounds: tuple[float, float],
     ) -> Walk:
         """One iteration of Fig. 3 for the rows named: gradient, step, bisection."""
-        count = torch.minimum(walk.left[rows] // 2, torch.tensor(self.probes, device=rows.device))
+        count = (walk.left[rows] // 2).clamp(max=len(noise))
         normal = tangents(asks, origin, walk, noise, rows, count, bounds, smoothing=self.smoothing)
         search = _LineSearch(self, asks, origin[rows], rows, normal, bounds)
         moved = search.run(_part(walk, rows, spent=count))

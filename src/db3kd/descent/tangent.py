@@ -19,7 +19,8 @@ from torch import Tensor
 from db3kd.boundary import Asks, along, bisect, halvings, norm, per_row
 from db3kd.descent.walk import Walk
 
-CPU_POINTS, GPU_POINTS = 256, 16384  # probes asked at once: full batches that fit the caches
+CPU_POINTS, GPU_POINTS = 512, 16384  # probes asked at once, at most: full batches for the teacher
+CPU_BYTES = 16 * 2**20  # and of so many bytes, or of one row
 SHARE = 0.2  # of a step, that a probe is long
 REMEMBERED = 0.9  # of the memory, from one step to the next
 JUST_BELOW = 1 - 2.0**-18  # of the present distance, so that rounding never lengthens it
@@ -46,34 +47,43 @@ def tangents(
     nearly all probes fall on one side the noise is far smaller. Costs `count` queries a row. On a
     CPU products are taken row by row, so that no rounding depends on the neighbours.
     """
-    flat, size = noise.flatten(1), len(noise)
-    number = torch.arange(size, device=rows.device)
-    least = int(count.min()) if len(rows) else 0
-    found = torch.empty_like(origin[rows])
-    at_once = max(1, (GPU_POINTS if origin.is_cuda else CPU_POINTS) // size)
+    flat, size, shape = noise.flatten(1), len(noise), origin.shape[1:]
+    centre, distance = walk.point.index_select(0, rows).flatten(1), walk.distance[rows][:, None]
+    ray = (centre - origin.index_select(0, rows).flatten(1)) / distance
+    relative = smoothing[:, None] if isinstance(smoothing, Tensor) else smoothing
+    length = (relative / flat.shape[1] ** 0.5) * distance
+    weight = length if free is None else length * free.flatten(1)
+    share = _row_by_row(ray, flat.T)
+    inwards = -length * share
+    used = torch.arange(size, device=rows.device) < count[:, None]
+    signs, counts = torch.zeros_like(share), count.tolist()
+    at_once = max(1, _most_points(origin) // size)
     for first in range(0, len(rows), at_once):
         here = slice(first, first + at_once)
-        row, wanted = rows[here], count[here, None]
-        centre, distance = walk.point[row].flatten(1), walk.distance[row][:, None]
-        ray = (centre - origin[row].flatten(1)) / distance
-        relative = smoothing[here, None] if isinstance(smoothing, Tensor) else smoothing
-        length = (relative / flat.shape[1] ** 0.5) * distance
-        weight = length if free is None else length * free[here].flatten(1)
-        share = _row_by_row(ray, flat.T)
-        points = torch.addcmul(centre[:, None], weight[:, None], flat)
-        points.addcmul_((-length * share)[:, :, None], ray[:, None]).clamp_(*bounds)
-        used = number < wanted
-        asked = points.flatten(0, 1) if least >= size else points[used]
-        whose = row[:, None].expand(-1, size)[used]
-        across = asks(asked.reshape(-1, *origin.shape[1:]), whose)
-        signs = torch.zeros(used.shape, dtype=flat.dtype, device=row.device)
-        signs[used] = torch.where(across, 1.0, -1.0).to(flat.dtype)
-        balance = signs.sum(1, keepdim=True) / wanted
-        signs = torch.where(used, signs - balance, 0.0) / wanted
-        mean = _row_by_row(signs, flat)
-        mean -= _dots(signs, share)[:, None] * ray
-        found[here] = mean.reshape(-1, *origin.shape[1:])
-    return found
+        points = torch.addcmul(centre[here, None], weight[here, None], flat)
+        points.addcmul_(inwards[here, :, None], ray[here, None]).clamp_(*bounds)
+        asked = _firsts(points, counts[here]).reshape(-1, *shape)
+        across = asks(asked, rows[here].repeat_interleave(count[here]))
+        signs[here].masked_scatter_(used[here], torch.where(across, 1.0, -1.0).to(flat.dtype))
+    balance = signs.sum(1, keepdim=True) / count[:, None]
+    signs = torch.where(used, signs - balance, 0.0) / count[:, None]
+    mean = _row_by_row(signs, flat)
+    mean -= _dots(signs, share)[:, None] * ray
+    return mean.reshape(-1, *shape)
+
+
+def _most_points(origin: Tensor) -> int:
+    """How many probes are asked at once: results do not depend on it."""
+    if origin.is_cuda:
+        return GPU_POINTS
+    return min(CPU_POINTS, CPU_BYTES // (origin[0].numel() * origin.element_size()))
+
+
+def _firsts(points: Tensor, counts: list[int]) -> Tensor:
+    """So many of the first points of each row, one after the other."""
+    if min(counts) == points.shape[1]:
+        return points.flatten(0, 1)
+    return torch.cat([some[:count] for some, count in zip(points, counts, strict=True)])
 
 
 def _row_by_row(rows: Tensor, matrix: Tensor) -> Tensor:
@@ -120,15 +130,17 @@ class Plane:
         A point that is across and nearer becomes the row's; returns where that was so. A ray that
         does not cross at the present radius is thus rejected after one query.
         """
-        row, origin = self.rows[some], self.origin[some]
-        span = per_row(angle.cos(), origin) * self.ray[some]
-        span += per_row(angle.sin(), origin) * self.tangent[some]
+        row, origin = self.rows[some], self.origin.index_select(0, some)
+        span = per_row(angle.cos(), origin) * self.ray.index_select(0, some)
+        span.addcmul_(per_row(angle.sin(), origin), self.tangent.index_select(0, some))
         point = along(origin, span, radius, self.bounds)
         across = self.asks(point, row)
         distance = norm(point - origin)
         hit = across & (distance < walk.distance[row])
         walk = walk.put(row, spent=walk.spent[row] + 1)
-        return walk.put(row[hit], point=point[hit], distance=distance[hit]), hit
+        moved = hit.nonzero()[:, 0]
+        point = point.index_select(0, moved)
+        return walk.put(row[moved], point=point, distance=distance[moved]), hit
 
 
 def lay_planes(
@@ -145,21 +157,22 @@ def lay_planes(
 
     Costs as many queries a row as there are noise images, at most half of what it has left.
     """
-    count = walk.left[rows] // 2
-    count = torch.minimum(count, torch.full_like(count, len(noise)))
-    point, distance = walk.point[rows], walk.distance[rows]
-    free = ~pressed(point, walk.memory[rows], bounds)
+    count = (walk.left[rows] // 2).clamp(max=len(noise))
+    point, distance = walk.point.index_select(0, rows), walk.distance[rows]
+    start = origin.index_select(0, rows)
+    free = ~pressed(point, walk.memory.index_select(0, rows), bounds)
     fresh = tangents(asks, origin, walk, noise, rows, count, bounds, smoothing=smoothing, free=free)
     fresh = unit(fresh)
     tangent = torch.where(free & ~pressed(point, fresh, bounds), fresh, 0.0)
-    ray = (point - origin[rows]) / per_row(distance, point)
+    ray = (point - start) / per_row(distance, point)
     walk = walk.put(rows, spent=walk.spent[rows] + count)
-    return walk, Plane(asks, origin[rows], rows, ray, unit(tangent), fresh, distance, bounds)
+    return walk, Plane(asks, start, rows, ray, unit(tangent), fresh, distance, bounds)
 
 
 def remember(walk: Walk, plane: Plane) -> Walk:
     """Add the planes' tangents to the running sum of their rows."""
-    return walk.put(plane.rows, memory=REMEMBERED * walk.memory[plane.rows] + plane.fresh)
+    memory = walk.memory.index_select(0, plane.rows)
+    return walk.put(plane.rows, memory=REMEMBERED * memory + plane.fresh)
 
 
 def shrinking(step: Float[Tensor, " live"], most: float, least: float) -> Float[Tensor, " live"]:
@@ -221,29 +234,24 @@ def settle(
     doubled. Then it is halved until it is `tolerance` of the distance wide.
     """
     near = (1 - expected).clamp(min=0.0)
+    start, far = origin.index_select(0, rows), walk.point.index_select(0, rows)
+    asked, left = torch.zeros_like(rows), walk.left[rows]
     live = torch.arange(len(rows), device=rows.device)
     for _ in range(DEEPENINGS):
-        live = live[(walk.left[rows[live]] > 0) & (near[live] > 0)]
+        live = live[(asked[live] < left[live]) & (near[live] > 0)]
         if not len(live):
             break
-        row = rows[live]
-        start, span = origin[row], walk.point[row] - origin[row]
-        point = along(start, span, near[live], bounds)
-        across = asks(point, row)
-        distance = norm(point - start)
-        walk = walk.put(row, spent=walk.spent[row] + 1)
-        walk = walk.put(row[across], point=point[across], distance=distance[across])
+        begin = start.index_select(0, live)
+        point = along(begin, far.index_select(0, live) - begin, near[live], bounds)
+        across = asks(point, rows[live]).nonzero()[:, 0]
+        asked[live] += 1
         live = live[across]
-        near[live] = 1 - 2 * (1 - near[live])
-        near.clamp_(min=0.0)
-    times = torch.minimum(halvings(1 - near, tolerance), walk.left[rows])
-    bracket = bisect(
-        asks, origin[rows], walk.point[rows], near=near, rows=rows, times=times, bounds=bounds
-    )
-    distance = norm(bracket.point - origin[rows])
-    return walk.put(
-        rows, point=bracket.point, distance=distance, spent=walk.spent[rows] + bracket.asked
-    )
+        far.index_copy_(0, live, point.index_select(0, across))
+        near[live] = (1 - 2 * (1 - near[live])).clamp(min=0.0)
+    times = torch.minimum(halvings(1 - near, tolerance), left - asked)
+    bracket = bisect(asks, start, far, near=near, rows=rows, times=times, bounds=bounds)
+    distance, spent = norm(bracket.point - start), walk.spent[rows] + asked + times
+    return walk.put(rows, point=bracket.point, distance=distance, spent=spent)
 
 
 def count_misses(
