@@ -84,7 +84,7 @@ def every(names: Sequence[str] = ()) -> list[Competitor]:
         if "@" in name:
             descent, subspace = name.split("@", 1)
             fields: dict[str, Any] = {"descent": descent, "subspace": subspace}
-            searches[name] = Search(**fields)
+            searches[name] = Search(strategy="rows", **fields)
     found = {name: ours(name, search) for name, search in searches.items()}
     found[TOGETHER] = together(Search(strategy="together"))
     found |= {name: _rival(name, rival) for name, rival in (RIVALS | MORE).items()}
@@ -101,14 +101,16 @@ def our_searches() -> dict[str, Search]:
     kinds = {one.name: one.type for one in msgspec.structs.fields(Search)}
     names = [name for name in _strings(kinds.get("descent")) if name != "none"]
     settings: list[dict[str, Any]] = [{"descent": name} for name in names]
-    found = {name: Search(**given) for name, given in zip(names, settings, strict=True)}
+    found = {
+        name: Search(strategy="rows", **given) for name, given in zip(names, settings, strict=True)
+    }
     return found | {"paper": paper()}
 
 
 def default_name() -> str:
-    """The competitor that is the project's default search."""
+    """The competitor that is the project's default search, row by row."""
     searches = our_searches()
-    equal = [name for name, search in searches.items() if search == Search()]
+    equal = [name for name, search in searches.items() if search == Search(strategy="rows")]
     return (equal or list(searches))[0]
 
 

@@ -61,7 +61,7 @@ METRICS = (
     "student_spread",
 )
 SEED = 0
-FORMAT = 2  # of what is kept: another number where this file changes what is bought
+FORMAT = 3  # of what is kept: another number where this file changes what is bought
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ class Bench:
             "runner_up_right": same_first(mine, scores),
             "exact_over_white_box": float(exact.sum() / white[:few].sum()),
         }
+
+    def rounded(self, distance: Tensor) -> dict[str, float]:
+        """The metrics, for people."""
+        return {key: round(value, 4) for key, value in self.metrics(distance).items()}
 
 
 def main() -> int:
@@ -180,7 +184,7 @@ def made(case: Case, images: int, exactly: int, work: Path, *, quick: bool) -> B
     with torch.no_grad():
         logits = net(block)
     weights = case.lesson.path.read_bytes()
-    search = Search(queries=EXACT)
+    search = Search(strategy="rows", queries=EXACT)
     file = work / case.folder / f"exact-{exactly}-{version(search, weights)}.safetensors"
     if not file.exists():
         common.say(f"{case.name}: {EXACT} queries for each class of {exactly} images")
@@ -219,7 +223,7 @@ def measured(
         settings = settings_of(search, budget, members=1 if quick else Search().members)
         name = f"{search}-{budget}-{len(bench.images)}-{version(settings, bench.weights)}"
         spent, distance = bought(bench, settings, folder, name)
-        metrics = {key: round(value, 4) for key, value in bench.metrics(distance).items()}
+        metrics = bench.rounded(distance)
         cell = {"search": search, "budget": budget}
         lines.append({**cell, **metrics, **students(distance, name), **spent})
         common.say(f"  {lines[-1]}")
@@ -234,13 +238,16 @@ def bought(bench: Bench, settings: Search, folder: Path, name: str) -> tuple[com
         kept: common.Json = json.loads(file.read_text())
         return kept, load_file(tensors)["distance"]
     meter, started = Meter(bench.task.teacher), time.perf_counter()
+    rounds: list[common.Json] = []
     if settings.strategy == "rows":
         found = by_rows(bench.task, meter, bench.images, bench.own, settings)
     else:
 
-        def report(number: int, now: object) -> None:
-            spent = meter.spent / len(bench.images)
-            common.say(f"  {name}: round {number + 1}, {spent:.0f} queries an image")
+        def report(number: int, now: RobustnessMap) -> None:
+            line = {"queries_an_image": round(meter.spent / len(bench.images), 1)}
+            line |= bench.rounded(now.distance)
+            common.say(f"  {name}: round {number + 1}: {line}")
+            rounds.append(line)
 
         found = measure_together(
             meter,
@@ -258,6 +265,7 @@ def bought(bench: Bench, settings: Search, folder: Path, name: str) -> tuple[com
     spent = {
         "queries_an_image": round(meter.spent / len(bench.images), 1),
         "seconds": round(time.perf_counter() - started, 1),
+        **({"rounds": rounds} if rounds else {}),
     }
     write_atomically(tensors, save({"distance": found.distance, "queries": found.queries}))
     write_atomically(file, json.dumps(spent).encode())  # last: it says that the cell is whole
@@ -276,7 +284,7 @@ def by_rows(
 def settings_of(search: str, budget: int, *, members: int) -> Search:
     """How a search spends so many queries an image."""
     if search == "rows":
-        return Search(queries=max(1, budget // 9))
+        return Search(strategy="rows", queries=max(1, budget // 9))
     surrogate = "none" if search == "references" else "auto"
     return Search(strategy="together", per_image=budget, surrogate=surrogate, members=members)
 

@@ -119,7 +119,7 @@ def main() -> int:
     if given.threads:
         torch.set_num_threads(given.threads)
     repeats = given.repeats or (1 if given.quick else 5)
-    search = Search(queries=given.queries)
+    search = Search(strategy="rows", queries=given.queries)
     figures, settings, table = {}, {}, []
     for case in QUICK if given.quick else FULL:
         if given.case not in (None, case.name):

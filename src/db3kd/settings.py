@@ -76,7 +76,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     strategy: Strategy = "rows"
     per_image: Count = 300
     surrogate: str = "auto"
-    members: Count = 4
+    members: Count = 3
 
 
 PAPER: Mapping[str, Any] = {

@@ -13,7 +13,8 @@ from db3kd.networks import Shape, build
 from db3kd.robustness import mix
 from db3kd.teachers.rewrites import BLOCK, pool_before_relu
 
-POOL_BATCH, PROBE_BATCH = 128, 128  # images with their own answers, and probes, in one step
+BATCH = 128  # images with their own answers, or probes, in one step
+REMINDER = 64  # images with their own answers, beside the probes
 RATE, POOL_RATE = 1e-3, 2e-3
 
 
@@ -71,7 +72,7 @@ def teach(
     device: str = "cpu",
     report: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Train every member for some steps, half of each batch probes if there are any.
+    """Train every member for some steps, two thirds of each batch probes if there are any.
 
     Adam with a rate that falls to zero. Costs no query. The batches are random, drawn from `seed`.
     """
@@ -93,11 +94,12 @@ def teach(
 
 
 def _batch(known: Known, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    own = torch.randint(len(known.answers), (POOL_BATCH,), generator=draw)
+    count = REMINDER if len(known.probes) else BATCH
+    own = torch.randint(len(known.answers), (count,), generator=draw)
     images, answers = known.images.read(own), known.answers[own]
     if not len(known.probes):
         return images, answers
-    asked = torch.randint(len(known.probes), (PROBE_BATCH,), generator=draw)
+    asked = torch.randint(len(known.probes), (BATCH,), generator=draw)
     return torch.cat([images, known.probes[asked].float()]), torch.cat(
         [answers, known.called[asked]]
     )
