@@ -117,7 +117,7 @@ def _label(parquet: Path, search: common.Json) -> common.Json:
         return (block.flatten(1) @ prototypes.T - offset).argmax(1)
 
     peak = {"start": _peak()}
-    settings = Search(**search)
+    settings = Search(strategy="rows", **search)
     started = time.perf_counter()
     with (
         tempfile.TemporaryDirectory() as folder,
