@@ -27,7 +27,7 @@ def draw(table: Sequence[common.Json], file: Path, title: str, *, bar: tuple[str
     """One line a search, at the queries that were really asked; students with their spread.
 
     `bar`: the search and budget whose student the others are to equal, a grey band. A dotted line
-    is the student of the answers alone.
+    is the student of the answers alone; open marks are the rounds of a search.
     """
     plt, bought = picture.pyplot(), [line for line in table if line["search"] in STYLES]
     if plt is None or not bought:
@@ -36,6 +36,8 @@ def draw(table: Sequence[common.Json], file: Path, title: str, *, bar: tuple[str
     for axes, (metric, name) in zip(grid.flat, PANELS.items(), strict=True):
         for search in STYLES:
             _curve(axes, [line for line in bought if line["search"] == search], metric)
+        for line in bought:
+            _rounds(axes, line, metric)
         if metric == "student":
             _bar(axes, [line for line in table if (line["search"], line["budget"]) == bar])
             for line in table:
@@ -43,7 +45,7 @@ def draw(table: Sequence[common.Json], file: Path, title: str, *, bar: tuple[str
                     axes.axhline(line["student"], linestyle=":", color="0.5", linewidth=1)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=8)
-        picture.counts(axes, sorted({line["budget"] for line in bought}))
+        picture.counts(axes, sorted({line["budget"] for line in [*bought, *_of_rounds(bought)]}))
         picture.plain(axes)
     for axes in grid[-1]:
         axes.set_xlabel("queries an image", fontsize=9)
@@ -73,6 +75,28 @@ def _curve(axes: Any, lines: Sequence[common.Json], metric: str) -> None:
         elinewidth=0.8,
         linewidth=2 if lines[0]["search"] == "together" else 1.2,
         label=lines[0]["search"],
+    )
+
+
+def _of_rounds(lines: Sequence[common.Json]) -> list[common.Json]:
+    """What was known after each round of the searches that have them, but the last."""
+    rounds = [some for line in lines for some in line.get("rounds", [])[:-1]]
+    return [{**some, "budget": round(some["queries_an_image"])} for some in rounds]
+
+
+def _rounds(axes: Any, line: common.Json, metric: str) -> None:
+    """How a search came to where it ended, as open marks."""
+    rounds = [some for some in _of_rounds([line]) if metric in some]
+    queries = [some["queries_an_image"] for some in rounds]
+    marker, colour = STYLES[line["search"]][1:]
+    axes.plot(
+        queries,
+        [some[metric] for some in rounds],
+        linestyle="",
+        marker=marker,
+        color=colour,
+        markersize=4,
+        fillstyle="none",
     )
 
 
