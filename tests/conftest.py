@@ -62,6 +62,7 @@ probes = 20
 tolerance = 0.01
 checkpoints = [30, 60]
 shard = 6
+strategy = "rows"
 
 [student]
 network = "small"

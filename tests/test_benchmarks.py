@@ -202,7 +202,7 @@ def test_competitors_are_named_after_the_settings() -> None:
     names = [c.name for c in competitors.every()]
     assert len(set(names)) == len(names)
     assert {"art_hsj", "art_sign_opt", "foolbox_hsj", "sign_opt"} <= set(names)
-    assert competitors.our_searches()[competitors.default_name()] == Search()
+    assert competitors.our_searches()[competitors.default_name()] == Search(strategy="rows")
     assert [c.name for c in competitors.every(["art_hsj"])] == ["art_hsj"]
     with pytest.raises(InputError, match="nobody"):
         competitors.every(["nobody"])

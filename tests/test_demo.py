@@ -31,7 +31,7 @@ def module() -> ModuleType:
 def tiny(module: ModuleType) -> object:
     return module.Settings(
         own=40,
-        search=db3kd.Search(queries=30, probes=10, shard=20),
+        search=db3kd.Search(strategy="rows", queries=30, probes=10, shard=20),
         training=db3kd.Training(epochs=2, batch=20),
         seeds=(0, 1),
         budget=40 + 40 * 9 * 30 + 860,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import db3kd.amortised.search as joint
 import db3kd.amortised.stages as stages
 from closed_form import prototypes
 from db3kd.books import status
@@ -13,7 +14,7 @@ from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
 from db3kd.journal import Journal
 from db3kd.run import Run
-from db3kd.settings import Budget, Search
+from db3kd.settings import Budget, Search, paper
 from db3kd.teachers import function
 
 CORNERS = torch.eye(16)[:4] * 3
@@ -142,3 +143,38 @@ def test_what_does_not_go_together_is_said_before_anything_is_bought(
     with Run(tmp_path, teacher) as opened, pytest.raises(InputError, match=words):
         opened.measure(images(), Search(**{**_plain(TOGETHER), **change}))
     assert teacher.asked == 0
+
+
+def test_the_default_search_is_together_and_keeps_within_its_price_for_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Search() == Search(strategy="together", per_image=300)
+    assert paper().strategy == "rows"
+    monkeypatch.setattr(joint, "MOST_ROUNDS", 2)  # eight take as many lessons
+    teacher = Counting()
+    with Run(tmp_path, teacher) as opened:
+        transfer = opened.label(images(12))
+        mbd, sd = opened.distances("mbd"), opened.distances("sd")
+        by_stage = opened.meter.by_stage
+        rounds = [record for record in opened.journal.all("shard") if record["stage"] == "rounds"]
+        assert by_stage["answers"] + int(mbd.queries.sum()) == teacher.asked == opened.meter.spent
+        with pytest.raises(InputError, match="measured 'mbd', not 'bd'; set strategy = \"rows\""):
+            opened.distances("bd")
+    assert by_stage["answers"] == 12
+    assert by_stage["rounds"] > 0
+    assert 0 < int(mbd.queries.sum(1).max()) <= 300  # and one for its own answer
+    assert transfer.soft is not None
+    assert transfer.soft.shape == (12, 4)
+    # Nearer than the references by far, and the time of the rounds is the label's.
+    assert float(mbd.distance.sum()) < 0.6 * float(sd.distance.sum())
+    assert mbd.seconds >= sum(record["wall_s"] for record in rounds) > 0
+
+
+def test_queries_a_class_are_refused_where_they_would_be_ignored(tmp_path: Path) -> None:
+    teacher = Counting()
+    with Run(tmp_path, teacher) as opened:
+        with pytest.raises(InputError, match="queries = 20 counts for each class, row by row"):
+            opened.label(images(), Search(queries=20))
+        assert teacher.asked == 0
+        opened.label(images(), Search(queries=20, strategy="rows"))
+        assert teacher.asked <= 30 + 30 * 3 * 20

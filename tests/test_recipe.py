@@ -84,6 +84,7 @@ training = {epochs = 2, rate = 1}
 bounds = [-1, 1]
 batch = 64
 [label]
+strategy = "rows"
 checkpoints = [
   100,  # a comment, and [brackets]
   200,
@@ -151,7 +152,7 @@ def test_torch_is_not_imported():
         ("[budget.stages]\nanswers = -1", 'r.toml:12: budget.stages is {"answers": -1}; expected'),
         ("[budget]\nqueries = -1", "r.toml:13: budget.queries is -1; expected int >= 0"),
         (
-            "[label]\nqueries = 100\ncheckpoints = [50, 150]",
+            "[label]\nqueries = 100\ncheckpoints = [50, 150]\nstrategy = 'rows'",
             "r.toml:14: label.checkpoints has 150, beyond label.queries = 100",
         ),
         ("[label]\nsmoothing = 2024-01-01", 'r.toml:13: label.smoothing is "2024-01-01"; expected'),
@@ -265,7 +266,11 @@ def test_what_each_kind_of_teacher_needs(write, teacher, missing):
 )
 @pytest.mark.parametrize("method", ["ce", "sd", "bd", "mbd"])
 def test_a_metric_includes_those_before_it(write, metric, allowed, method):
-    overrides = [f"label.metric={metric}", f"student.methods=['{method}']"]
+    overrides = [
+        "label.strategy=rows",
+        f"label.metric={metric}",
+        f"student.methods=['{method}']",
+    ]
     if method in allowed:
         assert read_recipe(write(GOOD), overrides).student.methods == (method,)
     else:
@@ -383,7 +388,7 @@ def test_lines_in_a_tricky_file(write, was, becomes, line):
         ("device=cuda:1", "device", "cuda:1"),
         ("seed=0x10", "seed", 16),
         ("student.seeds=[4, 5]", "student.seeds", [4, 5]),
-        ("label={queries = 7}", "label.queries", 7),
+        ("label={probes = 7}", "label.probes", 7),
         ("budget.stages.evaluate=9", "budget.stages.evaluate", 9),
     ],
 )
@@ -397,9 +402,9 @@ def test_overrides(write, override, name, expected):
 
 
 def test_the_last_override_wins(write):
-    overrides = ["label.queries=5", "label={probes = 3}", "label.queries=6", "seed=1", "seed=2"]
-    recipe = read_recipe(write(GOOD), overrides)
-    assert (recipe.label.queries, recipe.label.probes, recipe.seed) == (6, 3, 2)
+    label = ["label.shard=5", "label={probes = 3}", "label.shard=6"]
+    recipe = read_recipe(write(GOOD), [*label, "seed=1", "seed=2"])
+    assert (recipe.label.shard, recipe.label.probes, recipe.seed) == (6, 3, 2)
 
 
 @pytest.mark.parametrize(
@@ -470,6 +475,20 @@ teachers = st.one_of(
         bounds=st.tuples(st.floats(-9, 0), st.floats(0.5, 9)),
     ),
 )
+
+
+def fitting(recipe):
+    """Leave out what has a meaning row by row only, where all classes are searched at once."""
+    if recipe.label.strategy == "rows":
+        return recipe
+    methods = tuple(name for name in recipe.student.methods if name != "bd") or ("mbd",)
+    return msgspec.structs.replace(
+        recipe,
+        label=msgspec.structs.replace(recipe.label, checkpoints=()),
+        student=msgspec.structs.replace(recipe.student, methods=methods),
+    )
+
+
 recipes = st.builds(
     Recipe,
     run=words,
@@ -491,6 +510,7 @@ recipes = st.builds(
     ),
     label=st.builds(
         Search,
+        strategy=st.sampled_from(["rows", "together"]),
         queries=st.just(1000),
         tolerance=above_0,
         checkpoints=st.lists(st.integers(1, 1000), max_size=3).map(tuple),
@@ -504,7 +524,7 @@ recipes = st.builds(
         seeds=st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True).map(tuple),
         training=trainings,
     ),
-)
+).map(fitting)
 
 
 def toml(values, table=()):
@@ -570,13 +590,10 @@ def test_a_recipe_made_in_python_is_checked_too(write, change, message):
 
 def test_differences_name_each_setting(write):
     path = write(GOOD)
-    old = resolved(read_recipe(path))
-    new = resolved(
-        read_recipe(
-            path,
-            ["label.queries=2000", "student.seeds=[1]", "budget.stages.answers=3", "data.size=8"],
-        )
-    )
+    rows = "label.strategy=rows"
+    changes = ["label.queries=2000", "student.seeds=[1]", "budget.stages.answers=3", "data.size=8"]
+    old = resolved(read_recipe(path, [rows]))
+    new = resolved(read_recipe(path, [rows, *changes]))
     assert differences(old, new) == [
         "budget.stages.answers: (absent) -> 3",
         "data.size: null -> 8",
@@ -590,7 +607,9 @@ def test_the_paper_is_one_word_away(write):
     path = write(GOOD + "[label]\npreset = 'paper'\nqueries = 20_000\n")
     assert read_recipe(path).label == paper(queries=20_000)
     assert read_recipe(path, ["label.descent=ttba"]).label == paper(queries=20_000, descent="ttba")
-    assert read_recipe(path, ["label.preset=default"]).label == Search(queries=20_000)
+    assert read_recipe(path, ["label.preset=default", "label.strategy=rows"]).label == Search(
+        queries=20_000, strategy="rows"
+    )
 
 
 def test_a_preset_that_is_not_there(write):
@@ -598,12 +617,48 @@ def test_a_preset_that_is_not_there(write):
     assert said == '--set label.preset=best: label.preset is "best"; expected "paper" or "default"'
 
 
-@pytest.mark.parametrize(
-    ("label", "words"),
-    [
-        ("label.checkpoints=[10]", "label.checkpoints count the queries of one sample and class"),
-        ("student.methods=['ce', 'bd']", 'together" does not measure it'),
-    ],
-)
-def test_what_cannot_be_had_together(write, label, words):
-    assert words in refused(write(GOOD), ["label.strategy=together", label])
+ONLY_BY_ROWS = [
+    (
+        "label.checkpoints=[10]",
+        "label.checkpoints count the queries of one sample and class, row by row; set"
+        ' label.strategy = "rows", or remove them',
+    ),
+    (
+        "student.methods=['ce', 'bd']",
+        'student.methods has "bd", which label.strategy = "together", the default, does not'
+        ' measure; set label.strategy = "rows"',
+    ),
+    (
+        "label.queries=500",
+        'label.queries = 500 counts for each class, row by row; set label.strategy = "rows", or'
+        " label.per_image instead",
+    ),
+]
+
+
+@pytest.mark.parametrize("strategy", [[], ["label.strategy=together"]])
+@pytest.mark.parametrize(("setting", "words"), ONLY_BY_ROWS)
+def test_what_cannot_be_had_together(write, setting, words, strategy):
+    assert refused(write(GOOD), [*strategy, setting]) == f"--set {setting}: {words}"
+
+
+@pytest.mark.parametrize("setting", [setting for setting, _ in ONLY_BY_ROWS])
+@pytest.mark.parametrize("rows", ["label.strategy=rows", "label.preset=paper"])
+def test_what_can_be_had_row_by_row(write, setting, rows):
+    assert read_recipe(write(GOOD), [rows, setting]).label.strategy == "rows"
+
+
+def test_queries_that_would_be_ignored_are_refused_even_if_they_are_the_default(write):
+    path = write(GOOD + "[label]\nqueries = 1000\n")
+    assert refused(path).startswith("r.toml:13: label.queries = 1000 counts for each class")
+    assert read_recipe(path, ["label.strategy=rows"]).label.queries == 1000
+    assert read_recipe(path, ["label.metric=bd", "student.methods=['bd']"]).label.queries == 1000
+    # Where the strategy is named, as in a resolved recipe, every default may be.
+    assert read_recipe(path, ["label.strategy=together"]).label == Search()
+
+
+def test_a_recipe_made_in_python_may_not_limit_what_is_not_searched(write):
+    recipe = read_recipe(write(GOOD))
+    changed = msgspec.structs.replace(recipe, label=Search(queries=500))
+    with pytest.raises(RecipeError, match=r"^recipe: label\.queries = 500 counts for each class"):
+        resolved(changed)

@@ -41,7 +41,15 @@ DRAW = torch.Generator().manual_seed(11)
 WEIGHTS = torch.randn(CLASSES, 16, generator=DRAW)
 IMAGES = TensorImages(torch.randn(7, 1, 4, 4, generator=DRAW))
 TEST_IMAGES = TensorImages(torch.randn(5, 1, 4, 4, generator=DRAW))
-SEARCH = Search(queries=22, probes=8, tolerance=0.2, references=2, shard=4, checkpoints=(20,))
+SEARCH = Search(
+    strategy="rows",
+    queries=22,
+    probes=8,
+    tolerance=0.2,
+    references=2,
+    shard=4,
+    checkpoints=(20,),
+)
 TRAINING = Training(epochs=4, batch=4, rate=0.01)
 
 
@@ -159,7 +167,15 @@ def books(folder: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("metric", ["sd", "bd", "mbd"])
 def test_a_run_finds_what_measure_finds(tmp_path: Path, metric: Any) -> None:
-    search = Search(metric=metric, queries=30, probes=8, tolerance=0.05, references=2, shard=4)
+    search = Search(
+        strategy="rows",
+        metric=metric,
+        queries=30,
+        probes=8,
+        tolerance=0.05,
+        references=2,
+        shard=4,
+    )
     with opened(tmp_path / "run", Counting()) as run:
         transfer = run.label(IMAGES, search)
         found = run.distances(metric)

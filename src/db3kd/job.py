@@ -25,7 +25,7 @@ from db3kd.progress import Progress, silent
 from db3kd.recipe import Recipe, resolved
 from db3kd.robustness import mix
 from db3kd.run import Run
-from db3kd.settings import Method
+from db3kd.settings import Method, most_queries
 from db3kd.student import RESIDENT_BYTES, load_network, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
@@ -90,10 +90,9 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
     >>> recipe = Recipe(run="r", data=Data(train="d"), teacher=Teacher(kind="onnx", file="t.onnx"),
     ...                 student=Student(network="lenet5"))
     >>> plan(recipe, samples=100, test_samples=50, classes=10)["total"]
-    900150
+    30150
     """
-    rows = samples * (classes - 1)
-    distances = 0 if recipe.label.metric == "sd" else rows * recipe.label.queries
+    distances = samples * most_queries(recipe.label, classes)
     total = samples + distances + test_samples
     return {"answers": samples, "distances": distances, "evaluate": test_samples, "total": total}
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,7 +18,17 @@ import msgspec
 from msgspec import inspect
 
 from db3kd.errors import RecipeError
-from db3kd.settings import PAPER, Above0, Budget, Count, Method, Natural, Search, Training
+from db3kd.settings import (
+    PAPER,
+    Above0,
+    Budget,
+    Count,
+    Method,
+    Natural,
+    Search,
+    Training,
+    at_once,
+)
 
 _FACTORY = r"^\w+(\.\w+)*:\w+(\.\w+)*$"
 _DEVICE = r"^[a-z]+(:[0-9]+)?$"
@@ -79,7 +89,8 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The networks that are trained: one for each of `methods` and each of `seeds`.
 
-    `methods`: "ce" (cross-entropy alone) or the metric whose soft labels are used.
+    `methods`: "ce" (cross-entropy alone) or the metric whose soft labels are used; "bd" needs a
+    search row by row, `label.strategy = "rows"`.
 
     >>> Student(network="lenet5", width=0.5).methods
     ('mbd',)
@@ -105,8 +116,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ...     teacher=Teacher(kind="onnx", file="teacher.onnx"),
     ...     student=Student(network="lenet5"),
     ... )
-    >>> recipe.label.metric
-    'mbd'
+    >>> recipe.label.metric, recipe.label.strategy
+    ('mbd', 'together')
     """
 
     run: Text
@@ -154,7 +165,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except msgspec.ValidationError as error:
         _refuse([_explained(str(error), values)], places, path)
         raise
-    _refuse(_contradictions(recipe), places, path)
+    written = values.get("label", {}).keys()
+    _refuse(_contradictions(recipe, written), places, path)
     return recipe
 
 
@@ -432,12 +444,17 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _contradictions(recipe: Recipe) -> Iterator[Problem]:
-    """Yield every pair of settings that cannot go together."""
+def _contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Problem]:
+    """Yield every pair of settings that cannot go together.
+
+    `written`: the keys of [label] that the recipe names itself.
+    """
     yield from _teacher(recipe.teacher)
     label, student = recipe.label, recipe.student
     late = [count for count in label.checkpoints if count > label.queries]
-    if late:
+    if at_once(label):
+        yield from _of_rows(label, student, written)
+    elif late:
         yield (
             ("label", "checkpoints"),
             f"label.checkpoints has {late[0]}, beyond label.queries = {label.queries}",
@@ -450,24 +467,34 @@ def _contradictions(recipe: Recipe) -> Iterator[Problem]:
             f"student.methods has {beyond[0]!r}, but label.metric = {label.metric!r} does not"
             f" measure it; set label.metric = {max(beyond, key=order.index)!r}",
         )
-    if label.metric == "mbd" and label.strategy == "together":
-        if "bd" in student.methods:
-            yield (
-                ("student", "methods"),
-                'student.methods has "bd", but label.strategy = "together" does not measure it; set'
-                ' label.strategy = "rows"',
-            )
-        if label.checkpoints:
-            yield (
-                ("label", "checkpoints"),
-                "label.checkpoints count the queries of one sample and class; with label.strategy ="
-                ' "together" remove them',
-            )
     several: dict[str, tuple[Any, ...]] = {"methods": student.methods, "seeds": student.seeds}
     for name, members in several.items():
         if len(set(members)) < len(members):
             text = f"student.{name} is {list(members)}; name each once"
             yield ("student", name), text
+
+
+def _of_rows(label: Search, student: Student, written: Container[str]) -> Iterator[Problem]:
+    """Yield what has a meaning row by row only, where all classes are searched at once."""
+    by_default = "strategy" not in written
+    if label.queries != Search().queries or (by_default and "queries" in written):
+        yield (
+            ("label", "queries"),
+            f"label.queries = {label.queries} counts for each class, row by row; set label.strategy"
+            ' = "rows", or label.per_image instead',
+        )
+    if label.checkpoints:
+        yield (
+            ("label", "checkpoints"),
+            "label.checkpoints count the queries of one sample and class, row by row; set"
+            ' label.strategy = "rows", or remove them',
+        )
+    if "bd" in student.methods:
+        yield (
+            ("student", "methods"),
+            'student.methods has "bd", which label.strategy = "together", the default, does not'
+            ' measure; set label.strategy = "rows"',
+        )
 
 
 def _teacher(teacher: Teacher) -> Iterator[Problem]:

@@ -58,6 +58,7 @@ from db3kd.settings import (
     Metric,
     Search,
     Training,
+    at_once,
     differences,
     most_queries,
     validated,
@@ -89,10 +90,10 @@ class Run:
     >>> from db3kd.data import TensorImages
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1)[:, 0] > 0.5, classes=2)
-    >>> images = TensorImages(torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
+    >>> images = TensorImages(torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)))
     >>> with Run(tempfile.mkdtemp(), bright, budget=Budget(queries=10_000)) as run:
-    ...     transfer = run.label(images, Search(queries=100, probes=20))
-    ...     run.meter.spent <= 8 + 8 * 100, transfer.soft.shape
+    ...     transfer = run.label(images, Search(per_image=40, surrogate="none"))
+    ...     run.meter.spent <= 8 + 8 * 40, transfer.soft.shape
     (True, torch.Size([8, 2]))
     """
 
@@ -184,22 +185,26 @@ class Run:
     def measure(self, images: Images, search: Search | None = None) -> None:
         """Measure every image's distances to the boundary, shard by shard (section 3.2.1).
 
-        References are drawn from the images themselves, among those that the teacher calls so.
-        Costs one query an image and at most `search.queries` for each image and other class; with
-        `search.strategy` "together" at most `search.per_image` for each image.
+        By default all classes of an image are searched at once (`db3kd.amortised`), each image with
+        one budget. References are drawn from the images themselves, among those that the teacher
+        calls so. Costs one query an image and at most `search.per_image` for each image; with
+        `search.strategy` "rows" at most `search.queries` for each image and other class. Random, by
+        the run's seed.
 
         Raises:
-            InputError: as `answers`; or the teacher gave the same answer to every image.
+            InputError: as `answers`; the teacher gave the same answer to every image; or settings
+                that have a meaning row by row only.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         search = validated(search or Search())
-        if at_once := search.metric == "mbd" and search.strategy == "together":
+        if at_once(search):
+            _check_queries(search)
             check_together(search, images.shape, self.meter.classes)
         own = self.answers(images)
         self._agree("distances", _plain(search))
         if self._pending("distances", len(images), search.shard):
             references = self._references(images, own, search)
-            if at_once:
+            if at_once(search):
                 work = self._learn(images, own, search, references)
             else:
                 work = _measuring(self, images, own, search, references)
@@ -324,12 +329,22 @@ class Run:
         columns = ("distance", "queries", "status", "curve")
         whole = self._columns(metric, ["own", *(f"{metric}.{column}" for column in columns)])
         seconds = sum(record["seconds"][metric] for record in self._done("distances").values())
+        if metric == "mbd":
+            seconds += self._seconds_of_rounds()
         return RobustnessMap(
             metric,
             whole["own"].long(),
             **{column: whole[f"{metric}.{column}"] for column in columns},
             seconds=seconds,
         )
+
+    def _seconds_of_rounds(self) -> float:
+        """What rounds and their lessons took; nothing where the search was row by row."""
+        count = self._configuration("rounds").get("rounds", 0)
+        rounds = [record["wall_s"] for record in self._done("rounds").values()]
+        lessons = {record["round"]: record["wall_s"] for record in self.journal.all("surrogate")}
+        # The lesson after the last round is given within the distances, and counted there.
+        return float(sum(rounds) + sum(lessons[n] for n in lessons if n < count))
 
     def _columns(self, metric: Metric, names: list[str]) -> dict[str, Tensor]:
         """Columns of the finished distances, one shard in memory at a time."""
@@ -343,7 +358,9 @@ class Run:
         for shard in range(shards):
             part = self._read(done[shard])
             if f"{metric}.distance" not in part:
-                raise InputError(f"{self.folder} measured {stage['metric']!r}, not {metric!r}")
+                raise InputError(
+                    f"{self.folder} measured {stage['metric']!r}, not {metric!r}{_advice(stage)}"
+                )
             for name in names:
                 if name not in whole:
                     whole[name] = part[name].new_empty(samples, *part[name].shape[1:])
@@ -664,6 +681,15 @@ class Evaluation:
     samples: int
 
 
+def _check_queries(search: Search) -> None:
+    """Refuse a limit that would be ignored."""
+    if search.queries != Search().queries:
+        raise InputError(
+            f"queries = {search.queries} counts for each class, row by row; set strategy = "
+            '"rows", or per_image instead'
+        )
+
+
 def _measuring(
     run: Run, images: Images, own: Tensor, search: Search, references: References
 ) -> Work:
@@ -724,6 +750,13 @@ def _finishing(
         return _tensors({"sd": sd, "mbd": mbd}, rows)
 
     return work
+
+
+def _advice(stage: Json) -> str:
+    """What to do where a metric is missing, if there is more than to measure it."""
+    if (stage["metric"], stage.get("strategy")) != ("mbd", "together"):
+        return ""
+    return '; set strategy = "rows", in another folder'
 
 
 def _plain(record: msgspec.Struct) -> Json:

@@ -27,7 +27,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many queries may be spent: in all, and in each stage of a run.
 
     `queries`: the hard limit of the whole, None for no limit. `stages`: limits of single stages by
-    name ("answers", "distances", "evaluate").
+    name ("answers", "rounds", "distances", "evaluate"); a search together buys nearly all in
+    "rounds", one row by row all in "distances".
 
     >>> Budget(queries=1000).queries
     1000
@@ -40,26 +41,29 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How distances to the teacher's boundary are measured (section 3.2.1 and 4.1 of the paper).
 
-    `metric`: "sd" (Eq. 2), "bd" (Eq. 3) or "mbd" (Eq. 4, 5); a metric includes those before it.
-    `references`: images of each class that serve as starts. `queries`: the limit for one sample
-    and one class. `probes`: Q of Eq. 4. `step`: xi_d, the first step along the gradient, in the
-    units of the image. `tolerance`: width at which bisection ends, same units. `smoothing`: length
-    of a probe, as a share of the distance. `descent`: the way of walking along the boundary;
-    "sign_opt" is the paper's. Of the others `probes` is the most of a step, and `step`, `tolerance`
-    and `smoothing` are their own. `subspace`: where probes are drawn from: Gaussian noise over all
-    pixels ("full", the paper's), over low frequencies ("dct") or upsampled ("bilinear"), or
-    "sweep", orthogonal directions from low frequencies to all, none twice before all had their
-    turn. `checkpoints`: query counts at which the best distance is kept. `shard`: samples that are
-    measured, saved and resumed together.
+    `metric`: "sd" (Eq. 2), "bd" (Eq. 3) or "mbd" (Eq. 4, 5); row by row, a metric includes those
+    before it. `references`: images of each class that serve as starts. `queries`: row by row, the
+    limit for one sample and one class; a run that searches together refuses it. `probes`: Q of
+    Eq. 4. `step`: xi_d, the first step along the gradient, in the units of the image. `tolerance`:
+    width at which bisection ends, same units. `smoothing`: length of a probe, as a share of the
+    distance.
+    `descent`: the way of walking along the boundary; "sign_opt" is the paper's. Of the others
+    `probes` is the most of a step, and `step`, `tolerance` and `smoothing` are their own.
+    `subspace`: where probes are drawn from: Gaussian noise over all pixels ("full", the paper's),
+    over low frequencies ("dct") or upsampled ("bilinear"), or "sweep", orthogonal directions from
+    low frequencies to all, none twice before all had their turn. `checkpoints`: row by row, query
+    counts at which the best distance is kept. `shard`: samples that are measured, saved and resumed
+    together.
 
-    `strategy`, for "mbd" only: "rows" searches each sample and class on its own, as the paper does;
-    "together" searches all classes of a sample at once (`db3kd.amortised`) and spends at most
-    `per_image` queries on it. There `surrogate` is the network that proposes, one of
-    `db3kd.networks.NAMES`, or "auto" by the size of the images, or "none" for references alone;
-    `members`: how many of them vote.
+    `strategy`, for a run's "mbd": "together", the default, searches all classes of a sample at once
+    (`db3kd.amortised`) and spends at most `per_image` queries on it; SD comes with it, BD does not.
+    There `surrogate` is the network that proposes, one of `db3kd.networks.NAMES`, or "auto" by the
+    size of the images, or "none" for references alone; `members`: how many of them vote. "rows"
+    searches each sample and class on its own, as the paper does. "sd" and "bd", and the functions
+    of `db3kd.robustness`, are always row by row, whatever the strategy.
 
-    >>> Search().descent, paper().descent
-    ('cgba_h', 'sign_opt')
+    >>> Search().strategy, paper().strategy
+    ('together', 'rows')
     """
 
     metric: Metric = "mbd"
@@ -73,7 +77,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     subspace: Subspaces = "sweep"
     checkpoints: tuple[Count, ...] = ()
     shard: Count = 200
-    strategy: Strategy = "rows"
+    strategy: Strategy = "together"
     per_image: Count = 300
     surrogate: str = "auto"
     members: Count = 3
@@ -120,15 +124,24 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mixed_precision: bool = True
 
 
-def most_queries(search: Search, classes: int) -> int:
-    """The most that the distances of one sample can cost, its own answer left aside.
+def at_once(search: Search) -> bool:
+    """Whether a run searches all classes of an image at once.
 
-    >>> most_queries(Search(), 10), most_queries(Search(strategy="together"), 10)
-    (9000, 300)
+    >>> at_once(Search()), at_once(Search(metric="bd")), at_once(paper())
+    (True, False, False)
+    """
+    return search.metric == "mbd" and search.strategy == "together"
+
+
+def most_queries(search: Search, classes: int) -> int:
+    """The most that a run's distances of one sample can cost, its own answer left aside.
+
+    >>> most_queries(Search(), 10), most_queries(Search(strategy="rows"), 10)
+    (300, 9000)
     """
     if search.metric == "sd":
         return 0
-    if search.metric == "mbd" and search.strategy == "together":
+    if at_once(search):
         return search.per_image
     return (classes - 1) * search.queries
 

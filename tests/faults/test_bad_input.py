@@ -35,7 +35,7 @@ from db3kd.teachers import function, torch_module
 DRAW = torch.Generator().manual_seed(5)
 WEIGHTS = torch.randn(3, 16, generator=DRAW)
 IMAGES = torch.randn(6, 1, 4, 4, generator=DRAW)
-SEARCH = Search(queries=20, probes=6, tolerance=0.1, references=2, shard=3)
+SEARCH = Search(strategy="rows", queries=20, probes=6, tolerance=0.1, references=2, shard=3)
 TRAINING = Training(epochs=3, batch=4)
 
 FACTORIES = '''

@@ -32,6 +32,8 @@ TOGETHER = (
     "label.members=1",
     "-s",
     "label.checkpoints=[]",
+    "-s",
+    "label.queries=1000",  # the default, for the 60 of the recipe count row by row
 )
 PAUSE = 0.01  # seconds that the teacher takes for a question; there are some 500
 SLOWER = """
