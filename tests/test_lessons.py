@@ -178,3 +178,12 @@ def test_queries_a_class_are_refused_where_they_would_be_ignored(tmp_path: Path)
         assert teacher.asked == 0
         opened.label(images(), Search(queries=20, strategy="rows"))
         assert teacher.asked <= 30 + 30 * 3 * 20
+
+
+def test_images_too_small_for_a_surrogate_cost_nothing(tmp_path: Path) -> None:
+    tiny = TensorImages(torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
+    bright = function(lambda some: some.flatten(1)[:, 0] > 0.5, classes=2)
+    with Run(tmp_path, bright) as opened:
+        with pytest.raises(InputError, match="2 x 2 pixels are too small for a surrogate"):
+            opened.measure(tiny)
+        assert opened.meter.spent == 0

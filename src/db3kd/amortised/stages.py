@@ -25,7 +25,7 @@ FIRST_PASSES = 5  # of the first lesson over the images' own answers
 USEFUL = 0.05  # share of the rows that a round must move, or the surrogate is no longer asked
 WORTH_A_WALK = 30  # queries that a row must have left
 WALKED_AT_ONCE = 2000  # rows
-SMALLEST_LENET = 16  # pixels
+SMALLEST, SMALLEST_LENET = 4, 16  # pixels
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ def check_together(search: Search, shape: Shape, classes: int) -> None:
         raise InputError(
             "checkpoints count the queries of one sample and class; they have no meaning with"
             ' strategy = "together"'
+        )
+    if search.surrogate == "auto" and min(shape[1:]) < SMALLEST:
+        raise InputError(
+            f"images of {shape[1]} x {shape[2]} pixels are too small for a surrogate;"
+            ' set surrogate = "none", or strategy = "rows"'
         )
     if search.surrogate != "none":
         build(network_of(search, shape), shape, classes, seed=0)
