@@ -149,7 +149,7 @@ def test_interrupted_everything_is_saved(
 ) -> None:
     before = 0
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = workshop.start("run", "recipe.toml", "--quiet", pause=0.01)
+        process = workshop.start("run", "recipe.toml", "--quiet", pause=0.03)
         until = time.monotonic() + 120
         while workshop.asked() < before + 1500 and time.monotonic() < until:
             time.sleep(0.01)

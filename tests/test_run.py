@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import db3kd.books
-import db3kd.run
 import db3kd.student
 from closed_form import WIDE, ordered_scores
 from conftest import student_content
@@ -28,7 +27,7 @@ from db3kd.errors import (
     InputError,
     TeacherError,
 )
-from db3kd.journal import Journal, Tape
+from db3kd.journal import Journal, Tape, read_shard
 from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure, mix
 from db3kd.run import Run
@@ -151,7 +150,7 @@ def books(folder: Path) -> tuple[int, int]:
     """Queries spent and lost, as the folder says; and they must balance shard by shard."""
     journal = Journal(folder / "journal.jsonl", read_only=True)
     for record in journal.all("shard"):
-        part = db3kd.run.read_shard(folder / record["file"], record["sha256"])
+        part = read_shard(folder / record["file"], record["sha256"])
         metrics = [name for name in ("mbd", "bd", "sd") if f"{name}.queries" in part]
         used = int(part[f"{metrics[0]}.queries"].sum()) if metrics else len(part["own"])
         assert record["queries"] - record["lost"] == used

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from pathlib import Path
 
 import torch
 from jaxtyping import Int
@@ -18,12 +17,11 @@ from db3kd.amortised.stages import (
     steps_of,
 )
 from db3kd.amortised.surrogate import Ensemble, Known, teach
-from db3kd.books import finished
 from db3kd.data import Images
-from db3kd.journal import Journal, read_shard, write_shard
-from db3kd.progress import Progress
+from db3kd.journal import write_shard
 from db3kd.robustness import References, mix
 from db3kd.settings import Search
+from db3kd.workshop import Workshop
 
 _log = logging.getLogger("db3kd")
 
@@ -37,21 +35,13 @@ class Lessons:
 
     def __init__(
         self,
-        folder: Path,
-        journal: Journal,
+        shop: Workshop,
         images: Images,
         own: Int[Tensor, " sample"],
         search: Search,
         plan: Plan,
-        *,
-        classes: int,
-        seed: int,
-        device: str,
-        progress: Progress,
     ) -> None:
-        self.folder, self.journal, self.images, self.own = folder, journal, images, own
-        self.search, self.plan, self.seed = search, plan, seed
-        self.device, self.progress, self.classes = device, progress, classes
+        self.shop, self.images, self.own, self.search, self.plan = shop, images, own, search, plan
         self._taught: dict[int, Ensemble | None] = {}  # the last one
 
     def before(self, number: int) -> Ensemble | None:
@@ -74,32 +64,40 @@ class Lessons:
 
     def front(self, rows: Int[Tensor, " row"], unit: int, references: References) -> Front:
         """What a shard of an earlier round kept; before the first one, the references."""
-        images, own = self.images.read(rows).to(self.device), self.own[rows].to(self.device)
+        images, own = (
+            self.images.read(rows).to(self.shop.device),
+            self.own[rows].to(self.shop.device),
+        )
         if unit < 0:
             return Front.at_references(images, own, references)
         return front_of(self._read(unit), images, own)
 
     def _moved(self, number: int) -> float:
         """The share of the rows that a round moved."""
-        done = finished(self.journal, "rounds")
+        done = self.shop.done("rounds")
         units = range(number * len(self.plan.shards), (number + 1) * len(self.plan.shards))
         return sum(float(done[unit]["moved"]) for unit in units) / len(units)
 
     def _read(self, unit: int) -> dict[str, Tensor]:
-        record = finished(self.journal, "rounds")[unit]
-        return read_shard(self.folder / record["file"], record["sha256"])
+        return self.shop.read(self.shop.done("rounds")[unit])
 
     def _load(self, number: int) -> Ensemble:
         """Read the surrogate of a round, or teach it."""
         name, shape = network_of(self.search, self.images.shape), self.images.shape
         surrogate = Ensemble(
-            name, shape, self.classes, members=self.search.members, seed=mix(self.seed, "surrogate")
-        ).to(self.device)
-        records = {r["round"]: r for r in self.journal.all("surrogate")}
-        known = [n for n in records if n <= number and (self.folder / records[n]["file"]).exists()]
+            name,
+            shape,
+            self.shop.meter.classes,
+            members=self.search.members,
+            seed=mix(self.shop.seed, "surrogate"),
+        ).to(self.shop.device)
+        records = {r["round"]: r for r in self.shop.journal.all("surrogate")}
+        known = [
+            n for n in records if n <= number and (self.shop.folder / records[n]["file"]).exists()
+        ]
         if known:
             record = records[max(known)]
-            surrogate.load_state_dict(read_shard(self.folder / record["file"], record["sha256"]))
+            surrogate.load_state_dict(self.shop.read(record))
         surrogate.eval()
         for later in range(max(known, default=-1) + 1, number + 1):
             self._teach(surrogate, later)
@@ -112,15 +110,15 @@ class Lessons:
         total = steps * len(surrogate.members)
 
         def report(done: int) -> None:
-            self.progress(f"lesson-{number + 1}", done, total, {})
+            self.shop.progress(f"lesson-{number + 1}", done, total, {})
 
-        seed = mix(self.seed, "lesson", number)
+        seed = mix(self.shop.seed, "lesson", number)
         with torch.enable_grad():
-            teach(surrogate, known, steps=steps, seed=seed, device=self.device, report=report)
+            teach(surrogate, known, steps=steps, seed=seed, device=self.shop.device, report=report)
         file = f"rounds/surrogate-{number:02}.safetensors"
         state = {name: part.cpu().contiguous() for name, part in surrogate.state_dict().items()}
-        digest = write_shard(self.folder / file, state)
-        self.journal.append(
+        digest = write_shard(self.shop.folder / file, state)
+        self.shop.journal.append(
             "surrogate",
             round=number,
             file=file,

@@ -1,0 +1,198 @@
+"""The stage that measures distances: row by row, or in rounds for all classes at once.
+
+What is asked is decided in `robustness` and `amortised`; here it is cut into shards, so that a
+killed process continues where it was.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+
+import msgspec
+import torch
+from torch import Tensor
+
+from db3kd.amortised.stages import Plan, check_together, one_round, rest, result, tensors_of
+from db3kd.data import Images
+from db3kd.errors import InputError
+from db3kd.journal import Json
+from db3kd.ledger import Taped
+from db3kd.lessons import Lessons
+from db3kd.robustness import (
+    References,
+    RobustnessMap,
+    Status,
+    choose_references,
+    measure,
+    mix,
+    sample_distance,
+)
+from db3kd.settings import Metric, Search, at_once, most_queries
+from db3kd.workshop import Work, Workshop
+
+
+def check(search: Search, shape: tuple[int, int, int], classes: int) -> None:
+    """Refuse settings that would be ignored, or cannot work, before anything is bought.
+
+    Raises:
+        InputError: a setting that has a meaning row by row only; a surrogate that does not fit.
+
+    >>> check(Search(queries=10), (1, 28, 28), 10)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: queries = 10 counts for each class, row by row; set ...
+    """
+    if not at_once(search):
+        return
+    if search.queries != Search().queries:
+        raise InputError(
+            f"queries = {search.queries} counts for each class, row by row; set strategy = "
+            '"rows", or per_image instead'
+        )
+    check_together(search, shape, classes)
+
+
+def measure_all(shop: Workshop, images: Images, own: Tensor, search: Search) -> None:
+    """Measure the distances of all images, those that are not measured yet; see `Run.measure`."""
+    shop.agree("distances", json.loads(msgspec.json.encode(search)))
+    if not shop.pending("distances", len(images), search.shard):
+        return
+    references = _references(shop, images, own, search)
+    make = _together if at_once(search) else _by_rows
+    work = make(shop, images, own, search, references)
+    price = most_queries(search, shop.meter.classes)
+    shop.work("distances", len(images), search.shard, price, work)
+
+
+def _references(shop: Workshop, images: Images, own: Tensor, search: Search) -> References:
+    if bool((own == own[0]).all()):
+        raise InputError(
+            f"the teacher answered class {int(own[0])} to all {len(own):,} images; without a"
+            " second class there is no boundary to measure"
+        )
+    rows, rejected = choose_references(
+        own,
+        classes=shop.meter.classes,
+        per_class=search.references,
+        generator=torch.Generator().manual_seed(mix(shop.seed, "references")),
+    )
+    return References(
+        images.read(rows).to(shop.device), own[rows].to(shop.device), rejected.to(shop.device)
+    )
+
+
+def _together(
+    shop: Workshop, images: Images, own: Tensor, search: Search, references: References
+) -> Work:
+    """The rounds of `db3kd.amortised`; returns the work that makes distances of them."""
+    classes, size = shop.meter.classes, search.shard
+    plan = Plan.of(search, samples=len(images), shape=images.shape, classes=classes)
+    shop.agree("rounds", {"rounds": plan.rounds, "shards": len(plan.shards)})
+    lessons = Lessons(shop, images, own, search, plan)
+    blocks = [torch.arange(len(images))[shard * size :][:size] for shard in plan.shards]
+    for number in range(plan.rounds):
+        todo = range(number * len(blocks), (number + 1) * len(blocks))
+        if any(unit not in shop.done("rounds") for unit in todo):
+            _round(shop, number, blocks, lessons, search, plan, references)
+    return _finishing(shop, lessons, search, plan, references)
+
+
+def _round(
+    shop: Workshop,
+    number: int,
+    blocks: list[Tensor],
+    lessons: Lessons,
+    search: Search,
+    plan: Plan,
+    references: References,
+) -> None:
+    """One round over all shards that take part."""
+    surrogate = lessons.before(number)
+
+    def work(teacher: Taped, rows: Tensor, unit: int) -> tuple[dict[str, Tensor], Json]:
+        front = lessons.front(rows, unit - len(blocks), references)
+        asked, moved = one_round(
+            teacher,
+            surrogate,
+            front,
+            references,
+            number=number,
+            rounds=plan.rounds,
+            per_image=search.per_image,
+        )
+        return tensors_of(front, asked), {"moved": round(moved, 4)}
+
+    most = sum(len(rows) for rows in blocks) * search.per_image
+    for place, rows in enumerate(blocks):
+        unit = number * len(blocks) + place
+        if unit in shop.done("rounds"):
+            continue
+        ready = most * unit // (plan.rounds * len(blocks))
+
+        def report(used: int, ready: int = ready) -> None:
+            figures = {"queries": float(shop.meter.spent)}
+            shop.progress("rounds", min(most, ready + used), most, figures)
+
+        shop.shard("rounds", unit, rows, work, report)
+
+
+def _by_rows(
+    shop: Workshop, images: Images, own: Tensor, search: Search, references: References
+) -> Work:
+    """The work of one shard of the distances stage."""
+
+    def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        maps = measure(
+            teacher,
+            images.read(rows).to(shop.device),
+            own[rows].to(shop.device),
+            references,
+            search,
+            noise_seed=mix(shop.seed, "distances", shard),
+        )
+        return _tensors(maps, rows)
+
+    return work
+
+
+def _tensors(maps: Mapping[Metric, RobustnessMap], rows: Tensor) -> tuple[dict[str, Tensor], Json]:
+    """What a shard keeps of its maps, and what the journal says of them."""
+    tensors, seconds, queries = {"ids": rows}, {}, {}
+    for metric, found in maps.items():
+        tensors["own"] = found.own.to(torch.int32)
+        tensors[f"{metric}.distance"] = found.distance
+        tensors[f"{metric}.queries"] = found.queries.to(torch.int32)
+        tensors[f"{metric}.status"] = found.status.to(torch.int8)
+        tensors[f"{metric}.curve"] = found.curve
+        seconds[metric] = round(found.seconds, 3)
+        queries[metric] = int(found.queries.sum())
+    count = torch.bincount(found.status.flatten().long(), minlength=len(Status)).tolist()
+    statuses = {status.name: count[status] for status in Status if count[status]}
+    return tensors, {"seconds": seconds, "spent": queries, "statuses": statuses}
+
+
+def _finishing(
+    shop: Workshop, lessons: Lessons, search: Search, plan: Plan, references: References
+) -> Work:
+    """The work of one shard of the distances stage, after the rounds."""
+
+    def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        learned = shard in plan.shards
+        last = (plan.rounds - 1) * len(plan.shards)
+        unit = last + plan.shards.index(shard) if learned else -1
+        front = lessons.front(rows, unit, references)
+        started = time.perf_counter()
+        rest(
+            teacher,
+            front,
+            search,
+            None if learned else lessons.before(plan.rounds),
+            references,
+            learned=learned,
+            seed=mix(shop.seed, "distances", shard),
+        )
+        mbd = result(front, seconds=time.perf_counter() - started)
+        sd = sample_distance(front.origin, front.own, references)
+        return _tensors({"sd": sd, "mbd": mbd}, rows)
+
+    return work

@@ -1,0 +1,281 @@
+"""The workshop of a run: shards that are bought once, kept whole, put on the books, found again.
+
+A stage is cut into shards, the unit of work, of randomness and of resume; `run` says which stages
+there are. Here is what they share: the folder and its lock, the journal and its checks, the tape of
+the shard in progress, and the meter.
+"""
+
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import filelock
+import msgspec
+import torch
+from torch import Tensor
+
+from db3kd.books import ANSWERS_SHARD, FORMAT, STAGES, add_up, check_format, finished, shards_of
+from db3kd.errors import Busy, ConfigurationDiffers, Damaged
+from db3kd.journal import Drifted, Journal, Json, Tape, read_shard, write_shard, writing
+from db3kd.ledger import Taped
+from db3kd.progress import Progress
+from db3kd.settings import Budget, Search, differences, most_queries
+from db3kd.teacher import Meter, Teacher
+
+_log = logging.getLogger("db3kd")
+Work = Callable[[Taped, Tensor, int], tuple[dict[str, Tensor], Json]]
+"""What is done in one shard: from its teacher, rows and number to tensors to keep and facts."""
+
+
+class Workshop:
+    """A folder, held by this process alone; see `Run`, whose arguments these are.
+
+    >>> import tempfile
+    >>> from db3kd.progress import silent
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1)[:, 0] > 0.5, classes=2)
+    >>> shop = Workshop(Path(tempfile.mkdtemp()), bright, None, seed=0, device="cpu",
+    ...                 configuration={}, redo_damaged=False, progress=silent)
+    >>> def work(teacher, rows, shard):
+    ...     return {"own": teacher.labels(rows.float().reshape(-1, 1, 1, 1))}, {}
+    >>> shop.work("answers", 3, 2, 1, work)
+    >>> shop.meter.spent, shop.pending("answers", 3, 2), shop.read(shop.done("answers")[1])
+    (3, [], {'own': tensor([1])})
+    >>> shop.close()
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        teacher: Teacher,
+        budget: Budget | None,
+        *,
+        seed: int,
+        device: str,
+        configuration: Mapping[str, Any],
+        redo_damaged: bool,
+        progress: Progress,
+    ) -> None:
+        self.folder, self.seed, self.device, self.progress = folder, seed, device, progress
+        self._lock = filelock.FileLock(self.folder / "lock")
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise Busy(
+                    f"another process works in {self.folder}; wait for it or stop it first"
+                ) from None
+        try:
+            self.journal = Journal(self.folder / "journal.jsonl")
+            try:
+                self._open(teacher, budget, dict(configuration), redo_damaged)
+            except BaseException:
+                self.journal.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(
+        self, teacher: Teacher, budget: Budget | None, configuration: Json, redo: bool
+    ) -> None:
+        check_format(self.folder, self.journal)
+        self._check_nothing_forgotten()
+        self.agree(
+            "run",
+            {
+                "format": FORMAT,
+                "seed": self.seed,
+                "device": self.device,
+                "classes": teacher.classes,
+                "bounds": list(teacher.bounds),
+                **configuration,
+            },
+        )
+        self._sweep()
+        if redo:
+            self._redo_damaged(teacher.classes)
+        self._keep_booked(teacher.classes)
+        spent = add_up(self.folder, self.journal, teacher.classes).spent
+        self.meter = Meter(teacher, budget, spent=spent)
+        budget_now = msgspec.to_builtins(self.meter.budget)
+        self.journal.append("opened", versions=_versions(), budget=budget_now, spent=spent)
+
+    def close(self) -> None:
+        """Let the folder go."""
+        self.journal.close()
+        self._lock.release()
+
+    # Shards
+
+    def read(self, record: Json) -> dict[str, Tensor]:
+        """The tensors of a finished shard."""
+        return read_shard(self.folder / record["file"], record["sha256"])
+
+    def pending(self, stage: str, samples: int, size: int) -> list[int]:
+        """The shards of a stage that are not finished, where one holds `size` samples."""
+        done = self.done(stage)
+        return [shard for shard in range(shards_of(samples, size)) if shard not in done]
+
+    def work(self, stage: str, samples: int, size: int, price: int, work: Work) -> None:
+        """Do every shard of a stage that is not done; `price` is the most that a sample costs."""
+        pending = self.pending(stage, samples, size)
+        ready = samples - sum(min(size, samples - shard * size) for shard in pending)
+        for shard in pending:
+            rows = torch.arange(shard * size, min(samples, (shard + 1) * size))
+
+            def report(used: int, ready: int = ready, most: int = len(rows) * price) -> None:
+                figures = {"queries": float(self.meter.spent)}
+                self.progress(stage, ready * price + min(used, most), samples * price, figures)
+
+            report(0)
+            self.shard(stage, shard, rows, work, report)
+            ready += len(rows)
+        if pending:
+            self.progress(
+                stage, samples * price, samples * price, {"queries": float(self.meter.spent)}
+            )
+
+    def shard(
+        self, stage: str, shard: int, rows: Tensor, work: Work, report: Callable[[int], None]
+    ) -> None:
+        """Do one shard: replay its tape, ask for the rest, write it whole, put it on the books."""
+        file = f"{stage}/{shard:05}.safetensors"
+        path = self.folder / file
+        started = time.perf_counter()
+        for _ in range(2):
+            tape = Tape(path.with_suffix(".tape"), classes=self.meter.classes)
+            teacher = Taped(self.meter, tape, report)
+            try:
+                with self.meter.stage(stage), torch.no_grad():
+                    tensors, facts = work(teacher, rows, shard)
+                break
+            except Drifted:
+                _log.warning(
+                    "%s was begun where numbers round differently; its %s answers cannot be used"
+                    " and stay on the books as lost",
+                    tape.path,
+                    f"{tape.booked:,}",
+                )
+                tape.discard()
+            finally:
+                tape.close()
+        else:
+            raise Damaged(
+                f"{tape.path} asks other questions each time; is the teacher's code stable?"
+            )
+        facts = {
+            "wall_s": round(time.perf_counter() - started, 3),
+            "queries": teacher.used + tape.lost,
+            "lost": tape.lost,
+            **facts,
+        }
+        digest = write_shard(path, tensors)
+        self.journal.append(
+            "shard", stage=stage, shard=shard, samples=len(rows), file=file, sha256=digest, **facts
+        )
+        tape.path.unlink()
+
+    # The journal
+
+    def _check_nothing_forgotten(self) -> None:
+        """Refuse a journal that is missing or cut: its shards would be bought again, unbooked.
+
+        A shard is written before it is on the journal, but its tape is removed only afterwards.
+        """
+        known = {(record["stage"], record["shard"]) for record in self.journal.all("shard")}
+        for stage in STAGES:
+            for path in sorted((self.folder / stage).glob("[0-9]*.safetensors")):
+                if (stage, int(path.stem)) in known or path.with_suffix(".tape").exists():
+                    continue
+                raise Damaged(
+                    f"{self.journal.path} does not know {path}, so its end is missing; put a copy"
+                    " of the journal back, or use another folder"
+                )
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left: drafts, and tapes of shards that are finished."""
+        for draft in self.folder.rglob(".*.part"):
+            draft.unlink(missing_ok=True)
+        for stage in STAGES:
+            for shard in self.done(stage):
+                (self.folder / stage / f"{shard:05}.tape").unlink(missing_ok=True)
+
+    def _keep_booked(self, classes: int) -> None:
+        """Book as lost what was on the books when the run was last opened and now is not.
+
+        A tape in which it was recorded is gone or cut.
+        """
+        opened = list(self.journal.all("opened"))
+        known = opened[-1]["spent"] if opened else {}
+        spent = add_up(self.folder, self.journal, classes).spent
+        for stage, before in known.items():
+            gone = before - spent[stage]
+            if gone > 0:
+                _log.warning(
+                    "the answers to %s queries of %s are gone; they stay on the books as lost",
+                    f"{gone:,}",
+                    stage,
+                )
+                self.journal.append("lost", stage=stage, queries=gone)
+
+    def agree(self, stage: str, configuration: Json) -> None:
+        """Record the configuration of a stage, or insist on the recorded one."""
+        recorded = self.configuration(stage)
+        if not recorded:
+            self.journal.append("stage", stage=stage, configuration=configuration)
+            return
+        differing = differences(recorded, json.loads(json.dumps(configuration)))
+        if differing:
+            raise ConfigurationDiffers(
+                f"{self.folder} was made with other settings ({'; '.join(differing)}); use them, or"
+                " another folder"
+            )
+
+    def configuration(self, stage: str) -> Json:
+        """What `agree` recorded; nothing where the stage has not begun."""
+        found = [r for r in self.journal.all("stage") if r["stage"] == stage]
+        return dict(found[-1]["configuration"]) if found else {}
+
+    def done(self, stage: str) -> dict[int, Json]:
+        """The records of the finished shards of a stage, by number."""
+        return finished(self.journal, stage)
+
+    def _redo_damaged(self, classes: int) -> None:
+        """Take damaged shards and tapes off the list of what is there; their price stays booked."""
+        for stage in STAGES:
+            for shard, record in self.done(stage).items():
+                try:
+                    self.read(record)
+                except Damaged as error:
+                    _log.warning("%s: to be bought again", error)
+                    self.journal.append("redo", stage=stage, shard=shard)
+        for path in sorted(self.folder.glob("*/*.tape")):
+            try:
+                Tape(path, classes=classes, read_only=True)
+            except Damaged as error:
+                _log.warning("%s: to be bought again", error)
+                Tape.write_off(path, classes=classes, most=self._most(path.parent.name))
+
+    def _most(self, stage: str) -> int:
+        """The most queries that one shard of a stage can cost."""
+        if stage not in ("rounds", "distances"):
+            return ANSWERS_SHARD
+        search = msgspec.convert(self.configuration("distances"), Search)
+        return search.shard * most_queries(search, self.configuration("run")["classes"])
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "db3kd": version("db3kd"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "threads": str(torch.get_num_threads()),
+        "machine": platform.platform(),
+    }
