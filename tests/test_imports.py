@@ -32,6 +32,8 @@ ROOMS = (
     "workshop",
     "lessons",
     "distances",
+    "growing",
+    "growth",
     "run",
     "recipe",
     "job",

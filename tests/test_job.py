@@ -135,10 +135,30 @@ def test_a_part_of_the_images_is_drawn_by_the_seed(here: Workshop) -> None:
         chosen("data.samples=31")
 
 
+def test_a_run_buys_what_its_methods_need(here: Workshop) -> None:
+    methods = "student.methods=['ce', 'grown', 'mixed']"
+    found = job.run(recipe("run=grown", methods, "grow.per_image=6", "grow.rounds=2"))
+    spent = found["queries"]["by_stage"]
+    assert (spent["answers"], spent["grow"]) == (12, 72)
+    assert spent["distances"] + spent["rounds"] > 0
+    prices = {name: row["queries"] for name, row in found["methods"].items()}
+    assert (prices["ce"], prices["grown"]) == (12, 84)
+    assert prices["mixed"] == found["queries"]["spent"] - spent["evaluate"]
+    alone = job.run(recipe("run=alone", "student.methods=['ce']"))
+    assert alone["queries"]["by_stage"] == {
+        **dict.fromkeys(spent, 0),
+        "answers": 12,
+        "evaluate": 50,
+    }
+    again = job.grow(recipe("run=grown", methods, "grow.per_image=6", "grow.rounds=2"))
+    assert again["queries"] == found["queries"]
+
+
 def test_plan_is_the_most_that_a_run_costs(here: Workshop) -> None:
     found = job.plan(recipe(), samples=12, test_samples=50, classes=10)
     # 12 answers, 12 x 9 rows of 20 queries, 50 test images.
-    assert found == {"answers": 12, "distances": 2160, "evaluate": 50, "total": 2222}
+    parts = {"answers": 12, "grow": 0, "distances": 2160, "evaluate": 50}
+    assert found == {**parts, "total": 2222}
     assert job.run(recipe())["queries"]["spent"] <= 2222
     sd = read_recipe("recipe.toml", ["label.metric=sd", "student.methods=['sd']"])
     assert job.plan(sd, samples=12, test_samples=50, classes=10)["total"] == 62

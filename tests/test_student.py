@@ -1,6 +1,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -595,3 +596,69 @@ def test_a_gpu_learns_the_digits_too(digits: tuple[TransferSet, TransferSet]) ->
     answers = student.predict(network, test.images, device="cuda")
     assert answers.device.type == "cpu"
     assert student.accuracy(answers, test.labels) > 0.85
+
+
+# Labels and soft labels side by side, and a number of steps
+
+
+def test_a_sample_without_a_soft_label_has_its_cross_entropy_alone() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(5, 3, generator=draw), torch.tensor([0, 1, 2, 0, 1])
+    soft = torch.randn(5, 3, generator=draw).softmax(1)
+    has = torch.tensor([True, False, True, False, False])
+
+    def loss(rows: list[int], soft: Tensor | None, softened: Tensor | None = None) -> float:
+        return float(
+            student.distillation_loss(
+                logits[rows], labels[rows], soft, temperature=0.3, weight=2.0, softened=softened
+            )
+        )
+
+    both = sum(loss([row], soft[[row]]) for row in (0, 2))
+    plain = sum(loss([row], None) for row in (1, 3, 4))
+    assert loss([0, 1, 2, 3, 4], soft, has) == pytest.approx((both + plain) / 5, rel=1e-5)
+
+
+def test_a_mixed_set_learns_as_a_whole_one_where_all_are_soft(
+    digits: tuple[TransferSet, TransferSet],
+) -> None:
+    whole = softened(digits[0])
+    same = replace(whole, soft_rows=torch.arange(len(whole)))
+    nets = []
+    for transfer in (whole, same):
+        network = networks.build("small", transfer.images.shape, 10, seed=0)
+        nets.append(student.train(network, transfer, Training(epochs=2), seed=0, device="cpu"))
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_steps_count_instead_of_epochs(digits: tuple[TransferSet, TransferSet]) -> None:
+    train_set = digits[0]
+    each = -(-len(train_set) // 64)
+    seen: list[tuple[int, int]] = []
+
+    def network() -> nn.Module:
+        return networks.build("small", train_set.images.shape, 10, seed=0)
+
+    def taught(training: Training) -> nn.Module:
+        seen.clear()
+        return student.train(
+            network(),
+            train_set,
+            training,
+            seed=0,
+            device="cpu",
+            progress=lambda _, done, total, __: seen.append((done, total)),
+        )
+
+    by_steps = taught(Training(steps=2 * each, batch=64, epochs=50))
+    assert seen == [(1, 2), (2, 2)]
+    by_epochs = taught(Training(epochs=2, batch=64))
+    for one, other in zip(by_steps.parameters(), by_epochs.parameters(), strict=True):
+        assert torch.equal(one, other)
+    fewer = taught(Training(steps=each + 1, batch=64))
+    assert seen == [(1, 2), (2, 2)]
+    assert any(
+        not torch.equal(one, other)
+        for one, other in zip(fewer.parameters(), by_epochs.parameters(), strict=True)
+    )

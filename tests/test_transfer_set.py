@@ -1,6 +1,6 @@
 import math
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import jaxtyping
 import pytest
@@ -113,3 +113,47 @@ def test_labels_must_be_int64() -> None:
 def test_rows_outside_are_refused() -> None:
     with pytest.raises(InputError, match="row 5 was asked for"):
         example().select(torch.tensor([0, 5]))
+
+
+# Some samples with soft labels, some without
+
+
+def plain(count: int, first: int = 0) -> TransferSet:
+    rows = torch.arange(first, first + count)
+    return TransferSet(TensorImages(torch.full((count, 1, 2, 2), 0.5)), rows, rows % 3, rows % 3)
+
+
+def test_joined_sets_keep_their_soft_labels_row_by_row() -> None:
+    soft, more = torch.rand(4, 3), torch.rand(2, 3)
+    whole = plain(4).with_soft(soft).joined(plain(3, 10)).joined(plain(2, 20).with_soft(more))
+    assert whole.ids.tolist() == [0, 1, 2, 3, 10, 11, 12, 20, 21]
+    assert whole.soft_rows is not None
+    assert whole.soft is not None
+    assert whole.soft_rows.tolist() == [0, 1, 2, 3, -1, -1, -1, 4, 5]
+    assert torch.equal(whole.soft, torch.cat([soft, more]))
+    part = whole.select(torch.tensor([8, 5, 0]))
+    assert part.soft_rows is not None
+    assert part.soft is not None
+    assert part.soft_rows.tolist() == [5, -1, 0]
+    assert torch.equal(part.soft[5], more[1])
+    assert whole.with_soft(None).soft_rows is None
+
+
+def test_joined_sets_without_soft_labels_have_none() -> None:
+    whole = plain(2).joined(plain(1))
+    assert (len(whole), whole.soft, whole.soft_rows) == (3, None, None)
+
+
+def test_joined_sets_must_be_of_one_kind() -> None:
+    with pytest.raises(InputError, match="different classes"):
+        plain(1).with_soft(torch.zeros(1, 3)).joined(plain(1).with_soft(torch.zeros(1, 4)))
+    other = TransferSet(TensorImages(torch.zeros(1, 3, 2, 2)), *[torch.zeros(1).long()] * 3)
+    with pytest.raises(InputError, match="shapes"):
+        plain(1).joined(other)
+
+
+@pytest.mark.parametrize("rows", [[0, 2], [-2, 0]])
+def test_soft_rows_must_be_rows_of_soft(rows: list[int]) -> None:
+    whole = plain(2)
+    with pytest.raises(InputError, match="soft_rows"):
+        replace(whole, soft=torch.zeros(2, 3), soft_rows=torch.tensor(rows))

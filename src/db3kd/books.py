@@ -8,7 +8,7 @@ from db3kd.journal import Journal, Json, Tape
 
 FORMAT = 1  # of run folders; a newer one is refused
 ANSWERS_SHARD = 4096  # images whose classes are asked for together
-STAGES = ("answers", "rounds", "distances", "evaluate")
+STAGES = ("answers", "grow", "rounds", "distances", "evaluate")
 
 
 def shards_of(samples: int, size: int) -> int:
@@ -166,6 +166,8 @@ def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
     done = finished(journal, stage)
     if stage == "rounds":
         total = settings["rounds"]["rounds"] * settings["rounds"]["shards"]
+    elif stage == "grow":
+        total = shards_of(settings["grow"]["total"], settings["grow"]["size"])
     elif stage == "distances":
         total = shards_of(settings["answers"]["samples"], settings["distances"]["shard"])
     else:

@@ -66,7 +66,7 @@ _Recipe = Annotated[Path, Parameter(help="A TOML file; the examples folder has s
 
 @app.command
 def run(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
-    """Do the whole job of a recipe: label, distill, evaluate."""
+    """Do the whole job of a recipe: buy what its students need, distill, evaluate."""
     _work("run", recipe, options)
 
 
@@ -74,6 +74,12 @@ def run(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
 def label(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
     """Ask the teacher, and measure the distances to its boundary."""
     _work("label", recipe, options)
+
+
+@app.command
+def grow(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+    """Ask the teacher, make new images of the own ones, and ask these."""
+    _work("grow", recipe, options)
 
 
 @app.command
@@ -117,6 +123,7 @@ def _work(verb: str, path: Path, options: _Options) -> None:
 
     verbs: dict[str, Callable[..., dict[str, Any]]] = {
         "run": job.run,
+        "grow": job.grow,
         "label": job.label,
         "distill": job.distill,
         "evaluate": job.evaluate,

@@ -64,6 +64,27 @@ def measure_all(shop: Workshop, images: Images, own: Tensor, search: Search) -> 
     shop.work("distances", len(images), search.shard, price, work)
 
 
+def probes(shop: Workshop, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+    """All probes of the rounds, what the teacher called them, and the row that each was asked for.
+
+    Raises:
+        InputError: there are no rounds.
+    """
+    done = shop.done("rounds")
+    if not done:
+        raise InputError("there are no probes; measure distances of all classes at once first")
+    search = msgspec.convert(shop.configuration("distances"), Search)
+    plan = Plan.of(search, samples=len(images), shape=images.shape, classes=shop.meter.classes)
+    columns: list[list[Tensor]] = [[], [], []]
+    for unit in sorted(done):
+        part = shop.read(done[unit])
+        first = plan.shards[unit % len(plan.shards)] * search.shard
+        found = (part["probes"].float(), part["called"].long(), part["asking"].long() + first)
+        for column, values in zip(columns, found, strict=True):
+            column.append(values)
+    return torch.cat(columns[0]), torch.cat(columns[1]), torch.cat(columns[2])
+
+
 def _references(shop: Workshop, images: Images, own: Tensor, search: Search) -> References:
     if bool((own == own[0]).all()):
         raise InputError(

@@ -25,7 +25,7 @@ from db3kd.progress import Progress, silent
 from db3kd.recipe import Recipe, resolved
 from db3kd.robustness import mix
 from db3kd.run import Run
-from db3kd.settings import Method, most_queries
+from db3kd.settings import Method, is_grown, metric_of, most_queries
 from db3kd.student import RESIDENT_BYTES, load_network, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
@@ -43,6 +43,19 @@ def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = F
     """
     with opened(recipe, progress, redo_damaged) as job:
         job.run.measure(job.train.images, recipe.label)
+        return job.books()
+
+
+def grow(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+    """Ask for every image's class, make new images of them and ask these; returns the books.
+
+    Costs as `Run.grow`. Continues what is there.
+
+    Raises:
+        Db3kdError: see `Run`.
+    """
+    with opened(recipe, progress, redo_damaged) as job:
+        job.run.grow(job.train.images, recipe.grow)
         return job.books()
 
 
@@ -73,13 +86,20 @@ def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool 
 
 
 def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """The main job: `label`, `distill`, `evaluate`, each from wherever it is.
+    """The main job: buy what the methods of the students need, distill, evaluate.
+
+    "grown" and "mixed" need grown images, "sd", "bd", "mbd" and "mixed" distances, "ce" neither.
+    Each stage goes on from wherever it is.
 
     Raises:
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged) as job:
-        job.run.measure(job.train.images, recipe.label)
+        job.run.answers(job.train.images)
+        if job.grows:
+            job.run.grow(job.train.images, recipe.grow)
+        if job.measures:
+            job.run.measure(job.train.images, recipe.label)
         return job.summary()
 
 
@@ -92,9 +112,11 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
     >>> plan(recipe, samples=100, test_samples=50, classes=10)["total"]
     30150
     """
-    distances = samples * most_queries(recipe.label, classes)
-    total = samples + distances + test_samples
-    return {"answers": samples, "distances": distances, "evaluate": test_samples, "total": total}
+    methods = recipe.student.methods
+    grown = samples * recipe.grow.per_image if any(map(is_grown, methods)) else 0
+    distances = samples * most_queries(recipe.label, classes) if any(map(metric_of, methods)) else 0
+    parts = {"answers": samples, "grow": grown, "distances": distances, "evaluate": test_samples}
+    return {**parts, "total": sum(parts.values())}
 
 
 @contextmanager
@@ -138,8 +160,9 @@ def opened(
                 )
         most = plan(recipe, samples=len(data), test_samples=len(test), classes=found.meter.classes)
         _log.info(
-            "at most %s queries in all: %s for answers, %s for distances, %s for test images",
-            *(f"{most[part]:,}" for part in ("total", "answers", "distances", "evaluate")),
+            "at most %s queries in all: %s for answers, %s for grown images, %s for distances, %s"
+            " for test images",
+            *(f"{most[part]:,}" for part in ("total", "answers", "grow", "distances", "evaluate")),
         )
         budget = found.meter.budget.queries
         if budget is not None and most["total"] > budget:
@@ -176,18 +199,29 @@ class Job:
     train: DataSet
     test: DataSet
 
+    @property
+    def grows(self) -> bool:
+        """Whether a student learns from grown images."""
+        return any(map(is_grown, self.recipe.student.methods))
+
+    @property
+    def measures(self) -> bool:
+        """Whether a student learns from distances."""
+        return any(map(metric_of, self.recipe.student.methods))
+
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, pixels in memory."""
         truth = self.train.labels if self.recipe.data.labels == "truth" else None
         transfer = self.run.transfer_set(self.train.images, method, labels=truth)
-        return replace(transfer, images=self.pixels)
+        images: Images = self.pixels
+        if is_grown(method):
+            images = _resident(transfer.images)
+        return replace(transfer, images=images)
 
     @cached_property
     def pixels(self) -> Images:
         """The images that students are trained on: in memory, unless they are too many."""
-        images = self.train.images
-        size = len(images) * math.prod(images.shape) * (1 if images.eight_bit else 4)
-        return in_memory(images) if size <= RESIDENT_BYTES else images
+        return _resident(self.train.images)
 
     def students(self) -> Iterator[tuple[Method, int, nn.Module]]:
         """Every student, trained now or before, last epoch."""
@@ -252,11 +286,22 @@ class Job:
     def price(self, method: Method) -> Json:
         """Queries and seconds that the labels of a method alone would have cost."""
         queries, seconds = len(self.train), 0.0
-        if method != "ce":
-            found = self.run.distances(method)
+        if is_grown(method):
+            bought = self.run.grown(self.train.images)
+            queries += len(bought.called)
+            seconds += bought.seconds
+        metric = metric_of(method)
+        if metric is not None:
+            found = self.run.distances(metric)
             queries += int(found.queries.sum())
-            seconds = found.seconds
+            seconds += found.seconds
         return {"queries": queries, "label_s": round(seconds, 1)}
+
+
+def _resident(images: Images) -> Images:
+    """The same images, in memory unless they are too many."""
+    size = len(images) * math.prod(images.shape) * (1 if images.eight_bit else 4)
+    return in_memory(images) if size <= RESIDENT_BYTES else images
 
 
 def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> Teacher:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Int
@@ -18,7 +19,6 @@ from db3kd.amortised.stages import (
 )
 from db3kd.amortised.surrogate import Ensemble, Known, teach
 from db3kd.data import Images
-from db3kd.journal import write_shard
 from db3kd.robustness import References, mix
 from db3kd.settings import Search
 from db3kd.workshop import Workshop
@@ -83,7 +83,7 @@ class Lessons:
 
     def _load(self, number: int) -> Ensemble:
         """Read the surrogate of a round, or teach it."""
-        name, shape = network_of(self.search, self.images.shape), self.images.shape
+        name, shape = network_of(self.search.surrogate, self.images.shape), self.images.shape
         surrogate = Ensemble(
             name,
             shape,
@@ -91,42 +91,8 @@ class Lessons:
             members=self.search.members,
             seed=mix(self.shop.seed, "surrogate"),
         ).to(self.shop.device)
-        records = {r["round"]: r for r in self.shop.journal.all("surrogate")}
-        known = [
-            n for n in records if n <= number and (self.shop.folder / records[n]["file"]).exists()
-        ]
-        if known:
-            record = records[max(known)]
-            surrogate.load_state_dict(self.shop.read(record))
-        surrogate.eval()
-        for later in range(max(known, default=-1) + 1, number + 1):
-            self._teach(surrogate, later)
+        taught(self.shop, "rounds", number, surrogate, self._known)
         return surrogate
-
-    def _teach(self, surrogate: Ensemble, number: int) -> None:
-        started = time.perf_counter()
-        known = self._known(number)
-        steps = steps_of(known)
-        total = steps * len(surrogate.members)
-
-        def report(done: int) -> None:
-            self.shop.progress(f"lesson-{number + 1}", done, total, {})
-
-        seed = mix(self.shop.seed, "lesson", number)
-        with torch.enable_grad():
-            teach(surrogate, known, steps=steps, seed=seed, device=self.shop.device, report=report)
-        file = f"rounds/surrogate-{number:02}.safetensors"
-        state = {name: part.cpu().contiguous() for name, part in surrogate.state_dict().items()}
-        digest = write_shard(self.shop.folder / file, state)
-        self.shop.journal.append(
-            "surrogate",
-            round=number,
-            file=file,
-            sha256=digest,
-            steps=steps,
-            probes=len(known.probes),
-            wall_s=round(time.perf_counter() - started, 3),
-        )
 
     def _known(self, number: int) -> Known:
         units = range(number * len(self.plan.shards))
@@ -135,3 +101,38 @@ class Lessons:
         probes = torch.cat([none.half(), *(part["probes"] for part in parts)])
         called = torch.cat([none[:, 0, 0, 0].long(), *(part["called"].long() for part in parts)])
         return Known(self.images, self.own, probes, called)
+
+
+def taught(
+    shop: Workshop, stage: str, number: int, surrogate: Ensemble, known: Callable[[int], Known]
+) -> None:
+    """Give a surrogate all its lessons up to this one, those that are kept already left out.
+
+    `known` says what there is to learn before a round. Costs no query. Random by the run's seed.
+    """
+    for later in range(shop.recall(stage, number, surrogate) + 1, number + 1):
+        started = time.perf_counter()
+        answers = known(later)
+        steps = steps_of(answers)
+        total = steps * len(surrogate.members)
+
+        def report(done: int, later: int = later, total: int = total) -> None:
+            shop.progress(f"lesson-{later + 1}", done, total, {})
+
+        with torch.enable_grad():
+            teach(
+                surrogate,
+                answers,
+                steps=steps,
+                seed=mix(shop.seed, "lesson", later),
+                device=shop.device,
+                report=report,
+            )
+        shop.keep(
+            stage,
+            later,
+            surrogate,
+            steps=steps,
+            probes=len(answers.probes),
+            wall_s=round(time.perf_counter() - started, 3),
+        )

@@ -23,11 +23,15 @@ from db3kd.settings import (
     Above0,
     Budget,
     Count,
+    Grow,
     Method,
+    Metric,
     Natural,
     Search,
     Training,
     at_once,
+    is_grown,
+    metric_of,
 )
 
 _FACTORY = r"^\w+(\.\w+)*:\w+(\.\w+)*$"
@@ -89,8 +93,10 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The networks that are trained: one for each of `methods` and each of `seeds`.
 
-    `methods`: "ce" (cross-entropy alone) or the metric whose soft labels are used; "bd" needs a
-    search row by row, `label.strategy = "rows"`.
+    `methods`: what they learn from, and so what is bought. "ce": the images and their answers;
+    "grown": grown images too (`Grow`); "sd", "bd", "mbd": soft labels by that metric (`Search`);
+    "mixed": soft labels by "mbd", and grown images. "bd" needs a search row by row,
+    `label.strategy = "rows"`.
 
     >>> Student(network="lenet5", width=0.5).methods
     ('mbd',)
@@ -116,8 +122,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ...     teacher=Teacher(kind="onnx", file="teacher.onnx"),
     ...     student=Student(network="lenet5"),
     ... )
-    >>> recipe.label.metric, recipe.label.strategy
-    ('mbd', 'together')
+    >>> recipe.grow.per_image, recipe.label.strategy
+    (30, 'together')
     """
 
     run: Text
@@ -126,6 +132,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data: Data
     teacher: Teacher
     budget: Budget = Budget()
+    grow: Grow = Grow()
     label: Search = Search()
     student: Student
 
@@ -459,14 +466,18 @@ def _contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pr
             ("label", "checkpoints"),
             f"label.checkpoints has {late[0]}, beyond label.queries = {label.queries}",
         )
-    order = get_args(Method)
-    beyond = [name for name in student.methods if order.index(name) > order.index(label.metric)]
+    order = get_args(Metric)
+    needed = {name: metric for name in student.methods if (metric := metric_of(name))}
+    beyond = [name for name in needed if order.index(needed[name]) > order.index(label.metric)]
     if beyond:
+        most = max((needed[name] for name in beyond), key=order.index)
         yield (
             ("student", "methods"),
             f"student.methods has {beyond[0]!r}, but label.metric = {label.metric!r} does not"
-            f" measure it; set label.metric = {max(beyond, key=order.index)!r}",
+            f" measure it; set label.metric = {most!r}",
         )
+    if any(is_grown(name) for name in student.methods) and recipe.grow.per_image:
+        yield from _growth(recipe.grow)
     several: dict[str, tuple[Any, ...]] = {"methods": student.methods, "seeds": student.seeds}
     for name, members in several.items():
         if len(set(members)) < len(members):
@@ -495,6 +506,14 @@ def _of_rows(label: Search, student: Student, written: Container[str]) -> Iterat
             'student.methods has "bd", which label.strategy = "together", the default, does not'
             ' measure; set label.strategy = "rows"',
         )
+
+
+def _growth(grow: Grow) -> Iterator[Problem]:
+    if not grow.changes:
+        text = "grow.changes is empty, so nothing new can be made; name some, or set"
+        yield ("grow", "changes"), f"{text} grow.per_image = 0"
+    if len(set(grow.changes)) < len(grow.changes):
+        yield ("grow", "changes"), f"grow.changes is {list(grow.changes)}; name each once"
 
 
 def _teacher(teacher: Teacher) -> Iterator[Problem]:

@@ -1,18 +1,17 @@
 """A run: a folder that holds what was bought, and the stages that continue from any state it is in.
 
-The only room where numbers and journal meet. Stages: `answers` asks the teacher for the class of
-every image, `distances` measures them to the boundary, `evaluate` asks for the test images. Each is
-cut into shards, the unit of work, of randomness and of resume. Running a command again continues.
+Stages: `answers` asks the teacher for the class of every image, `grow` makes new images and asks
+them, `distances` measures to the boundary, `evaluate` asks for the test images. Each is cut into
+shards, the unit of work, of randomness and of resume. Running a command again continues.
 
     journal.jsonl            every finished shard, student and figure
-    answers/00000.safetensors, distances/..., evaluate/...   finished shards
+    answers/00000.safetensors, grow/..., distances/..., evaluate/...   finished shards
     distances/00007.tape     answers of the shard in progress
     students/...             trained networks, and checkpoints of those in training
 """
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,22 +24,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from db3kd import growth
 from db3kd.books import ANSWERS_SHARD, shards_of
-from db3kd.data import Images, check_images
-from db3kd.distances import check, measure_all
+from db3kd.data import Images, TensorImages, check_images
+from db3kd.distances import check, measure_all, probes
 from db3kd.errors import InputError
+from db3kd.growth import Growth
 from db3kd.journal import Json, writing
 from db3kd.ledger import Taped, fingerprint
 from db3kd.progress import Progress, silent
-from db3kd.robustness import (
-    RobustnessMap,
-)
+from db3kd.robustness import RobustnessMap
 from db3kd.settings import (
     Budget,
+    Grow,
     Method,
     Metric,
     Search,
     Training,
+    is_grown,
+    metric_of,
     validated,
 )
 from db3kd.soft_labels import concentrate, reciprocal_activations
@@ -48,8 +50,6 @@ from db3kd.student import accuracy, agreement, load_network, predict, save_netwo
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
-
-_log = logging.getLogger("db3kd")
 
 
 class Run:
@@ -146,6 +146,30 @@ class Run:
         check(search, images.shape, self.meter.classes)
         measure_all(self._shop, images, self.answers(images), search)
 
+    def grow(self, images: Images, settings: Grow | None = None) -> None:
+        """Make new images of these and ask the class of each, in rounds (`docs/growing.md`).
+
+        Every image is the parent of as many. Costs one query an image, once, and
+        `settings.per_image` for each. Random by the run's seed: the changes, and the first weights
+        and batches of the students that choose.
+
+        Raises:
+            InputError: as `answers`; or no change is switched on.
+            BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
+        """
+        settings = validated(settings or Grow())
+        growth.check(settings, images.shape, self.meter.classes)
+        growth.grow_all(self._shop, images, self.answers(images), settings)
+
+    def grown(self, images: Images) -> Growth:
+        """What `grow` has bought; costs no query.
+
+        Raises:
+            InputError: the stage is not finished.
+            Damaged: a shard cannot be trusted.
+        """
+        return growth.grown(self._shop, images)
+
     def label(
         self,
         images: Images,
@@ -172,7 +196,9 @@ class Run:
     ) -> TransferSet:
         """What a student of this method is trained on, from the shards that are there already.
 
-        "ce" needs the answers only, the others the distances of that metric. Costs no query.
+        "ce" needs the answers only; "sd", "bd" and "mbd" the distances of that metric; "grown" the
+        grown images, and "mixed" these and "mbd". A grown image has the id of its parent, and as
+        its label what the teacher called it. Costs no query.
 
         Raises:
             InputError: the stage is not finished, or labels do not fit.
@@ -185,12 +211,32 @@ class Run:
         own = self.answers(images)
         labels = own if labels is None else labels
         transfer = TransferSet(images, torch.arange(len(images)), own, labels)
-        if method == "ce":
+        metric = metric_of(method)
+        if metric is not None:
+            transfer = transfer.with_soft(self._soft(metric, own))
+        if not is_grown(method):
             return transfer
-        soft = self._columns(method, [f"{method}.distance"])[f"{method}.distance"]
+        more = self.grown(images)
+        return transfer.joined(TransferSet(more.images, more.parents, more.called, more.called))
+
+    def _soft(self, metric: Metric, own: Tensor) -> Tensor:
+        """Eq. 6 and 7 of the distances that were measured."""
+        soft = self._columns(metric, [f"{metric}.distance"])[f"{metric}.distance"]
         for block in torch.arange(len(soft)).tensor_split(shards_of(len(soft), ANSWERS_SHARD)):
             soft[block] = concentrate(reciprocal_activations(soft[block], own[block]), own[block])
-        return transfer.with_soft(soft)
+        return soft
+
+    def probes(self, images: Images) -> TransferSet:
+        """The probes of a search of all classes at once, as plain labelled images; no query.
+
+        They were bought for distances; each has the id of the image that it was asked for. They are
+        kept in half precision, so that what the teacher saw differed by up to a thousandth.
+
+        Raises:
+            InputError: there are none.
+        """
+        asked, called, rows = probes(self._shop, images)
+        return TransferSet(TensorImages(asked), rows, called, called)
 
     def distances(self, metric: Metric) -> RobustnessMap:
         """The measured distances of every image, read from the shards.
@@ -409,6 +455,7 @@ def _identity(network: nn.Module, transfer: TransferSet, training: Training, see
     for text in (repr(network), json.dumps(_plain(training), sort_keys=True), str(seed)):
         digest.update(text.encode())
     tensors = [transfer.ids, transfer.labels, *network.state_dict().values()]
-    for tensor in tensors if transfer.soft is None else [*tensors, transfer.soft]:
+    tensors += [part for part in (transfer.soft, transfer.soft_rows) if part is not None]
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -17,25 +17,32 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
 AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]
 Metric = Literal["sd", "bd", "mbd"]
-Method = Literal["ce", "sd", "bd", "mbd"]
+Method = Literal["ce", "sd", "bd", "mbd", "grown", "mixed"]
+"""What a student learns from: the own images with their answers alone ("ce") or with soft labels by
+a metric; "grown": as "ce", and grown images; "mixed": as "mbd", and grown images."""
 Strategy = Literal["rows", "together"]
 Descents = Literal["sign_opt", "hop_skip_jump", "cgba_h", "ttba", "ars_opt"]
 Subspaces = Literal["full", "dct", "bilinear", "sweep"]
+Change = Literal[
+    "shift", "rotate", "scale", "shear", "crop", "flip", "mix", "paste", "shade", "noise"
+]
+Stage = Literal["answers", "grow", "rounds", "distances", "evaluate"]
+Choice = Literal["random", "doubt", "disagreement"]
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many queries may be spent: in all, and in each stage of a run.
 
     `queries`: the hard limit of the whole, None for no limit. `stages`: limits of single stages by
-    name ("answers", "rounds", "distances", "evaluate"); a search together buys nearly all in
-    "rounds", one row by row all in "distances".
+    name ("answers", "grow", "rounds", "distances", "evaluate"); a search together buys nearly all
+    in "rounds", one row by row all in "distances".
 
     >>> Budget(queries=1000).queries
     1000
     """
 
     queries: Natural | None = None
-    stages: dict[Literal["answers", "rounds", "distances", "evaluate"], Natural] = {}
+    stages: dict[Stage, Natural] = {}
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,18 +110,54 @@ def paper(**changes: Any) -> Search:
     return Search(**{**PAPER, **changes})
 
 
+class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How new images are made of a user's own, and which of them are asked (`docs/growing.md`).
+
+    `per_image`: answers for each own image. `changes`: how they are made; "shift", "rotate",
+    "scale", "shear", "crop" and "flip" move pixels, "mix" and "paste" join two images, "shade" is
+    light that varies smoothly, "noise" is pixel by pixel. A flip that the first round finds to
+    change the class too often is left out of the others. `choose`: which are asked; "random", or
+    those that "doubt" or "disagreement" of some students finds among `candidates` times as many, as
+    many of each class that the students see. `rounds`: the students learn between them. `surrogate`
+    and `members`: what and how many these students are, as in `Search`. `shard`: the most images
+    that are made, asked and resumed together.
+
+    >>> Grow(per_image=10).choose
+    'random'
+    """
+
+    per_image: Natural = 30
+    changes: tuple[Change, ...] = (
+        "shift",
+        "rotate",
+        "scale",
+        "shear",
+        "flip",
+        "mix",
+        "shade",
+    )
+    choose: Choice = "random"
+    candidates: Count = 4
+    rounds: Count = 4
+    surrogate: str = "auto"
+    members: Count = 2
+    shard: Count = 4096
+
+
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a network is trained with Eq. 1.
 
-    `rate`: Adam's learning rate. `schedule`: "constant", or "cosine" down to zero over all steps.
-    `weight`: lambda of Eq. 1. `temperature`: tau of Eq. 1. `weight_decay`: decoupled (AdamW).
-    `mixed_precision`: bfloat16 autocast, on a GPU only.
+    `epochs`: how often each sample is seen. `steps`: a number of batches instead, whatever the size
+    of the set; `epochs` is then ignored. `rate`: Adam's learning rate. `schedule`: "constant", or
+    "cosine" down to zero over all steps. `weight`: lambda of Eq. 1. `temperature`: tau of Eq. 1.
+    `weight_decay`: decoupled (AdamW). `mixed_precision`: bfloat16 autocast, on a GPU only.
 
     >>> Training(epochs=3).rate
     0.001
     """
 
     epochs: Count = 100
+    steps: Count | None = None
     batch: Count = 128
     rate: Above0 = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -131,6 +174,29 @@ def at_once(search: Search) -> bool:
     (True, False, False)
     """
     return search.metric == "mbd" and search.strategy == "together"
+
+
+def metric_of(method: Method) -> Metric | None:
+    """The metric whose soft labels a student of this method learns from; None where it has none.
+
+    >>> metric_of("grown"), metric_of("mixed"), metric_of("sd")
+    (None, 'mbd', 'sd')
+    """
+    match method:
+        case "ce" | "grown":
+            return None
+        case "mixed":
+            return "mbd"
+    return method
+
+
+def is_grown(method: Method) -> bool:
+    """Whether a student of this method learns from grown images too.
+
+    >>> is_grown("mixed"), is_grown("mbd")
+    (True, False)
+    """
+    return method in ("grown", "mixed")
 
 
 def most_queries(search: Search, classes: int) -> int:

@@ -9,13 +9,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import msgspec
 import safetensors
 import safetensors.torch
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,10 +46,15 @@ def distillation_loss(
     *,
     temperature: float,
     weight: float,
+    softened: Bool[Tensor, "row"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Return the student's loss on a batch.
 
     Eq. 1: L = CE(P_s, y) + lambda KL(P_t^tau || P_s^tau), where P^tau = softmax(a / tau).
+
+    Where only some samples have soft labels, `softened` says which. Both terms stay means over the
+    whole batch: the label of every sample weighs 1, a soft label lambda more, and a sample without
+    one, such as a grown image, nothing there.
 
     `soft` are the teacher's probabilities, the temperature already applied; the same temperature
     divides the student's logits here. Both terms are means over the batch, KL is summed over the
@@ -69,7 +76,10 @@ def distillation_loss(
     if soft is None:
         return loss
     log_student = F.log_softmax(logits / temperature, dim=1)
-    return loss + weight * F.kl_div(log_student, soft, reduction="batchmean")
+    if softened is None:
+        return loss + weight * F.kl_div(log_student, soft, reduction="batchmean")
+    divergence = F.kl_div(log_student, soft, reduction="none").sum(dim=1)
+    return loss + weight * (divergence * softened).mean()
 
 
 def train(
@@ -118,7 +128,7 @@ def train(
     _check_fit(network, transfer, training, place)
     resident = _resident(transfer.images, place)
     labels = transfer.labels.to(place)
-    soft = None if transfer.soft is None else temper(transfer.soft, training.temperature).to(place)
+    soft = _Soft.of(transfer, training.temperature, place)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=training.rate, weight_decay=training.weight_decay, fused=True
     )
@@ -127,12 +137,17 @@ def train(
     if checkpoint and checkpoint.exists():
         first = _resume(checkpoint, network, optimiser, identity)
     saved = time.monotonic()
-    for epoch in range(first, training.epochs):
+    each = len(_spans(len(labels), training.batch))
+    total = training.steps or training.epochs * each
+    epochs = -(-total // each)
+    for epoch in range(first, epochs):
         generator = torch.Generator().manual_seed(_seed(seed, epoch, "order"))
         batches = _batches(transfer.images, resident, training.batch, place, generator)
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             _reseed(place, _seed(seed, epoch, "dropout"))
-            loss = _epoch(network.train(), batches, labels, soft, optimiser, training, epoch)
+            left = islice(batches, total - epoch * each)
+            rates = (_rate(training, step, total) for step in count(epoch * each))
+            loss = _epoch(network.train(), left, labels, soft, optimiser, training, rates)
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is {loss} in epoch {epoch + 1}; lower rate (it is {training.rate})"
@@ -140,43 +155,68 @@ def train(
         if checkpoint and time.monotonic() - saved >= CHECKPOINT_SECONDS:
             _save_checkpoint(checkpoint, network, optimiser, identity, epoch + 1)
             saved = time.monotonic()
-        progress("training", epoch + 1, training.epochs, {"loss": loss})
+        progress("training", epoch + 1, epochs, {"loss": loss})
         if on_epoch is not None:
             on_epoch(epoch + 1, network.eval())
     return network.eval()
+
+
+@dataclass(frozen=True)
+class _Soft:
+    """The soft labels of a set, tempered, on the device of the training."""
+
+    values: Tensor
+    rows: Tensor | None
+
+    @classmethod
+    def of(cls, transfer: TransferSet, temperature: float, place: torch.device) -> "_Soft | None":
+        if transfer.soft is None:
+            return None
+        rows = None if transfer.soft_rows is None else transfer.soft_rows.to(place)
+        return cls(temper(transfer.soft, temperature).to(place), rows)
+
+    def of_rows(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Soft labels of some samples, and which of them have one; None if all do."""
+        if self.rows is None:
+            return self.values[rows], None
+        mine = self.rows[rows]
+        return self.values[mine.clamp_min(0)], mine >= 0
 
 
 def _epoch(
     network: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
     labels: Tensor,
-    soft: Tensor | None,
+    soft: _Soft | None,
     optimiser: torch.optim.Optimizer,
     training: Training,
-    epoch: int,
+    rates: Iterator[float],
 ) -> float:
-    """Train for one epoch and return the mean loss."""
+    """Train for one epoch, or what is left of it, and return the mean loss."""
     place = labels.device
     mixed = training.mixed_precision and place.type == "cuda"
-    steps = len(_spans(len(labels), training.batch))
-    total = torch.zeros((), device=place)
-    for step, (images, rows) in enumerate(batches):
+    total, seen = torch.zeros((), device=place), 0
+    for images, rows in batches:
+        rate = next(rates)
         for group in optimiser.param_groups:
-            group["lr"] = _rate(training, epoch * steps + step, training.epochs * steps)
+            group["lr"] = rate
         with torch.autocast(place.type, dtype=torch.bfloat16, enabled=mixed):
             logits = network(images)
+        wanted, softened = (None, None) if soft is None else soft.of_rows(rows)
         loss = distillation_loss(
             logits.float(),
             labels[rows],
-            None if soft is None else soft[rows],
+            wanted,
             temperature=training.temperature,
             weight=training.weight,
+            softened=softened,
         )
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
         total += loss.detach() * len(rows)  # no .item() here: it would wait for the GPU
-    return float(total) / len(labels)
+        seen += len(rows)
+    return float(total) / seen
 
 
 def predict(
@@ -403,6 +443,8 @@ def _identity(transfer: TransferSet, training: Training, seed: int) -> dict[str,
     tensors = {"ids": transfer.ids, "labels": transfer.labels}
     if transfer.soft is not None:
         tensors["soft"] = transfer.soft
+    if transfer.soft_rows is not None:
+        tensors["soft_rows"] = transfer.soft_rows
     return {
         "format": "db3kd training 1",
         "seed": str(seed),

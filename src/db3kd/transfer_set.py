@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.data import Images, Rows
+from db3kd.data import Images, Joined, Rows
 from db3kd.errors import InputError
 
 
@@ -15,10 +15,12 @@ class TransferSet:
     """The transfer set of section 3.2.3; the student cannot see whether its samples are real.
 
     Row s of every field is the same sample. `images`: in the units of the teacher's images. `ids`:
-    a name that stays with the sample, its row number in the source. `own`: the teacher's answer m.
-    `labels`: y of Eq. 1, ground truth where it is known, else the teacher's answer. `soft`: the
-    activations `a` of Eq. 7, *before* temperature and softmax; None trains on `labels` alone. All
-    whole numbers are int64.
+    a name that stays with the sample, its row number in the source; a grown image has that of its
+    parent, so that a split by id never parts the two. `own`: the teacher's answer m. `labels`: y of
+    Eq. 1, ground truth where it is known, else the teacher's answer. `soft`: the activations `a` of
+    Eq. 7, *before* temperature and softmax; None trains on `labels` alone. `soft_rows`: where only
+    some samples have soft labels, the row of `soft` that is each sample's, -1 where it has none.
+    All whole numbers are int64.
 
     Raises:
         InputError: the fields differ in length, a label is negative or no class of `soft`, a whole
@@ -35,15 +37,19 @@ class TransferSet:
     ids: Int[Tensor, "sample"]
     own: Int[Tensor, "sample"]
     labels: Int[Tensor, "sample"]
-    soft: Float[Tensor, "sample classes"] | None = None
+    soft: Float[Tensor, "some classes"] | None = None
+    soft_rows: Int[Tensor, "sample"] | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("ids", self.ids), ("own", self.own), ("labels", self.labels)):
             self._check_length(name, len(values))
             if values.dtype != torch.int64:
                 raise InputError(f"{name} are {values.dtype}; give int64, by {name}.long()")
+        if self.soft_rows is not None:
+            self._check_soft_rows(self.soft_rows)
         if self.soft is not None:
-            self._check_length("soft", len(self.soft))
+            if self.soft_rows is None:
+                self._check_length("soft", len(self.soft))
             finite = self.soft.isfinite().all(dim=1)
             if not bool(finite.all()):
                 row = int((~finite).nonzero()[0])
@@ -57,6 +63,17 @@ class TransferSet:
         if length != len(self.images):
             raise InputError(
                 f"{name} must have one row for each of {len(self.images):,} images, got {length:,}"
+            )
+
+    def _check_soft_rows(self, rows: Tensor) -> None:
+        self._check_length("soft_rows", len(rows))
+        count = 0 if self.soft is None else len(self.soft)
+        wrong = (rows < -1) | (rows >= count)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise InputError(
+                f"soft_rows must be from -1, for none, to {count - 1}, a row of the soft labels,"
+                f" got {int(rows[row])} in row {row}"
             )
 
     def _check_range(self, name: str, values: Tensor) -> None:
@@ -84,7 +101,41 @@ class TransferSet:
         >>> plain.with_soft(torch.tensor([[0.5, 2.0]])).soft
         tensor([[0.5000, 2.0000]])
         """
-        return replace(self, soft=soft)
+        return replace(self, soft=soft, soft_rows=None)
+
+    def joined(self, more: "TransferSet") -> "TransferSet":
+        """These samples and then others; either may have soft labels or none. Nothing is read.
+
+        Raises:
+            InputError: the images differ in shape, or the soft labels in classes.
+
+        >>> from db3kd.data import TensorImages
+        >>> label = torch.tensor([1])
+        >>> plain = TransferSet(TensorImages(torch.zeros(1, 1, 4, 4)), label, label, label)
+        >>> plain.joined(plain.with_soft(torch.tensor([[0.5, 2.0]]))).soft_rows
+        tensor([-1,  0])
+        """
+        both = {
+            name: torch.cat([getattr(self, name), getattr(more, name)])
+            for name in ("ids", "own", "labels")
+        }
+        images = Joined(self.images, more.images)
+        known = [part for part in (self.soft, more.soft) if part is not None]
+        if not known:
+            return TransferSet(images, **both)
+        if len({part.shape[1] for part in known}) > 1:
+            raise InputError("the soft labels of the two sets are of different classes")
+        rows = self._soft_rows(), more._soft_rows()
+        first = 0 if self.soft is None else len(self.soft)
+        shifted = torch.where(rows[1] < 0, rows[1], rows[1] + first)
+        return TransferSet(
+            images, **both, soft=torch.cat(known), soft_rows=torch.cat([rows[0], shifted])
+        )
+
+    def _soft_rows(self) -> Tensor:
+        if self.soft is None:
+            return torch.full_like(self.ids, -1)
+        return torch.arange(len(self)) if self.soft_rows is None else self.soft_rows
 
     def select(self, rows: Int[Tensor, "row"]) -> "TransferSet":
         """Return these rows in this order, repeats allowed; no image is read or copied.
@@ -101,7 +152,11 @@ class TransferSet:
         tensor([9, 7])
         """
         images = Rows(self.images, rows)
-        soft = None if self.soft is None else self.soft[rows]
+        soft, soft_rows = self.soft, self.soft_rows
+        if soft_rows is not None:
+            soft_rows = soft_rows[rows]
+        elif soft is not None:
+            soft = soft[rows]
         return replace(
             self,
             images=images,
@@ -109,4 +164,5 @@ class TransferSet:
             own=self.own[rows],
             labels=self.labels[rows],
             soft=soft,
+            soft_rows=soft_rows,
         )

@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from db3kd.books import ANSWERS_SHARD, FORMAT, STAGES, add_up, check_format, finished, shards_of
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged
@@ -182,6 +182,34 @@ class Workshop:
         )
         tape.path.unlink()
 
+    # Networks that learn between rounds
+
+    def recall(self, stage: str, number: int, network: nn.Module) -> int:
+        """Fill a network with the newest lesson kept, up to this one; returns its number, or -1.
+
+        Raises:
+            Damaged: its file cannot be trusted.
+        """
+        known = {
+            record["round"]: record
+            for record in self.journal.all("surrogate")
+            if record.get("stage", "rounds") == stage and record["round"] <= number
+        }
+        there = [n for n in known if (self.folder / known[n]["file"]).exists()]
+        if there:
+            network.load_state_dict(self.read(known[max(there)]))
+        network.eval()
+        return max(there, default=-1)
+
+    def keep(self, stage: str, number: int, network: nn.Module, **facts: Any) -> None:
+        """Keep a network after a lesson, beside the shards of the stage."""
+        file = f"{stage}/surrogate-{number:02}.safetensors"
+        state = {name: part.cpu().contiguous() for name, part in network.state_dict().items()}
+        digest = write_shard(self.folder / file, state)
+        self.journal.append(
+            "surrogate", stage=stage, round=number, file=file, sha256=digest, **facts
+        )
+
     # The journal
 
     def _check_nothing_forgotten(self) -> None:
@@ -265,6 +293,8 @@ class Workshop:
 
     def _most(self, stage: str) -> int:
         """The most queries that one shard of a stage can cost."""
+        if stage == "grow":
+            return int(self.configuration("grow")["size"])
         if stage not in ("rounds", "distances"):
             return ANSWERS_SHARD
         search = msgspec.convert(self.configuration("distances"), Search)

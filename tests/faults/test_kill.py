@@ -35,6 +35,16 @@ TOGETHER = (
     "-s",
     "label.queries=1000",  # the default, for the 60 of the recipe count row by row
 )
+GROWING = (
+    "-s",
+    "student.methods=['grown']",
+    "-s",
+    "grow.choose=doubt",
+    "-s",
+    "grow.per_image=60",
+    "-s",
+    "grow.shard=60",
+)
 PAUSE = 0.01  # seconds that the teacher takes for a question; there are some 500
 SLOWER = """
 
@@ -213,6 +223,15 @@ def test_killed_between_questions_and_lessons(tmp_path: Path, digits: Path) -> N
     kills = killed(tmp_path, digits, expected, times=20, spread=8.0, seed=3, command=command)
     print(dict(kills))  # noqa: T201
     assert "rounds" in kills
+
+
+@pytest.mark.slow
+def test_killed_while_growing(tmp_path: Path, digits: Path) -> None:
+    command = (*COMMAND, *GROWING)
+    expected = left_alone(tmp_path / "whole", digits, command)
+    kills = killed(tmp_path, digits, expected, times=20, spread=8.0, seed=4, command=command)
+    print(dict(kills))  # noqa: T201
+    assert "grow" in kills
 
 
 @pytest.mark.slow

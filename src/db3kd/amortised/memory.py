@@ -69,7 +69,7 @@ def measure_together(
     rounds, surrogate, moved = 1, None, 1.0
     if search.surrogate != "none":
         rounds = rounds_of(search.per_image, classes)
-        name, first = network_of(search, shape), mix(seed, "surrogate")
+        name, first = network_of(search.surrogate, shape), mix(seed, "surrogate")
         surrogate = Ensemble(name, shape, classes, members=search.members, seed=first).to(device)
     probes, called = [torch.zeros(0, *shape).half()], [own[:0].cpu()]
     for number in range(rounds):

@@ -72,10 +72,13 @@ Propose = Callable[[Tensor, Tensor, Tensor], Rays]
 
 @dataclass(frozen=True)
 class Asked:
-    """The probes of a search, in half precision, and what the teacher called them."""
+    """The probes of a search, in half precision, what the teacher called them, and for which sample
+    of the front they were asked.
+    """
 
     probes: Float[Tensor, "probe *image"]
     called: Int[Tensor, " probe"]
+    sample: Int[Tensor, " probe"]
 
 
 def verify(
@@ -106,7 +109,7 @@ def verify(
     anew = torch.ones(count, dtype=torch.bool, device=device)
     direction = torch.zeros_like(front.origin[sample])
     guess, low, high, growth = (torch.zeros(count, device=device) for _ in range(4))
-    probes, called = [], []
+    probes, called, asking = [], [], []
     for _ in range(int(allowance.max()) if count else 0):
         rows = (anew & (left > 0)).nonzero()[:, 0]
         if len(rows):
@@ -129,6 +132,7 @@ def verify(
         kept = slice(None) if keep is None else keep[sample[live]]
         probes.append(points[kept].half())
         called.append(answers[kept])
+        asking.append(sample[live][kept])
         across = answers == target[live]
         won[live] |= across
         high[live] = torch.where(across, here, high[live])
@@ -143,5 +147,5 @@ def verify(
             farther <= here * 1.01,
         )
     if not probes:
-        return Asked(front.origin[:0].half(), sample[:0])
-    return Asked(torch.cat(probes), torch.cat(called))
+        return Asked(front.origin[:0].half(), sample[:0], sample[:0])
+    return Asked(torch.cat(probes), torch.cat(called), torch.cat(asking))

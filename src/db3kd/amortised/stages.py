@@ -52,14 +52,14 @@ class Plan:
         return cls(rounds, tuple(place * count // some for place in range(some)))
 
 
-def network_of(search: Search, shape: Shape) -> str:
-    """The network that proposes.
+def network_of(name: str, shape: Shape) -> str:
+    """The network of a surrogate, "auto" by the size of the images.
 
-    >>> network_of(Search(), (1, 28, 28)), network_of(Search(), (1, 8, 8))
+    >>> network_of("auto", (1, 28, 28)), network_of("auto", (1, 8, 8))
     ('lenet5', 'small')
     """
-    if search.surrogate != "auto":
-        return search.surrogate
+    if name != "auto":
+        return name
     return "lenet5" if min(shape[1:]) >= SMALLEST_LENET else "small"
 
 
@@ -85,7 +85,7 @@ def check_together(search: Search, shape: Shape, classes: int) -> None:
             ' set surrogate = "none", or strategy = "rows"'
         )
     if search.surrogate != "none":
-        build(network_of(search, shape), shape, classes, seed=0)
+        build(network_of(search.surrogate, shape), shape, classes, seed=0)
 
 
 def steps_of(known: Known) -> int:
@@ -116,7 +116,8 @@ def tensors_of(front: Front, asked: Asked) -> dict[str, Tensor]:
     """What a shard keeps of a round."""
     names = ("point", "distance", "spent", "tried")
     columns = {name: getattr(front, name).cpu() for name in names}
-    return {**columns, "probes": asked.probes.cpu(), "called": asked.called.cpu().to(torch.int32)}
+    called, sample = asked.called.cpu().to(torch.int32), asked.sample.cpu().to(torch.int32)
+    return {**columns, "probes": asked.probes.cpu(), "called": called, "asking": sample}
 
 
 def front_of(

@@ -6,7 +6,16 @@ are read, so memory grows with what is read at a time and not with the set.
 """
 
 from db3kd.data.folders import FolderImages
-from db3kd.data.images import DataSet, Images, Rows, TensorImages, check_images, in_memory, subset
+from db3kd.data.images import (
+    DataSet,
+    Images,
+    Joined,
+    Rows,
+    TensorImages,
+    check_images,
+    in_memory,
+    subset,
+)
 from db3kd.data.parquet import ParquetImages
 from db3kd.data.sets import data_root, load
 
@@ -14,6 +23,7 @@ __all__ = [
     "DataSet",
     "FolderImages",
     "Images",
+    "Joined",
     "ParquetImages",
     "Rows",
     "TensorImages",

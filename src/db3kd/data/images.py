@@ -125,6 +125,53 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """Some images, then some others of the same shape; nothing is read or copied here.
+
+    Raises:
+        InputError: they differ in shape.
+
+    >>> black = TensorImages(torch.zeros(2, 1, 2, 2, dtype=torch.uint8))
+    >>> white = TensorImages(torch.ones(1, 1, 2, 2))
+    >>> both = Joined(black, white)
+    >>> len(both), both.eight_bit, both.read(torch.tensor([2, 0]))[:, 0, 0, 0]
+    (3, False, tensor([1., 0.]))
+    """
+
+    first: Images
+    second: Images
+
+    def __post_init__(self) -> None:
+        if self.first.shape != self.second.shape:
+            raise InputError(
+                f"images have shapes {self.first.shape} and {self.second.shape}; give one shape"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        return self.first.shape
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether every value is k/255 with a whole k."""
+        return self.first.eight_bit and self.second.eight_bit
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
+        """Return the images of these rows; any order, repeats allowed."""
+        check_rows(rows, len(self))
+        late = rows >= len(self.first)
+        early = self.first.read(rows[~late])
+        found = early.new_empty((len(rows), *self.shape))
+        found[~late] = early
+        found[late] = self.second.read(rows[late] - len(self.first)).to(found.device)
+        return found
+
+
+@dataclass(frozen=True)
 class DataSet:
     """Images with their labels (int64, shape (sample,)) and the names of all classes.
 

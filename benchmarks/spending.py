@@ -1,0 +1,310 @@
+"""What an answer is best spent on: accuracy of students at equal totals of answers.
+
+    python benchmarks/spending.py [--quick] --json spending.json [--work DIR]
+
+Each method spends the same number of answers, own images included, through a run of its own, whose
+books say so; a student learns from what was bought. `accuracy.METHOD.DATA.OWNxANSWERS`: mean over
+seeds, in percent, last step. Stopped and started again, it goes on. See README.md.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from torch import nn
+
+import common
+import stale
+import teachers
+from db3kd.amortised.surrogate import quick
+from db3kd.data import DataSet, TensorImages, in_memory, load
+from db3kd.errors import Db3kdError
+from db3kd.journal import write_atomically
+from db3kd.networks import build
+from db3kd.recipe import Student
+from db3kd.run import Run
+from db3kd.settings import Budget, Grow, Search, Training
+from db3kd.student import accuracy, predict, train
+from db3kd.teacher import Teacher
+from db3kd.teachers import sklearn, torch_module
+from db3kd.transfer_set import TransferSet
+from teachers import Lesson
+
+METHODS = {
+    "labels": "the own images with their answers",
+    "distances": "(a) their soft labels by distance, all classes at once",
+    "probes": "(b) the same probes as plain labelled images",
+    "grown": "(c) grown images, asked at random",
+    "doubt": "(d) grown images, those that students doubt",
+    "disagreement": "(d) grown images, those on which students disagree",
+    "mixed": "(e) half of the answers on distances, half on grown images",
+    "logits": "upper reference: the own images with the teacher's logits",
+    "grown_logits": "upper reference: (c) with the teacher's logits",
+}
+BUDGETS = (1, 10, 30, 100, 300)  # answers an own image, its own included
+LOGIT_TEMPERATURE = 4.0
+SEED = 0
+FORMAT = 1  # of what is kept: another number where this file changes what is bought
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set, its teacher, and the student: half as wide, `steps` batches of 64."""
+
+    name: str
+    lesson: Lesson | None
+    network: str
+    width: float
+    steps: int
+    own: tuple[int, ...]
+
+
+CASES = (
+    Case("digits", None, "small", 1.0, 3_000, (300,)),
+    Case(
+        "mnist",
+        Lesson("lenet5_mnist", "lenet5", "mnist", 60_000, 6),
+        "lenet5",
+        0.5,
+        10_000,
+        (300, 3_000, 60_000),
+    ),
+    Case(
+        "fashion",
+        Lesson("lenet5_fashion", "lenet5", "fashion_mnist", 60_000, 6),
+        "lenet5",
+        0.5,
+        10_000,
+        (300, 3_000, 60_000),
+    ),
+    Case(
+        "cifar10",
+        Lesson("alexnet_cifar10", "alexnet", "cifar10", 20_000, 3),
+        "alexnet",
+        0.5,
+        10_000,
+        (300, 3_000, 50_000),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A teacher, own images, test images; `logits` are the teacher's, for the references only."""
+
+    case: Case
+    teacher: Teacher
+    net: nn.Module | None
+    own: TensorImages
+    test: DataSet
+    weights: bytes
+    folder: Path
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.teacher.classes
+
+
+def main() -> int:
+    """Buy and train what is not there yet, and write the result."""
+    options = common.parser(__doc__)
+    options.add_argument("--work", type=Path, help="folder of runs that are kept")
+    options.add_argument("--case", nargs="+", help="these data sets only")
+    options.add_argument("--only", nargs="+", choices=METHODS, help="these methods only")
+    options.add_argument("--own", nargs="+", type=int, help="so many own images only")
+    options.add_argument("--budgets", nargs="+", type=int, help="answers an image, these only")
+    options.add_argument("--seeds", type=int, default=3, help="students of a cell")
+    options.add_argument("--steps", type=int, help="batches that a student learns from")
+    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
+    given = options.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    work = given.work or Path(tempfile.gettempdir()) / "db3kd-benchmarks" / "spending"
+    seeds = 1 if given.quick else given.seeds
+    table: list[common.Json] = []
+    for case in CASES:
+        wanted = ["digits"] if given.quick else given.case
+        if wanted and case.name not in wanted:
+            continue
+        for count in given.own or case.own:
+            problem = made(case, count, work)
+            budgets = given.budgets or ((10,) if given.quick else BUDGETS)
+            for method, budget in cells(given.only or tuple(METHODS), budgets, problem):
+                steps = given.steps or case.steps
+                table.append(cell(problem, method, budget, steps=steps, seeds=seeds))
+                common.say(f"  {table[-1]}")
+    default = Student(network="lenet5").methods[0]
+    chosen = Grow().choose
+    name = default if default != "grown" or chosen == "random" else chosen
+    figures = {}
+    for line in table:
+        place = f"{line['data']}.{line['own']}x{line['budget']}"
+        figures[f"accuracy.{line['method']}.{place}"] = line["accuracy"]
+        if line["method"] == name:
+            figures[f"accuracy.default.{place}"] = line["accuracy"]
+    setting = {"threads": torch.get_num_threads(), "methods": METHODS, "default": name}
+    common.write(given.json, figures=figures, setting=setting, table=table)
+    return 0
+
+
+def cells(
+    methods: Sequence[str], budgets: Sequence[int], problem: Problem
+) -> Iterator[tuple[str, int]]:
+    """Methods and budgets, small budgets first; what needs no more than its own answers, once."""
+    for budget in budgets:
+        for method in methods:
+            plain = method in ("labels", "logits")
+            if plain != (budget == 1) or (problem.net is None and "logits" in method):
+                continue
+            yield method, budget
+
+
+def made(case: Case, count: int, work: Path) -> Problem:
+    """The teacher, `count` own images drawn at random, and test images."""
+    folder = work / case.name / str(count)
+    if case.lesson is None:
+        machine, images, labels = teachers.digits()
+        own, rest = images[:count], slice(len(images) // 2, None)
+        held = DataSet(TensorImages(images[rest]), labels[rest], tuple(map(str, range(10))))
+        weights = repr(machine.get_params()).encode()
+        return Problem(case, sklearn(machine), None, TensorImages(own), held, weights, folder)
+    data = load(case.lesson.data, "train")
+    data = DataSet(in_memory(data.images), data.labels, data.classes)
+    net = teachers.trained(case.lesson, data)
+    draw = torch.Generator().manual_seed(SEED)
+    rows = torch.randperm(len(data), generator=draw)[:count]
+    images = in_memory(data.images).values[rows]
+    test = load(case.lesson.data, "test")
+    test = DataSet(in_memory(test.images), test.labels, test.classes)
+    weights = case.lesson.path.read_bytes()
+    teacher = torch_module(net, classes=len(data.classes))
+    return Problem(case, teacher, net, TensorImages(images), test, weights, folder)
+
+
+def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) -> common.Json:
+    """Buy, train, test; what is there already is not done again."""
+    count = len(problem.own)
+    grow, search = settings_of(method, budget)
+    settings = repr((grow, search, FORMAT)).encode()
+    sources = (*stale.TOGETHER, "growing/*.py", "growing/*/*.py", "growth.py")
+    name = f"{method}-{budget}-{stale.digest(sources, settings, problem.weights)}"
+    with Run(
+        problem.folder / name, problem.teacher, budget=Budget(queries=count * budget), seed=SEED
+    ) as run:
+        started = time.perf_counter()
+        transfer = bought(run, problem, method, grow, search)
+        seconds = time.perf_counter() - started
+        spent = run.meter.spent
+    temperature = LOGIT_TEMPERATURE if "logits" in method else Training().temperature
+    training = Training(steps=steps, batch=64, temperature=temperature)
+    accuracies = [taught(problem, transfer, training, name, seed) for seed in range(1, seeds + 1)]
+    return {
+        "data": problem.case.name,
+        "method": method,
+        "own": count,
+        "budget": budget,
+        "answers_an_image": round(spent / count, 2),
+        "accuracy": round(mean(accuracies), 2),
+        "spread": round(stdev(accuracies), 2) if seeds > 1 else None,
+        "accuracies": [round(each, 2) for each in accuracies],
+        "teacher": round(100 * teacher_accuracy(problem), 2),
+        "samples": len(transfer),
+        "steps": steps,
+        "buying_s": round(seconds, 1),
+    }
+
+
+def settings_of(method: str, budget: int) -> tuple[Grow | None, Search | None]:
+    """How a method spends so many answers an image, its own one left aside."""
+    left = budget - 1
+    match method:
+        case "grown" | "grown_logits":
+            return Grow(per_image=left, choose="random"), None
+        case "doubt":
+            return Grow(per_image=left, choose="doubt"), None
+        case "disagreement":
+            return Grow(per_image=left, choose="disagreement"), None
+        case "distances" | "probes":
+            return None, Search(per_image=left)
+        case "mixed":
+            return Grow(per_image=left - left // 2, choose="random"), Search(per_image=left // 2)
+    return None, None
+
+
+def bought(
+    run: Run, problem: Problem, method: str, grow: Grow | None, search: Search | None
+) -> TransferSet:
+    """The transfer set that a method buys."""
+    images = problem.own
+    run.answers(images)
+    if grow is not None:
+        run.grow(images, grow)
+    if search is not None:
+        run.measure(images, search)
+    match method:
+        case "labels":
+            return run.transfer_set(images, "ce")
+        case "distances":
+            return run.transfer_set(images, "mbd")
+        case "probes":
+            return run.transfer_set(images, "ce").joined(run.probes(images))
+        case "mixed":
+            return run.transfer_set(images, "mixed")
+        case "logits":
+            return with_logits(problem, run.transfer_set(images, "ce"))
+        case "grown_logits":
+            return with_logits(problem, run.transfer_set(images, "grown"))
+    return run.transfer_set(images, "grown")
+
+
+def with_logits(problem: Problem, transfer: TransferSet) -> TransferSet:
+    """The same samples with the teacher's logits, which only a benchmark may see."""
+    if problem.net is None:
+        raise RuntimeError("this teacher has no logits")
+    with torch.no_grad():
+        found = [
+            problem.net(transfer.images.read(rows))
+            for rows in torch.arange(len(transfer)).split(256)
+        ]
+    return transfer.with_soft(torch.cat(found))
+
+
+def taught(
+    problem: Problem, transfer: TransferSet, training: Training, name: str, seed: int
+) -> float:
+    """Accuracy of one student in percent, after the last step; kept in the folder."""
+    file = problem.folder / f"{name}-{training.steps}-{seed}-{stale.digest(stale.STUDENT)}.json"
+    if file.exists():
+        return float(json.loads(file.read_text())["accuracy"])
+    case, shape = problem.case, problem.own.shape
+    net = quick(build(case.network, shape, problem.classes, case.width, seed=seed))
+    train(net, transfer, training, seed=seed, device="cpu")
+    found = 100 * accuracy(predict(net, problem.test.images, device="cpu"), problem.test.labels)
+    write_atomically(file, json.dumps({"accuracy": found}).encode())
+    return found
+
+
+def teacher_accuracy(problem: Problem) -> float:
+    """The teacher's accuracy on the test images, outside of the books."""
+    images = problem.test.images
+    with torch.no_grad():
+        answers = [
+            problem.teacher.labels(images.read(rows))
+            for rows in torch.arange(len(images)).split(256)
+        ]
+    return accuracy(torch.cat(answers), problem.test.labels)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Db3kdError as error:
+        common.say(f"error: {error}")
+        sys.exit(1)

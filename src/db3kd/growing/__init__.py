@@ -1,0 +1,1 @@
+"""New images, made from the user's own; each is asked once (`docs/growing.md`)."""

@@ -1,0 +1,271 @@
+"""The stage that grows: new images of the user's own, in rounds, each asked once.
+
+How they are made and chosen is decided in `growing`; here it is cut into shards, so that a killed
+process continues where it was.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from db3kd.amortised.stages import network_of
+from db3kd.amortised.surrogate import Ensemble, Known
+from db3kd.data import Images, Joined
+from db3kd.errors import InputError
+from db3kd.growing.changes import grow
+from db3kd.growing.choices import SCORES
+from db3kd.growing.choose import choose
+from db3kd.growing.shelf import Shelf
+from db3kd.journal import Json
+from db3kd.ledger import Taped
+from db3kd.lessons import taught
+from db3kd.networks import Shape, build
+from db3kd.robustness import mix
+from db3kd.settings import Change, Grow
+from db3kd.workshop import Workshop
+
+BLOCK_BYTES = 2**25  # of images that are made at once, as numbers of 32 bits
+SHARD_BYTES = 2**28  # of images that are kept in one file
+KEPT = 0.9  # how often a flip must keep the class, over how often anything else does
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`total` images in shards of `size`, and which shard belongs to which round.
+
+    >>> plan = Plan.of(Grow(per_image=30), samples=300, shape=(1, 28, 28), eight_bit=True)
+    >>> plan, [plan.round_of(shard) for shard in range(plan.shards)]
+    (Plan(total=9000, size=2250, rounds=4), [0, 1, 2, 3])
+    """
+
+    total: int
+    size: int
+    rounds: int
+
+    @classmethod
+    def of(
+        cls, settings: Grow, *, samples: int, shape: tuple[int, int, int], eight_bit: bool
+    ) -> "Plan":
+        """Plan the growth of so many images of that shape."""
+        total = samples * settings.per_image
+        each = math.prod(shape) * (1 if eight_bit else 4)
+        size = min(settings.shard, max(1, SHARD_BYTES // each), -(-total // settings.rounds))
+        size = max(1, size)
+        return cls(total, size, max(1, min(settings.rounds, -(-total // size))))
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return -(-self.total // self.size)
+
+    def round_of(self, shard: int) -> int:
+        """The round that a shard belongs to."""
+        return shard * self.rounds // self.shards
+
+    def before(self, number: int) -> range:
+        """The shards of the rounds before this one."""
+        return range(-(-number * self.shards // self.rounds))
+
+
+def check(settings: Grow, shape: Shape, classes: int) -> None:
+    """Refuse what makes no new image, and students that do not fit, before anything is bought.
+
+    Raises:
+        InputError: no change is switched on; a network that is unknown or does not fit the images.
+
+    >>> check(Grow(changes=()), (1, 28, 28), 10)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: no change is switched on, so nothing new can be made; ...
+    """
+    if not settings.per_image:
+        return
+    if not settings.changes:
+        raise InputError(
+            "no change is switched on, so nothing new can be made; name some in grow.changes, or"
+            " set grow.per_image = 0"
+        )
+    if settings.choose != "random":
+        build(network_of(settings.surrogate, shape), shape, classes, seed=0)
+
+
+def grow_all(shop: Workshop, images: Images, own: Int[Tensor, " sample"], settings: Grow) -> None:
+    """Make and ask all new images, those that are not there yet; see `Run.grow`."""
+    plan = Plan.of(settings, samples=len(images), shape=images.shape, eight_bit=images.eight_bit)
+    shop.agree(
+        "grow",
+        {**json.loads(msgspec.json.encode(settings)), "total": plan.total, "size": plan.size},
+    )
+    if not plan.total or not shop.pending("grow", plan.total, plan.size):
+        return
+    work = _Work(shop, images, own, settings, plan)
+    shop.work("grow", plan.total, plan.size, 1, work)
+
+
+class _Work:
+    """The work of one shard."""
+
+    def __init__(
+        self, shop: Workshop, images: Images, own: Tensor, settings: Grow, plan: Plan
+    ) -> None:
+        self.shop, self.images, self.own = shop, images, own
+        self.settings, self.plan = settings, plan
+        seed = mix(shop.seed, "grow", "order")
+        self.order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
+        self._taught: dict[int, Ensemble] = {}  # the last one
+
+    def __call__(self, teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        number = self.plan.round_of(shard)
+        students = None if self.settings.choose == "random" else self._students(number)
+        draw = torch.Generator().manual_seed(mix(self.shop.seed, "grow", shard))
+        parts = [
+            self._asked(teacher, block, self._changes(number), students, draw)
+            for block in self._blocks(rows)
+        ]
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return columns, self._facts(columns)
+
+    def _students(self, number: int) -> Ensemble:
+        """The students that choose in a round, taught from every answer before it."""
+        if number not in self._taught:
+            shop, shape = self.shop, self.images.shape
+            students = Ensemble(
+                network_of(self.settings.surrogate, shape),
+                shape,
+                shop.meter.classes,
+                members=self.settings.members,
+                seed=mix(shop.seed, "students"),
+            ).to(shop.device)
+            taught(shop, "grow", number, students, self._known)
+            self._taught = {number: students}
+        return self._taught[number]
+
+    def _known(self, number: int) -> Known:
+        """All answers that there were before a round."""
+        before = _growth(self.shop, self.images, self.plan.before(number))
+        none = torch.zeros(0, *self.images.shape)
+        return Known(
+            Joined(self.images, before.images),
+            torch.cat([self.own, before.called]),
+            none,
+            none[:, 0, 0, 0].long(),
+        )
+
+    def _blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The rows in parts whose candidates fit into memory."""
+        each = math.prod(self.images.shape) * 4
+        if self.settings.choose != "random":
+            each *= self.settings.candidates
+        return torch.split(rows, max(1, BLOCK_BYTES // each))
+
+    def _changes(self, number: int) -> tuple[Change, ...]:
+        """The changes of a round: without flips if they changed the class too often before."""
+        names = self.settings.changes
+        if number and "flip" in names and not self._flips_keep():
+            return tuple(name for name in names if name != "flip")
+        return names
+
+    def _flips_keep(self) -> bool:
+        done = self.shop.done("grow")
+        facts = [done[shard]["kept"] for shard in self.plan.before(1)]
+        (same, count), (flipped_same, flipped) = (
+            [sum(fact[kind][k] for fact in facts) for k in (0, 1)] for kind in (0, 1)
+        )
+        return not count or not flipped or flipped_same * count >= KEPT * same * flipped
+
+    def _asked(
+        self,
+        teacher: Taped,
+        rows: Tensor,
+        names: tuple[Change, ...],
+        students: Ensemble | None,
+        draw: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Make a block, choose if there are students, ask."""
+        wanted = len(rows)
+        if students is not None:
+            count = self.settings.candidates
+            rows = (rows[:, None] * count + torch.arange(count)).flatten()
+        parents = self.order[rows % len(self.order)]
+        block = self.images.read(parents).to(self.shop.device)
+        made = grow(block, parents, names, bounds=teacher.bounds, draw=draw)
+        kept, shown = self._shown(made.images)
+        columns = {
+            "images": kept,
+            "parents": made.parents,
+            "partners": made.partners,
+            "flipped": made.flipped.to(torch.uint8),
+        }
+        if students is not None:
+            chosen = choose(students.each(shown), SCORES[self.settings.choose], wanted)
+            shown = shown[chosen]
+            columns = {name: column[chosen.to(column.device)] for name, column in columns.items()}
+        called = teacher.labels(shown).to(torch.int32)
+        return {name: column.cpu() for name, column in {**columns, "called": called}.items()}
+
+    def _shown(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """New images as they are kept, and the very same as they are shown to the teacher."""
+        if not self.images.eight_bit:
+            return images, images
+        kept = images.mul_(255).round_().to(torch.uint8)
+        return kept, kept.float().div_(255)
+
+    def _facts(self, columns: dict[str, Tensor]) -> Json:
+        """How many kept the class of their parent: of the others, and of those flipped."""
+        same = columns["called"] == self.own[columns["parents"]]
+        flipped = columns["flipped"] > 0
+        groups = (same[~flipped], same[flipped])
+        return {"kept": [[int(group.sum()), len(group)] for group in groups]}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What was grown: new images, and what the teacher `called` them.
+
+    `parents` and `partners` are the rows of the own images that they were made of. `seconds`: what
+    it took, lessons included.
+    """
+
+    images: Shelf
+    called: Int[Tensor, " grown"]
+    parents: Int[Tensor, " grown"]
+    partners: Int[Tensor, " grown"]
+    seconds: float
+
+
+def grown(shop: Workshop, images: Images) -> Growth:
+    """What the stage has bought, from its finished shards; each is read once and checked.
+
+    Raises:
+        InputError: the stage is not finished.
+        Damaged: a shard cannot be trusted.
+    """
+    settings = shop.configuration("grow")
+    if not settings or shop.pending("grow", settings["total"], settings["size"]):
+        raise InputError("not all new images are grown yet; grow them first")
+    return _growth(shop, images, sorted(shop.done("grow")))
+
+
+def _growth(shop: Workshop, images: Images, shards: Iterable[int]) -> Growth:
+    done, wanted = shop.done("grow"), list(shards)
+    columns: dict[str, list[Tensor]] = {"called": [], "parents": [], "partners": []}
+    for shard in wanted:
+        part = shop.read(done[shard])
+        for name, found in columns.items():
+            found.append(part[name].long())
+    none = torch.zeros(0, dtype=torch.int64)
+    shelf = Shelf(
+        tuple(shop.folder / done[shard]["file"] for shard in wanted),
+        tuple(done[shard]["samples"] for shard in wanted),
+        images.shape,
+        images.eight_bit,
+    )
+    seconds = float(sum(done[shard]["wall_s"] for shard in wanted))
+    whole = {name: torch.cat([none, *found]) for name, found in columns.items()}
+    return Growth(shelf, **whole, seconds=seconds)
