@@ -144,18 +144,48 @@ def test_an_exhausted_budget_is_exit_3_and_a_larger_one_goes_on(
     assert (workshop.shards(), workshop.asked()) == (done[0].shards(), price)
 
 
+STUBBORN = """
+import svm_teacher
+
+
+class Stubborn(svm_teacher.Counted):
+    def predict(self, images):
+        try:
+            return super().predict(images)
+        except BaseException:  # as some clients do; Python itself does within a destructor
+            return super().predict(images)
+
+
+def make():
+    return Stubborn(svm_teacher.make().svm)
+"""
+
+
+def test_an_interrupt_that_the_teacher_swallows_is_heeded_all_the_same(workshop: Workshop) -> None:
+    workshop.write("stubborn.py", STUBBORN)
+    process = workshop.start(
+        "run", "recipe.toml", "-q", "-s", "teacher.factory=stubborn:make", pause=0.5
+    )
+    while workshop.asked() < 500 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert one_line(err) == "db3kd: interrupted; everything is saved, run the command again"
+
+
 def test_interrupted_everything_is_saved(
     done: tuple[Workshop, subprocess.CompletedProcess[str]], workshop: Workshop
 ) -> None:
     before = 0
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = workshop.start("run", "recipe.toml", "--quiet", pause=0.03)
+        process = workshop.start("run", "recipe.toml", "--quiet", pause=0.01)
         until = time.monotonic() + 120
         while workshop.asked() < before + 1500 and time.monotonic() < until:
             time.sleep(0.01)
         process.send_signal(number)
         out, err = process.communicate()
-        assert (process.returncode, out) == (130, "")
+        assert (process.returncode, out) == (130, ""), err
         assert one_line(err) == "db3kd: interrupted; everything is saved, run the command again"
         assert before + 1500 <= workshop.asked() < done[0].asked()
         before = workshop.asked()

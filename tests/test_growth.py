@@ -268,6 +268,17 @@ def test_images_that_are_no_bytes_are_kept_as_they_are(tmp_path: Path) -> None:
     assert torch.equal(teacher.labels(found), transfer.labels)
 
 
+def test_bytes_stay_bytes_where_the_teacher_takes_more(tmp_path: Path) -> None:
+    """A teacher that takes -1 to 1 is shown nothing that a byte cannot hold."""
+    teacher = function(lambda x: x.flatten(1).sum(1) > 4, classes=2, bounds=(-1.0, 1.0))
+    with Run(tmp_path, teacher) as run:
+        run.grow(images(), Grow(per_image=3, changes=("shade", "noise")))
+        transfer = run.transfer_set(images(), "grown")
+    found = transfer.images.read(torch.arange(120))
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    assert torch.equal(teacher.labels(found), transfer.labels)
+
+
 # Nonsense, and what is left
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from conftest import Workshop
-from db3kd import job
+from db3kd import job, student
 from db3kd.books import status
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.recipe import Recipe, read_recipe
@@ -266,7 +266,7 @@ def test_pixels_stay_in_files_where_they_are_too_many(
     with job.opened(recipe()) as work:
         work.run.answers(work.train.images)
         resident = work.transfer("ce").images
-    monkeypatch.setattr(job, "RESIDENT_BYTES", 100)
+    monkeypatch.setattr(student, "RESIDENT_BYTES", 100)
     with job.opened(recipe()) as work:
         rows = torch.arange(12)
         assert work.pixels is work.train.images

@@ -9,7 +9,8 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from db3kd.errors import BudgetExhausted, Db3kdError, RecipeError
+from db3kd.progress import Progress
 
 app = cyclopts.App(
     name="db3kd",
@@ -129,7 +131,8 @@ def _work(verb: str, path: Path, options: _Options) -> None:
         "evaluate": job.evaluate,
     }
     with shown(quiet=options.quiet) as progress:
-        result = verbs[verb](recipe, progress=progress, redo_damaged=options.redo_damaged)
+        heeding = _heeding(progress)
+        result = verbs[verb](recipe, progress=heeding, redo_damaged=options.redo_damaged)
     if options.json_:
         _print(json.dumps(result, indent=2))
         return
@@ -178,8 +181,27 @@ def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+_interrupted = threading.Event()
+
+
 def _interrupt(*_: object) -> None:
+    _interrupted.set()
     raise KeyboardInterrupt
+
+
+def _heeding(progress: Progress) -> Progress:
+    """Interrupt at the next report where an interrupt was lost.
+
+    Python drops one that falls within a destructor or a callback, and so does a teacher's client
+    that catches everything.
+    """
+
+    def report(stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
+        progress(stage, done, total, figures)
+
+    return report
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -191,7 +213,9 @@ def main(arguments: list[str] | None = None) -> None:
     SystemExit: 0
     """
     logging.basicConfig(format="db3kd: %(message)s")
-    signal.signal(signal.SIGTERM, _interrupt)
+    _interrupted.clear()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     raise SystemExit(_exit_code(arguments))
 
 

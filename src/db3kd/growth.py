@@ -28,6 +28,7 @@ from db3kd.lessons import taught
 from db3kd.networks import Shape, build
 from db3kd.robustness import mix
 from db3kd.settings import Change, Grow
+from db3kd.student import resident
 from db3kd.workshop import Workshop
 
 BLOCK_BYTES = 2**25  # of images that are made at once, as numbers of 32 bits
@@ -97,7 +98,9 @@ def check(settings: Grow, shape: Shape, classes: int) -> None:
 
 def grow_all(shop: Workshop, images: Images, own: Int[Tensor, " sample"], settings: Grow) -> None:
     """Make and ask all new images, those that are not there yet; see `Run.grow`."""
-    plan = Plan.of(settings, samples=len(images), shape=images.shape, eight_bit=images.eight_bit)
+    plan = Plan.of(
+        settings, samples=len(images), shape=images.shape, eight_bit=_eight_bit(shop, images)
+    )
     shop.agree(
         "grow",
         {**json.loads(msgspec.json.encode(settings)), "total": plan.total, "size": plan.size},
@@ -108,6 +111,12 @@ def grow_all(shop: Workshop, images: Images, own: Int[Tensor, " sample"], settin
     shop.work("grow", plan.total, plan.size, 1, work)
 
 
+def _eight_bit(shop: Workshop, images: Images) -> bool:
+    """Whether new images are kept as bytes: where the own ones are, and the teacher takes all."""
+    low, high = shop.meter.bounds
+    return images.eight_bit and low <= 0 and high >= 1
+
+
 class _Work:
     """The work of one shard."""
 
@@ -116,6 +125,8 @@ class _Work:
     ) -> None:
         self.shop, self.images, self.own = shop, images, own
         self.settings, self.plan = settings, plan
+        self.eight_bit = _eight_bit(shop, images)
+        self.bounds = (0.0, 1.0) if self.eight_bit else shop.meter.bounds
         seed = mix(shop.seed, "grow", "order")
         self.order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
         self._taught: dict[int, Ensemble] = {}  # the last one
@@ -151,7 +162,7 @@ class _Work:
         before = _growth(self.shop, self.images, self.plan.before(number))
         none = torch.zeros(0, *self.images.shape)
         return Known(
-            Joined(self.images, before.images),
+            resident(Joined(self.images, before.images)),
             torch.cat([self.own, before.called]),
             none,
             none[:, 0, 0, 0].long(),
@@ -194,7 +205,7 @@ class _Work:
             rows = (rows[:, None] * count + torch.arange(count)).flatten()
         parents = self.order[rows % len(self.order)]
         block = self.images.read(parents).to(self.shop.device)
-        made = grow(block, parents, names, bounds=teacher.bounds, draw=draw)
+        made = grow(block, parents, names, bounds=self.bounds, draw=draw)
         kept, shown = self._shown(made.images)
         columns = {
             "images": kept,
@@ -211,7 +222,7 @@ class _Work:
 
     def _shown(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """New images as they are kept, and the very same as they are shown to the teacher."""
-        if not self.images.eight_bit:
+        if not self.eight_bit:
             return images, images
         kept = images.mul_(255).round_().to(torch.uint8)
         return kept, kept.float().div_(255)
@@ -264,7 +275,7 @@ def _growth(shop: Workshop, images: Images, shards: Iterable[int]) -> Growth:
         tuple(shop.folder / done[shard]["file"] for shard in wanted),
         tuple(done[shard]["samples"] for shard in wanted),
         images.shape,
-        images.eight_bit,
+        _eight_bit(shop, images),
     )
     seconds = float(sum(done[shard]["wall_s"] for shard in wanted))
     whole = {name: torch.cat([none, *found]) for name, found in columns.items()}

@@ -3,7 +3,6 @@
 import importlib
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from db3kd.recipe import Recipe, resolved
 from db3kd.robustness import mix
 from db3kd.run import Run
 from db3kd.settings import Method, is_grown, metric_of, most_queries
-from db3kd.student import RESIDENT_BYTES, load_network, save_network, train
+from db3kd.student import load_network, resident, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
 
@@ -215,13 +214,13 @@ class Job:
         transfer = self.run.transfer_set(self.train.images, method, labels=truth)
         images: Images = self.pixels
         if is_grown(method):
-            images = _resident(transfer.images)
+            images = resident(transfer.images)
         return replace(transfer, images=images)
 
     @cached_property
     def pixels(self) -> Images:
         """The images that students are trained on: in memory, unless they are too many."""
-        return _resident(self.train.images)
+        return resident(self.train.images)
 
     def students(self) -> Iterator[tuple[Method, int, nn.Module]]:
         """Every student, trained now or before, last epoch."""
@@ -296,12 +295,6 @@ class Job:
             queries += int(found.queries.sum())
             seconds += found.seconds
         return {"queries": queries, "label_s": round(seconds, 1)}
-
-
-def _resident(images: Images) -> Images:
-    """The same images, in memory unless they are too many."""
-    size = len(images) * math.prod(images.shape) * (1 if images.eight_bit else 4)
-    return in_memory(images) if size <= RESIDENT_BYTES else images
 
 
 def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> Teacher:

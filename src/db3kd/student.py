@@ -250,6 +250,16 @@ def predict(
     return torch.cat(answers)
 
 
+def resident(images: Images) -> Images:
+    """The same images, in memory unless they are more than `RESIDENT_BYTES`.
+
+    >>> resident(TensorImages(torch.zeros(2, 1, 4, 4))).shape
+    (1, 4, 4)
+    """
+    small = len(images) * _image_bytes(images) <= RESIDENT_BYTES
+    return in_memory(images) if small else images
+
+
 def accuracy(answers: Int[Tensor, "sample"], labels: Int[Tensor, "sample"]) -> float:
     """Return the share of answers, 0 to 1, that are the true label.
 
