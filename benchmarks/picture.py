@@ -9,6 +9,7 @@ import common
 
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+APART = 1.3  # ratio of two neighbouring ticks, at least
 GAP = 0.045  # least distance of two labels, as a share of the height
 
 
@@ -73,9 +74,13 @@ def _axes(axes: Any, table: Sequence[common.Json], case: str) -> None:
 
 
 def counts(axes: Any, asked: Sequence[int]) -> None:
-    """Queries to the right, logarithmic, with these ticks."""
+    """Queries to the right, logarithmic, with these ticks; of two that would touch, the larger."""
     axes.set_xscale("log")
-    axes.set_xticks(asked, [f"{count:,}" for count in asked])
+    kept: list[int] = []
+    for count in sorted(asked, reverse=True):
+        if not kept or count * APART <= kept[-1]:
+            kept.append(count)
+    axes.set_xticks(kept, [f"{count:,}" for count in kept])
 
 
 def plain(axes: Any) -> None:
