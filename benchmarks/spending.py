@@ -140,9 +140,7 @@ def main() -> int:
                 steps = given.steps or case.steps
                 table.append(cell(problem, method, budget, steps=steps, seeds=seeds))
                 common.say(f"  {table[-1]}")
-    default = Student(network="lenet5").methods[0]
-    chosen = Grow().choose
-    name = default if default != "grown" or chosen == "random" else chosen
+    name = default()
     figures = {}
     for line in table:
         place = f"{line['data']}.{line['own']}x{line['budget']}"
@@ -152,6 +150,14 @@ def main() -> int:
     setting = {"threads": torch.get_num_threads(), "methods": METHODS, "default": name}
     common.write(given.json, figures=figures, setting=setting, table=table)
     return 0
+
+
+def default() -> str:
+    """The method that a recipe names if it names none."""
+    method = Student(network="lenet5").methods[0]
+    if method == "grown" and Grow().choose != "random":
+        return Grow().choose
+    return {"ce": "labels", "mbd": "distances"}.get(method, method)
 
 
 def cells(

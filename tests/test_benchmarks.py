@@ -1,4 +1,4 @@
-"""The pieces of benchmarks/distance.py and labels.py, on teachers whose numbers are known."""
+"""The pieces of distance.py, labels.py and spending.py, on teachers whose numbers are known."""
 
 import importlib
 import json
@@ -383,3 +383,42 @@ def test_a_rival_keeps_to_its_queries_and_gets_nearer(name: str) -> None:
     assert (curve.diff() <= 0).all()
     assert float(task.rows.white[0]) - 1e-5 <= float(curve[-1]) < float(curve[0])
     assert module("distance").verified(task, [0], found)[1].tolist() == [1.0]
+
+
+# What an answer is best spent on
+
+
+def test_a_cell_spends_what_it_says_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    spending = module("spending")
+    problem = spending.made(spending.CASES[0], 40, tmp_path)
+    lines = {
+        method: spending.cell(problem, method, budget, steps=20, seeds=2)
+        for method, budget in (("labels", 1), ("grown", 5), ("probes", 5))
+    }
+    assert [lines[name]["answers_an_image"] for name in ("labels", "grown")] == [1, 5]
+    assert 1 < lines["probes"]["answers_an_image"] <= 5
+    assert [lines[name]["samples"] for name in ("labels", "grown")] == [40, 200]
+    assert lines["probes"]["samples"] == round(40 * lines["probes"]["answers_an_image"])
+    assert all(len(line["accuracies"]) == 2 for line in lines.values())
+    monkeypatch.setattr(spending, "train", None)  # cannot be trained again
+    again = spending.cell(problem, "grown", 5, steps=20, seeds=2)
+    assert {**again, "buying_s": 0} == {**lines["grown"], "buying_s": 0}
+
+
+def test_cells_of_one_answer_are_those_that_need_no_more() -> None:
+    spending = module("spending")
+    problem = replace(_problem(spending), net=nn.Flatten())
+    found = list(spending.cells(("labels", "grown", "logits", "grown_logits"), (1, 30), problem))
+    assert found == [("labels", 1), ("logits", 1), ("grown", 30), ("grown_logits", 30)]
+    without = list(spending.cells(("labels", "logits"), (1, 30), _problem(spending)))
+    assert without == [("labels", 1)]
+    assert spending.default() in spending.METHODS
+
+
+def _problem(spending: Any) -> Any:
+    images = TensorImages(torch.zeros(1, 1, 2, 2))
+    test = DataSet(images, torch.zeros(1).long(), ("a",))
+    return spending.Problem(spending.CASES[0], TEACHER, None, images, test, b"", Path())
