@@ -150,10 +150,10 @@ def main() -> int:
 def cells(
     only: Sequence[str], budgets: Sequence[int] | None, *, quick: bool
 ) -> list[tuple[str, int]]:
-    """Searches and budgets, the small budgets first; `PLENTY` unless budgets are given."""
+    """Searches and budgets, the small budgets first; `PLENTY` last, if rows are wanted."""
     listed = budgets or ((100,) if quick else BUDGETS)
     found = [(search, budget) for budget in listed for search in only]
-    return found if budgets or PLENTY[0] not in only else [*found, PLENTY]
+    return found if PLENTY in found or PLENTY[0] not in only else [*found, PLENTY]
 
 
 def summed_up(data: str, lines: Sequence[common.Json]) -> dict[str, float]:

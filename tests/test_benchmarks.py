@@ -314,7 +314,7 @@ def test_cells_of_a_case_become_lines_figures_and_a_plot(
     labels, bench = module("labels"), tiny_bench(tiny_task())
     monkeypatch.setattr(module("pupils"), "taught", lambda *_, seeds, **__: [0.5, 0.6, 0.7][:seeds])
     assert labels.cells(["rows"], None, quick=True) == [("rows", 100), ("rows", 9000)]
-    assert labels.cells(["rows"], [30], quick=False) == [("rows", 30)]
+    assert labels.cells(["rows"], [30], quick=False) == [("rows", 30), ("rows", 9000)]
     assert ("rows", 9000) not in labels.cells(["together"], None, quick=False)
     wanted = [("references", 20), ("rows", 90)]
     lines = labels.measured(bench, wanted, tmp_path, seeds=2, quick=True)
