@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -29,7 +29,7 @@ from db3kd.journal import write_atomically
 from db3kd.networks import build
 from db3kd.recipe import Student
 from db3kd.run import Run
-from db3kd.settings import Budget, Grow, Search, Training
+from db3kd.settings import Budget, Grow, Search, Spend, Training
 from db3kd.student import accuracy, predict, train
 from db3kd.teacher import Teacher
 from db3kd.teachers import sklearn, torch_module
@@ -44,11 +44,13 @@ METHODS = {
     "doubt": "(d) grown images, those that students doubt",
     "disagreement": "(d) grown images, those on which students disagree",
     "mixed": "(e) half of the answers on distances, half on grown images",
+    "auto": "what a trial on the own images decides: (a) or (d)",
     "logits": "upper reference: the own images with the teacher's logits",
     "grown_logits": "upper reference: (c) with the teacher's logits",
 }
 BUDGETS = (1, 10, 30, 100, 300)  # answers an own image, its own included
 LOGIT_TEMPERATURE = 4.0
+BATCH = 64
 SEED = 0
 FORMAT = 1  # of what is kept: another number where this file changes what is bought
 
@@ -200,16 +202,21 @@ def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) 
     grow, search = settings_of(method, budget)
     settings = repr((grow, search, FORMAT)).encode()
     sources = (*stale.TOGETHER, "growing/*.py", "growing/*/*.py", "growth.py")
+    if method == "auto":
+        sources = (*sources, "spending.py")
     name = f"{method}-{budget}-{stale.digest(sources, settings, problem.weights)}"
     with Run(
         problem.folder / name, problem.teacher, budget=Budget(queries=count * budget), seed=SEED
     ) as run:
         started = time.perf_counter()
-        transfer = bought(run, problem, method, grow, search)
+        if method == "auto":
+            transfer = spent_by_trial(run, problem, budget, steps)
+        else:
+            transfer = bought(run, problem, method, grow, search)
         seconds = time.perf_counter() - started
-        spent = run.meter.spent
+        spent, decision = run.meter.spent, run.decision
     temperature = LOGIT_TEMPERATURE if "logits" in method else Training().temperature
-    training = Training(steps=steps, batch=64, temperature=temperature)
+    training = Training(steps=steps, batch=BATCH, temperature=temperature)
     accuracies = [taught(problem, transfer, training, name, seed) for seed in range(1, seeds + 1)]
     return {
         "data": problem.case.name,
@@ -224,6 +231,7 @@ def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) 
         "samples": len(transfer),
         "steps": steps,
         "buying_s": round(seconds, 1),
+        **({"decision": asdict(decision)} if decision else {}),
     }
 
 
@@ -270,6 +278,16 @@ def bought(
     return run.transfer_set(images, "grown")
 
 
+def spent_by_trial(run: Run, problem: Problem, budget: int, steps: int) -> TransferSet:
+    """What a run of method "auto" buys for the student of this case."""
+    return run.spend(
+        problem.own,
+        student(problem, seed=0),
+        Spend(per_image=budget - 1),
+        training=Training(steps=steps, batch=BATCH),
+    )
+
+
 def with_logits(problem: Problem, transfer: TransferSet) -> TransferSet:
     """The same samples with the teacher's logits, which only a benchmark may see."""
     if problem.net is None:
@@ -289,12 +307,17 @@ def taught(
     file = problem.folder / f"{name}-{training.steps}-{seed}-{stale.digest(stale.STUDENT)}.json"
     if file.exists():
         return float(json.loads(file.read_text())["accuracy"])
-    case, shape = problem.case, problem.own.shape
-    net = quick(build(case.network, shape, problem.classes, case.width, seed=seed))
+    net = student(problem, seed=seed)
     train(net, transfer, training, seed=seed, device="cpu")
     found = 100 * accuracy(predict(net, problem.test.images, device="cpu"), problem.test.labels)
     write_atomically(file, json.dumps({"accuracy": found}).encode())
     return found
+
+
+def student(problem: Problem, *, seed: int) -> nn.Module:
+    """A student before its training."""
+    case = problem.case
+    return quick(build(case.network, problem.own.shape, problem.classes, case.width, seed=seed))
 
 
 def teacher_accuracy(problem: Problem) -> float:

@@ -25,7 +25,7 @@ from db3kd.teachers import function
 
 ALL: tuple[Change, ...] = (*sorted(GEOMETRY), "mix", "paste", "shade", "noise")  # type: ignore[assignment]
 CORNERS = torch.eye(16)[:4] * 3
-SMALL = Grow(per_image=4, rounds=2, shard=40, members=2)
+SMALL = Grow(per_image=4, choose="random", rounds=2, shard=40, members=2)
 
 
 @pytest.fixture(autouse=True)
@@ -344,7 +344,7 @@ def test_memory_bounds_split_blocks_and_shards(
 ) -> None:
     monkeypatch.setattr(growth, "BLOCK_BYTES", 16 * 4 * 7)
     monkeypatch.setattr(growth, "SHARD_BYTES", 16 * 20)
-    teacher = grown(tmp_path, Grow(per_image=4))
+    teacher = grown(tmp_path, Grow(per_image=4, choose="random"))
     assert max(map(len, teacher.shown[1:])) == 7
     assert status(tmp_path)["stages"]["grow"]["shards"] == 6
 

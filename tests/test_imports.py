@@ -34,6 +34,7 @@ ROOMS = (
     "distances",
     "growing",
     "growth",
+    "spending",
     "run",
     "recipe",
     "job",

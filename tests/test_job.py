@@ -14,6 +14,7 @@ from db3kd import job, student
 from db3kd.books import status
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.recipe import Recipe, read_recipe
+from db3kd.terminal import spending
 
 FACTORIES = """
 import torch
@@ -62,6 +63,47 @@ def here(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
 def recipe(*overrides: str) -> Recipe:
     quick = ("label.queries=20", "label.probes=5", "label.checkpoints=[]", "data.samples=12")
     return read_recipe("recipe.toml", (*quick, *overrides))
+
+
+BY_TRIAL = (
+    "label.strategy=together",
+    "label.queries=1000",
+    "label.surrogate=none",
+    "student.methods=['ce', 'auto']",
+    "data.samples=30",
+    "grow.rounds=1",
+    "grow.members=1",
+)
+
+
+def test_a_trial_decides_what_is_bought(here: Workshop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="db3kd")
+    wanted = recipe(*BY_TRIAL, "spend.per_image=10")
+    summary = job.run(wanted)
+    assert "both are tried on 30 images, with 3 answers an image each" in caplog.text
+    assert "the answers go to " in caplog.text
+    spent, found = summary["queries"]["by_stage"], summary["spending"]
+    assert spent["trial/grow"] == 90
+    assert found["agreement"][found["use"]] == max(found["agreement"].values())
+    assert summary["queries"]["spent"] == here.asked() <= 30 * 11 + 50
+    methods = summary["methods"]
+    assert methods["ce"]["queries"] == 30
+    assert methods["auto"]["queries"] == summary["queries"]["spent"] - 50
+    text = spending(summary)
+    assert text.startswith("Spent on ")
+    assert "30 for the images' own answers, 90 for new images on trial" in text
+    again = job.run(wanted)
+    assert (again["queries"], again["spending"]) == (summary["queries"], found)
+    alone = recipe(*BY_TRIAL, "spend.per_image=10", "run=alone")
+    assert job.label(alone)["queries"]["spent"] == summary["queries"]["spent"] - 50
+    assert job.distill(alone)["students"] == ["ce", "auto"]
+
+
+def test_without_a_decision_nothing_is_distilled(here: Workshop) -> None:
+    wanted = recipe(*BY_TRIAL)
+    job.grow(wanted)
+    with pytest.raises(InputError, match="nothing is decided yet"):
+        job.distill(wanted)
 
 
 def test_the_verbs_one_by_one_are_the_whole_job(here: Workshop) -> None:
@@ -157,11 +199,18 @@ def test_a_run_buys_what_its_methods_need(here: Workshop) -> None:
 def test_plan_is_the_most_that_a_run_costs(here: Workshop) -> None:
     found = job.plan(recipe(), samples=12, test_samples=50, classes=10)
     # 12 answers, 12 x 9 rows of 20 queries, 50 test images.
-    parts = {"answers": 12, "grow": 0, "distances": 2160, "evaluate": 50}
+    parts = {"answers": 12, "spend": 0, "grow": 0, "distances": 2160, "evaluate": 50}
     assert found == {**parts, "total": 2222}
     assert job.run(recipe())["queries"]["spent"] <= 2222
     sd = read_recipe("recipe.toml", ["label.metric=sd", "student.methods=['sd']"])
     assert job.plan(sd, samples=12, test_samples=50, classes=10)["total"] == 62
+    auto = [*BY_TRIAL, "spend.per_image=10"]
+    found = job.plan(recipe(*auto), samples=12, test_samples=50, classes=10)
+    assert (found["spend"], found["total"]) == (120, 182)
+    found = job.plan(
+        recipe(*BY_TRIAL, "budget.queries=100"), samples=12, test_samples=50, classes=10
+    )
+    assert (found["spend"], found["total"]) == (36, 98)
 
 
 @pytest.mark.parametrize(

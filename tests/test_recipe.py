@@ -63,7 +63,7 @@ def test_a_small_recipe_has_the_defaults(write):
         teacher=Teacher(kind="onnx", file="t.onnx", bounds=(0.0, 1.0)),
         budget=Budget(),
         label=Search(),
-        student=Student(network="lenet5", methods=("mbd",), seeds=(0,), training=Training()),
+        student=Student(network="lenet5", methods=("auto",), seeds=(0,), training=Training()),
     )
 
 
@@ -170,10 +170,56 @@ def test_one_thing_is_wrong(write, extra, expected):
 
 
 def test_a_default_that_does_not_fit_is_at_its_table(write):
-    assert refused(write(GOOD + "[label]\nmetric = 'bd'\n")) == (
-        "r.toml:10: student.methods has 'mbd', but label.metric = 'bd' does not measure it; set"
-        " label.metric = 'mbd'"
+    assert refused(write(GOOD + "[label]\nper_image = 40\n")) == (
+        'r.toml:13: label.per_image has no use where student.methods is ["auto"], the default; set'
+        " spend.per_image, or name the methods"
     )
+
+
+@pytest.mark.parametrize(
+    ("label", "methods"),
+    [
+        ("metric = 'bd'", ("bd",)),
+        ("metric = 'sd'", ("sd",)),
+        ("strategy = 'rows'", ("mbd",)),
+        ("preset = 'paper'", ("mbd",)),
+        ("preset = 'paper'\nmetric = 'bd'", ("bd",)),
+        ("surrogate = 'alexnet'", ("auto",)),
+    ],
+)
+def test_a_search_row_by_row_is_what_a_student_learns_from(write, label, methods):
+    path = write(GOOD + f"[label]\n{label}\n")
+    assert read_recipe(path).student.methods == methods
+    assert read_recipe(path, ["student.methods=['ce']"]).student.methods == ("ce",)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (
+            "methods = ['ce', 'auto', 'mbd']",
+            'r.toml:12: student.methods has "auto", which buys one thing only, and "mbd"; name'
+            ' "auto" alone, or the others',
+        ),
+        (
+            "methods = ['auto']\n[label]\nstrategy = 'rows'",
+            'r.toml:12: label.metric = "mbd" with label.strategy = "rows" is nothing that'
+            ' student.methods = ["auto"], the default, would buy; set student.methods = ["mbd"]',
+        ),
+        (
+            "[grow]\nper_image = 10",
+            'r.toml:13: grow.per_image has no use where student.methods is ["auto"], the default;'
+            " set spend.per_image, or name the methods",
+        ),
+        ("[spend]\ntrial = -1", "r.toml:13: spend.trial is -1; expected int >= 0"),
+    ],
+)
+def test_what_cannot_go_with_a_trial(write, extra, expected):
+    assert refused(write(GOOD + extra + "\n")) == expected
+
+
+def test_own_answers_alone_go_with_a_trial(write):
+    assert read_recipe(write(GOOD + "methods = ['ce', 'auto']")).student.methods == ("ce", "auto")
 
 
 def test_no_choice_names_the_choices(write):

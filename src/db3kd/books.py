@@ -8,7 +8,16 @@ from db3kd.journal import Journal, Json, Tape
 
 FORMAT = 1  # of run folders; a newer one is refused
 ANSWERS_SHARD = 4096  # images whose classes are asked for together
-STAGES = ("answers", "grow", "rounds", "distances", "evaluate")
+STAGES = (
+    "answers",
+    "trial/grow",
+    "trial/rounds",
+    "trial/distances",
+    "grow",
+    "rounds",
+    "distances",
+    "evaluate",
+)
 
 
 def shards_of(samples: int, size: int) -> int:
@@ -111,7 +120,7 @@ def status(folder: str | Path) -> Json:
     students = list(journal.all("student"))
     working = [name for name, stage in stages.items() if stage["pending"]]
     if not students and not figures:
-        working += [name for name in ("answers", "distances") if name not in stages]
+        working += _ahead(stages)
     return {
         "run": str(folder),
         "stage": working[0] if working else "distill" if not figures else "done",
@@ -162,14 +171,23 @@ def check_format(folder: Path, journal: Journal) -> None:
         )
 
 
+def _ahead(stages: Json) -> list[str]:
+    """The stage that comes next where nothing was trained yet, if there is one."""
+    if "answers" not in stages:
+        return ["answers"]
+    bought = [name for name in stages if name not in ("answers", "evaluate")]
+    return ["distances"] if all(name.startswith("trial/") for name in bought) else []
+
+
 def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
-    done = finished(journal, stage)
-    if stage == "rounds":
-        total = settings["rounds"]["rounds"] * settings["rounds"]["shards"]
-    elif stage == "grow":
-        total = shards_of(settings["grow"]["total"], settings["grow"]["size"])
-    elif stage == "distances":
-        total = shards_of(settings["answers"]["samples"], settings["distances"]["shard"])
+    done, mine = finished(journal, stage), settings[stage]
+    place, slash, kind = stage.rpartition("/")
+    if kind == "rounds":
+        total = mine["rounds"] * mine["shards"]
+    elif kind == "grow":
+        total = shards_of(mine["total"], mine["size"])
+    elif kind == "distances":
+        total = shards_of(settings[f"{place}{slash}answers"]["samples"], mine["shard"])
     else:
-        total = shards_of(settings[stage]["samples"], ANSWERS_SHARD)
+        total = shards_of(mine["samples"], ANSWERS_SHARD)
     return {"shards": total, "done": len(done), "pending": total - len(done)}

@@ -121,7 +121,7 @@ def _work(verb: str, path: Path, options: _Options) -> None:
         for line in _flat(resolved(recipe)):
             sys.stderr.write(f"  {line}\n")
     from db3kd import job
-    from db3kd.terminal import shown, table
+    from db3kd.terminal import shown, spending, table
 
     verbs: dict[str, Callable[..., dict[str, Any]]] = {
         "run": job.run,
@@ -140,6 +140,8 @@ def _work(verb: str, path: Path, options: _Options) -> None:
         _print(table(result))
     queries = result["queries"]
     budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ""
+    if "spending" in result:
+        _print(spending(result))
     _print(f"{queries['spent']:,}{budget} queries spent; everything is in {result['run']}")
 
 

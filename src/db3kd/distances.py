@@ -10,9 +10,11 @@ from collections.abc import Mapping
 
 import msgspec
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.amortised.stages import Plan, check_together, one_round, rest, result, tensors_of
+from db3kd.books import ANSWERS_SHARD, shards_of
 from db3kd.data import Images
 from db3kd.errors import InputError
 from db3kd.journal import Json
@@ -28,6 +30,7 @@ from db3kd.robustness import (
     sample_distance,
 )
 from db3kd.settings import Metric, Search, at_once, most_queries
+from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.workshop import Work, Workshop
 
 
@@ -83,6 +86,69 @@ def probes(shop: Workshop, images: Images) -> tuple[Tensor, Tensor, Tensor]:
         for column, values in zip(columns, found, strict=True):
             column.append(values)
     return torch.cat(columns[0]), torch.cat(columns[1]), torch.cat(columns[2])
+
+
+def measured(shop: Workshop, metric: Metric) -> RobustnessMap:
+    """The distances of every image, from the finished shards; see `Run.distances`."""
+    names = ("distance", "queries", "status", "curve")
+    whole = _columns(shop, metric, ["own", *(f"{metric}.{name}" for name in names)])
+    seconds = sum(record["seconds"][metric] for record in shop.done("distances").values())
+    if metric == "mbd":
+        seconds += _seconds_of_rounds(shop)
+    columns = {name: whole[f"{metric}.{name}"] for name in names}
+    return RobustnessMap(metric, whole["own"].long(), **columns, seconds=seconds)
+
+
+def soft_labels(
+    shop: Workshop, metric: Metric, own: Int[Tensor, " sample"]
+) -> Float[Tensor, "sample classes"]:
+    """Eq. 6 and 7 of the distances that were measured.
+
+    Raises:
+        InputError, Damaged: as `Run.distances`.
+    """
+    soft = _columns(shop, metric, [f"{metric}.distance"])[f"{metric}.distance"]
+    for block in torch.arange(len(soft)).tensor_split(shards_of(len(soft), ANSWERS_SHARD)):
+        soft[block] = concentrate(reciprocal_activations(soft[block], own[block]), own[block])
+    return soft
+
+
+def _seconds_of_rounds(shop: Workshop) -> float:
+    """What rounds and their lessons took; nothing where the search was row by row."""
+    count = shop.configuration("rounds").get("rounds", 0)
+    rounds = [record["wall_s"] for record in shop.done("rounds").values()]
+    # The lesson after the last round is given within the distances, and counted there.
+    lessons = {n: record["wall_s"] for n, record in shop.lessons("rounds").items() if n < count}
+    return float(sum(rounds) + sum(lessons.values()))
+
+
+def _columns(shop: Workshop, metric: Metric, names: list[str]) -> dict[str, Tensor]:
+    """Columns of the finished distances, one shard in memory at a time."""
+    search, samples = shop.configuration("distances"), shop.samples
+    shards = shards_of(samples, search["shard"]) if search else 0
+    done = shop.done("distances")
+    if not shards or len(done) < shards:
+        raise InputError(f"distances are not measured yet ({len(done)} of {shards} shards)")
+    whole: dict[str, Tensor] = {}
+    for shard in range(shards):
+        part = shop.read(done[shard])
+        if f"{metric}.distance" not in part:
+            raise InputError(
+                f"{shop.folder} measured {search['metric']!r}, not {metric!r}{_advice(search)}"
+            )
+        for name in names:
+            if name not in whole:
+                whole[name] = part[name].new_empty(samples, *part[name].shape[1:])
+            start = shard * search["shard"]
+            whole[name][start : start + len(part[name])] = part[name]
+    return whole
+
+
+def _advice(search: Json) -> str:
+    """What to do where a metric is missing, if there is more than to measure it."""
+    if (search["metric"], search.get("strategy")) != ("mbd", "together"):
+        return ""
+    return '; set strategy = "rows", in another folder'
 
 
 def _references(shop: Workshop, images: Images, own: Tensor, search: Search) -> References:

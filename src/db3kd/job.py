@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
@@ -25,23 +26,35 @@ from db3kd.recipe import Recipe, resolved
 from db3kd.robustness import mix
 from db3kd.run import Run
 from db3kd.settings import Method, is_grown, metric_of, most_queries
+from db3kd.spending import Plan
 from db3kd.student import load_network, resident, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
 
 _log = logging.getLogger("db3kd")
+_PARTS = {
+    "answers": "the images' own answers",
+    "spend": "new images or distances",
+    "grow": "new images",
+    "distances": "distances",
+    "evaluate": "test images",
+}
 
 
 def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
     """Ask for every image's class and measure its distances; returns the books.
 
-    Sections 3.2.1 and 3.2.2 of the paper. Costs as `Run.measure`. Continues what is there.
+    Sections 3.2.1 and 3.2.2 of the paper. Costs as `Run.measure`. Continues what is there. Where
+    the students' method is "auto", a trial decides what is bought, as `Run.spend` says.
 
     Raises:
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged) as job:
-        job.run.measure(job.train.images, recipe.label)
+        if job.spends:
+            job.spend()
+        else:
+            job.run.measure(job.train.images, recipe.label)
         return job.books()
 
 
@@ -87,14 +100,16 @@ def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool 
 def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
     """The main job: buy what the methods of the students need, distill, evaluate.
 
-    "grown" and "mixed" need grown images, "sd", "bd", "mbd" and "mixed" distances, "ce" neither.
-    Each stage goes on from wherever it is.
+    "grown" and "mixed" need grown images, "sd", "bd", "mbd" and "mixed" distances, "ce" neither;
+    "auto" what a trial decides. Each stage goes on from wherever it is.
 
     Raises:
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged) as job:
         job.run.answers(job.train.images)
+        if job.spends:
+            job.spend()
         if job.grows:
             job.run.grow(job.train.images, recipe.grow)
         if job.measures:
@@ -109,12 +124,19 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
     >>> recipe = Recipe(run="r", data=Data(train="d"), teacher=Teacher(kind="onnx", file="t.onnx"),
     ...                 student=Student(network="lenet5"))
     >>> plan(recipe, samples=100, test_samples=50, classes=10)["total"]
-    30150
+    3150
     """
     methods = recipe.student.methods
-    grown = samples * recipe.grow.per_image if any(map(is_grown, methods)) else 0
-    distances = samples * most_queries(recipe.label, classes) if any(map(metric_of, methods)) else 0
-    parts = {"answers": samples, "grow": grown, "distances": distances, "evaluate": test_samples}
+    parts = {"answers": samples, "spend": 0, "grow": 0, "distances": 0, "evaluate": test_samples}
+    if "auto" in methods:
+        parted = Plan.of(
+            recipe.spend, samples=samples, budget=recipe.budget.queries, reserved=test_samples
+        )
+        parts["spend"] = samples * parted.per_image
+    if any(map(is_grown, methods)):
+        parts["grow"] = samples * recipe.grow.per_image
+    if any(map(metric_of, methods)):
+        parts["distances"] = samples * most_queries(recipe.label, classes)
     return {**parts, "total": sum(parts.values())}
 
 
@@ -157,16 +179,9 @@ def opened(
                     f"the images have {len(some.classes)} classes, but the teacher only"
                     f" {found.meter.classes}; leave out images of classes that it does not know"
                 )
-        most = plan(recipe, samples=len(data), test_samples=len(test), classes=found.meter.classes)
-        _log.info(
-            "at most %s queries in all: %s for answers, %s for grown images, %s for distances, %s"
-            " for test images",
-            *(f"{most[part]:,}" for part in ("total", "answers", "grow", "distances", "evaluate")),
-        )
-        budget = found.meter.budget.queries
-        if budget is not None and most["total"] > budget:
-            _log.info("the budget is %s, so the run may stop before it is done", f"{budget:,}")
-        yield Job(recipe, found, data, test)
+        job = Job(recipe, found, data, test)
+        job.announce()
+        yield job
 
 
 def _training_images(recipe: Recipe) -> DataSet:
@@ -208,14 +223,59 @@ class Job:
         """Whether a student learns from distances."""
         return any(map(metric_of, self.recipe.student.methods))
 
+    @property
+    def spends(self) -> bool:
+        """Whether a trial decides what is bought."""
+        return "auto" in self.recipe.student.methods
+
+    def announce(self) -> None:
+        """Say what the run will cost at most, and what for."""
+        meter, train, test = self.run.meter, self.train, self.test
+        parted = self.run.planned(len(train), self.recipe.spend, reserved=len(test))
+        spend = msgspec.structs.replace(self.recipe.spend, per_image=parted.per_image)
+        most = plan(
+            msgspec.structs.replace(self.recipe, spend=spend),
+            samples=len(train),
+            test_samples=len(test),
+            classes=meter.classes,
+        )
+        words = [f"{most[part]:,} for {name}" for part, name in _PARTS.items() if most[part]]
+        _log.info("at most %s queries in all: %s", f"{most['total']:,}", ", ".join(words))
+        if self.spends and self.run.decision is None and parted.tried:
+            _log.info(
+                "what pays depends on teacher and images, so both are tried on %s images, with %s"
+                " answers an image each; the better gets the other %s an image",
+                f"{parted.tried:,}",
+                parted.each,
+                parted.left,
+            )
+        budget = meter.budget.queries
+        if budget is not None and most["total"] > budget:
+            _log.info("the budget is %s, so the run may stop before it is done", f"{budget:,}")
+
+    def spend(self) -> None:
+        """Buy what a trial finds to teach the recipe's student most."""
+        self.run.spend(
+            self.train.images,
+            self.network(self.recipe.student.seeds[0]),
+            self.recipe.spend,
+            search=self.recipe.label,
+            grow=self.recipe.grow,
+            training=self.recipe.student.training,
+            reserved=len(self.test),
+        )
+
+    def network(self, seed: int) -> nn.Module:
+        """A student before its training."""
+        wanted, classes = self.recipe.student, self.run.meter.classes
+        return build(wanted.network, self.train.images.shape, classes, wanted.width, seed=seed)
+
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, pixels in memory."""
         truth = self.train.labels if self.recipe.data.labels == "truth" else None
         transfer = self.run.transfer_set(self.train.images, method, labels=truth)
-        images: Images = self.pixels
-        if is_grown(method):
-            images = resident(transfer.images)
-        return replace(transfer, images=images)
+        alone = len(transfer) == len(self.train)
+        return replace(transfer, images=self.pixels if alone else resident(transfer.images))
 
     @cached_property
     def pixels(self) -> Images:
@@ -228,18 +288,10 @@ class Job:
         for method in wanted.methods:
             transfer = self.transfer(method)
             for seed in wanted.seeds:
-                network = build(
-                    wanted.network,
-                    self.train.images.shape,
-                    self.run.meter.classes,
-                    wanted.width,
-                    seed=seed,
+                student = self.run.distill(
+                    self.network(seed), transfer, wanted.training, seed=seed, name=method
                 )
-                yield (
-                    method,
-                    seed,
-                    self.run.distill(network, transfer, wanted.training, seed=seed, name=method),
-                )
+                yield method, seed, student
 
     def books(self) -> Json:
         """Queries spent, by stage, and the budget."""
@@ -278,6 +330,8 @@ class Job:
             "teacher": {"accuracy": teacher_accuracy},
             "methods": methods,
         }
+        if self.run.decision is not None:
+            summary["spending"] = asdict(self.run.decision)
         text = json.dumps(summary, indent=2).encode() + b"\n"
         write_atomically(self.run.folder / "summary.json", text)
         return summary
@@ -285,6 +339,8 @@ class Job:
     def price(self, method: Method) -> Json:
         """Queries and seconds that the labels of a method alone would have cost."""
         queries, seconds = len(self.train), 0.0
+        if method == "auto":
+            return {"queries": self.run.bought, "label_s": self.run.buying_seconds}
         if is_grown(method):
             bought = self.run.grown(self.train.images)
             queries += len(bought.called)

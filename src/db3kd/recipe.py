@@ -28,6 +28,7 @@ from db3kd.settings import (
     Metric,
     Natural,
     Search,
+    Spend,
     Training,
     at_once,
     is_grown,
@@ -95,16 +96,17 @@ class Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `methods`: what they learn from, and so what is bought. "ce": the images and their answers;
     "grown": grown images too (`Grow`); "sd", "bd", "mbd": soft labels by that metric (`Search`);
-    "mixed": soft labels by "mbd", and grown images. "bd" needs a search row by row,
-    `label.strategy = "rows"`.
+    "mixed": soft labels by "mbd", and grown images; "auto": "grown" or "mbd", as a trial decides
+    (`Spend`); no other than "ce" goes with it. "bd" needs a search row by row,
+    `label.strategy = "rows"`; a recipe with such a search has its metric as the default.
 
     >>> Student(network="lenet5", width=0.5).methods
-    ('mbd',)
+    ('auto',)
     """
 
     network: Network
     width: Above0 = 1.0
-    methods: Annotated[tuple[Method, ...], msgspec.Meta(min_length=1)] = ("mbd",)
+    methods: Annotated[tuple[Method, ...], msgspec.Meta(min_length=1)] = ("auto",)
     seeds: Annotated[tuple[Natural, ...], msgspec.Meta(min_length=1)] = (0,)
     training: Training = Training()
 
@@ -122,8 +124,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ...     teacher=Teacher(kind="onnx", file="teacher.onnx"),
     ...     student=Student(network="lenet5"),
     ... )
-    >>> recipe.grow.per_image, recipe.label.strategy
-    (30, 'together')
+    >>> recipe.student.methods, recipe.grow.choose, recipe.label.strategy
+    (('auto',), 'doubt', 'together')
     """
 
     run: Text
@@ -132,6 +134,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data: Data
     teacher: Teacher
     budget: Budget = Budget()
+    spend: Spend = Spend()
     grow: Grow = Grow()
     label: Search = Search()
     student: Student
@@ -166,6 +169,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(override, values, places)
     _refuse(_preset(values), places, path)
+    _of_rows_by_default(values)
     _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), places, path)
     try:
         recipe = msgspec.convert(values, Recipe)
@@ -189,6 +193,16 @@ def _preset(values: dict[str, Any]) -> list[Problem]:
         text = f'label.preset is {json.dumps(preset)}; expected "paper" or "default"'
         return [(("label", "preset"), text)]
     return []
+
+
+def _of_rows_by_default(values: dict[str, Any]) -> None:
+    """Where [label] asks for a search row by row, its metric is what students learn from."""
+    label, student = values.get("label"), values.get("student")
+    if not isinstance(label, dict) or not isinstance(student, dict) or "methods" in student:
+        return
+    metric = label.get("metric", Search().metric)
+    if metric in ("sd", "bd") or label.get("strategy") == "rows":
+        student["methods"] = [metric]
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -466,6 +480,8 @@ def _contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pr
             ("label", "checkpoints"),
             f"label.checkpoints has {late[0]}, beyond label.queries = {label.queries}",
         )
+    if "auto" in student.methods:
+        yield from _of_auto(recipe, written)
     order = get_args(Metric)
     needed = {name: metric for name in student.methods if (metric := metric_of(name))}
     beyond = [name for name in needed if order.index(needed[name]) > order.index(label.metric)]
@@ -506,6 +522,36 @@ def _of_rows(label: Search, student: Student, written: Container[str]) -> Iterat
             'student.methods has "bd", which label.strategy = "together", the default, does not'
             ' measure; set label.strategy = "rows"',
         )
+
+
+def _of_auto(recipe: Recipe, written: Container[str]) -> Iterator[Problem]:
+    """Yield what cannot go with a student whose method a trial decides."""
+    methods, label = recipe.student.methods, recipe.label
+    others = [name for name in methods if name not in ("auto", "ce")]
+    if others:
+        yield (
+            ("student", "methods"),
+            f'student.methods has "auto", which buys one thing only, and "{others[0]}"; name "auto"'
+            " alone, or the others",
+        )
+    if not at_once(label):
+        yield (
+            ("student", "methods"),
+            f'label.metric = "{label.metric}" with label.strategy = "{label.strategy}" is nothing'
+            ' that student.methods = ["auto"], the default, would buy; set student.methods ='
+            f' ["{label.metric}"]',
+        )
+    elif label.per_image != Search().per_image or "per_image" in written:
+        yield ("label", "per_image"), _no_use("label.per_image")
+    if recipe.grow.per_image != Grow().per_image:
+        yield ("grow", "per_image"), _no_use("grow.per_image")
+
+
+def _no_use(name: str) -> str:
+    return (
+        f'{name} has no use where student.methods is ["auto"], the default; set spend.per_image, or'
+        " name the methods"
+    )
 
 
 def _growth(grow: Grow) -> Iterator[Problem]:

@@ -24,10 +24,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from db3kd import growth
-from db3kd.books import ANSWERS_SHARD, shards_of
+from db3kd import growth, spending
+from db3kd.books import ANSWERS_SHARD
 from db3kd.data import Images, TensorImages, check_images
-from db3kd.distances import check, measure_all, probes
+from db3kd.distances import check, measure_all, measured, probes, soft_labels
 from db3kd.errors import InputError
 from db3kd.growth import Growth
 from db3kd.journal import Json, writing
@@ -40,12 +40,14 @@ from db3kd.settings import (
     Method,
     Metric,
     Search,
+    Spend,
     Training,
+    at_once,
     is_grown,
     metric_of,
     validated,
 )
-from db3kd.soft_labels import concentrate, reciprocal_activations
+from db3kd.spending import tried, with_grown
 from db3kd.student import accuracy, agreement, load_network, predict, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
@@ -170,6 +172,85 @@ class Run:
         """
         return growth.grown(self._shop, images)
 
+    def spend(
+        self,
+        images: Images,
+        network: nn.Module,
+        settings: Spend | None = None,
+        *,
+        search: Search | None = None,
+        grow: Grow | None = None,
+        training: Training | None = None,
+        labels: Int[Tensor, " sample"] | None = None,
+        reserved: int = 0,
+    ) -> TransferSet:
+        """Buy what teaches a student like `network` most, new images or distances, found by trial.
+
+        `docs/spending.md`. Both are bought for some of the images; students learn from either, and
+        the use whose students agree with the teacher more often on images held back gets the rest.
+        What was decided, and why, is in `decision`. `reserved`: queries of the budget that are for
+        something else, such as test images. Costs one query an image and at most
+        `settings.per_image` for each. Random by the run's seed; students also by their first
+        weights, which are those of `network`; it stays as it is.
+
+        Raises:
+            InputError: as `grow` and `measure`; or a search that is not all classes at once.
+            BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
+        """
+        search, grow = validated(search or Search()), validated(grow or Grow())
+        settings, training = validated(settings or Spend()), validated(training or Training())
+        self._check_labels(labels, len(images))
+        if not at_once(search):
+            raise InputError(
+                'this search is row by row, which no trial can pay; set strategy = "together", or'
+                " call `label`"
+            )
+        plan = self.planned(len(images), settings, reserved=reserved)
+        check(search, images.shape, self.meter.classes)
+        if grow.changes:
+            growth.check(grow, images.shape, self.meter.classes)
+        own = self.answers(images)
+        self._shop.agree("spend", dict(plan.__dict__))
+        decision = self.decision or spending.decide(
+            self._shop, images, own, network, plan, search=search, grow=grow, training=training
+        )
+        left = {"per_image": plan.left}
+        if decision.use == "grown":
+            self.grow(images, msgspec.structs.replace(grow, **left))
+        elif decision.use == "mbd":
+            self.measure(images, msgspec.structs.replace(search, **left))
+        return self.transfer_set(images, "auto", labels=labels)
+
+    def planned(
+        self, samples: int, settings: Spend | None = None, *, reserved: int = 0
+    ) -> spending.Plan:
+        """How `spend` parts the answers: as it began, or as it would for so many images.
+
+        A budget that is raised later changes no plan. Costs no query.
+        """
+        begun, settings = self._shop.configuration("spend"), settings or Spend()
+        if begun and settings.per_image is None:
+            settings = msgspec.structs.replace(settings, per_image=begun["per_image"])
+        budget = self.meter.budget.queries
+        return spending.Plan.of(settings, samples=samples, budget=budget, reserved=reserved)
+
+    @property
+    def bought(self) -> int:
+        """All queries but those of test images."""
+        return self.meter.spent - self.meter.by_stage.get("evaluate", 0)
+
+    @property
+    def buying_seconds(self) -> float:
+        """How long it took to buy them, lessons and trials included."""
+        shards = [r for r in self.journal.all("shard") if r["stage"] != "evaluate"]
+        taught = [*self.journal.all("surrogate"), *self.journal.all("decision")]
+        return round(sum(float(record["wall_s"]) for record in (*shards, *taught)), 1)
+
+    @property
+    def decision(self) -> spending.Decision | None:
+        """What `spend` decided, and why; None before."""
+        return spending.decided(self._shop)
+
     def label(
         self,
         images: Images,
@@ -197,8 +278,8 @@ class Run:
         """What a student of this method is trained on, from the shards that are there already.
 
         "ce" needs the answers only; "sd", "bd" and "mbd" the distances of that metric; "grown" the
-        grown images, and "mixed" these and "mbd". A grown image has the id of its parent, and as
-        its label what the teacher called it. Costs no query.
+        grown images, and "mixed" these and "mbd"; "auto" what `spend` decided. A grown image has
+        the id of its parent, and as its label what the teacher called it. Costs no query.
 
         Raises:
             InputError: the stage is not finished, or labels do not fit.
@@ -210,21 +291,23 @@ class Run:
             raise InputError("the images are not labelled yet; label them first")
         own = self.answers(images)
         labels = own if labels is None else labels
-        transfer = TransferSet(images, torch.arange(len(images)), own, labels)
+        rows = torch.arange(len(images))
+        transfer = TransferSet(images, rows, own, labels)
+        if method == "auto":
+            decision = self._decided()
+            method = decision.use
+            if method == "grown" and decision.held:
+                some = tried(self._shop, len(images), decision.held)
+                transfer = with_grown(self._shop.within("trial"), transfer, images, some)
         metric = metric_of(method)
         if metric is not None:
-            transfer = transfer.with_soft(self._soft(metric, own))
-        if not is_grown(method):
-            return transfer
-        more = self.grown(images)
-        return transfer.joined(TransferSet(more.images, more.parents, more.called, more.called))
+            transfer = transfer.with_soft(soft_labels(self._shop, metric, own))
+        return with_grown(self._shop, transfer, images, rows) if is_grown(method) else transfer
 
-    def _soft(self, metric: Metric, own: Tensor) -> Tensor:
-        """Eq. 6 and 7 of the distances that were measured."""
-        soft = self._columns(metric, [f"{metric}.distance"])[f"{metric}.distance"]
-        for block in torch.arange(len(soft)).tensor_split(shards_of(len(soft), ANSWERS_SHARD)):
-            soft[block] = concentrate(reciprocal_activations(soft[block], own[block]), own[block])
-        return soft
+    def _decided(self) -> spending.Decision:
+        if self.decision is None:
+            raise InputError("nothing is decided yet; spend the answers first")
+        return self.decision
 
     def probes(self, images: Images) -> TransferSet:
         """The probes of a search of all classes at once, as plain labelled images; no query.
@@ -245,47 +328,7 @@ class Run:
             InputError: the stage is not finished, or that metric was not measured.
             Damaged: a shard is missing, cut or altered.
         """
-        columns = ("distance", "queries", "status", "curve")
-        whole = self._columns(metric, ["own", *(f"{metric}.{column}" for column in columns)])
-        seconds = sum(record["seconds"][metric] for record in self._shop.done("distances").values())
-        if metric == "mbd":
-            seconds += self._seconds_of_rounds()
-        return RobustnessMap(
-            metric,
-            whole["own"].long(),
-            **{column: whole[f"{metric}.{column}"] for column in columns},
-            seconds=seconds,
-        )
-
-    def _seconds_of_rounds(self) -> float:
-        """What rounds and their lessons took; nothing where the search was row by row."""
-        count = self._shop.configuration("rounds").get("rounds", 0)
-        rounds = [record["wall_s"] for record in self._shop.done("rounds").values()]
-        lessons = {record["round"]: record["wall_s"] for record in self.journal.all("surrogate")}
-        # The lesson after the last round is given within the distances, and counted there.
-        return float(sum(rounds) + sum(lessons[n] for n in lessons if n < count))
-
-    def _columns(self, metric: Metric, names: list[str]) -> dict[str, Tensor]:
-        """Columns of the finished distances, one shard in memory at a time."""
-        stage, answered = self._shop.configuration("distances"), self._shop.configuration("answers")
-        samples = answered.get("samples", 0)
-        shards = shards_of(samples, stage["shard"]) if stage else 0
-        done = self._shop.done("distances")
-        if not shards or len(done) < shards:
-            raise InputError(f"distances are not measured yet ({len(done)} of {shards} shards)")
-        whole: dict[str, Tensor] = {}
-        for shard in range(shards):
-            part = self._shop.read(done[shard])
-            if f"{metric}.distance" not in part:
-                raise InputError(
-                    f"{self.folder} measured {stage['metric']!r}, not {metric!r}{_advice(stage)}"
-                )
-            for name in names:
-                if name not in whole:
-                    whole[name] = part[name].new_empty(samples, *part[name].shape[1:])
-                start = shard * stage["shard"]
-                whole[name][start : start + len(part[name])] = part[name]
-        return whole
+        return measured(self._shop, metric)
 
     def distill(
         self,
@@ -430,13 +473,6 @@ class Evaluation:
     accuracy: float | None
     teacher_accuracy: float | None
     samples: int
-
-
-def _advice(stage: Json) -> str:
-    """What to do where a metric is missing, if there is more than to measure it."""
-    if (stage["metric"], stage.get("strategy")) != ("mbd", "together"):
-        return ""
-    return '; set strategy = "rows", in another folder'
 
 
 def _plain(record: msgspec.Struct) -> Json:

@@ -17,9 +17,12 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
 AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]
 Metric = Literal["sd", "bd", "mbd"]
-Method = Literal["ce", "sd", "bd", "mbd", "grown", "mixed"]
+Use = Literal["ce", "grown", "mbd"]
+"""What answers beside the images' own can go to: nothing, new images, or distances."""
+Method = Literal["auto", "ce", "sd", "bd", "mbd", "grown", "mixed"]
 """What a student learns from: the own images with their answers alone ("ce") or with soft labels by
-a metric; "grown": as "ce", and grown images; "mixed": as "mbd", and grown images."""
+a metric; "grown": as "ce", and grown images; "mixed": as "mbd", and grown images; "auto": "grown"
+or "mbd", as a trial decides (`Spend`)."""
 Strategy = Literal["rows", "together"]
 Descents = Literal["sign_opt", "hop_skip_jump", "cgba_h", "ttba", "ars_opt"]
 Subspaces = Literal["full", "dct", "bilinear", "sweep"]
@@ -123,7 +126,7 @@ class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     that are made, asked and resumed together.
 
     >>> Grow(per_image=10).choose
-    'random'
+    'doubt'
     """
 
     per_image: Natural = 30
@@ -136,12 +139,27 @@ class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         "mix",
         "shade",
     )
-    choose: Choice = "random"
+    choose: Choice = "doubt"
     candidates: Count = 4
     rounds: Count = 4
     surrogate: str = "auto"
     members: Count = 2
     shard: Count = 4096
+
+
+class Spend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a student of method "auto" may cost, and how it is decided what for.
+
+    New images or distances (`docs/spending.md`). `per_image`: answers for each own image beside its
+    own; without it what `Budget.queries` leaves, and 30 where there is no budget. `trial`: the most
+    own images on which both uses are tried before one of them gets the rest; 0 grows untried.
+
+    >>> Spend(per_image=10).trial
+    1000
+    """
+
+    per_image: Natural | None = None
+    trial: Natural = 1000
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -183,7 +201,7 @@ def metric_of(method: Method) -> Metric | None:
     (None, 'mbd', 'sd')
     """
     match method:
-        case "ce" | "grown":
+        case "auto" | "ce" | "grown":
             return None
         case "mixed":
             return "mbd"

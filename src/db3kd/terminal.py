@@ -141,6 +141,42 @@ def table(summary: Mapping[str, Any], *, title: str = "") -> str:
     return captured.get().rstrip("\n")
 
 
+def spending(summary: Mapping[str, Any]) -> str:
+    """What a trial found, and what each part of the answers bought, as text.
+
+    >>> print(spending({"queries": {"by_stage": {"answers": 300, "grow": 8700, "evaluate": 0}},
+    ...                 "spending": {"use": "grown", "why": "too few for a trial"}}))
+    Spent on new images (too few for a trial).
+    300 for the images' own answers, 8,700 for new images
+    """
+    found, stages = summary["spending"], summary["queries"]["by_stage"]
+    why = found["why"]
+    if found.get("agreement"):
+        shares = {use: f"{100 * share:.1f}%" for use, share in found["agreement"].items()}
+        why += (
+            f": of {found['held']:,} images held back, students of new images agree with the"
+            f" teacher on {shares['grown']}, students of distances on {shares['mbd']}"
+        )
+    bought: dict[str, int] = {}
+    for stage, count in stages.items():
+        bought[_BOUGHT[stage]] = bought.get(_BOUGHT[stage], 0) + count
+    parts = [f"{count:,} for {name}" for name, count in bought.items() if count]
+    return f"Spent on {_USES[found['use']]} ({why}).\n{', '.join(parts)}"
+
+
+_USES = {"ce": "the images' own answers alone", "grown": "new images", "mbd": "distances"}
+_BOUGHT = {
+    "answers": "the images' own answers",
+    "trial/grow": "new images on trial",
+    "trial/rounds": "distances on trial",
+    "trial/distances": "distances on trial",
+    "grow": "new images",
+    "rounds": "distances",
+    "distances": "distances",
+    "evaluate": "test images",
+}
+
+
 def _spread(values: list[float | None]) -> str:
     known = [100 * value for value in values if value is not None]
     if not known:

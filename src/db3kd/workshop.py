@@ -5,6 +5,7 @@ there are. Here is what they share: the folder and its lock, the journal and its
 the shard in progress, and the meter.
 """
 
+import copy
 import json
 import logging
 import platform
@@ -24,6 +25,7 @@ from db3kd.errors import Busy, ConfigurationDiffers, Damaged
 from db3kd.journal import Drifted, Journal, Json, Tape, read_shard, write_shard, writing
 from db3kd.ledger import Taped
 from db3kd.progress import Progress
+from db3kd.robustness import mix
 from db3kd.settings import Budget, Search, differences, most_queries
 from db3kd.teacher import Meter, Teacher
 
@@ -62,6 +64,7 @@ class Workshop:
         progress: Progress,
     ) -> None:
         self.folder, self.seed, self.device, self.progress = folder, seed, device, progress
+        self._place = ""  # before the names of stages
         self._lock = filelock.FileLock(self.folder / "lock")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +115,20 @@ class Workshop:
         self.journal.close()
         self._lock.release()
 
+    def within(self, place: str) -> "Workshop":
+        """The same workshop for stages of a part of the run: "grow" is "place/grow" on the books.
+
+        What is drawn there has a seed of its own.
+        """
+
+        def progress(stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
+            self.progress(f"{place}/{stage}", done, total, figures)
+
+        part = copy.copy(self)
+        part._place, part.seed = f"{self._place}{place}/", mix(self.seed, place)
+        part.progress = progress
+        return part
+
     # Shards
 
     def read(self, record: Json) -> dict[str, Tensor]:
@@ -146,6 +163,7 @@ class Workshop:
         self, stage: str, shard: int, rows: Tensor, work: Work, report: Callable[[int], None]
     ) -> None:
         """Do one shard: replay its tape, ask for the rest, write it whole, put it on the books."""
+        stage = self._place + stage
         file = f"{stage}/{shard:05}.safetensors"
         path = self.folder / file
         started = time.perf_counter()
@@ -190,12 +208,8 @@ class Workshop:
         Raises:
             Damaged: its file cannot be trusted.
         """
-        known = {
-            record["round"]: record
-            for record in self.journal.all("surrogate")
-            if record.get("stage", "rounds") == stage and record["round"] <= number
-        }
-        there = [n for n in known if (self.folder / known[n]["file"]).exists()]
+        known = self.lessons(stage)
+        there = [n for n in known if n <= number and (self.folder / known[n]["file"]).exists()]
         if there:
             network.load_state_dict(self.read(known[max(there)]))
         network.eval()
@@ -203,6 +217,7 @@ class Workshop:
 
     def keep(self, stage: str, number: int, network: nn.Module, **facts: Any) -> None:
         """Keep a network after a lesson, beside the shards of the stage."""
+        stage = self._place + stage
         file = f"{stage}/surrogate-{number:02}.safetensors"
         state = {name: part.cpu().contiguous() for name, part in network.state_dict().items()}
         digest = write_shard(self.folder / file, state)
@@ -210,7 +225,20 @@ class Workshop:
             "surrogate", stage=stage, round=number, file=file, sha256=digest, **facts
         )
 
+    def lessons(self, stage: str) -> dict[int, Json]:
+        """The records of the networks that were kept, by number."""
+        return {
+            record["round"]: record
+            for record in self.journal.all("surrogate")
+            if record.get("stage", "rounds") == self._place + stage
+        }
+
     # The journal
+
+    @property
+    def samples(self) -> int:
+        """How many own images there are; 0 before any was asked."""
+        return int(self.configuration("answers").get("samples", 0))
 
     def _check_nothing_forgotten(self) -> None:
         """Refuse a journal that is missing or cut: its shards would be bought again, unbooked.
@@ -257,7 +285,7 @@ class Workshop:
         """Record the configuration of a stage, or insist on the recorded one."""
         recorded = self.configuration(stage)
         if not recorded:
-            self.journal.append("stage", stage=stage, configuration=configuration)
+            self.journal.append("stage", stage=self._place + stage, configuration=configuration)
             return
         differing = differences(recorded, json.loads(json.dumps(configuration)))
         if differing:
@@ -268,12 +296,12 @@ class Workshop:
 
     def configuration(self, stage: str) -> Json:
         """What `agree` recorded; nothing where the stage has not begun."""
-        found = [r for r in self.journal.all("stage") if r["stage"] == stage]
+        found = [r for r in self.journal.all("stage") if r["stage"] == self._place + stage]
         return dict(found[-1]["configuration"]) if found else {}
 
     def done(self, stage: str) -> dict[int, Json]:
         """The records of the finished shards of a stage, by number."""
-        return finished(self.journal, stage)
+        return finished(self.journal, self._place + stage)
 
     def _redo_damaged(self, classes: int) -> None:
         """Take damaged shards and tapes off the list of what is there; their price stays booked."""
@@ -284,20 +312,22 @@ class Workshop:
                 except Damaged as error:
                     _log.warning("%s: to be bought again", error)
                     self.journal.append("redo", stage=stage, shard=shard)
-        for path in sorted(self.folder.glob("*/*.tape")):
-            try:
-                Tape(path, classes=classes, read_only=True)
-            except Damaged as error:
-                _log.warning("%s: to be bought again", error)
-                Tape.write_off(path, classes=classes, most=self._most(path.parent.name))
+            for path in sorted((self.folder / stage).glob("*.tape")):
+                try:
+                    Tape(path, classes=classes, read_only=True)
+                except Damaged as error:
+                    _log.warning("%s: to be bought again", error)
+                    Tape.write_off(path, classes=classes, most=self._most(stage))
 
     def _most(self, stage: str) -> int:
         """The most queries that one shard of a stage can cost."""
-        if stage == "grow":
-            return int(self.configuration("grow")["size"])
-        if stage not in ("rounds", "distances"):
+        place, _, kind = stage.rpartition("/")
+        if kind == "grow":
+            return int(self.configuration(stage)["size"])
+        if kind not in ("rounds", "distances"):
             return ANSWERS_SHARD
-        search = msgspec.convert(self.configuration("distances"), Search)
+        distances = f"{place}/distances" if place else "distances"
+        search = msgspec.convert(self.configuration(distances), Search)
         return search.shard * most_queries(search, self.configuration("run")["classes"])
 
 

@@ -1,0 +1,377 @@
+"""What answers go to: the plan, the trial, the decision, and what a stop changes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import db3kd.amortised.stages as stages
+import db3kd.spending as spending
+from closed_form import prototypes
+from db3kd.books import status
+from db3kd.data import Images, TensorImages
+from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
+from db3kd.networks import build
+from db3kd.run import Run
+from db3kd.settings import Budget, Grow, Search, Spend, Training, Use, paper
+from db3kd.spending import Decision, Plan
+from db3kd.transfer_set import TransferSet
+
+CORNERS = torch.eye(16)[:4]
+COUNT = 30
+QUICK: dict[str, Any] = {
+    "search": Search(surrogate="small", members=1, references=3, shard=20),
+    "grow": Grow(rounds=2, members=1, shard=200),
+    "training": Training(steps=30, batch=16),
+}
+
+
+@pytest.fixture(autouse=True)
+def short_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "LEAST_STEPS", 30)
+    monkeypatch.setattr(stages, "MOST_STEPS", 30)
+
+
+def images(count: int = COUNT, classes: int = 4) -> TensorImages:
+    draw = torch.Generator().manual_seed(0)
+    flat = CORNERS[:classes].repeat(count, 1)[:count] + 0.1 * torch.rand(count, 16, generator=draw)
+    return TensorImages((flat.clamp(0, 1) * 255).to(torch.uint8).reshape(-1, 1, 4, 4))
+
+
+class Counting:
+    """A teacher that counts what it is shown, question by question; it may die at one."""
+
+    classes, bounds = 4, (0.0, 1.0)
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.counts: list[int] = []
+        self.dies_at = dies_at
+        self.teacher = prototypes(CORNERS)
+
+    def labels(self, images: Tensor, /) -> Tensor:
+        if len(self.counts) == self.dies_at:
+            raise KeyboardInterrupt
+        self.counts.append(len(images))
+        return self.teacher.labels(images)
+
+
+def network() -> nn.Module:
+    return build("small", (1, 4, 4), 4, seed=0)
+
+
+def spent(
+    folder: Path,
+    teacher: Counting,
+    wanted: Spend | None = None,
+    own: Images | None = None,
+    budget: Budget | None = None,
+    **changes: Any,
+) -> tuple[TransferSet, Decision, dict[str, int]]:
+    wanted = wanted or Spend(per_image=10)
+    with Run(folder, teacher, budget=budget) as run:
+        transfer = run.spend(own or images(), network(), wanted, **{**QUICK, **changes})
+        assert run.decision is not None
+        return transfer, run.decision, dict(run.meter.by_stage)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")
+    }
+
+
+# The plan
+
+
+@given(
+    per_image=st.none() | st.integers(0, 500),
+    trial=st.integers(0, 2000),
+    samples=st.integers(1, 5000),
+    budget=st.none() | st.integers(0, 10**6),
+    reserved=st.integers(0, 10**4),
+)
+def test_a_plan_never_costs_more_than_it_may(
+    per_image: int | None, trial: int, samples: int, budget: int | None, reserved: int
+) -> None:
+    wanted = Spend(per_image=per_image, trial=trial)
+    plan = Plan.of(wanted, samples=samples, budget=budget, reserved=reserved)
+    cost = 2 * plan.each * plan.tried + plan.left * samples
+    assert cost <= plan.per_image * samples
+    assert plan.left >= 1 or not plan.per_image
+    assert plan.tried <= min(trial, samples)
+    assert (plan.tried > 0) == (plan.each > 0)
+    if per_image is not None:
+        assert plan.per_image == per_image
+    elif budget is None:
+        assert plan.per_image == spending.PER_IMAGE
+    elif plan.per_image:
+        assert samples + plan.per_image * samples + reserved <= budget
+
+
+def test_plans_on_paper() -> None:
+    # 300 images, 100 answers: 10 for each use in the trial, and 80 are left.
+    assert Plan.of(Spend(per_image=100), samples=300) == Plan(100, 300, 10, 80)
+    # Of 3,000 images a third is tried: 2 x 10 x 1,000 / 3,000 is 7 an image, rounded up.
+    assert Plan.of(Spend(per_image=100), samples=3000) == Plan(100, 1000, 10, 93)
+    # A budget of 10,000: 300 own images, 1,000 test images, 8,700 / 300 = 29 for each.
+    found = Plan.of(Spend(), samples=300, budget=10_000, reserved=1000)
+    assert found == Plan(29, 300, 5, 19)
+    assert Plan.of(Spend(trial=0), samples=300) == Plan(30, 0, 0, 30)
+    assert Plan.of(Spend(), samples=300, budget=200) == Plan(0, 0, 0, 0)
+
+
+# The trial
+
+
+def test_the_books_balance_and_the_better_gets_the_rest(tmp_path: Path) -> None:
+    teacher, grow = Counting(), Grow(choose="random")
+    transfer, decision, stages = spent(tmp_path, teacher, grow=grow)
+    assert sum(teacher.counts) == sum(stages.values()) <= COUNT * 11
+    # 10 answers an image: 3 for each use, 4 left.
+    assert (stages["answers"], stages["trial/grow"]) == (30, 90)
+    assert 0 < stages["trial/rounds"] + stages["trial/distances"] <= 90
+    assert (decision.why, decision.held, set(decision.agreement)) == (
+        "by trial",
+        30,
+        {"grown", "mbd"},
+    )
+    better = max(decision.agreement, key=lambda use: (decision.agreement[use], use == "grown"))
+    assert decision.use == better
+    if decision.use == "grown":
+        assert stages["grow"] == 30 * 4
+        assert (len(transfer), transfer.soft) == (30 + 90 + 120, None)
+        # Each is itself, and the parent of 3 in the trial and 4 after it.
+        assert torch.equal(torch.bincount(transfer.ids), torch.full((30,), 8))
+    else:
+        assert 0 < stages["rounds"] + stages["distances"] <= 30 * 4
+        assert len(transfer) == 30
+    found = status(tmp_path)["stages"]
+    assert all(found[name]["pending"] == 0 for name in found)
+    assert found["trial/grow"]["done"] == 1
+
+
+@pytest.mark.parametrize("use", ["grown", "mbd"])
+def test_either_use_can_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Use) -> None:
+    """The judgement is bent; all else is real."""
+    judged = spending._Judge.__call__
+
+    def bent(judge: Any, transfer: TransferSet) -> float:
+        mine = "mbd" if transfer.soft is not None else "grown"
+        return judged(judge, transfer) / 4 + (0.5 if mine == use else 0.0)
+
+    monkeypatch.setattr(spending._Judge, "__call__", bent)
+    transfer, decision, stages = spent(tmp_path, Counting())
+    assert decision.use == use
+    if use == "grown":
+        assert (stages["grow"], stages["rounds"], stages["distances"]) == (120, 0, 0)
+        assert (len(transfer), transfer.soft) == (240, None)
+    else:
+        assert stages["grow"] == 0
+        assert 0 < stages["rounds"] + stages["distances"] <= 120
+        assert len(transfer) == 30
+        assert transfer.soft is not None
+    with Run(tmp_path, Counting()) as run:
+        again = run.transfer_set(images(), "auto")
+    assert torch.equal(again.ids, transfer.ids)
+    assert torch.equal(again.labels, transfer.labels)
+
+
+def test_parents_of_the_trial_are_the_rows_that_were_drawn(tmp_path: Path) -> None:
+    """With 20 of 30 images on trial, their children carry the ids of these 20."""
+    teacher, wanted = Counting(), Spend(per_image=10, trial=20)
+    _, decision, stages = spent(tmp_path, teacher, wanted)
+    assert decision.held == 20
+    assert stages["trial/grow"] == 60
+    with Run(tmp_path, Counting()) as run:
+        rows = spending.tried(run._shop, 30, 20)
+        own = TransferSet(images(), torch.arange(30), *[run.answers(images())] * 2)
+        more = spending.with_grown(run._shop.within("trial"), own, images(), rows)
+    assert sorted(set(more.ids[30:].tolist())) == rows.tolist()
+
+
+def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[int]] = []
+    asked: list[Tensor] = []
+    real_train, real_predict = spending.train, spending.predict
+
+    def train(network: nn.Module, transfer: TransferSet, *rest: Any, **more: Any) -> nn.Module:
+        seen.append(set(transfer.ids.tolist()))
+        return real_train(network, transfer, *rest, **more)
+
+    def predict(network: nn.Module, held: Any, **more: Any) -> Tensor:
+        asked.append(held.rows)
+        return real_predict(network, held, **more)
+
+    monkeypatch.setattr(spending, "train", train)
+    monkeypatch.setattr(spending, "predict", predict)
+    spent(tmp_path, Counting())
+    assert len(seen) == len(asked) == 2 * spending.FOLDS
+    for ids, rows in zip(seen, asked, strict=True):
+        assert not ids & set(rows.tolist())
+        assert ids | set(rows.tolist()) == set(range(30))
+    assert sorted(torch.cat(asked[: spending.FOLDS]).tolist()) == list(range(30))
+
+
+def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
+    net = network()
+    before = [part.clone() for part in net.state_dict().values()]
+    with Run(tmp_path, Counting()) as run:
+        run.spend(images(), net, Spend(per_image=10), **QUICK)
+    assert all(map(torch.equal, before, net.state_dict().values()))
+
+
+def test_running_again_asks_nothing(tmp_path: Path) -> None:
+    first = spent(tmp_path, Counting())
+    before, teacher = files(tmp_path), Counting()
+    again = spent(tmp_path, teacher)
+    assert (again[1], again[2], teacher.counts) == (first[1], first[2], [])
+    assert files(tmp_path) == before
+
+
+def test_a_stop_at_any_question_changes_nothing(tmp_path: Path) -> None:
+    whole = Counting()
+    expected = spent(tmp_path / "whole", whole)
+    for number in range(len(whole.counts)):
+        folder, first, second = tmp_path / str(number), Counting(dies_at=number), Counting()
+        with pytest.raises(KeyboardInterrupt):
+            spent(folder, first)
+        assert spent(folder, second)[1] == expected[1]
+        assert first.counts + second.counts == whole.counts
+        assert files(folder) == files(tmp_path / "whole")
+
+
+def test_a_stop_while_students_are_judged_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Counting()
+    expected = spent(tmp_path / "whole", whole)
+    first, second, real = Counting(), Counting(), spending.predict
+
+    def stopped(*_: Any, **more: Any) -> Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(spending, "predict", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        spent(tmp_path / "other", first)
+    monkeypatch.setattr(spending, "predict", real)
+    assert spent(tmp_path / "other", second)[1:] == expected[1:]
+    assert sum(first.counts + second.counts) == sum(whole.counts)
+    assert files(tmp_path / "other") == files(tmp_path / "whole")
+
+
+# Budgets
+
+
+def test_a_budget_decides_how_many_answers_an_image_has(tmp_path: Path) -> None:
+    teacher = Counting()
+    _, _, stages = spent(tmp_path, teacher, Spend(), budget=Budget(queries=400))
+    assert sum(stages.values()) == sum(teacher.counts) <= 400
+    with Run(tmp_path, teacher, budget=Budget(queries=4000)) as run:  # raised: the plan stays
+        assert run.planned(30).per_image == 370 // 30
+        run.spend(images(), network(), **QUICK)
+        assert dict(run.meter.by_stage) == stages
+
+
+def test_queries_for_test_images_are_left(tmp_path: Path) -> None:
+    with Run(tmp_path, Counting(), budget=Budget(queries=400)) as run:
+        assert run.planned(30, reserved=100).per_image == 270 // 30
+
+
+def test_a_budget_that_is_too_small_for_a_plan_goes_on_with_more(tmp_path: Path) -> None:
+    whole, teacher = Counting(), Counting()
+    expected = spent(tmp_path / "whole", whole)
+    with pytest.raises(BudgetExhausted):
+        spent(tmp_path / "other", teacher, budget=Budget(queries=150))
+    assert sum(teacher.counts) <= 150
+    assert spent(tmp_path / "other", teacher)[1:] == expected[1:]
+
+
+def test_a_budget_of_the_own_answers_buys_these_alone(tmp_path: Path) -> None:
+    transfer, decision, stages = spent(tmp_path, Counting(), Spend(), budget=Budget(queries=40))
+    assert (decision.use, len(transfer), sum(stages.values())) == ("ce", 30, 30)
+    assert "nothing is left" in decision.why
+
+
+def test_a_budget_below_the_own_images_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BudgetExhausted, match="the budget of 20 queries"):
+        spent(tmp_path, Counting(), Spend(), budget=Budget(queries=20))
+
+
+# Where there is nothing to try
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes", "use", "why"),
+    [
+        (Spend(per_image=5), Grow().changes, "grown", "30 own images with 5 answers each"),
+        (Spend(per_image=10, trial=0), Grow().changes, "grown", "are not worth a trial"),
+        (Spend(per_image=10), (), "mbd", "no change is switched on"),
+    ],
+)
+def test_where_there_is_nothing_to_try(
+    tmp_path: Path, wanted: Spend, changes: Any, use: str, why: str
+) -> None:
+    transfer, decision, stages = spent(
+        tmp_path, Counting(), wanted, grow=Grow(changes=changes, rounds=1, members=1)
+    )
+    assert (decision.use, decision.agreement) == (use, {})
+    assert why in decision.why
+    assert stages["trial/grow"] == stages["trial/rounds"] == 0
+    assert sum(stages.values()) <= 30 * (1 + (wanted.per_image or 0))
+    assert (transfer.soft is None) == (use == "grown")
+
+
+@pytest.mark.parametrize(("changes", "use"), [(Grow().changes, "grown"), ((), "ce")])
+def test_one_class_only(tmp_path: Path, changes: Any, use: str) -> None:
+    grow = Grow(changes=changes, rounds=1, members=1)
+    found = spent(tmp_path, Counting(), own=images(classes=1), grow=grow)
+    assert found[1].use == use
+
+
+def test_one_class_in_the_trial_only(tmp_path: Path) -> None:
+    """A second class that the trial's images do not have: growth, and nothing was bought twice."""
+    with Run(tmp_path, Counting()) as run:
+        rows = spending.tried(run._shop, 60, 20).tolist()
+    spare = next(row for row in range(60) if row not in rows)
+    own = images(60, classes=1)
+    own.values[spare] = images(4).values[1]
+    transfer, decision, stages = spent(tmp_path, Counting(), Spend(per_image=10, trial=20), own=own)
+    assert (decision.use, decision.held) == ("grown", 0)
+    assert "all 20 images of the trial" in decision.why
+    assert stages["trial/grow"] == 0
+    assert len(transfer) == 60 + stages["grow"]
+
+
+def test_one_own_image(tmp_path: Path) -> None:
+    transfer, decision, _ = spent(tmp_path, Counting(), own=images(1))
+    assert (decision.use, len(transfer)) == ("grown", 11)
+
+
+# What is refused
+
+
+def test_a_search_row_by_row_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    teacher = Counting()
+    with pytest.raises(InputError, match="row by row, which no trial can pay"):
+        spent(tmp_path, teacher, search=paper())
+    assert teacher.counts == []
+
+
+def test_another_plan_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    spent(tmp_path, Counting())
+    with pytest.raises(ConfigurationDiffers, match="per_image: 10 -> 12"):
+        spent(tmp_path, Counting(), Spend(per_image=12))
+
+
+def test_before_a_decision_there_is_no_transfer_set(tmp_path: Path) -> None:
+    with Run(tmp_path, Counting()) as run:
+        run.answers(images())
+        assert run.decision is None
+        with pytest.raises(InputError, match="nothing is decided yet"):
+            run.transfer_set(images(), "auto")
