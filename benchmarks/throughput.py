@@ -6,6 +6,7 @@
 of the very same teacher at its best batch size. `taped_over_raw.NAME`: the same with the tape, as
 in a run. Search and raw teacher take turns about once a second within one process, so that both
 meet the same machine; each repeat gives one ratio, the figure is their median.
+`grow_over_raw.NAME`: the same for the stage that grows, in a run, images asked at random.
 `adapter_over_plain.NAME`: images per second of that teacher over the bare module as it was written,
 at the batch size that is best for it, in turns of one block of images. See README.md.
 """
@@ -22,13 +23,14 @@ import torch
 from torch import Tensor, nn
 
 import common
-from db3kd.data import DataSet, in_memory, load, subset
+from db3kd.data import DataSet, TensorImages, in_memory, load, subset
 from db3kd.errors import Damaged, Db3kdError, InputError
 from db3kd.journal import Tape
 from db3kd.ledger import Taped
 from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure
-from db3kd.settings import Search, Training
+from db3kd.run import Run
+from db3kd.settings import Grow, Search, Training
 from db3kd.student import accuracy, load_network, predict, save_network, train
 from db3kd.teacher import Meter, Teacher, micro_batches
 from db3kd.teachers import torch_module
@@ -38,6 +40,7 @@ from db3kd.transfer_set import TransferSet
 BATCHES = (64, 128, 200, 256, 512, 1024)  # candidates for the raw teacher
 POOL = 20_000  # images that references are drawn from
 SLICE = 1.0  # seconds of search between two turns of the raw teacher
+GROWN_FROM, GROWN = 1000, 200  # own images, and how many are made of each
 TURNS = 11  # of the adapter and of the module as written, in one repeat
 
 
@@ -136,6 +139,10 @@ def main() -> int:
             some = [row for row in rows if row["taped"] == taped]
             figures[f"{name}_over_raw.{case.name}"] = median(row["ratio"] for row in some)
             figures[f"{name}_over_raw_cpu.{case.name}"] = median(row["ratio_cpu"] for row in some)
+        rows = [bench.growth() for _ in range(repeats)]
+        table += rows
+        figures[f"grow_over_raw.{case.name}"] = median(row["ratio"] for row in rows)
+        figures[f"grow_over_raw_cpu.{case.name}"] = median(row["ratio_cpu"] for row in rows)
         rows = [bench.turns() for _ in range(repeats)]
         table += rows
         figures[f"adapter_over_plain.{case.name}"] = median(row["ratio"] for row in rows)
@@ -170,6 +177,7 @@ class Bench:
     own: Tensor
     references: References
     block: Tensor
+    parents: TensorImages
 
     @classmethod
     def of(cls, case: Case, search: Search, samples: int) -> "Bench":
@@ -210,6 +218,7 @@ class Bench:
             answers[:samples],
             references,
             block,
+            TensorImages(in_memory(data.images).values[:GROWN_FROM]),
         )
 
     def setting(self) -> common.Json:
@@ -291,6 +300,30 @@ class Bench:
             "share_of_queries_in_batches_below_64": round(
                 sum(batch for batch in turns.batches if batch < 64) / turns.asked, 4
             ),
+        }
+        common.say(f"  {row}")
+        return row
+
+    def growth(self) -> common.Json:
+        """Grow images in a run, with the raw teacher in between."""
+        turns = TakingTurns(self.teacher, self.raw, self.block)
+        with tempfile.TemporaryDirectory() as folder, Run(folder, turns) as run:
+            run.answers(self.parents)
+            turns.asked, turns.images, turns.seconds, turns.cpu, turns.inside = 0, 0, 0.0, 0.0, 0.0
+            started, cpu = time.perf_counter(), time.process_time()
+            run.grow(self.parents, Grow(per_image=GROWN, choose="random"))
+            seconds = time.perf_counter() - started - turns.seconds
+            cpu = time.process_time() - cpu - turns.cpu
+        grown, raw = turns.asked / seconds, turns.images / turns.seconds
+        row = {
+            "case": self.case.name,
+            "ratio": round(grown / raw, 4),
+            "ratio_cpu": round(turns.asked / cpu / (turns.images / turns.cpu), 4),
+            "grown_per_second": round(grown, 1),
+            "raw_per_second": round(raw, 1),
+            "cpu_per_wall": round(cpu / seconds, 3),
+            "share_in_teacher": round(turns.inside / seconds, 4),
+            "grown": turns.asked,
         }
         common.say(f"  {row}")
         return row

@@ -31,7 +31,9 @@ from db3kd.settings import Change, Grow
 from db3kd.student import resident
 from db3kd.workshop import Workshop
 
-BLOCK_BYTES = 2**25  # of images that are made at once, as numbers of 32 bits
+ASKED = 1024  # images in one question at most
+BLOCK_BYTES = 2**25  # of images that one question is chosen from, as numbers of 32 bits
+MADE_BYTES, FEWEST_MADE = 2**21, 32  # of images that are made at once, and how many at least
 SHARD_BYTES = 2**28  # of images that are kept in one file
 KEPT = 0.9  # how often a flip must keep the class, over how often anything else does
 
@@ -173,7 +175,7 @@ class _Work:
         each = math.prod(self.images.shape) * 4
         if self.settings.choose != "random":
             each *= self.settings.candidates
-        return torch.split(rows, max(1, BLOCK_BYTES // each))
+        return torch.split(rows, max(1, min(ASKED, BLOCK_BYTES // each)))
 
     def _changes(self, number: int) -> tuple[Change, ...]:
         """The changes of a round: without flips if they changed the class too often before."""
@@ -203,16 +205,10 @@ class _Work:
         if students is not None:
             count = self.settings.candidates
             rows = (rows[:, None] * count + torch.arange(count)).flatten()
-        parents = self.order[rows % len(self.order)]
-        block = self.images.read(parents).to(self.shop.device)
-        made = grow(block, parents, names, bounds=self.bounds, draw=draw)
-        kept, shown = self._shown(made.images)
-        columns = {
-            "images": kept,
-            "parents": made.parents,
-            "partners": made.partners,
-            "flipped": made.flipped.to(torch.uint8),
-        }
+        some = max(FEWEST_MADE, MADE_BYTES // (math.prod(self.images.shape) * 4))
+        parts = [self._made(part, names, draw) for part in torch.split(rows, some)]
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        shown = columns.pop("shown")
         if students is not None:
             chosen = choose(students.each(shown), SCORES[self.settings.choose], wanted)
             shown = shown[chosen]
@@ -220,12 +216,29 @@ class _Work:
         called = teacher.labels(shown).to(torch.int32)
         return {name: column.cpu() for name, column in {**columns, "called": called}.items()}
 
-    def _shown(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _made(
+        self, rows: Tensor, names: tuple[Change, ...], draw: torch.Generator
+    ) -> dict[str, Tensor]:
         """New images as they are kept, and the very same as they are shown to the teacher."""
-        if not self.eight_bit:
-            return images, images
-        kept = images.mul_(255).round_().to(torch.uint8)
-        return kept, kept.float().div_(255)
+        parents = self.order[rows % len(self.order)]
+        made = grow(
+            self.images.read(parents).to(self.shop.device),
+            parents,
+            names,
+            bounds=self.bounds,
+            draw=draw,
+        )
+        kept = shown = made.images
+        if self.eight_bit:
+            kept = shown.mul_(255).round_().to(torch.uint8)
+            shown = kept.float().div_(255)
+        return {
+            "shown": shown,
+            "images": kept,
+            "parents": made.parents,
+            "partners": made.partners,
+            "flipped": made.flipped.to(torch.uint8),
+        }
 
     def _facts(self, columns: dict[str, Tensor]) -> Json:
         """How many kept the class of their parent: of the others, and of those flipped."""

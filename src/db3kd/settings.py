@@ -144,7 +144,7 @@ class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     rounds: Count = 4
     surrogate: str = "auto"
     members: Count = 2
-    shard: Count = 4096
+    shard: Count = 16384
 
 
 class Spend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
