@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import common
+import curves
 import stale
 import teachers
 from db3kd.amortised.surrogate import quick
@@ -130,6 +131,7 @@ def main() -> int:
         torch.set_num_threads(given.threads)
     work = given.work or Path(tempfile.gettempdir()) / "db3kd-benchmarks" / "spending"
     seeds = 1 if given.quick else given.seeds
+    given.json.parent.mkdir(parents=True, exist_ok=True)
     table: list[common.Json] = []
     for case in CASES:
         wanted = ["digits"] if given.quick else given.case
@@ -142,6 +144,8 @@ def main() -> int:
                 steps = given.steps or case.steps
                 table.append(cell(problem, method, budget, steps=steps, seeds=seeds))
                 common.say(f"  {table[-1]}")
+        lines = [line for line in table if line["data"] == case.name]
+        curves.draw(lines, given.json.with_suffix(f".{case.name}.png"), case.name)
     name = default()
     figures = {}
     for line in table:

@@ -418,6 +418,21 @@ def test_cells_of_one_answer_are_those_that_need_no_more() -> None:
     assert spending.default() in spending.METHODS
 
 
+def test_spending_has_a_plot(tmp_path: Path) -> None:
+    line = {"own": 300, "teacher": 99.0, "spread": None}
+    table = [
+        {**line, "method": "labels", "budget": 1, "accuracy": 90.0},
+        {**line, "method": "auto", "budget": 10, "accuracy": 95.0, "spread": 0.2},
+        {**line, "method": "auto", "budget": 30, "accuracy": 96.0},
+        {**line, "own": 3000, "method": "doubt", "budget": 10, "accuracy": 97.0},
+    ]
+    curves = module("curves")
+    curves.draw(table[:1], tmp_path / "nothing.png", "mnist")
+    assert not (tmp_path / "nothing.png").exists()
+    curves.draw(table, tmp_path / "all.png", "mnist")
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
 def _problem(spending: Any) -> Any:
     images = TensorImages(torch.zeros(1, 1, 2, 2))
     test = DataSet(images, torch.zeros(1).long(), ("a",))

@@ -3,9 +3,9 @@
 import db3kd
 
 teacher = db3kd.teachers.torch_module(net, classes=10)     # or onnx, sklearn, function
-with db3kd.Run("runs/mnist", teacher, budget=db3kd.Budget(queries=2_000_000)) as run:
-    transfer = run.label(images)
-    student = run.distill(db3kd.networks.lenet5(width=0.5), transfer)
+with db3kd.Run("runs/mnist", teacher, budget=db3kd.Budget(queries=20_000)) as run:
+    network = db3kd.networks.build("lenet5", images.shape, 10, width=0.5, seed=0)
+    student = run.distill(network, run.spend(images, network))
 
 Names load what they need when they are first used, so that `db3kd --help` does not wait for torch.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from db3kd.recipe import Recipe, read_recipe
     from db3kd.run import Evaluation, Run
-    from db3kd.settings import Budget, Search, Training
+    from db3kd.settings import Budget, Grow, Search, Spend, Training
     from db3kd.teacher import Meter, Teacher
     from db3kd.transfer_set import TransferSet
 
@@ -43,6 +43,7 @@ _HOME = {
     "DataSet": "data",
     "Db3kdError": "errors",
     "Evaluation": "run",
+    "Grow": "settings",
     "InputError": "errors",
     "Meter": "teacher",
     "Recipe": "recipe",
@@ -50,6 +51,7 @@ _HOME = {
     "Run": "run",
     "RunError": "errors",
     "Search": "settings",
+    "Spend": "settings",
     "Teacher": "teacher",
     "TeacherError": "errors",
     "TensorImages": "data",
@@ -70,6 +72,7 @@ __all__ = [
     "DataSet",
     "Db3kdError",
     "Evaluation",
+    "Grow",
     "InputError",
     "Meter",
     "Recipe",
@@ -77,6 +80,7 @@ __all__ = [
     "Run",
     "RunError",
     "Search",
+    "Spend",
     "Teacher",
     "TeacherError",
     "TensorImages",

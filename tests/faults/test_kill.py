@@ -45,6 +45,16 @@ GROWING = (
     "-s",
     "grow.shard=60",
 )
+TRYING = (
+    *TOGETHER[:2],
+    *TOGETHER[4:],
+    "-s",
+    "student.methods=['auto']",
+    "-s",
+    "spend.per_image=40",
+    "-s",
+    "grow.shard=60",
+)
 PAUSE = 0.01  # seconds that the teacher takes for a question; there are some 500
 SLOWER = """
 
@@ -232,6 +242,15 @@ def test_killed_while_growing(tmp_path: Path, digits: Path) -> None:
     kills = killed(tmp_path, digits, expected, times=20, spread=8.0, seed=4, command=command)
     print(dict(kills))  # noqa: T201
     assert "grow" in kills
+
+
+@pytest.mark.slow
+def test_killed_while_a_trial_decides(tmp_path: Path, digits: Path) -> None:
+    command = (*COMMAND, *TRYING)
+    expected = left_alone(tmp_path / "whole", digits, command)
+    kills = killed(tmp_path, digits, expected, times=20, spread=12.0, seed=5, command=command)
+    print(dict(kills))  # noqa: T201
+    assert any(name.startswith("trial/") for name in kills)
 
 
 @pytest.mark.slow

@@ -24,9 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from db3kd import job
-from db3kd.errors import Db3kdError
+from db3kd.errors import Db3kdError, InputError
 from db3kd.journal import Json, write_atomically
-from db3kd.networks import build
 from db3kd.recipe import Recipe, read_recipe, resolved
 from db3kd.robustness import mix
 from db3kd.settings import Training
@@ -77,11 +76,14 @@ def table1(recipe: Recipe, *, quiet: bool = False) -> Json:
     recipe's seeds.
 
     Raises:
+        InputError: the methods of the recipe do not have "mbd".
         Db3kdError: see `db3kd.job.run`.
 
     >>> callable(table1)
     True
     """
+    if "mbd" not in recipe.student.methods:
+        raise InputError('this table needs distances; name "mbd" in student.methods')
     with shown(quiet=quiet) as progress:
         summary = job.run(recipe, progress=progress)
         with job.opened(recipe, progress) as at_work:
@@ -108,8 +110,7 @@ def _row(at_work: job.Job, name: str, transfer: TransferSet, training: Training)
     student = at_work.recipe.student
     row: Json = {"accuracy": [], "agreement": [], "seeds": [], "training_s": []}
     for seed in student.seeds:
-        shape, classes = at_work.train.images.shape, at_work.run.meter.classes
-        network = build(student.network, shape, classes, student.width, seed=seed)
+        network = at_work.network(seed)
         network = at_work.run.distill(network, transfer, training, seed=seed, name=name)
         figures = at_work.run.evaluate(
             network, at_work.test.images, at_work.test.labels, name=name, seed=seed

@@ -1,0 +1,87 @@
+"""The plot of `spending.py`: students' accuracy against answers an image, a panel for each set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import picture
+
+STYLES = {  # method: line, marker, colour
+    "auto": ("-", "o", "#b2182b"),
+    "doubt": ("-", "s", "0.0"),
+    "disagreement": (":", "s", "0.4"),
+    "grown": ("--", "s", "0.4"),
+    "distances": ("-", "^", "#2166ac"),
+    "probes": ("--", "^", "#67a9cf"),
+    "mixed": ("-.", "D", "#1b7837"),
+    "grown_logits": (":", "x", "0.6"),
+}
+LEVELS = {"labels": "own answers alone", "logits": "own images, logits"}
+
+
+def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
+    """Lines with their spread over seeds; dotted and dashed levels are those without a budget."""
+    plt, counts = picture.pyplot(), sorted({line["own"] for line in table})
+    if plt is None or not any(line["method"] in STYLES for line in table):
+        return
+    figure, grid = plt.subplots(
+        1, len(counts), figsize=(1.5 + 4.5 * len(counts), 3.8), squeeze=False
+    )
+    for axes, own in zip(grid[0], counts, strict=True):
+        lines = [line for line in table if line["own"] == own]
+        for method in STYLES:
+            _curve(axes, [line for line in lines if line["method"] == method])
+        for line in lines:
+            if line["method"] in LEVELS:
+                axes.axhline(line["accuracy"], linestyle=":", color="0.5", linewidth=1)
+                _word(axes, line["accuracy"], LEVELS[line["method"]])
+        axes.axhline(lines[0]["teacher"], color="0.8", linewidth=1)
+        _word(axes, lines[0]["teacher"], "teacher")
+        axes.set_title(f"{own:,} own images", fontsize=9)
+        axes.set_xlabel("answers an image, its own included", fontsize=9)
+        axes.tick_params(labelsize=8)
+        picture.counts(axes, sorted({line["budget"] for line in lines if line["method"] in STYLES}))
+        picture.plain(axes)
+    grid[0][0].set_ylabel("test accuracy of the student, %", fontsize=9)
+    names = grid[0][0].get_legend_handles_labels()
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.tight_layout(rect=(0, 0, 1 - 1.2 / figure.get_figwidth(), 1))
+    figure.legend(*names, loc="center right", frameon=False, fontsize=8)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+def _curve(axes: Any, lines: Sequence[common.Json]) -> None:
+    """One method in one panel."""
+    if not lines:
+        return
+    lines = sorted(lines, key=lambda line: line["budget"])
+    style, marker, colour = STYLES[lines[0]["method"]]
+    axes.errorbar(
+        [line["budget"] for line in lines],
+        [line["accuracy"] for line in lines],
+        [line["spread"] or 0.0 for line in lines],
+        linestyle=style,
+        marker=marker,
+        color=colour,
+        markersize=4,
+        elinewidth=0.8,
+        capsize=2,
+        linewidth=2 if lines[0]["method"] == "auto" else 1.2,
+        label=lines[0]["method"],
+    )
+
+
+def _word(axes: Any, height: float, words: str) -> None:
+    """A word at the right end of a level."""
+    axes.annotate(
+        words,
+        (1, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 2),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7,
+        color="0.4",
+    )
