@@ -14,6 +14,7 @@ import db3kd.spending as spending
 from closed_form import prototypes
 from db3kd.books import status
 from db3kd.data import Images, TensorImages
+from db3kd.distances import found, soft_labels
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
 from db3kd.networks import build
 from db3kd.run import Run
@@ -174,6 +175,11 @@ def test_either_use_can_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use
         assert 0 < stages["rounds"] + stages["distances"] <= 120
         assert len(transfer) == 30
         assert transfer.soft is not None
+        with Run(tmp_path, Counting()) as run:
+            trial = found(run._shop.within("trial"), "mbd")
+            shorter = run.distances("mbd").distance.minimum(trial)
+        assert (trial < run.distances("mbd").distance).any()  # or the test shows nothing
+        assert torch.equal(transfer.soft, soft_labels(shorter, transfer.own))
     with Run(tmp_path, Counting()) as run:
         again = run.transfer_set(images(), "auto")
     assert torch.equal(again.ids, transfer.ids)

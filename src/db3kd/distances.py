@@ -99,15 +99,21 @@ def measured(shop: Workshop, metric: Metric) -> RobustnessMap:
     return RobustnessMap(metric, whole["own"].long(), **columns, seconds=seconds)
 
 
-def soft_labels(
-    shop: Workshop, metric: Metric, own: Int[Tensor, " sample"]
-) -> Float[Tensor, "sample classes"]:
-    """Eq. 6 and 7 of the distances that were measured.
+def found(shop: Workshop, metric: Metric) -> Float[Tensor, "sample classes"]:
+    """The distances alone, as `measured` has them."""
+    name = f"{metric}.distance"
+    return _columns(shop, metric, [name])[name]
 
-    Raises:
-        InputError, Damaged: as `Run.distances`.
+
+def soft_labels(
+    distance: Float[Tensor, "sample classes"], own: Int[Tensor, " sample"]
+) -> Float[Tensor, "sample classes"]:
+    """Eq. 6 and 7, some thousand samples at a time, in place of the distances.
+
+    >>> soft_labels(torch.tensor([[torch.inf, 1.0, 2.0]]), torch.tensor([0]))
+    tensor([[0.6667, 0.4444, 0.2222]])
     """
-    soft = _columns(shop, metric, [f"{metric}.distance"])[f"{metric}.distance"]
+    soft = distance
     for block in torch.arange(len(soft)).tensor_split(shards_of(len(soft), ANSWERS_SHARD)):
         soft[block] = concentrate(reciprocal_activations(soft[block], own[block]), own[block])
     return soft

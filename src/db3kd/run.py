@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from db3kd import growth, spending
 from db3kd.books import ANSWERS_SHARD
 from db3kd.data import Images, TensorImages, check_images
-from db3kd.distances import check, measure_all, measured, probes, soft_labels
+from db3kd.distances import check, found, measure_all, measured, probes, soft_labels
 from db3kd.errors import InputError
 from db3kd.growth import Growth
 from db3kd.journal import Json, writing
@@ -47,7 +47,7 @@ from db3kd.settings import (
     metric_of,
     validated,
 )
-from db3kd.spending import tried, with_grown
+from db3kd.spending import with_grown, with_use
 from db3kd.student import accuracy, agreement, load_network, predict, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
@@ -294,14 +294,10 @@ class Run:
         rows = torch.arange(len(images))
         transfer = TransferSet(images, rows, own, labels)
         if method == "auto":
-            decision = self._decided()
-            method = decision.use
-            if method == "grown" and decision.held:
-                some = tried(self._shop, len(images), decision.held)
-                transfer = with_grown(self._shop.within("trial"), transfer, images, some)
+            return with_use(self._shop, transfer, self._decided())
         metric = metric_of(method)
         if metric is not None:
-            transfer = transfer.with_soft(soft_labels(self._shop, metric, own))
+            transfer = transfer.with_soft(soft_labels(found(self._shop, metric), own))
         return with_grown(self._shop, transfer, images, rows) if is_grown(method) else transfer
 
     def _decided(self) -> spending.Decision:

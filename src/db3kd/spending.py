@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd.data import Images, Rows
-from db3kd.distances import measure_all, soft_labels
+from db3kd.distances import found, measure_all, soft_labels
 from db3kd.growth import grow_all, grown
 from db3kd.robustness import mix
 from db3kd.settings import Grow, Search, Spend, Training, Use
@@ -163,7 +163,7 @@ def _by_trial(
     plain = TransferSet(some, torch.arange(len(rows)), answers, answers)
     sets: dict[Use, TransferSet] = {
         "grown": with_grown(trial, plain, some, plain.ids),
-        "mbd": plain.with_soft(soft_labels(trial, "mbd", answers)),
+        "mbd": plain.with_soft(soft_labels(found(trial, "mbd"), answers)),
     }
     steps = training.steps or training.epochs * -(-len(images) // training.batch)
     training = msgspec.structs.replace(training, steps=min(MOST_STEPS, steps))
@@ -186,6 +186,23 @@ def with_grown(
     """Samples, and after them what was grown of these rows of `images`, with their ids."""
     more = grown(shop, images)
     return transfer.joined(TransferSet(more.images, rows[more.parents], more.called, more.called))
+
+
+def with_use(shop: Workshop, own: TransferSet, decision: Decision) -> TransferSet:
+    """Own images with all that was bought for the use that was decided, in the trial too.
+
+    Of two distances to one class, both confirmed by the teacher, the shorter counts.
+    """
+    trial, rows = shop.within("trial"), tried(shop, len(own), decision.held)
+    if decision.use == "grown":
+        more = with_grown(trial, own, own.images, rows) if decision.held else own
+        return with_grown(shop, more, own.images, own.ids)
+    if decision.use == "mbd":
+        distance = found(shop, "mbd")
+        if decision.held:
+            distance[rows] = distance[rows].minimum(found(trial, "mbd"))
+        return own.with_soft(soft_labels(distance, own.own))
+    return own
 
 
 class _Judge:
