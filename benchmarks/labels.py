@@ -57,6 +57,8 @@ METRICS = (
     "nearest_right",
     "spearman_logits",
     "runner_up_right",
+    "spearman_white",
+    "nearest_white",
     "student",
     "student_spread",
 )
@@ -96,6 +98,10 @@ class Bench:
             "spearman_logits": spearman(mine, scores),
             "runner_up_right": same_first(mine, scores),
             "exact_over_white_box": float(exact.sum() / white[:few].sum()),
+            "spearman_white": spearman(mine[:few], white[:few]),
+            "nearest_white": same_first(mine[:few], white[:few]),
+            "exact_spearman_white": spearman(exact, white[:few]),
+            "exact_nearest_white": same_first(exact, white[:few]),
         }
 
     def rounded(self, distance: Tensor) -> dict[str, float]:

@@ -244,8 +244,11 @@ def test_labels_are_as_good_as_their_order() -> None:
     # twice the closed form everywhere; class 1 is nearer, and second for the teacher
     assert good["over_white_box"] == pytest.approx(2, rel=1e-4)
     assert [good[name] for name in ("spearman", "nearest_right", "runner_up_right")] == [1, 1, 1]
+    assert [good[name] for name in ("spearman_white", "nearest_white")] == [1, 1]
+    assert [good[name] for name in ("exact_spearman_white", "exact_nearest_white")] == [1, 1]
     bad = bench.metrics(bench.exact[:, [0, 2, 1]])
     assert [bad[name] for name in ("spearman", "nearest_right", "spearman_logits")] == [-1, 0, -1]
+    assert [bad[name] for name in ("spearman_white", "exact_spearman_white")] == [-1, 1]
     quality = module("quality")
     # ranks 0 1 2 3 against 1 0 2 3: 1 - 6 * 2 / (4 * 15) = 0.8
     four = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[2.0, 1.0, 3.0, 4.0]])
