@@ -80,7 +80,7 @@ def test_a_trial_decides_what_is_bought(here: Workshop, caplog: pytest.LogCaptur
     caplog.set_level("INFO", logger="db3kd")
     wanted = recipe(*BY_TRIAL, "spend.per_image=10")
     summary = job.run(wanted)
-    assert "both are tried on 30 images, with 3 answers an image each" in caplog.text
+    assert "both are tried on 30 images, with 3 new ones of each" in caplog.text
     assert "the answers go to " in caplog.text
     spent, found = summary["queries"]["by_stage"], summary["spending"]
     assert spent["trial/grow"] == 90

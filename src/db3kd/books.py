@@ -11,7 +11,6 @@ ANSWERS_SHARD = 4096  # images whose classes are asked for together
 STAGES = (
     "answers",
     "trial/grow",
-    "trial/rounds",
     "trial/distances",
     "grow",
     "rounds",
@@ -94,7 +93,8 @@ def status(folder: str | Path) -> Json:
 
     `stage`: where the run is. `stages`: shards done and pending, as far as known. `queries`: spent
     (reserved ones included), reserved (asked, not yet answered), lost (asked, never answered: their
-    process died), budget, and by stage. `students` and `figures`: what was trained and reached.
+    process died), budget, and by stage. `decision`: what a trial found, if there was one.
+    `students` and `figures`: what was trained and reached.
 
     Raises:
         InputError: there is no run in that folder.
@@ -118,6 +118,7 @@ def status(folder: str | Path) -> Json:
         if figure not in figures:  # a finished run that is run again finds the same
             figures.append(figure)
     students = list(journal.all("student"))
+    decisions = [record["decision"] for record in journal.all("decision")]
     working = [name for name, stage in stages.items() if stage["pending"]]
     if not students and not figures:
         working += _ahead(stages)
@@ -132,6 +133,7 @@ def status(folder: str | Path) -> Json:
             "budget": opened[-1]["budget"]["queries"] if opened else None,
             "by_stage": books.spent,
         },
+        "decision": decisions[-1] if decisions else None,
         "students": [
             {key: record[key] for key in ("name", "seed", "file", "samples", "seconds")}
             for record in students

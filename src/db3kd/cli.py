@@ -160,16 +160,21 @@ def _flat(settings: dict[str, Any], table: str = "recipe") -> Iterator[str]:
 
 
 def _status_text(found: dict[str, Any]) -> str:
+    from db3kd.terminal import decided
+
     queries = found["queries"]
     budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ", no budget"
     lines = [f"{found['run']}: {found['stage']}"]
+    width = max(map(len, [*found["stages"], "students"]))
     for name, stage in found["stages"].items():
-        lines.append(f"  {name:<10} {stage['done']:,} of {stage['shards']:,} shards")
+        lines.append(f"  {name:<{width}}  {stage['done']:,} of {stage['shards']:,} shards")
     lines.append(
-        f"  queries    {queries['spent']:,}{budget}"
+        f"  {'queries':<{width}}  {queries['spent']:,}{budget}"
         f" ({queries['reserved']:,} reserved, {queries['lost']:,} lost)"
     )
-    lines.append(f"  students   {len(found['students'])}")
+    if found["decision"] is not None:
+        lines.append(f"  {'spent on':<{width}}  {decided(found['decision'])}")
+    lines.append(f"  {'students':<{width}}  {len(found['students'])}")
     for figure in found["figures"]:
         accuracy = "unknown" if figure["accuracy"] is None else f"{100 * figure['accuracy']:.2f}%"
         lines.append(

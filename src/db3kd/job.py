@@ -244,7 +244,7 @@ class Job:
         if self.spends and self.run.decision is None and parted.tried:
             _log.info(
                 "what pays depends on teacher and images, so both are tried on %s images, with %s"
-                " answers an image each; the better gets the other %s an image",
+                " new ones of each; the better gets the other %s answers an image",
                 f"{parted.tried:,}",
                 parted.each,
                 parted.left,

@@ -1,7 +1,8 @@
 """What a run's answers go to: new images and distances are tried, and the better use gets the rest.
 
-Both are bought for some own images, a few answers each. Students learn from either, and are judged
-by their agreement with the teacher on own images that they have not seen, nor any child of these.
+For some own images a few new ones are bought, and sample distances (Eq. 2), which cost nothing,
+stand for distances. Students learn from either, and are judged by their agreement with the teacher
+on own images that they have not seen, nor any child of these.
 """
 
 import copy
@@ -26,9 +27,9 @@ from db3kd.workshop import Workshop
 
 PER_IMAGE = 30  # answers for each own image where nobody says how many
 LEAST, FEWEST = 8, 20  # answers an image, and own images, that a trial is worth its price for
-PART, LEAST_EACH, MOST_EACH = 5, 3, 10  # of an image's answers each use gets in the trial
-FOLDS = 5  # of the own images, each held back once
-MOST_STEPS = 2000  # of a student in the trial
+PART, LEAST_EACH, MOST_EACH = 5, 3, 10  # of an image's answers: what the trial gets
+FOLDS, REPEATS = 5, 2  # parts of the own images, each held back once; and so often, dealt anew
+MOST_STEPS = 1000  # of a student in the trial
 
 _NAMES: Mapping[Use, str] = {"ce": "nothing more", "grown": "new images", "mbd": "distances"}
 _log = logging.getLogger("db3kd")
@@ -38,11 +39,11 @@ _log = logging.getLogger("db3kd")
 class Plan:
     """How many answers beside the images' own go where.
 
-    On `tried` own images each use gets `each` answers an image; then the better one gets `left` for
-    every image. All of it together is `per_image` for each image at most.
+    The trial grows `each` new images of `tried` own ones; then the better use gets `left` for every
+    own image. All of it together is `per_image` for each image at most.
 
     >>> Plan.of(Spend(per_image=30), samples=300)
-    Plan(per_image=30, tried=300, each=6, left=18)
+    Plan(per_image=30, tried=300, each=6, left=24)
     >>> Plan.of(Spend(per_image=30), samples=60_000)
     Plan(per_image=30, tried=1000, each=6, left=29)
     >>> Plan.of(Spend(per_image=5), samples=300)
@@ -68,7 +69,7 @@ class Plan:
             return cls(per_image, 0, 0, per_image)
         tried = min(settings.trial, samples)
         each = max(LEAST_EACH, min(MOST_EACH, per_image // PART))
-        return cls(per_image, tried, each, per_image - -(-2 * each * tried // samples))
+        return cls(per_image, tried, each, per_image - -(-each * tried // samples))
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _by_trial(
     grow: Grow,
     training: Training,
 ) -> tuple[Decision, float]:
-    """Buy a little of both, teach students of either, judge them; how long the judging took."""
+    """Grow a little, teach students of either use, judge them; how long the judging took."""
     trial = shop.within("trial")
     rows = tried(shop, len(images), plan.tried)
     some, answers = Rows(images, rows), own[rows]
@@ -156,14 +157,13 @@ def _by_trial(
     if bool((answers == answers[0]).all()):
         why = f"the teacher calls all {len(rows):,} images of the trial {int(answers[0])}"
         return Decision("grown", why, {}, 0), 0.0
-    few = {"per_image": plan.each}
-    quick = {**few, "choose": "random", "rounds": 1}
-    grow_all(trial, some, answers, msgspec.structs.replace(grow, **quick))
-    measure_all(trial, some, answers, msgspec.structs.replace(search, **few))
+    few = {"per_image": plan.each, "choose": "random", "rounds": 1}
+    grow_all(trial, some, answers, msgspec.structs.replace(grow, **few))
+    measure_all(trial, some, answers, msgspec.structs.replace(search, metric="sd"))
     plain = TransferSet(some, torch.arange(len(rows)), answers, answers)
     sets: dict[Use, TransferSet] = {
         "grown": with_grown(trial, plain, some, plain.ids),
-        "mbd": plain.with_soft(soft_labels(found(trial, "mbd"), answers)),
+        "mbd": plain.with_soft(soft_labels(found(trial, "sd"), answers)),
     }
     steps = training.steps or training.epochs * -(-len(images) // training.batch)
     training = msgspec.structs.replace(training, steps=min(MOST_STEPS, steps))
@@ -189,19 +189,15 @@ def with_grown(
 
 
 def with_use(shop: Workshop, own: TransferSet, decision: Decision) -> TransferSet:
-    """Own images with all that was bought for the use that was decided, in the trial too.
-
-    Of two distances to one class, both confirmed by the teacher, the shorter counts.
-    """
-    trial, rows = shop.within("trial"), tried(shop, len(own), decision.held)
+    """Own images with all that was bought for the use that was decided, in the trial too."""
     if decision.use == "grown":
-        more = with_grown(trial, own, own.images, rows) if decision.held else own
+        more = own
+        if decision.held:
+            rows = tried(shop, len(own), decision.held)
+            more = with_grown(shop.within("trial"), own, own.images, rows)
         return with_grown(shop, more, own.images, own.ids)
     if decision.use == "mbd":
-        distance = found(shop, "mbd")
-        if decision.held:
-            distance[rows] = distance[rows].minimum(found(trial, "mbd"))
-        return own.with_soft(soft_labels(distance, own.own))
+        return own.with_soft(soft_labels(found(shop, "mbd"), own.own))
     return own
 
 
@@ -217,20 +213,20 @@ class _Judge:
         sets: int,
     ) -> None:
         self.shop, self.network, self.training, self.plain = shop, network, training, plain
-        self.done, self.total = 0, sets * FOLDS
+        self.done, self.total = 0, sets * FOLDS * REPEATS
         draw = torch.Generator().manual_seed(mix(shop.seed, "folds"))
-        self.fold = torch.randperm(len(plain), generator=draw) % FOLDS
+        dealt = [torch.randperm(len(plain), generator=draw) % FOLDS for _ in range(REPEATS)]
+        self.held = [fold == number for fold in dealt for number in range(FOLDS)]
 
     def __call__(self, transfer: TransferSet) -> float:
         agreed = 0
         transfer = replace(transfer, images=resident(transfer.images))
-        for number in range(FOLDS):
-            held = self.fold == number
+        for number, held in enumerate(self.held):
             student = self._student(transfer.select((~held)[transfer.ids].nonzero()[:, 0]), number)
             rows = held.nonzero()[:, 0]
             answers = predict(student, Rows(self.plain.images, rows), device=self.shop.device)
             agreed += int((answers.cpu() == self.plain.own[rows]).sum())
-        return agreed / len(self.plain)
+        return agreed / (REPEATS * len(self.plain))
 
     def _student(self, transfer: TransferSet, number: int) -> nn.Module:
         with torch.enable_grad():

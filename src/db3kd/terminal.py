@@ -149,7 +149,21 @@ def spending(summary: Mapping[str, Any]) -> str:
     Spent on new images (too few for a trial).
     300 for the images' own answers, 8,700 for new images
     """
-    found, stages = summary["spending"], summary["queries"]["by_stage"]
+    bought: dict[str, int] = {}
+    for stage, count in summary["queries"]["by_stage"].items():
+        bought[_BOUGHT[stage]] = bought.get(_BOUGHT[stage], 0) + count
+    parts = [f"{count:,} for {name}" for name, count in bought.items() if count]
+    return f"Spent on {decided(summary['spending'])}.\n{', '.join(parts)}"
+
+
+def decided(found: Mapping[str, Any]) -> str:
+    """What answers go to, and why, as text.
+
+    >>> print(decided({"use": "mbd", "why": "by trial", "agreement": {"grown": 0.9, "mbd": 0.92},
+    ...                "held": 300}))
+    distances (by trial: of 300 images held back, students of new images agree with the teacher on
+    90.0%, students of distances on 92.0%)
+    """
     why = found["why"]
     if found.get("agreement"):
         shares = {use: f"{100 * share:.1f}%" for use, share in found["agreement"].items()}
@@ -157,18 +171,13 @@ def spending(summary: Mapping[str, Any]) -> str:
             f": of {found['held']:,} images held back, students of new images agree with the"
             f" teacher on {shares['grown']}, students of distances on {shares['mbd']}"
         )
-    bought: dict[str, int] = {}
-    for stage, count in stages.items():
-        bought[_BOUGHT[stage]] = bought.get(_BOUGHT[stage], 0) + count
-    parts = [f"{count:,} for {name}" for name, count in bought.items() if count]
-    return f"Spent on {_USES[found['use']]} ({why}).\n{', '.join(parts)}"
+    return f"{_USES[found['use']]} ({why})"
 
 
 _USES = {"ce": "the images' own answers alone", "grown": "new images", "mbd": "distances"}
 _BOUGHT = {
     "answers": "the images' own answers",
     "trial/grow": "new images on trial",
-    "trial/rounds": "distances on trial",
     "trial/distances": "distances on trial",
     "grow": "new images",
     "rounds": "distances",
