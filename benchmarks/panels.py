@@ -45,7 +45,8 @@ def draw(table: Sequence[common.Json], file: Path, title: str, *, bar: tuple[str
                     axes.axhline(line["student"], linestyle=":", color="0.5", linewidth=1)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=8)
-        picture.counts(axes, sorted({line["budget"] for line in [*bought, *_of_rounds(bought)]}))
+        at = {line["budget"] for line in [*bought, *_of_rounds(bought)]}
+        picture.counts(axes, sorted(at), most=7)
         picture.plain(axes)
     for axes in grid[-1]:
         axes.set_xlabel("queries an image", fontsize=9)

@@ -73,12 +73,16 @@ def _axes(axes: Any, table: Sequence[common.Json], case: str) -> None:
     plain(axes)
 
 
-def counts(axes: Any, asked: Sequence[int]) -> None:
-    """Queries to the right, logarithmic, with these ticks; of two that would touch, the larger."""
+def counts(axes: Any, asked: Sequence[int], *, most: int = 12) -> None:
+    """Queries to the right, logarithmic, with these ticks; of two that would touch, the larger.
+
+    `most`: how many ticks there is room for.
+    """
     axes.set_xscale("log")
     kept: list[int] = []
+    apart = max(APART, (max(asked) / min(asked)) ** (1 / most))
     for count in sorted(asked, reverse=True):
-        if not kept or count * APART <= kept[-1]:
+        if not kept or count * apart <= kept[-1]:
             kept.append(count)
     axes.set_xticks(kept, [f"{count:,}" for count in kept])
 
