@@ -108,6 +108,7 @@ class Problem:
     test: DataSet
     weights: bytes
     folder: Path
+    device: str
 
     @property
     def classes(self) -> int:
@@ -125,6 +126,7 @@ def main() -> int:
     options.add_argument("--budgets", nargs="+", type=int, help="answers an image, these only")
     options.add_argument("--seeds", type=int, default=3, help="students of a cell")
     options.add_argument("--steps", type=int, help="batches that a student learns from")
+    options.add_argument("--device", default="cpu", help="of search and students; default: cpu")
     options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
     given = options.parse_args()
     if given.threads:
@@ -138,7 +140,7 @@ def main() -> int:
         if wanted and case.name not in wanted:
             continue
         for count in given.own or case.own:
-            problem = made(case, count, work)
+            problem = made(case, count, work, device=given.device)
             budgets = given.budgets or ((10,) if given.quick else BUDGETS)
             for method, budget in cells(given.only or tuple(METHODS), budgets, problem):
                 steps = given.steps or case.steps
@@ -153,7 +155,12 @@ def main() -> int:
         figures[f"accuracy.{line['method']}.{place}"] = line["accuracy"]
         if line["method"] == name:
             figures[f"accuracy.default.{place}"] = line["accuracy"]
-    setting = {"threads": torch.get_num_threads(), "methods": METHODS, "default": name}
+    setting = {
+        "device": given.device,
+        "threads": torch.get_num_threads(),
+        "methods": METHODS,
+        "default": name,
+    }
     common.write(given.json, figures=figures, setting=setting, table=table)
     return 0
 
@@ -178,15 +185,17 @@ def cells(
             yield method, budget
 
 
-def made(case: Case, count: int, work: Path) -> Problem:
+def made(case: Case, count: int, work: Path, *, device: str = "cpu") -> Problem:
     """The teacher, `count` own images drawn at random, and test images."""
-    folder = work / case.name / str(count)
+    kind = "" if device == "cpu" else f"-{device.partition(':')[0]}"
+    folder = work / f"{case.name}{kind}" / str(count)
     if case.lesson is None:
         machine, images, labels = teachers.digits()
         own, rest = images[:count], slice(len(images) // 2, None)
         held = DataSet(TensorImages(images[rest]), labels[rest], tuple(map(str, range(10))))
         weights = repr(machine.get_params()).encode()
-        return Problem(case, sklearn(machine), None, TensorImages(own), held, weights, folder)
+        own = TensorImages(own)
+        return Problem(case, sklearn(machine), None, own, held, weights, folder, device)
     data = load(case.lesson.data, "train")
     data = DataSet(in_memory(data.images), data.labels, data.classes)
     net = teachers.trained(case.lesson, data)
@@ -196,8 +205,8 @@ def made(case: Case, count: int, work: Path) -> Problem:
     test = load(case.lesson.data, "test")
     test = DataSet(in_memory(test.images), test.labels, test.classes)
     weights = case.lesson.path.read_bytes()
-    teacher = torch_module(net, classes=len(data.classes))
-    return Problem(case, teacher, net, TensorImages(images), test, weights, folder)
+    teacher = torch_module(net, classes=len(data.classes), device=device)
+    return Problem(case, teacher, net, TensorImages(images), test, weights, folder, device)
 
 
 def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) -> common.Json:
@@ -210,7 +219,11 @@ def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) 
         sources = (*sources, "spending.py")
     name = f"{method}-{budget}-{stale.digest(sources, settings, problem.weights)}"
     with Run(
-        problem.folder / name, problem.teacher, budget=Budget(queries=count * budget), seed=SEED
+        problem.folder / name,
+        problem.teacher,
+        budget=Budget(queries=count * budget),
+        seed=SEED,
+        device=problem.device,
     ) as run:
         started = time.perf_counter()
         if method == "auto":
@@ -298,7 +311,7 @@ def with_logits(problem: Problem, transfer: TransferSet) -> TransferSet:
         raise RuntimeError("this teacher has no logits")
     with torch.no_grad():
         found = [
-            problem.net(transfer.images.read(rows))
+            problem.net(transfer.images.read(rows).to(problem.device)).cpu()
             for rows in torch.arange(len(transfer)).split(256)
         ]
     return transfer.with_soft(torch.cat(found))
@@ -312,8 +325,9 @@ def taught(
     if file.exists():
         return float(json.loads(file.read_text())["accuracy"])
     net = student(problem, seed=seed)
-    train(net, transfer, training, seed=seed, device="cpu")
-    found = 100 * accuracy(predict(net, problem.test.images, device="cpu"), problem.test.labels)
+    train(net, transfer, training, seed=seed, device=problem.device)
+    answers = predict(net, problem.test.images, device=problem.device).cpu()
+    found = 100 * accuracy(answers, problem.test.labels)
     write_atomically(file, json.dumps({"accuracy": found}).encode())
     return found
 
@@ -329,7 +343,7 @@ def teacher_accuracy(problem: Problem) -> float:
     images = problem.test.images
     with torch.no_grad():
         answers = [
-            problem.teacher.labels(images.read(rows))
+            problem.teacher.labels(images.read(rows).to(problem.device)).cpu()
             for rows in torch.arange(len(images)).split(256)
         ]
     return accuracy(torch.cat(answers), problem.test.labels)
