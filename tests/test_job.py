@@ -99,6 +99,26 @@ def test_a_trial_decides_what_is_bought(here: Workshop, caplog: pytest.LogCaptur
     assert job.distill(alone)["students"] == ["ce", "auto"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["budget.queries=20"], "20 images of your own, by data.samples, are what it can pay"),
+        (
+            ["budget.queries=200", "spend.per_image=10"],
+            "the budget is 200, so the run may stop before it is done; without spend.per_image it",
+        ),
+    ],
+)
+def test_a_budget_that_is_too_small_is_told_before_anything_is_asked(
+    here: Workshop, caplog: pytest.LogCaptureFixture, overrides: list[str], words: str
+) -> None:
+    caplog.set_level("INFO", logger="db3kd")
+    with job.opened(recipe(*BY_TRIAL, *overrides)):
+        pass
+    assert words in caplog.text
+    assert here.asked() == 0
+
+
 def test_without_a_decision_nothing_is_distilled(here: Workshop) -> None:
     wanted = recipe(*BY_TRIAL)
     job.grow(wanted)

@@ -251,7 +251,14 @@ class Job:
             )
         budget = meter.budget.queries
         if budget is not None and most["total"] > budget:
-            _log.info("the budget is %s, so the run may stop before it is done", f"{budget:,}")
+            advice = ""
+            if budget < len(train):
+                advice = f"; {budget:,} images of your own, by data.samples, are what it can pay"
+            elif self.spends and self.recipe.spend.per_image is not None:
+                advice = "; without spend.per_image it would be planned to fit"
+            _log.info(
+                "the budget is %s, so the run may stop before it is done%s", f"{budget:,}", advice
+            )
 
     def spend(self) -> None:
         """Buy what a trial finds to teach the recipe's student most."""
