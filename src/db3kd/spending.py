@@ -91,8 +91,8 @@ class Decision:
 
 def decided(shop: Workshop) -> Decision | None:
     """What was decided in this run before, if anything."""
-    found = list(shop.journal.all("decision"))
-    return msgspec.convert(found[-1]["decision"], Decision) if found else None
+    records = list(shop.journal.all("decision"))
+    return msgspec.convert(records[-1]["decision"], Decision) if records else None
 
 
 def decide(
@@ -113,10 +113,10 @@ def decide(
             shop, images, own, network, plan, search=search, grow=grow, training=training
         )
     shop.journal.append("decision", decision=asdict(decision), wall_s=round(seconds, 3))
-    found = [f"{_NAMES[name]} {100 * share:.1f}%" for name, share in decision.agreement.items()]
-    facts = f", agreement on {decision.held:,} images held back: {', '.join(found)}"
+    shares = [f"{_NAMES[name]} {100 * share:.1f}%" for name, share in decision.agreement.items()]
+    facts = f", agreement on {decision.held:,} images held back: {', '.join(shares)}"
     _log.info(
-        "the answers go to %s (%s%s)", _NAMES[decision.use], decision.why, facts if found else ""
+        "the answers go to %s (%s%s)", _NAMES[decision.use], decision.why, facts if shares else ""
     )
     return decision
 
