@@ -80,10 +80,10 @@ def test_a_trial_decides_what_is_bought(here: Workshop, caplog: pytest.LogCaptur
     caplog.set_level("INFO", logger="db3kd")
     wanted = recipe(*BY_TRIAL, "spend.per_image=10")
     summary = job.run(wanted)
-    assert "both are tried on 30 images, with 3 new ones of each" in caplog.text
+    assert "both are tried on 30 images, with 5 new ones of each" in caplog.text
     assert "the answers go to " in caplog.text
     spent, found = summary["queries"]["by_stage"], summary["spending"]
-    assert spent["trial/grow"] == 90
+    assert spent["trial/grow"] == 150
     assert found["agreement"][found["use"]] == max(found["agreement"].values())
     assert summary["queries"]["spent"] == here.asked() <= 30 * 11 + 50
     methods = summary["methods"]
@@ -91,7 +91,7 @@ def test_a_trial_decides_what_is_bought(here: Workshop, caplog: pytest.LogCaptur
     assert methods["auto"]["queries"] == summary["queries"]["spent"] - 50
     text = spending(summary)
     assert text.startswith("Spent on ")
-    assert "30 for the images' own answers, 90 for new images on trial" in text
+    assert "30 for the images' own answers, 150 for new images on trial" in text
     again = job.run(wanted)
     assert (again["queries"], again["spending"]) == (summary["queries"], found)
     alone = recipe(*BY_TRIAL, "spend.per_image=10", "run=alone")

@@ -114,13 +114,13 @@ def test_a_plan_never_costs_more_than_it_may(
 
 
 def test_plans_on_paper() -> None:
-    # 300 images, 100 answers: 10 of them in the trial, and 90 are left.
-    assert Plan.of(Spend(per_image=100), samples=300) == Plan(100, 300, 10, 90)
-    # Of 3,000 images a third is tried: 10 x 1,000 / 3,000 is 4 an image, rounded up.
-    assert Plan.of(Spend(per_image=100), samples=3000) == Plan(100, 1000, 10, 96)
+    # 300 images, 100 answers: 15 of them in the trial, and 85 are left.
+    assert Plan.of(Spend(per_image=100), samples=300) == Plan(100, 300, 15, 85)
+    # Of 4,000 images a quarter is tried: 15 x 1,000 / 4,000 is 4 an image, rounded up.
+    assert Plan.of(Spend(per_image=100), samples=4000) == Plan(100, 1000, 15, 96)
     # A budget of 10,000: 300 own images, 1,000 test images, 8,700 / 300 = 29 for each.
     found = Plan.of(Spend(), samples=300, budget=10_000, reserved=1000)
-    assert found == Plan(29, 300, 5, 24)
+    assert found == Plan(29, 300, 14, 15)
     assert Plan.of(Spend(trial=0), samples=300) == Plan(30, 0, 0, 30)
     assert Plan.of(Spend(), samples=300, budget=200) == Plan(0, 0, 0, 0)
 
@@ -132,8 +132,8 @@ def test_the_books_balance_and_the_better_gets_the_rest(tmp_path: Path) -> None:
     teacher, grow = Counting(), Grow(choose="random")
     transfer, decision, stages = spent(tmp_path, teacher, grow=grow)
     assert sum(teacher.counts) == sum(stages.values()) <= COUNT * 11
-    # 10 answers an image: 3 in the trial, where sample distances cost nothing, and 7 are left.
-    assert (stages["answers"], stages["trial/grow"], stages["trial/distances"]) == (30, 90, 0)
+    # 10 answers an image: 5 in the trial, where sample distances cost nothing, and 5 are left.
+    assert (stages["answers"], stages["trial/grow"], stages["trial/distances"]) == (30, 150, 0)
     assert (decision.why, decision.held, set(decision.agreement)) == (
         "by trial",
         30,
@@ -142,12 +142,12 @@ def test_the_books_balance_and_the_better_gets_the_rest(tmp_path: Path) -> None:
     better = max(decision.agreement, key=lambda use: (decision.agreement[use], use == "grown"))
     assert decision.use == better
     if decision.use == "grown":
-        assert stages["grow"] == 30 * 7
-        assert (len(transfer), transfer.soft) == (30 + 90 + 210, None)
-        # Each is itself, and the parent of 3 in the trial and 7 after it.
+        assert stages["grow"] == 30 * 5
+        assert (len(transfer), transfer.soft) == (30 + 150 + 150, None)
+        # Each is itself, and the parent of 5 in the trial and 5 after it.
         assert torch.equal(torch.bincount(transfer.ids), torch.full((30,), 11))
     else:
-        assert 0 < stages["rounds"] + stages["distances"] <= 30 * 7
+        assert 0 < stages["rounds"] + stages["distances"] <= 30 * 5
         assert len(transfer) == 30
     found = status(tmp_path)["stages"]
     assert all(found[name]["pending"] == 0 for name in found)
@@ -167,11 +167,11 @@ def test_either_use_can_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use
     transfer, decision, stages = spent(tmp_path, Counting())
     assert decision.use == use
     if use == "grown":
-        assert (stages["grow"], stages["rounds"], stages["distances"]) == (210, 0, 0)
+        assert (stages["grow"], stages["rounds"], stages["distances"]) == (150, 0, 0)
         assert (len(transfer), transfer.soft) == (330, None)
     else:
         assert stages["grow"] == 0
-        assert 0 < stages["rounds"] + stages["distances"] <= 210
+        assert 0 < stages["rounds"] + stages["distances"] <= 150
         assert len(transfer) == 30
         assert transfer.soft is not None
         with Run(tmp_path, Counting()) as run:
@@ -188,7 +188,7 @@ def test_parents_of_the_trial_are_the_rows_that_were_drawn(tmp_path: Path) -> No
     teacher, wanted = Counting(), Spend(per_image=10, trial=20)
     _, decision, stages = spent(tmp_path, teacher, wanted)
     assert decision.held == 20
-    assert stages["trial/grow"] == 60
+    assert stages["trial/grow"] == 100
     with Run(tmp_path, Counting()) as run:
         rows = spending.tried(run._shop, 30, 20)
         own = TransferSet(images(), torch.arange(30), *[run.answers(images())] * 2)

@@ -27,9 +27,9 @@ from db3kd.workshop import Workshop
 
 PER_IMAGE = 30  # answers for each own image where nobody says how many
 LEAST, FEWEST = 8, 20  # answers an image, and own images, that a trial is worth its price for
-PART, LEAST_EACH, MOST_EACH = 5, 3, 10  # of an image's answers: what the trial gets
+PART, LEAST_EACH, MOST_EACH = 2, 3, 15  # of an image's answers: what the trial gets
 FOLDS, REPEATS = 5, 2  # parts of the own images, each held back once; and so often, dealt anew
-MOST_STEPS = 1000  # of a student in the trial
+MOST_STEPS = 2000  # of a student in the trial
 
 _NAMES: Mapping[Use, str] = {"ce": "nothing more", "grown": "new images", "mbd": "distances"}
 _log = logging.getLogger("db3kd")
@@ -43,9 +43,9 @@ class Plan:
     own image. All of it together is `per_image` for each image at most.
 
     >>> Plan.of(Spend(per_image=30), samples=300)
-    Plan(per_image=30, tried=300, each=6, left=24)
+    Plan(per_image=30, tried=300, each=15, left=15)
     >>> Plan.of(Spend(per_image=30), samples=60_000)
-    Plan(per_image=30, tried=1000, each=6, left=29)
+    Plan(per_image=30, tried=1000, each=15, left=29)
     >>> Plan.of(Spend(per_image=5), samples=300)
     Plan(per_image=5, tried=0, each=0, left=5)
     """
