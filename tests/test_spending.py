@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import db3kd.amortised.stages as stages
+import db3kd.lessons as lessons
 import db3kd.spending as spending
 from closed_form import prototypes
 from db3kd.books import status
@@ -194,6 +195,24 @@ def test_parents_of_the_trial_are_the_rows_that_were_drawn(tmp_path: Path) -> No
         own = TransferSet(images(), torch.arange(30), *[run.answers(images())] * 2)
         more = spending.with_grown(run._shop.within("trial"), own, images(), rows)
     assert sorted(set(more.ids[30:].tolist())) == rows.tolist()
+
+
+def test_students_that_choose_know_what_the_trial_grew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spending._Judge, "__call__", lambda judge, transfer: 0.5)  # a tie: growth
+    seen: list[int] = []
+    real = lessons.teach
+
+    def teach(ensemble: Any, known: Any, **more: Any) -> None:
+        assert len(known.images) == len(known.answers)
+        seen.append(len(known.answers))
+        real(ensemble, known, **more)
+
+    monkeypatch.setattr(lessons, "teach", teach)
+    spent(tmp_path, Counting())
+    # 30 own, 150 of the trial; then those and the 75 of the first round.
+    assert seen == [180, 255]
 
 
 def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(

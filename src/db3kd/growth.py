@@ -98,8 +98,18 @@ def check(settings: Grow, shape: Shape, classes: int) -> None:
         build(network_of(settings.surrogate, shape), shape, classes, seed=0)
 
 
-def grow_all(shop: Workshop, images: Images, own: Int[Tensor, " sample"], settings: Grow) -> None:
-    """Make and ask all new images, those that are not there yet; see `Run.grow`."""
+def grow_all(
+    shop: Workshop,
+    images: Images,
+    own: Int[Tensor, " sample"],
+    settings: Grow,
+    *,
+    earlier: "Growth | None" = None,
+) -> None:
+    """Make and ask all new images, those that are not there yet; see `Run.grow`.
+
+    `earlier`: what was grown before, from which the students that choose learn too.
+    """
     plan = Plan.of(
         settings, samples=len(images), shape=images.shape, eight_bit=_eight_bit(shop, images)
     )
@@ -109,7 +119,7 @@ def grow_all(shop: Workshop, images: Images, own: Int[Tensor, " sample"], settin
     )
     if not plan.total or not shop.pending("grow", plan.total, plan.size):
         return
-    work = _Work(shop, images, own, settings, plan)
+    work = _Work(shop, images, own, settings, plan, earlier)
     shop.work("grow", plan.total, plan.size, 1, work)
 
 
@@ -123,9 +133,15 @@ class _Work:
     """The work of one shard."""
 
     def __init__(
-        self, shop: Workshop, images: Images, own: Tensor, settings: Grow, plan: Plan
+        self,
+        shop: Workshop,
+        images: Images,
+        own: Tensor,
+        settings: Grow,
+        plan: Plan,
+        earlier: "Growth | None",
     ) -> None:
-        self.shop, self.images, self.own = shop, images, own
+        self.shop, self.images, self.own, self.earlier = shop, images, own, earlier
         self.settings, self.plan = settings, plan
         self.eight_bit = _eight_bit(shop, images)
         self.bounds = (0.0, 1.0) if self.eight_bit else shop.meter.bounds
@@ -161,11 +177,15 @@ class _Work:
 
     def _known(self, number: int) -> Known:
         """All answers that there were before a round."""
-        before = _growth(self.shop, self.images, self.plan.before(number))
+        here = _growth(self.shop, self.images, self.plan.before(number))
+        known, answers = self.images, self.own
+        for more in (self.earlier, here):
+            if more is not None:
+                known, answers = Joined(known, more.images), torch.cat([answers, more.called])
         none = torch.zeros(0, *self.images.shape)
         return Known(
-            resident(Joined(self.images, before.images)),
-            torch.cat([self.own, before.called]),
+            resident(known),
+            answers,
             none,
             none[:, 0, 0, 0].long(),
         )

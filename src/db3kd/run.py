@@ -216,7 +216,13 @@ class Run:
         )
         left = {"per_image": plan.left}
         if decision.use == "grown":
-            self.grow(images, msgspec.structs.replace(grow, **left))
+            growth.grow_all(
+                self._shop,
+                images,
+                own,
+                msgspec.structs.replace(grow, **left),
+                earlier=growth.grown(self._shop.within("trial"), images) if decision.held else None,
+            )
         elif decision.use == "mbd":
             self.measure(images, msgspec.structs.replace(search, **left))
         return self.transfer_set(images, "auto", labels=labels)
