@@ -1,5 +1,12 @@
-"""The plot of `spending.py`: students' accuracy against answers an image, a panel for each set."""
+"""The plot of `spending.py`: students' accuracy against answers an image, a panel for each set.
 
+    python benchmarks/curves.py RESULT.json ... --data NAME --png FILE
+
+draws what several results have of one data set; of equal cells the last counts.
+"""
+
+import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,3 +92,23 @@ def _word(axes: Any, height: float, words: str) -> None:
         fontsize=7,
         color="0.4",
     )
+
+
+def main() -> None:
+    """Draw several results of one data set."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
+    options.add_argument("--data", required=True, help="the data set, for example mnist")
+    options.add_argument("--png", type=Path, required=True, metavar="FILE")
+    given = options.parse_args()
+    table = [line for file in given.results for line in json.loads(file.read_text())["table"]]
+    cells = {
+        (line["own"], line["method"], line["budget"]): line
+        for line in table
+        if line["data"] == given.data
+    }
+    draw(list(cells.values()), given.png, given.data)
+
+
+if __name__ == "__main__":
+    main()

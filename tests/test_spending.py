@@ -281,6 +281,7 @@ def test_a_stop_while_students_are_judged_changes_nothing(
     monkeypatch.setattr(spending, "predict", stopped)
     with pytest.raises(KeyboardInterrupt):
         spent(tmp_path / "other", first)
+    assert status(tmp_path / "other")["stage"] == "trial"
     monkeypatch.setattr(spending, "predict", real)
     assert spent(tmp_path / "other", second)[1:] == expected[1:]
     assert sum(first.counts + second.counts) == sum(whole.counts)

@@ -120,7 +120,9 @@ def status(folder: str | Path) -> Json:
     students = list(journal.all("student"))
     decisions = [record["decision"] for record in journal.all("decision")]
     working = [name for name, stage in stages.items() if stage["pending"]]
-    if not students and not figures:
+    if "spend" in settings and not decisions:
+        working.append("trial")
+    elif not students and not figures:
         working += _ahead(stages)
     return {
         "run": str(folder),
