@@ -123,7 +123,7 @@ def status(folder: str | Path) -> Json:
     if "spend" in settings and not decisions:
         working.append("trial")
     elif not students and not figures:
-        working += _ahead(stages)
+        working += _ahead(stages, decisions[-1]["use"] if decisions else "mbd")
     return {
         "run": str(folder),
         "stage": working[0] if working else "distill" if not figures else "done",
@@ -175,12 +175,14 @@ def check_format(folder: Path, journal: Journal) -> None:
         )
 
 
-def _ahead(stages: Json) -> list[str]:
+def _ahead(stages: Json, use: str) -> list[str]:
     """The stage that comes next where nothing was trained yet, if there is one."""
     if "answers" not in stages:
         return ["answers"]
     bought = [name for name in stages if name not in ("answers", "evaluate")]
-    return ["distances"] if all(name.startswith("trial/") for name in bought) else []
+    if any(not name.startswith("trial/") for name in bought):
+        return []
+    return {"grown": ["grow"], "mbd": ["distances"]}.get(use, [])
 
 
 def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
