@@ -28,8 +28,8 @@ from db3kd.workshop import Workshop
 PER_IMAGE = 30  # answers for each own image where nobody says how many
 LEAST, FEWEST = 8, 20  # answers an image, and own images, that a trial is worth its price for
 PART, LEAST_EACH, MOST_EACH = 2, 3, 15  # of an image's answers: what the trial gets
-FOLDS, REPEATS = 5, 2  # parts of the own images, each held back once; and so often, dealt anew
-MOST_STEPS = 2000  # of a student in the trial
+FOLDS = 5  # of the own images, each held back once
+MOST_STEPS = 5000  # of a student in the trial
 
 _NAMES: Mapping[Use, str] = {"ce": "nothing more", "grown": "new images", "mbd": "distances"}
 _log = logging.getLogger("db3kd")
@@ -213,20 +213,20 @@ class _Judge:
         sets: int,
     ) -> None:
         self.shop, self.network, self.training, self.plain = shop, network, training, plain
-        self.done, self.total = 0, sets * FOLDS * REPEATS
+        self.done, self.total = 0, sets * FOLDS
         draw = torch.Generator().manual_seed(mix(shop.seed, "folds"))
-        dealt = [torch.randperm(len(plain), generator=draw) % FOLDS for _ in range(REPEATS)]
-        self.held = [fold == number for fold in dealt for number in range(FOLDS)]
+        self.fold = torch.randperm(len(plain), generator=draw) % FOLDS
 
     def __call__(self, transfer: TransferSet) -> float:
         agreed = 0
         transfer = replace(transfer, images=resident(transfer.images))
-        for number, held in enumerate(self.held):
+        for number in range(FOLDS):
+            held = self.fold == number
             student = self._student(transfer.select((~held)[transfer.ids].nonzero()[:, 0]), number)
             rows = held.nonzero()[:, 0]
             answers = predict(student, Rows(self.plain.images, rows), device=self.shop.device)
             agreed += int((answers.cpu() == self.plain.own[rows]).sum())
-        return agreed / (REPEATS * len(self.plain))
+        return agreed / len(self.plain)
 
     def _student(self, transfer: TransferSet, number: int) -> nn.Module:
         with torch.enable_grad():
