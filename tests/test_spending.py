@@ -152,7 +152,7 @@ def test_the_books_balance_and_the_better_gets_the_rest(tmp_path: Path) -> None:
         assert len(transfer) == 30
     found = status(tmp_path)["stages"]
     assert all(found[name]["pending"] == 0 for name in found)
-    assert found["trial/grow"]["done"] == 1
+    assert found["trial/grow"]["done"] == 2  # of four rounds the first two
 
 
 @pytest.mark.parametrize("use", ["grown", "mbd"])
@@ -194,7 +194,9 @@ def test_parents_of_the_trial_are_the_rows_that_were_drawn(tmp_path: Path) -> No
         rows = spending.tried(run._shop, 30, 20)
         own = TransferSet(images(), torch.arange(30), *[run.answers(images())] * 2)
         more = spending.with_grown(run._shop.within("trial"), own, images(), rows)
-    assert sorted(set(more.ids[30:].tolist())) == rows.tolist()
+    children = set(more.ids[30:].tolist())
+    assert len(children) > 10
+    assert children <= set(rows.tolist())
 
 
 def test_students_that_choose_know_what_the_trial_grew(
@@ -211,8 +213,8 @@ def test_students_that_choose_know_what_the_trial_grew(
 
     monkeypatch.setattr(lessons, "teach", teach)
     spent(tmp_path, Counting())
-    # 30 own, 150 of the trial; then those and the 75 of the first round.
-    assert seen == [180, 255]
+    # Of two rounds one is in the trial and knows the 30 own images; the other the trial's 150 too.
+    assert seen == [30, 180]
 
 
 def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(

@@ -214,17 +214,15 @@ class Run:
         decision = self.decision or spending.decide(
             self._shop, images, own, network, plan, search=search, grow=grow, training=training
         )
-        left = {"per_image": plan.left}
-        if decision.use == "grown":
-            growth.grow_all(
-                self._shop,
-                images,
-                own,
-                msgspec.structs.replace(grow, **left),
-                earlier=growth.grown(self._shop.within("trial"), images) if decision.held else None,
-            )
-        elif decision.use == "mbd":
-            self.measure(images, msgspec.structs.replace(search, **left))
+        if decision.use == "mbd":
+            self.measure(images, msgspec.structs.replace(search, per_image=plan.left))
+        elif decision.use == "grown" and decision.held:
+            rest = {"per_image": plan.left, "rounds": spending.halves(grow.rounds)[1]}
+            grow = msgspec.structs.replace(grow, **rest)
+            earlier = growth.grown(self._shop.within("trial"), images)
+            growth.grow_all(self._shop, images, own, grow, earlier=earlier)
+        elif decision.use == "grown":
+            self.grow(images, msgspec.structs.replace(grow, per_image=plan.left))
         return self.transfer_set(images, "auto", labels=labels)
 
     def planned(

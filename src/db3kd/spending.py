@@ -157,7 +157,7 @@ def _by_trial(
     if bool((answers == answers[0]).all()):
         why = f"the teacher calls all {len(rows):,} images of the trial {int(answers[0])}"
         return Decision("grown", why, {}, 0), 0.0
-    few = {"per_image": plan.each, "choose": "random", "rounds": 1}
+    few = {"per_image": plan.each, "rounds": halves(grow.rounds)[0]}
     grow_all(trial, some, answers, msgspec.structs.replace(grow, **few))
     measure_all(trial, some, answers, msgspec.structs.replace(search, metric="sd"))
     plain = TransferSet(some, torch.arange(len(rows)), answers, answers)
@@ -172,6 +172,15 @@ def _by_trial(
     agreement = {use: round(judge(transfer), 4) for use, transfer in sets.items()}
     use: Use = "mbd" if agreement["mbd"] > agreement["grown"] else "grown"
     return Decision(use, "by trial", agreement, len(rows)), time.perf_counter() - started
+
+
+def halves(rounds: int) -> tuple[int, int]:
+    """The rounds of growing in the trial, and after it: together as many as without a trial.
+
+    >>> halves(4), halves(1)
+    ((2, 2), (1, 1))
+    """
+    return max(1, rounds // 2), max(1, rounds - rounds // 2)
 
 
 def tried(shop: Workshop, samples: int, wanted: int) -> Int[Tensor, " row"]:
