@@ -217,6 +217,15 @@ def test_students_that_choose_know_what_the_trial_grew(
     assert seen == [30, 180]
 
 
+def test_no_second_is_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spending._Judge, "__call__", lambda judge, transfer: 0.5)  # a tie: growth
+    spent(tmp_path, Counting())
+    with Run(tmp_path, Counting()) as run:
+        assert list(run.journal.all("surrogate"))  # whose lessons are given within the shards
+        records = [*run.journal.all("shard"), *run.journal.all("decision")]
+        assert run.buying_seconds == round(sum(record["wall_s"] for record in records), 1)
+
+
 def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

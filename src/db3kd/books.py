@@ -187,13 +187,13 @@ def _ahead(stages: Json, use: str) -> list[str]:
 
 def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
     done, mine = finished(journal, stage), settings[stage]
-    place, slash, kind = stage.rpartition("/")
+    kind = stage.rpartition("/")[2]
     if kind == "rounds":
         total = mine["rounds"] * mine["shards"]
     elif kind == "grow":
         total = shards_of(mine["total"], mine["size"])
     elif kind == "distances":
-        total = shards_of(settings[f"{place}{slash}answers"]["samples"], mine["shard"])
+        total = shards_of(settings[stage.replace("distances", "answers")]["samples"], mine["shard"])
     else:
         total = shards_of(mine["samples"], ANSWERS_SHARD)
     return {"shards": total, "done": len(done), "pending": total - len(done)}

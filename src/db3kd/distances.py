@@ -121,11 +121,18 @@ def soft_labels(
 
 def _seconds_of_rounds(shop: Workshop) -> float:
     """What rounds and their lessons took; nothing where the search was row by row."""
-    count = shop.configuration("rounds").get("rounds", 0)
     rounds = [record["wall_s"] for record in shop.done("rounds").values()]
-    # The lesson after the last round is given within the distances, and counted there.
-    lessons = {n: record["wall_s"] for n, record in shop.lessons("rounds").items() if n < count}
-    return float(sum(rounds) + sum(lessons.values()))
+    return float(sum(rounds)) + seconds_of_lessons(shop)
+
+
+def seconds_of_lessons(shop: Workshop) -> float:
+    """What the lessons before the rounds took.
+
+    The lesson after the last round is given within the distances, and counted there.
+    """
+    count = shop.configuration("rounds").get("rounds", 0)
+    lessons = shop.lessons("rounds").items()
+    return float(sum(record["wall_s"] for number, record in lessons if number < count))
 
 
 def _columns(shop: Workshop, metric: Metric, names: list[str]) -> dict[str, Tensor]:

@@ -27,7 +27,15 @@ from torch import Tensor, nn
 from db3kd import growth, spending
 from db3kd.books import ANSWERS_SHARD
 from db3kd.data import Images, TensorImages, check_images
-from db3kd.distances import check, found, measure_all, measured, probes, soft_labels
+from db3kd.distances import (
+    check,
+    found,
+    measure_all,
+    measured,
+    probes,
+    seconds_of_lessons,
+    soft_labels,
+)
 from db3kd.errors import InputError
 from db3kd.growth import Growth
 from db3kd.journal import Json, writing
@@ -247,8 +255,9 @@ class Run:
     def buying_seconds(self) -> float:
         """How long it took to buy them, lessons and trials included."""
         shards = [r for r in self.journal.all("shard") if r["stage"] != "evaluate"]
-        taught = [*self.journal.all("surrogate"), *self.journal.all("decision")]
-        return round(sum(float(record["wall_s"]) for record in (*shards, *taught)), 1)
+        records = (*shards, *self.journal.all("decision"))  # lessons of growing are in its shards
+        seconds = sum(float(record["wall_s"]) for record in records)
+        return round(seconds + seconds_of_lessons(self._shop), 1)
 
     @property
     def decision(self) -> spending.Decision | None:

@@ -321,13 +321,13 @@ class Workshop:
 
     def _most(self, stage: str) -> int:
         """The most queries that one shard of a stage can cost."""
-        place, _, kind = stage.rpartition("/")
+        kind = stage.rpartition("/")[2]
         if kind == "grow":
             return int(self.configuration(stage)["size"])
         if kind not in ("rounds", "distances"):
             return ANSWERS_SHARD
-        distances = f"{place}/distances" if place else "distances"
-        search = msgspec.convert(self.configuration(distances), Search)
+        distances = self.configuration(stage.replace("rounds", "distances"))
+        search = msgspec.convert(distances, Search)
         return search.shard * most_queries(search, self.configuration("run")["classes"])
 
 
