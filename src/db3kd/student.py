@@ -418,7 +418,7 @@ def _batches(
         shuffle = torch.randperm(len(rows), generator=generator)
         rows, shuffle = rows[shuffle].to(place), shuffle.to(values.device)
         for start, stop in group:
-            pixels = values[shuffle[start - first : stop - first]].to(place)
+            pixels = values.index_select(0, shuffle[start - first : stop - first]).to(place)
             scaled = pixels if pixels.is_floating_point() else pixels.float().div_(255)
             yield scaled, rows[start - first : stop - first]
 

@@ -82,7 +82,7 @@ class TensorImages:
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
         """Return the images of these rows; any order, repeats allowed."""
         check_rows(rows, len(self))
-        block = self.values[rows.to(self.values.device)]
+        block = self.values.index_select(0, rows.to(self.values.device))
         return block.float().div_(255) if self.eight_bit else block
 
 

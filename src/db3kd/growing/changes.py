@@ -131,17 +131,17 @@ def shaded(
 ) -> Float[Tensor, "row channels height width"]:
     """Lighter here and darker there: what is above `low`, times a smooth random field.
 
-    The field is band-limited noise: normal numbers on a coarse grid, of a strength of its own for
-    each image, blended linearly between the points; colours have one in common.
+    The field is band-limited noise: log-normal numbers on a coarse grid, of a strength of its own
+    for each image, blended linearly between the points; colours have one in common.
 
     >>> shaded(torch.zeros(2, 3, 8, 8), 0.0, torch.Generator()).unique()
     tensor([0.])
     """
     count, _, height, width = images.shape
     strength = torch.rand(count, 1, generator=draw) * SHADE
-    points = torch.randn(count, GRID * GRID, generator=draw) * strength
+    points = (torch.randn(count, GRID * GRID, generator=draw) * strength).exp_()
     blend = torch.einsum("ya,xb->abyx", _blend(height), _blend(width)).reshape(GRID * GRID, -1)
-    field = (points @ blend).exp_().reshape(count, 1, height, width).to(images.device)
+    field = (points @ blend).reshape(count, 1, height, width).to(images.device)
     return torch.addcmul(images.new_tensor(low), images - low, field)
 
 
@@ -201,7 +201,7 @@ def grow(
     low, high = bounds
     images, flipped = warped(block, names, draw)
     order = torch.randperm(len(block), generator=draw)
-    others, joined = images[order.to(images.device)], False
+    others, joined = images.index_select(0, order.to(images.device)), False
     if "mix" in names:
         images, joined = mixed(images, others, draw), True
     if "paste" in names:
