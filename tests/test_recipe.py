@@ -236,7 +236,7 @@ def test_no_choice_names_the_choices(write):
         ('run = "runs/x"', "", "r.toml:1: 'run' is missing in the recipe"),
         ('run = "runs/x"', "run = ''", 'r.toml:2: run is ""; expected str of length >= 1'),
         ('train = "mnist"', "", "r.toml:3: 'train' is missing in [data]"),
-        ('train = "mnist"', "train = 3", "r.toml:4: data.train is 3; expected str, got int"),
+        ('train = "mnist"', "train = 3", "r.toml:4: data.train is 3; expected str | null, got int"),
         ('network = "lenet5"', "", "r.toml:10: 'network' is missing in [student]"),
         ('kind = "onnx"', "", "r.toml:6: 'kind' is missing in [teacher]"),
         ('kind = "onnx"', "kind = 'onx'", "r.toml:7: teacher.kind has no choice 'onx'; did you me"),

@@ -15,6 +15,9 @@ STAGES = (
     "grow",
     "rounds",
     "distances",
+    "synthesis",
+    "pseudo/rounds",
+    "pseudo/distances",
     "evaluate",
 )
 
@@ -190,7 +193,7 @@ def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
     kind = stage.rpartition("/")[2]
     if kind == "rounds":
         total = mine["rounds"] * mine["shards"]
-    elif kind == "grow":
+    elif kind in ("grow", "synthesis"):
         total = shards_of(mine["total"], mine["size"])
     elif kind == "distances":
         total = shards_of(settings[stage.replace("distances", "answers")]["samples"], mine["shard"])

@@ -85,6 +85,12 @@ def grow(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
 
 
 @app.command
+def synthesize(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+    """Make pseudo samples without any data, and ask these."""
+    _work("synthesize", recipe, options)
+
+
+@app.command
 def distill(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
     """Train the students on labels that are there; asks nothing."""
     _work("distill", recipe, options)
@@ -127,6 +133,7 @@ def _work(verb: str, path: Path, options: _Options) -> None:
         "run": job.run,
         "grow": job.grow,
         "label": job.label,
+        "synthesize": job.synthesize,
         "distill": job.distill,
         "evaluate": job.evaluate,
     }

@@ -22,10 +22,11 @@ from db3kd.errors import InputError
 from db3kd.journal import Json, write_atomically
 from db3kd.networks import build
 from db3kd.progress import Progress, silent
+from db3kd.pseudo import planned
 from db3kd.recipe import Recipe, resolved
 from db3kd.robustness import mix
 from db3kd.run import Run
-from db3kd.settings import Method, is_grown, metric_of, most_queries
+from db3kd.settings import Method, is_grown, is_pseudo, metric_of, most_queries
 from db3kd.spending import Plan
 from db3kd.student import load_network, resident, save_network, train
 from db3kd.teacher import Teacher
@@ -37,6 +38,7 @@ _PARTS = {
     "spend": "new images or distances",
     "grow": "new images",
     "distances": "distances",
+    "synthesis": "pseudo samples",
     "evaluate": "test images",
 }
 
@@ -54,7 +56,7 @@ def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = F
         if job.spends:
             job.spend()
         else:
-            job.run.measure(job.train.images, recipe.label)
+            job.run.measure(job.own.images, recipe.label)
         return job.books()
 
 
@@ -67,8 +69,21 @@ def grow(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = Fa
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged) as job:
-        job.run.grow(job.train.images, recipe.grow)
+        job.run.grow(job.own.images, recipe.grow)
         return job.books()
+
+
+def synthesize(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+    """Make pseudo samples without any data and ask these; returns the books and the classes met.
+
+    Costs as `Run.synthesize`. Continues what is there.
+
+    Raises:
+        Db3kdError: see `Run`.
+    """
+    with opened(recipe, progress, redo_damaged) as job:
+        job.synthesize()
+        return {**job.books(), "classes": job.run.pseudo_counts}
 
 
 def distill(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
@@ -101,19 +116,23 @@ def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = Fal
     """The main job: buy what the methods of the students need, distill, evaluate.
 
     "grown" and "mixed" need grown images, "sd", "bd", "mbd" and "mixed" distances, "ce" neither;
-    "auto" what a trial decides. Each stage goes on from wherever it is.
+    "auto" what a trial decides; "pseudo" and "pseudo_mbd" pseudo samples, and no own images. Each
+    stage goes on from wherever it is.
 
     Raises:
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged) as job:
-        job.run.answers(job.train.images)
+        if job.invents:
+            job.synthesize()
+            return job.summary()
+        job.run.answers(job.own.images)
         if job.spends:
             job.spend()
         if job.grows:
-            job.run.grow(job.train.images, recipe.grow)
+            job.run.grow(job.own.images, recipe.grow)
         if job.measures:
-            job.run.measure(job.train.images, recipe.label)
+            job.run.measure(job.own.images, recipe.label)
         return job.summary()
 
 
@@ -127,7 +146,8 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
     3150
     """
     methods = recipe.student.methods
-    parts = {"answers": samples, "spend": 0, "grow": 0, "distances": 0, "evaluate": test_samples}
+    parts = {"answers": samples, "spend": 0, "grow": 0, "distances": 0, "synthesis": 0}
+    parts["evaluate"] = test_samples
     if "auto" in methods:
         parted = Plan.of(
             recipe.spend, samples=samples, budget=recipe.budget.queries, reserved=test_samples
@@ -137,6 +157,12 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
         parts["grow"] = samples * recipe.grow.per_image
     if any(map(metric_of, methods)):
         parts["distances"] = samples * most_queries(recipe.label, classes)
+    if any(map(is_pseudo, methods)):
+        parts["synthesis"] = planned(
+            recipe.synthesis, budget=recipe.budget.queries, reserved=test_samples
+        )
+    if "pseudo_mbd" in methods:
+        parts["distances"] = parts["synthesis"] * most_queries(recipe.label, classes)
     return {**parts, "total": sum(parts.values())}
 
 
@@ -158,14 +184,14 @@ def opened(
     stable = {name: settings[name] for name in ("data", "teacher")}
     data = _training_images(recipe)
     test = load(
-        recipe.data.test or recipe.data.train,
+        str(recipe.data.test or recipe.data.train),
         recipe.data.test_split,
         size=recipe.data.size,
         channels=recipe.data.channels,
     )
     with Run(
         recipe.run,
-        make_teacher(recipe, data, progress),
+        make_teacher(recipe, data or test, progress),
         budget=recipe.budget,
         seed=recipe.seed,
         device=recipe.device,
@@ -174,7 +200,7 @@ def opened(
         progress=progress,
     ) as found:
         for some in (data, test):
-            if len(some.classes) > found.meter.classes:
+            if some is not None and len(some.classes) > found.meter.classes:
                 raise InputError(
                     f"the images have {len(some.classes)} classes, but the teacher only"
                     f" {found.meter.classes}; leave out images of classes that it does not know"
@@ -184,7 +210,9 @@ def opened(
         yield job
 
 
-def _training_images(recipe: Recipe) -> DataSet:
+def _training_images(recipe: Recipe) -> DataSet | None:
+    if recipe.data.train is None:
+        return None
     data = load(
         recipe.data.train,
         recipe.data.train_split,
@@ -210,8 +238,24 @@ class Job:
 
     recipe: Recipe
     run: Run
-    train: DataSet
+    train: DataSet | None
     test: DataSet
+
+    @property
+    def own(self) -> DataSet:
+        """The own images.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.train is None:
+            raise InputError("there are no own images; set data.train, or call `db3kd synthesize`")
+        return self.train
+
+    @property
+    def invents(self) -> bool:
+        """Whether students learn from pseudo samples, and there are no own images."""
+        return any(map(is_pseudo, self.recipe.student.methods))
 
     @property
     def grows(self) -> bool:
@@ -230,12 +274,15 @@ class Job:
 
     def announce(self) -> None:
         """Say what the run will cost at most, and what for."""
-        meter, train, test = self.run.meter, self.train, self.test
-        parted = self.run.planned(len(train), self.recipe.spend, reserved=len(test))
+        meter, test = self.run.meter, self.test
+        samples = 0 if self.train is None else len(self.train)
+        parted = self.run.planned(max(1, samples), self.recipe.spend, reserved=len(test))
         spend = msgspec.structs.replace(self.recipe.spend, per_image=parted.per_image)
+        total = self.run.planned_synthesis(self.recipe.synthesis, reserved=len(test))
+        synthesis = msgspec.structs.replace(self.recipe.synthesis, queries=max(1, total))
         most = plan(
-            msgspec.structs.replace(self.recipe, spend=spend),
-            samples=len(train),
+            msgspec.structs.replace(self.recipe, spend=spend, synthesis=synthesis),
+            samples=samples,
             test_samples=len(test),
             classes=meter.classes,
         )
@@ -252,7 +299,7 @@ class Job:
         budget = meter.budget.queries
         if budget is not None and most["total"] > budget:
             advice = ""
-            if budget < len(train):
+            if budget < samples:
                 advice = f"; {budget:,} images of your own, by data.samples, are what it can pay"
             elif self.spends and self.recipe.spend.per_image is not None:
                 advice = "; without spend.per_image it would be planned to fit"
@@ -263,7 +310,7 @@ class Job:
     def spend(self) -> None:
         """Buy what a trial finds to teach the recipe's student most."""
         self.run.spend(
-            self.train.images,
+            self.own.images,
             self.network(self.recipe.student.seeds[0]),
             self.recipe.spend,
             search=self.recipe.label,
@@ -272,22 +319,34 @@ class Job:
             reserved=len(self.test),
         )
 
+    def synthesize(self) -> None:
+        """Make the pseudo samples, and measure their distances where a student needs these."""
+        recipe = self.recipe
+        samples = self.run.synthesize(
+            self.test.images.shape, recipe.synthesis, reserved=len(self.test)
+        )
+        if "pseudo_mbd" in recipe.student.methods:
+            self.run.soften(samples, recipe.label)
+
     def network(self, seed: int) -> nn.Module:
         """A student before its training."""
         wanted, classes = self.recipe.student, self.run.meter.classes
-        return build(wanted.network, self.train.images.shape, classes, wanted.width, seed=seed)
+        return build(wanted.network, self.test.images.shape, classes, wanted.width, seed=seed)
 
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, pixels in memory."""
-        truth = self.train.labels if self.recipe.data.labels == "truth" else None
-        transfer = self.run.transfer_set(self.train.images, method, labels=truth)
-        alone = len(transfer) == len(self.train)
+        if is_pseudo(method):
+            samples = self.run.pseudo_samples(softened=method == "pseudo_mbd")
+            return replace(samples, images=resident(samples.images))
+        truth = self.own.labels if self.recipe.data.labels == "truth" else None
+        transfer = self.run.transfer_set(self.own.images, method, labels=truth)
+        alone = len(transfer) == len(self.own)
         return replace(transfer, images=self.pixels if alone else resident(transfer.images))
 
     @cached_property
     def pixels(self) -> Images:
         """The images that students are trained on: in memory, unless they are too many."""
-        return resident(self.train.images)
+        return resident(self.own.images)
 
     def students(self) -> Iterator[tuple[Method, int, nn.Module]]:
         """Every student, trained now or before, last epoch."""
@@ -332,24 +391,34 @@ class Job:
             methods[method].update(self.price(method))
         summary = {
             **self.books(),
-            "samples": len(self.train),
+            "samples": self.samples,
             "test_samples": len(self.test),
             "teacher": {"accuracy": teacher_accuracy},
             "methods": methods,
         }
+        if self.invents:
+            summary["classes"] = self.run.pseudo_counts
         if self.run.decision is not None:
             summary["spending"] = asdict(self.run.decision)
         text = json.dumps(summary, indent=2).encode() + b"\n"
         write_atomically(self.run.folder / "summary.json", text)
         return summary
 
+    @property
+    def samples(self) -> int:
+        """How many own images there are, or pseudo samples."""
+        return sum(self.run.pseudo_counts) if self.invents else len(self.own)
+
     def price(self, method: Method) -> Json:
         """Queries and seconds that the labels of a method alone would have cost."""
-        queries, seconds = len(self.train), 0.0
+        if is_pseudo(method):
+            stages = ("synthesis", *(("pseudo/",) if method == "pseudo_mbd" else ()))
+            return self.run.price_of(stages)
+        queries, seconds = len(self.own), 0.0
         if method == "auto":
             return {"queries": self.run.bought, "label_s": self.run.buying_seconds}
         if is_grown(method):
-            bought = self.run.grown(self.train.images)
+            bought = self.run.grown(self.own.images)
             queries += len(bought.called)
             seconds += bought.seconds
         metric = metric_of(method)
@@ -371,7 +440,7 @@ def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> 
     wanted = recipe.teacher
     classes = len(data.classes)
     if wanted.kind == "network":
-        network = teacher_network(recipe, classes, progress)
+        network = teacher_network(recipe, data, progress)
         return teachers.torch_module(
             network, classes=classes, bounds=wanted.bounds, batch=wanted.batch, device=recipe.device
         )
@@ -391,23 +460,27 @@ def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> 
     )
 
 
-def teacher_network(recipe: Recipe, classes: int, progress: Progress) -> nn.Module:
-    """A network of the paper with its weights; trained here, once, if the file is missing."""
+def teacher_network(recipe: Recipe, like: DataSet, progress: Progress) -> nn.Module:
+    """A network of the paper with its weights, for images and classes like those of a data set.
+
+    It is trained here, once, if the file of its weights is missing.
+    """
     wanted = recipe.teacher
-    data = load(
-        recipe.data.train,
-        recipe.data.train_split,
-        size=recipe.data.size,
-        channels=recipe.data.channels,
-    )
     path = Path(str(wanted.weights))
-    network = build(str(wanted.network), data.images.shape, classes, wanted.width, seed=recipe.seed)
+    shape, classes = like.images.shape, len(like.classes)
+    network = build(str(wanted.network), shape, classes, wanted.width, seed=recipe.seed)
     if path.exists():
         return load_network(path, network)
     if wanted.training is None:
         raise InputError(
             f"{path} is missing; put the weights there, or say in [teacher.training] how to train"
         )
+    data = load(
+        str(wanted.data or recipe.data.train),
+        recipe.data.train_split,
+        size=recipe.data.size,
+        channels=recipe.data.channels,
+    )
 
     def report(_: str, done: int, total: int, figures: Any) -> None:
         progress("teacher", done, total, figures)

@@ -19,6 +19,7 @@ from msgspec import inspect
 
 from db3kd.errors import RecipeError
 from db3kd.settings import (
+    AUGMENT,
     PAPER,
     Above0,
     Budget,
@@ -29,9 +30,11 @@ from db3kd.settings import (
     Natural,
     Search,
     Spend,
+    Synthesis,
     Training,
     at_once,
     is_grown,
+    is_pseudo,
     metric_of,
 )
 
@@ -49,15 +52,16 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The images of a run.
 
     `train`, `test`: names of data sets as `db3kd.data.load` takes them; without `test` the test
-    images are those of `train`. `train_split`, `test_split`: their splits. `samples`: how many
-    training images are taken, at random with the recipe's seed; all without it. `size`, `channels`:
-    what images are made into. `labels`: whose labels the cross-entropy term of Eq. 1 uses.
+    images are those of `train`; without `train` there are no own images, and students learn from
+    pseudo samples. `train_split`, `test_split`: their splits. `samples`: how many training images
+    are taken, at random with the recipe's seed; all without it. `size`, `channels`: what images are
+    made into. `labels`: whose labels the cross-entropy term of Eq. 1 uses.
 
     >>> Data(train="mnist").test_split
     'test'
     """
 
-    train: Text
+    train: Text | None = None
     test: Text | None = None
     train_split: Text = "train"
     test_split: Text = "test"
@@ -73,8 +77,9 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `kind` says which of the others are needed: "network" a `network` of the paper and `weights` (a
     safetensors file; where it is missing, the network is trained by `training` and saved there);
     "torch", "sklearn" and "function" a `factory`, "module:function", that returns the model, the
-    estimator or the function; "onnx" a `file`. `width`: of the network. `batch`: most images in one
-    question. `bounds`: lowest and highest value that the teacher takes.
+    estimator or the function; "onnx" a `file`. `width`: of the network. `data`: what a network is
+    trained on, without it `data.train`. `batch`: most images in one question. `bounds`: lowest and
+    highest value that the teacher takes.
 
     >>> Teacher(kind="onnx", file="teacher.onnx").bounds
     (0.0, 1.0)
@@ -87,6 +92,7 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     width: Above0 = 1.0
     weights: Text | None = None
     training: Training | None = None
+    data: Text | None = None
     batch: Count | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
 
@@ -98,7 +104,9 @@ class Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     "grown": grown images too (`Grow`); "sd", "bd", "mbd": soft labels by that metric (`Search`);
     "mixed": soft labels by "mbd", and grown images; "auto": "grown" or "mbd", as a trial decides
     (`Spend`); no other than "ce" goes with it. "bd" needs a search row by row,
-    `label.strategy = "rows"`; a recipe with such a search has its metric as the default.
+    `label.strategy = "rows"`; a recipe with such a search has its metric as the default. Without
+    own images: "pseudo", pseudo samples with their answers (`Synthesis`), which is the default
+    there, or "pseudo_mbd", with soft labels by their distances.
 
     >>> Student(network="lenet5", width=0.5).methods
     ('auto',)
@@ -136,6 +144,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: Budget = Budget()
     spend: Spend = Spend()
     grow: Grow = Grow()
+    synthesis: Synthesis = Synthesis()
     label: Search = Search()
     student: Student
 
@@ -170,6 +179,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         _apply(override, values, places)
     _refuse(_preset(values), places, path)
     _of_rows_by_default(values)
+    _of_pseudo_by_default(values)
     _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), places, path)
     try:
         recipe = msgspec.convert(values, Recipe)
@@ -203,6 +213,17 @@ def _of_rows_by_default(values: dict[str, Any]) -> None:
     metric = label.get("metric", Search().metric)
     if metric in ("sd", "bd") or label.get("strategy") == "rows":
         student["methods"] = [metric]
+
+
+def _of_pseudo_by_default(values: dict[str, Any]) -> None:
+    """Where there are no own images, students learn from pseudo samples, which are augmented."""
+    data, student = values.get("data"), values.get("student")
+    if not isinstance(data, dict) or "train" in data or not isinstance(student, dict):
+        return
+    student.setdefault("methods", ["pseudo"])
+    training = student.setdefault("training", {})
+    if isinstance(training, dict):
+        training.setdefault("augment", list(AUGMENT))
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -480,6 +501,7 @@ def _contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pr
             ("label", "checkpoints"),
             f"label.checkpoints has {late[0]}, beyond label.queries = {label.queries}",
         )
+    yield from _of_data(recipe)
     if "auto" in student.methods:
         yield from _of_auto(recipe, written)
     order = get_args(Metric)
@@ -547,6 +569,28 @@ def _of_auto(recipe: Recipe, written: Container[str]) -> Iterator[Problem]:
         yield ("grow", "per_image"), _no_use("grow.per_image")
 
 
+def _of_data(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what cannot go with own images, or without."""
+    data, methods = recipe.data, recipe.student.methods
+    others = [name for name in methods if is_pseudo(name) == (data.train is not None)]
+    if others and data.train is None:
+        text = f"student.methods has {others[0]!r}, which needs own images; set data.train"
+        yield ("student", "methods"), f'{text}, or take "pseudo"'
+    elif others:
+        text = f"student.methods has {others[0]!r}, which learns from no own images"
+        yield ("student", "methods"), f"{text}; remove data.train, or take another method"
+    if data.train is not None:
+        return
+    if data.test is None:
+        yield ("data",), "'train' is missing in [data], or 'test' for a run without own images"
+    if data.samples is not None:
+        yield ("data", "samples"), "data.samples has no use without data.train; remove it"
+    teacher = recipe.teacher
+    if teacher.training is not None and teacher.data is None:
+        text = "'data' is missing in [teacher]; without data.train a teacher is trained on it"
+        yield ("teacher",), text
+
+
 def _no_use(name: str) -> str:
     return (
         f'{name} has no use where student.methods is ["auto"], the default; set spend.per_image, or'
@@ -572,9 +616,9 @@ def _teacher(teacher: Teacher) -> Iterator[Problem]:
         if getattr(teacher, name) is None:
             text = f"{name!r} is missing in [teacher]; kind = {teacher.kind!r} needs it"
             yield ("teacher",), text
-    useful = {*needed, *(("width", "training") if teacher.kind == "network" else ())}
+    useful = {*needed, *(("width", "training", "data") if teacher.kind == "network" else ())}
     defaults = Teacher(kind=teacher.kind)
-    for name in ("factory", "file", "network", "width", "weights", "training"):
+    for name in ("factory", "file", "network", "width", "weights", "training", "data"):
         if name not in useful and getattr(teacher, name) != getattr(defaults, name):
             text = f"teacher.{name} has no use with kind = {teacher.kind!r}; remove it"
             yield ("teacher", name), text

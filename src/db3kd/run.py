@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from db3kd import growth, spending
+from db3kd import growth, pseudo, spending
 from db3kd.books import ANSWERS_SHARD
 from db3kd.data import Images, TensorImages, check_images
 from db3kd.distances import (
@@ -49,6 +49,7 @@ from db3kd.settings import (
     Metric,
     Search,
     Spend,
+    Synthesis,
     Training,
     at_once,
     is_grown,
@@ -179,6 +180,81 @@ class Run:
             Damaged: a shard cannot be trusted.
         """
         return growth.grown(self._shop, images)
+
+    def synthesize(
+        self,
+        shape: tuple[int, int, int],
+        settings: Synthesis | None = None,
+        *,
+        reserved: int = 0,
+    ) -> TransferSet:
+        """Make pseudo samples of a shape, without any data, and ask the class of each.
+
+        `docs/synthesis.md`. Costs `settings.queries`, or what the budget leaves but for `reserved`
+        queries. A class that is never answered is named in a warning. Random by the run's seed.
+
+        Raises:
+            InputError: a network that does not fit; nothing is left to ask with.
+            BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
+        """
+        settings = validated(settings or Synthesis())
+        pseudo.check(settings, shape, self.meter.classes)
+        total = self.planned_synthesis(settings, reserved=reserved)
+        if total < 1:
+            raise InputError(
+                f"the budget of {self.meter.budget.queries:,} queries leaves none for pseudo"
+                f" samples, since {reserved:,} are for test images; give more"
+            )
+        pseudo.synthesize(self._shop, shape, settings, total)
+        pseudo.warn_of_missing(self._shop)
+        return pseudo.made(self._shop)
+
+    def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
+        """How many pseudo samples are asked: as it began, or as it would be; no query.
+
+        A budget that is raised later changes no plan.
+        """
+        begun, settings = self._shop.configuration("synthesis"), settings or Synthesis()
+        if begun and settings.queries is None:
+            return int(begun["total"])
+        budget = self.meter.budget.queries
+        return pseudo.planned(settings, budget=budget, reserved=reserved)
+
+    def pseudo_samples(self, *, softened: bool = False) -> TransferSet:
+        """What `synthesize` has bought, and `soften` measured; costs no query.
+
+        Raises:
+            InputError: a stage is not finished.
+            Damaged: a shard cannot be trusted.
+        """
+        samples = pseudo.made(self._shop)
+        return pseudo.softened(self._shop, samples) if softened else samples
+
+    @property
+    def pseudo_counts(self) -> list[int]:
+        """How many pseudo samples the teacher called each class."""
+        return [int(count) for count in pseudo.counts(self._shop)]
+
+    def price_of(self, stages: tuple[str, ...]) -> Json:
+        """Queries and seconds of the stages whose names begin so."""
+        shards = [r for r in self.journal.all("shard") if r["stage"].startswith(stages)]
+        queries = sum(n for stage, n in self.meter.by_stage.items() if stage.startswith(stages))
+        seconds = sum(float(record["wall_s"]) for record in shards)
+        return {"queries": queries, "label_s": round(seconds, 1)}
+
+    def soften(self, samples: TransferSet, search: Search | None = None) -> TransferSet:
+        """Give pseudo samples soft labels by their distances, with references among themselves.
+
+        Their classes are not asked again. Costs at most what `measure` costs beside the answers.
+
+        Raises:
+            InputError: as `measure`.
+            BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
+        """
+        search = validated(search or Search())
+        check(search, samples.images.shape, self.meter.classes)
+        pseudo.measure(self._shop, samples, search)
+        return pseudo.softened(self._shop, samples)
 
     def spend(
         self,

@@ -19,17 +19,20 @@ AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]
 Metric = Literal["sd", "bd", "mbd"]
 Use = Literal["ce", "grown", "mbd"]
 """What answers beside the images' own can go to: nothing, new images, or distances."""
-Method = Literal["auto", "ce", "sd", "bd", "mbd", "grown", "mixed"]
+Method = Literal["auto", "ce", "sd", "bd", "mbd", "grown", "mixed", "pseudo", "pseudo_mbd"]
 """What a student learns from: the own images with their answers alone ("ce") or with soft labels by
 a metric; "grown": as "ce", and grown images; "mixed": as "mbd", and grown images; "auto": "grown"
-or "mbd", as a trial decides (`Spend`)."""
+or "mbd", as a trial decides (`Spend`). Without own images: "pseudo", pseudo samples with their
+answers (`Synthesis`), or "pseudo_mbd", with soft labels by distance."""
 Strategy = Literal["rows", "together"]
 Descents = Literal["sign_opt", "hop_skip_jump", "cgba_h", "ttba", "ars_opt"]
 Subspaces = Literal["full", "dct", "bilinear", "sweep"]
 Change = Literal[
     "shift", "rotate", "scale", "shear", "crop", "flip", "mix", "paste", "shade", "noise"
 ]
-Stage = Literal["answers", "grow", "rounds", "distances", "evaluate"]
+Augment = Literal["shift", "rotate", "scale", "shear", "flip"]
+Stage = Literal["answers", "grow", "rounds", "distances", "synthesis", "evaluate"]
+Ways = Literal["chosen", "shapes", "noise", "ideal", "qedg", "dfms", "disguide", "ascent"]
 Choice = Literal["random", "doubt", "disagreement"]
 
 
@@ -37,8 +40,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many queries may be spent: in all, and in each stage of a run.
 
     `queries`: the hard limit of the whole, None for no limit. `stages`: limits of single stages by
-    name ("answers", "grow", "rounds", "distances", "evaluate"); a search together buys nearly all
-    in "rounds", one row by row all in "distances".
+    name ("answers", "grow", "rounds", "distances", "synthesis", "evaluate"); a search together buys
+    nearly all in "rounds", one row by row all in "distances".
 
     >>> Budget(queries=1000).queries
     1000
@@ -162,6 +165,35 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     trial: Natural = 1000
 
 
+AUGMENT: tuple[Augment, ...] = ("shift", "rotate", "scale", "shear")
+"""What keeps the class of nearly every image, where it is done a little."""
+
+
+class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How pseudo samples are made where there are no own images (`docs/synthesis.md`).
+
+    `queries`: how many answers; without it what `Budget.queries` leaves, and 25,000 where there is
+    no budget. `way`: "noise" and "shapes" ask random images, "chosen" those of which students
+    doubt; "ideal", "qedg", "dfms" and "disguide" learn a generator; "ascent" is the paper's
+    ZSDB3KD (`Ascent`). `rounds`: at least so many times the students learn anew. `surrogate`,
+    `width`, `members`: what and how many these students are; "auto" by the size of the images.
+    `candidates`: "chosen" makes so many images for one that it asks. `shard`: the most images that
+    are made, asked and resumed together.
+
+    >>> Synthesis(queries=5000).way
+    'chosen'
+    """
+
+    queries: Count | None = None
+    way: Ways = "chosen"
+    rounds: Count = 8
+    surrogate: str = "auto"
+    width: Above0 = 0.5
+    members: Count = 2
+    candidates: Count = 4
+    shard: Count = 16384
+
+
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a network is trained with Eq. 1.
 
@@ -169,6 +201,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     of the set; `epochs` is then ignored. `rate`: Adam's learning rate. `schedule`: "constant", or
     "cosine" down to zero over all steps. `weight`: lambda of Eq. 1. `temperature`: tau of Eq. 1.
     `weight_decay`: decoupled (AdamW). `mixed_precision`: bfloat16 autocast, on a GPU only.
+    `augment`: three quarters of the images are moved a little by these changes each time they are
+    seen, and keep their label; that asks nothing.
 
     >>> Training(epochs=3).rate
     0.001
@@ -183,6 +217,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     temperature: Above0 = 0.3
     weight_decay: AtLeast0 = 0.0
     mixed_precision: bool = True
+    augment: tuple[Augment, ...] = ()
 
 
 def at_once(search: Search) -> bool:
@@ -201,7 +236,7 @@ def metric_of(method: Method) -> Metric | None:
     (None, 'mbd', 'sd')
     """
     match method:
-        case "auto" | "ce" | "grown":
+        case "auto" | "ce" | "grown" | "pseudo" | "pseudo_mbd":
             return None
         case "mixed":
             return "mbd"
@@ -215,6 +250,15 @@ def is_grown(method: Method) -> bool:
     (True, False)
     """
     return method in ("grown", "mixed")
+
+
+def is_pseudo(method: Method) -> bool:
+    """Whether a student of this method learns from pseudo samples, and from no own images.
+
+    >>> is_pseudo("pseudo_mbd"), is_pseudo("grown")
+    (True, False)
+    """
+    return method in ("pseudo", "pseudo_mbd")
 
 
 def most_queries(search: Search, classes: int) -> int:

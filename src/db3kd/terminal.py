@@ -182,6 +182,9 @@ _BOUGHT = {
     "grow": "new images",
     "rounds": "distances",
     "distances": "distances",
+    "synthesis": "pseudo samples",
+    "pseudo/rounds": "distances of pseudo samples",
+    "pseudo/distances": "distances of pseudo samples",
     "evaluate": "test images",
 }
 

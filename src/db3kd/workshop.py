@@ -322,7 +322,7 @@ class Workshop:
     def _most(self, stage: str) -> int:
         """The most queries that one shard of a stage can cost."""
         kind = stage.rpartition("/")[2]
-        if kind == "grow":
+        if kind in ("grow", "synthesis"):
             return int(self.configuration(stage)["size"])
         if kind not in ("rounds", "distances"):
             return ANSWERS_SHARD

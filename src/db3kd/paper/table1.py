@@ -91,7 +91,7 @@ def table1(recipe: Recipe, *, quiet: bool = False) -> Json:
             found = at_work.run.distances("mbd")
             draw = torch.Generator().manual_seed(mix(recipe.seed, "noise logits"))
             dealt = noise_activations(found.distance, found.own, generator=draw)
-            teacher = job.teacher_network(recipe, len(at_work.train.classes), progress)
+            teacher = job.teacher_network(recipe, at_work.own, progress)
             known = scores(teacher, plain, device=recipe.device)
             wanted = recipe.student.training
             hot = msgspec.structs.replace(

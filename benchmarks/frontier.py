@@ -1,0 +1,253 @@
+"""Accuracy without any data against queries: every way of synthesis under one meter, one trainer.
+
+    python benchmarks/frontier.py [--quick] --json frontier.json [--work DIR]
+
+Each cell makes pseudo samples through a run with that budget, whose books say what was asked, and
+trains a student half as wide as the teacher on them. A seed is of the whole cell: of the samples,
+and of the student. `accuracy.WAY.DATA.QUERIES`: mean over seeds, in percent, last step. A second
+counter, within the teacher, counts every image that it sees. Stopped and started again, it goes on.
+See README.md.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from torch import Tensor, nn
+
+import common
+import frontier_plot
+import spending
+import stale
+import teachers
+from db3kd.amortised.surrogate import quick
+from db3kd.data import DataSet, in_memory, load
+from db3kd.errors import Db3kdError
+from db3kd.journal import write_atomically
+from db3kd.networks import build
+from db3kd.run import Run
+from db3kd.settings import AUGMENT, Budget, Synthesis, Training, Ways
+from db3kd.student import accuracy, predict, resident, train
+from db3kd.teacher import Teacher
+from db3kd.teachers import torch_module
+from db3kd.transfer_set import TransferSet
+from spending import Case
+
+WAYS: dict[Ways, str] = {
+    "noise": "uniform noise",
+    "shapes": "structured images, asked at random",
+    "chosen": "structured images and their descendants, those of which students doubt",
+    "ideal": "IDEAL: a generator fitted to the student, anew for each batch",
+    "qedg": "QEDG: a generator aimed at the boundary, asked where the student is unsure",
+    "dfms": "DFMS-HL: a GAN of synthetic shapes, then generator and clone in turn",
+    "disguide": "DisGUIDE, hard labels: a generator of images on which two clones disagree",
+}
+BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
+STEPS = {5_000: 5_000, 25_000: 8_000, 100_000: 10_000, 250_000: 15_000, 1_000_000: 20_000}
+BATCH = 64
+FORMAT = 1  # of what is kept: another number where this file changes what is bought
+
+
+class Counted:
+    """A teacher that writes down how many images it sees, in a file that outlives the process."""
+
+    def __init__(self, teacher: Teacher, file: Path) -> None:
+        self.teacher, self.classes, self.bounds = teacher, teacher.classes, teacher.bounds
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.file = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def labels(self, images: Tensor, /) -> Tensor:
+        """Class index of each image."""
+        os.write(self.file, f"{len(images)}\n".encode())
+        return self.teacher.labels(images)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A teacher and test images; there are no others."""
+
+    case: Case
+    teacher: Teacher
+    test: DataSet
+    weights: bytes
+    folder: Path
+    device: str
+    reached: float  # the teacher's accuracy
+
+
+def main() -> int:
+    """Make and train what is not there yet, and write the result."""
+    options = common.parser(__doc__)
+    options.add_argument("--work", type=Path, help="folder of runs that are kept")
+    options.add_argument("--case", nargs="+", default=["mnist", "fashion"], help="these data sets")
+    options.add_argument("--only", nargs="+", choices=WAYS, help="these ways only")
+    options.add_argument("--budgets", nargs="+", type=int, help="queries, these only")
+    options.add_argument("--seeds", type=int, default=3, help="of samples and student")
+    options.add_argument("--steps", type=int, help="batches that a student learns from")
+    options.add_argument("--plain", action="store_true", help="students without augmentation")
+    options.add_argument("--device", default="cpu", help="of networks; default: cpu")
+    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
+    given = options.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    work = given.work or Path(tempfile.gettempdir()) / "db3kd-benchmarks" / "frontier"
+    seeds = 1 if given.quick else given.seeds
+    budgets = given.budgets or ((1_000,) if given.quick else BUDGETS)
+    ways = given.only or (("shapes",) if given.quick else tuple(WAYS))
+    table: list[common.Json] = []
+    for name in ["mnist"] if given.quick else given.case:
+        problem = made(next(case for case in spending.CASES if case.name == name), work, given)
+        for way, queries in cells(ways, budgets):
+            steps = given.steps or steps_of(queries)
+            line = cell(problem, way, queries, steps=steps, seeds=seeds, plain=given.plain)
+            table.append(line)
+            common.say(f"  {line}")
+        lines = [line for line in table if line["data"] == name]
+        frontier_plot.draw(lines, given.json.with_suffix(f".{name}.png"), name)
+    setting = {
+        "device": given.device,
+        "threads": torch.get_num_threads(),
+        "ways": WAYS,
+        "default": Synthesis().way,
+        "augment": [] if given.plain else list(AUGMENT),
+        "batch": BATCH,
+    }
+    common.write(given.json, figures=figures_of(table), setting=setting, table=table)
+    return 0
+
+
+def figures_of(table: Sequence[common.Json]) -> dict[str, float]:
+    """The figures of a table: by way, and of the default once more."""
+    figures = {}
+    for line in table:
+        names = [line["way"], *(["default"] if line["way"] == Synthesis().way else [])]
+        for name in names:
+            figures[f"accuracy.{name}.{line['data']}.{line['budget']}"] = line["accuracy"]
+    return figures
+
+
+def cells(ways: Sequence[Ways], budgets: Sequence[int]) -> Iterator[tuple[Ways, int]]:
+    """Ways and budgets, small budgets first."""
+    for queries in sorted(budgets):
+        for way in ways:
+            yield way, queries
+
+
+def steps_of(queries: int) -> int:
+    """Batches that a student of so many answers learns from."""
+    return next((steps for most, steps in STEPS.items() if queries <= most), max(STEPS.values()))
+
+
+def made(case: Case, work: Path, given: common.Json) -> Problem:
+    """The teacher, trained briefly, and test images."""
+    if case.lesson is None:
+        raise SystemExit(f"{case.name} has no network as a teacher")
+    device = given.device
+    data = load(case.lesson.data, "train")
+    net = teachers.trained(case.lesson, DataSet(in_memory(data.images), data.labels, data.classes))
+    test = load(case.lesson.data, "test")
+    test = DataSet(in_memory(test.images), test.labels, test.classes)
+    teacher = torch_module(net, classes=len(data.classes), device=device)
+    answers = predict(net, test.images, device=device).cpu()
+    kind = "" if device == "cpu" else f"-{device.partition(':')[0]}"
+    folder = work / f"{case.name}{kind}"
+    weights = case.lesson.path.read_bytes()
+    reached = 100 * accuracy(answers, test.labels)
+    return Problem(case, teacher, test, weights, folder, device, reached)
+
+
+def cell(
+    problem: Problem, way: Ways, queries: int, *, steps: int, seeds: int, plain: bool
+) -> common.Json:
+    """Synthesize, train, test, for every seed; what is there already is not done again."""
+    found = [
+        one(problem, way, queries, steps=steps, seed=seed, plain=plain) for seed in range(seeds)
+    ]
+    accuracies = [line["accuracy"] for line in found]
+    return {
+        "data": problem.case.name,
+        "way": way,
+        "budget": queries,
+        "asked": [line["asked"] for line in found],
+        "seen_by_teacher": [line["seen"] for line in found],
+        "accuracy": round(mean(accuracies), 2),
+        "spread": round(stdev(accuracies), 2) if seeds > 1 else None,
+        "accuracies": [round(each, 2) for each in accuracies],
+        "agreement": round(mean(line["agreement"] for line in found), 2),
+        "teacher": round(problem.reached, 2),
+        "fewest_of_a_class": [min(line["counts"]) for line in found],
+        "steps": steps,
+        "synthesis_s": [line["synthesis_s"] for line in found],
+        "student_s": [line["student_s"] for line in found],
+    }
+
+
+def one(
+    problem: Problem, way: Ways, queries: int, *, steps: int, seed: int, plain: bool
+) -> common.Json:
+    """One seed of a cell; kept in the folder."""
+    case, settings = problem.case, synthesis_of(problem.case, way, queries)
+    sources = (*stale.STUDENT, "synthesis/*.py", "pseudo.py", "growing/*.py", "growing/*/*.py")
+    made_of = stale.digest(sources, repr((settings, FORMAT)).encode(), problem.weights)
+    folder = problem.folder / f"{way}-{queries}-{seed}-{made_of}"
+    result = folder / f"student-{steps}-{'plain' if plain else 'augmented'}.json"
+    if result.exists():
+        return dict(json.loads(result.read_text()))
+    counter = folder / "seen-by-teacher"
+    teacher = Counted(problem.teacher, counter)
+    budget = Budget(queries=queries)
+    with Run(folder, teacher, budget=budget, seed=seed, device=problem.device) as run:
+        samples = run.synthesize(problem.test.images.shape, settings)
+        price, counts, asked = run.price_of(("synthesis",)), run.pseudo_counts, run.meter.spent
+    seen = sum(map(int, counter.read_text().split()))
+    started = time.perf_counter()
+    net = student(problem, seed)
+    training = Training(steps=steps, batch=BATCH, augment=() if plain else AUGMENT)
+    samples = TransferSet(resident(samples.images), samples.ids, samples.own, samples.labels)
+    train(net, samples, training, seed=seed, device=problem.device)
+    seconds = time.perf_counter() - started
+    answers = predict(net, problem.test.images, device=problem.device).cpu()
+    theirs = torch.cat(
+        [
+            problem.teacher.labels(problem.test.images.read(rows).to(problem.device)).cpu()
+            for rows in torch.arange(len(problem.test)).split(256)
+        ]
+    )
+    line = {
+        "accuracy": 100 * accuracy(answers, problem.test.labels),
+        "agreement": 100 * accuracy(answers, theirs),
+        "asked": asked,
+        "seen": seen,
+        "counts": counts,
+        "synthesis_s": price["label_s"],
+        "student_s": round(seconds, 1),
+        "network": case.network,
+    }
+    write_atomically(result, json.dumps(line).encode())
+    return line
+
+
+def synthesis_of(case: Case, way: Ways, queries: int) -> Synthesis:
+    """How a way spends so many queries, with students like the one that is trained."""
+    return Synthesis(queries=queries, way=way, surrogate=case.network, width=case.width)
+
+
+def student(problem: Problem, seed: int) -> nn.Module:
+    """A student before its training."""
+    case, shape = problem.case, problem.test.images.shape
+    return quick(build(case.network, shape, problem.teacher.classes, case.width, seed=seed))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Db3kdError as error:
+        common.say(f"error: {error}")
+        sys.exit(1)

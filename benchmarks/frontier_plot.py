@@ -1,0 +1,100 @@
+"""The plot of `frontier.py`: students' accuracy against queries, with the paper's point on it.
+
+    python benchmarks/frontier_plot.py RESULT.json ... --data NAME --png FILE
+
+draws what several results have of one data set; of equal cells the last counts.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import picture
+
+STYLES = {  # way: line, marker, colour
+    "chosen": ("-", "o", "#b2182b"),
+    "shapes": ("-", "s", "0.0"),
+    "noise": (":", "x", "0.5"),
+    "ideal": ("--", "^", "#2166ac"),
+    "qedg": ("--", "v", "#67a9cf"),
+    "dfms": ("-.", "D", "#1b7837"),
+    "disguide": ("-.", "P", "#762a83"),
+}
+PAPER = {  # accuracy of ZSDB3KD, and what its settings cost (section 4.5; Tables 3 and 4)
+    "mnist": (96.54, 1.6e10),
+    "fashion": (72.31, 1.6e10),
+    "cifar10": (59.46, 4e10),
+}
+
+
+def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
+    """A line for each way, with the spread over seeds; the paper's point far to the right."""
+    plt = picture.pyplot()
+    if plt is None or not table:
+        return
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for way in STYLES:
+        _curve(axes, [line for line in table if line["way"] == way])
+    axes.axhline(table[0]["teacher"], color="0.8", linewidth=1)
+    axes.annotate("teacher", (table[0]["budget"], table[0]["teacher"]), fontsize=7, color="0.4")
+    if title in PAPER:
+        reached, price = PAPER[title]
+        axes.plot([price], [reached], marker="*", markersize=10, color="0.0", linestyle="none")
+        axes.annotate(
+            "the paper",
+            (price, reached),
+            xytext=(-6, -12),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("queries in all", fontsize=9)
+    axes.set_ylabel("test accuracy of the student, %", fontsize=9)
+    axes.tick_params(labelsize=8)
+    picture.plain(axes)
+    axes.set_title(f"{title}, without any data", loc="left", fontsize=10)
+    figure.tight_layout(rect=(0, 0, 0.84, 1))
+    figure.legend(*axes.get_legend_handles_labels(), loc="center right", frameon=False, fontsize=8)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+def _curve(axes: Any, lines: Sequence[common.Json]) -> None:
+    """One way."""
+    if not lines:
+        return
+    lines = sorted(lines, key=lambda line: line["budget"])
+    style, marker, colour = STYLES[lines[0]["way"]]
+    axes.errorbar(
+        [line["budget"] for line in lines],
+        [line["accuracy"] for line in lines],
+        [line["spread"] or 0.0 for line in lines],
+        linestyle=style,
+        marker=marker,
+        color=colour,
+        markersize=4,
+        elinewidth=0.8,
+        capsize=2,
+        linewidth=2 if lines[0]["way"] == "chosen" else 1.2,
+        label=lines[0]["way"],
+    )
+
+
+def main() -> None:
+    """Draw several results of one data set."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
+    options.add_argument("--data", required=True, help="the data set, for example mnist")
+    options.add_argument("--png", type=Path, required=True, metavar="FILE")
+    given = options.parse_args()
+    table = [line for file in given.results for line in json.loads(file.read_text())["table"]]
+    cells = {(line["way"], line["budget"]): line for line in table if line["data"] == given.data}
+    draw(list(cells.values()), given.png, given.data)
+
+
+if __name__ == "__main__":
+    main()

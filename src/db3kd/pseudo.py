@@ -1,0 +1,202 @@
+"""The stage that makes pseudo samples without data, in shards, each image asked once.
+
+How they are made is decided in `synthesis`; here it is cut into shards, so that a killed process
+continues where it was. After each shard the networks that a way learned are kept beside it.
+"""
+
+import json
+import logging
+
+import msgspec
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from db3kd.amortised.stages import network_of
+from db3kd.amortised.surrogate import quick
+from db3kd.distances import found, measure_all, soft_labels
+from db3kd.errors import Damaged, InputError
+from db3kd.growing.shelf import Shelf
+from db3kd.journal import Json
+from db3kd.ledger import Taped
+from db3kd.networks import Shape, build
+from db3kd.robustness import mix
+from db3kd.settings import Search, Synthesis
+from db3kd.synthesis import WAYS
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.way import Task, Way
+from db3kd.transfer_set import TransferSet
+from db3kd.workshop import Workshop
+
+QUERIES = 25_000  # where nobody says how many
+PLACE = "pseudo"  # where distances of pseudo samples are on the books
+
+_log = logging.getLogger("db3kd")
+
+
+def planned(settings: Synthesis, *, budget: int | None, reserved: int) -> int:
+    """How many images are asked: as many as wanted, or what a budget leaves.
+
+    >>> planned(Synthesis(), budget=30_000, reserved=10_000)
+    20000
+    """
+    if settings.queries is not None:
+        return settings.queries
+    return QUERIES if budget is None else max(0, budget - reserved)
+
+
+def check(settings: Synthesis, shape: Shape, classes: int) -> None:
+    """Refuse students that do not fit, before anything is bought.
+
+    Raises:
+        InputError: a network that is unknown or does not fit the images.
+
+    >>> check(Synthesis(surrogate="lenet6"), (1, 28, 28), 10)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: unknown network 'lenet6': did you mean lenet5?
+    """
+    build(network_of(settings.surrogate, shape), shape, classes, settings.width, seed=0)
+
+
+def synthesize(shop: Workshop, shape: Shape, settings: Synthesis, total: int) -> None:
+    """Make and ask all pseudo samples, those that are not there yet; see `Run.synthesize`."""
+    size = max(1, min(settings.shard, -(-total // settings.rounds)))
+    shop.agree(
+        "synthesis",
+        {
+            **json.loads(msgspec.json.encode(settings)),
+            "shape": list(shape),
+            "total": total,
+            "size": size,
+        },
+    )
+    if not total or not shop.pending("synthesis", total, size):
+        return
+    shop.work("synthesis", total, size, 1, _Work(shop, shape, settings, total))
+
+
+class _Work:
+    """The work of one shard."""
+
+    def __init__(self, shop: Workshop, shape: Shape, settings: Synthesis, total: int) -> None:
+        self.shop, self.settings, self.shape, self.total = shop, settings, shape, total
+        classes = shop.meter.classes
+        name = network_of(settings.surrogate, shape)
+        self.task = Task(
+            shape,
+            classes,
+            queries=total,
+            device=shop.device,
+            student=lambda seed: quick(build(name, shape, classes, settings.width, seed=seed)),
+            members=settings.members,
+            candidates=settings.candidates,
+        )
+        self._next = -1  # the shard that pool and networks are ready for
+        self._pool: Pool
+        self._way: Way
+
+    def __call__(self, teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        self._prepare(teacher, shard)
+        pool, before = self._pool, len(self._pool)
+        pool.teacher = teacher
+        pool.allow(len(rows))
+        self._next = -1  # until the shard is whole
+        self._way.spend(pool, seed=mix(self.shop.seed, "synthesis", shard), report=self._report)
+        if pool.rest:
+            raise InputError(f"way {self.settings.way!r} asked {pool.rest} images too few")
+        if any(True for _ in self._way.networks.parameters()):
+            self.shop.keep("synthesis", shard + 1, self._way.networks)
+        self._next = shard + 1
+        called = pool.answers[before:]
+        counts = torch.bincount(called, minlength=pool.classes)
+        columns = {"images": pool.values[before:].clone(), "called": called.to(torch.int32)}
+        return columns, {"counts": counts.tolist()}
+
+    def _prepare(self, teacher: Taped, shard: int) -> None:
+        """Pool and networks as they were before a shard."""
+        if self._next == shard:
+            return
+        shop = self.shop
+        self._way = WAYS[self.settings.way](self.task, seed=mix(shop.seed, "way"))
+        learns = any(True for _ in self._way.networks.parameters())
+        if learns and shard and shop.recall("synthesis", shard, self._way.networks) < shard:
+            raise Damaged(
+                f"what was learned before shard {shard} of {shop.folder}/synthesis is missing; put"
+                f" a copy of surrogate-{shard:02}.safetensors back, or use another folder"
+            )
+        self._pool = Pool(
+            self.total, self.shape, teacher, eight_bit=_eight_bit(shop), device=shop.device
+        )
+        done = shop.done("synthesis")
+        for earlier in range(shard):
+            part = shop.read(done[earlier])
+            self._pool.add(part["images"], part["called"].long())
+
+    def _report(self, what: str, done: int, total: int) -> None:
+        self.shop.progress(what, done, total, {})
+
+
+def _eight_bit(shop: Workshop) -> bool:
+    """Whether pseudo samples are rounded to 8 bits: where the teacher takes what 8 bits can say."""
+    return tuple(shop.meter.bounds) == (0.0, 1.0)
+
+
+def counts(shop: Workshop) -> Int[Tensor, " classes"]:
+    """How many pseudo samples the teacher called each class."""
+    whole = torch.zeros(shop.meter.classes, dtype=torch.int64)
+    for record in shop.done("synthesis").values():
+        whole += torch.tensor(record["counts"])
+    return whole
+
+
+def warn_of_missing(shop: Workshop) -> None:
+    """Name the classes that no pseudo sample was called."""
+    missing = (counts(shop) == 0).nonzero()[:, 0].tolist()
+    if missing:
+        some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        _log.warning(
+            "the teacher called no pseudo sample %s (%s of %s classes), so no student learns that",
+            some,
+            len(missing),
+            shop.meter.classes,
+        )
+
+
+def made(shop: Workshop) -> TransferSet:
+    """The pseudo samples with the teacher's answers; images are read when they are needed.
+
+    Raises:
+        InputError: the stage is not finished.
+        Damaged: a shard cannot be trusted.
+    """
+    settings = shop.configuration("synthesis")
+    if not settings or shop.pending("synthesis", settings["total"], settings["size"]):
+        raise InputError("the pseudo samples are not all made yet; synthesize them first")
+    done = shop.done("synthesis")
+    wanted = sorted(done)
+    shape = tuple(settings["shape"])
+    called = [shop.read(done[shard])["called"].long() for shard in wanted]
+    answers = torch.cat([torch.zeros(0, dtype=torch.int64), *called])
+    shelf = Shelf(
+        tuple(shop.folder / done[shard]["file"] for shard in wanted),
+        tuple(done[shard]["samples"] for shard in wanted),
+        (shape[0], shape[1], shape[2]),
+        _eight_bit(shop),
+    )
+    return TransferSet(shelf, torch.arange(len(answers)), answers, answers)
+
+
+def measure(shop: Workshop, samples: TransferSet, search: Search) -> None:
+    """Measure the distances of pseudo samples, with references drawn among these.
+
+    Their classes are not asked again. Costs as `Run.measure`.
+    """
+    part = shop.within(PLACE)
+    part.agree("answers", {"samples": len(samples)})
+    measure_all(part, samples.images, samples.own, search)
+
+
+def softened(shop: Workshop, samples: TransferSet) -> TransferSet:
+    """Pseudo samples with soft labels by their distances (Eq. 6 and 7)."""
+    return samples.with_soft(soft_labels(found(shop.within(PLACE), "mbd"), samples.own))

@@ -1,0 +1,76 @@
+"""Images that need no lessons, each asked once: plain noise, and structured images."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from db3kd.networks import Shape
+from db3kd.robustness import mix
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.shapes import shapes
+from db3kd.synthesis.way import Report, Task
+
+ASKED = 1024  # images in one question
+Source = Callable[[int, Shape, Generator], Tensor]
+"""(count, shape, generator) -> images from 0 to 1."""
+
+
+def noise(count: int, shape: Shape, draw: Generator) -> Tensor:
+    """Images of independent uniform pixels, the baseline "noise input".
+
+    >>> noise(2, (1, 4, 4), torch.Generator()).shape
+    torch.Size([2, 1, 4, 4])
+    """
+    return torch.rand(count, *shape, generator=draw)
+
+
+class AtRandom:
+    """Images of one source, as they come.
+
+    Costs one query an image. Random by the seed of `spend`.
+
+    >>> from db3kd.networks import build
+    >>> from db3kd.teachers import function
+    >>> task = Task((1, 4, 4), 2, queries=3, device="cpu",
+    ...             student=lambda seed: build("small", (1, 4, 4), 2, seed=seed))
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> pool = Pool(3, (1, 4, 4), bright, eight_bit=True)
+    >>> pool.allow(3)
+    >>> AtRandom(task, noise).spend(pool, seed=0, report=print)
+    >>> len(pool)
+    3
+    """
+
+    def __init__(self, task: Task, source: Source) -> None:
+        del task
+        self.source, self.networks = source, nn.Module()
+
+    def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
+        """Ask `pool.rest` images."""
+        del report
+        draw = torch.Generator().manual_seed(mix(seed, "images"))
+        low, high = pool.bounds
+        while pool.rest:
+            images = self.source(min(ASKED, pool.rest), pool.shape, draw)
+            pool.ask(images.mul(high - low).add_(low).to(pool.device))
+
+
+def plain_noise(task: Task, *, seed: int) -> AtRandom:
+    """The way "noise".
+
+    >>> plain_noise.__name__
+    'plain_noise'
+    """
+    del seed
+    return AtRandom(task, noise)
+
+
+def plain_shapes(task: Task, *, seed: int) -> AtRandom:
+    """The way "shapes".
+
+    >>> plain_shapes.__name__
+    'plain_shapes'
+    """
+    del seed
+    return AtRandom(task, shapes)

@@ -1,0 +1,135 @@
+"""DisGUIDE: a generator that seeks what two clones disagree about."""
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from db3kd.robustness import mix
+from db3kd.synthesis.generator import (
+    LATENT,
+    RATE,
+    ImageGenerator,
+    asked_at_once,
+    descend,
+    fixed,
+    imbalance,
+    learning,
+    portions,
+    seeded,
+    within,
+)
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.way import Report, Task
+
+BATCH = 256  # the authors': images in a step, and asked a round, at most
+DIVERSITY = 0.2  # the authors' weight of class diversity for CIFAR-10
+GREY = 8  # one painted image in so many is grey; the authors' setting, if it means this
+GENERATOR_STEPS = 1  # a round, as the authors have; their rate is 1e-4, but in 78,000 rounds
+REPLAYS = 20  # lessons from the pool a round, besides that from the new images; the authors have 3
+
+
+class Disguide:
+    """Learn two clones and a generator against them (DisGUIDE: Rosenthal et al., AAAI 2023).
+
+    Hard-label mode. The generator raises the disagreement of the clones plus `DIVERSITY` times the
+    entropy of their mean probabilities; a batch of it is asked, and both clones learn its answers
+    by cross-entropy, then those of batches of all that was asked before. They see the same batches
+    and differ by their first weights. One image in `GREY` is grey.
+
+    Costs one query an image. Random: the weights, latents, and the order of lessons, all from the
+    seeds. Errors: those of `pool.ask`.
+
+    >>> from db3kd.networks import build
+    >>> from db3kd.teachers import function
+    >>> task = Task((1, 8, 8), 2, queries=10, device="cpu",
+    ...             student=lambda seed: build("small", (1, 8, 8), 2, seed=seed))
+    >>> bright = function(lambda images: images.mean((1, 2, 3)) > 0.5, classes=2)
+    >>> pool = Pool(10, task.shape, bright, eight_bit=True)
+    >>> pool.allow(10)
+    >>> Disguide(task, seed=0).spend(pool, seed=1, report=lambda what, done, total: None)
+    >>> len(pool), pool.rest
+    (10, 0)
+    """
+
+    def __init__(self, task: Task, *, seed: int) -> None:
+        self.task, self._asked = task, asked_at_once(task.queries, BATCH)
+        self._batch = max(2, min(BATCH, task.queries))
+        self.networks = nn.ModuleDict(
+            {
+                "student": task.student(mix(seed, "disguide clone", 0)),
+                "second": task.student(mix(seed, "disguide clone", 1)),
+                "generator": seeded(
+                    lambda: ImageGenerator(task.shape), mix(seed, "disguide generator")
+                ),
+            }
+        ).to(task.device)
+
+    def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
+        """Ask `pool.rest` images."""
+        total = pool.rest
+        with learning(self.task.device, mix(seed, "disguide")) as draw:
+            self.networks.train()
+            clones = [self.networks["student"], self.networks["second"]]
+            learns = torch.optim.Adam([w for c in clones for w in c.parameters()], lr=RATE)
+            paints = torch.optim.Adam(self.networks["generator"].parameters(), lr=RATE)
+            for count in portions(total, self._asked):
+                with fixed(*clones):
+                    for _ in range(GENERATOR_STEPS):
+                        descend(paints, _loss(clones, self._painted(pool.bounds, draw)))
+                pool.ask(self._painted(pool.bounds, draw)[:count].detach())
+                new = torch.arange(len(pool) - count, len(pool))
+                # Repeated to a full batch: some networks cannot learn from a single image.
+                new = new[torch.arange(self._batch) % count]
+                _lesson(clones, learns, pool.read(new), pool.answers[new].to(self.task.device))
+                for _ in range(REPLAYS):
+                    _lesson(clones, learns, *pool.batch(self._batch, draw))
+                report("DisGUIDE", total - pool.rest, total)
+
+    def _painted(
+        self, bounds: tuple[float, float], draw: Generator
+    ) -> Float[Tensor, "row channels height width"]:
+        """A batch of the generator, within the bounds, some of it grey."""
+        latents = torch.randn(self._batch, LATENT, generator=draw).to(self.task.device)
+        return greyed(within(self.networks["generator"](latents), bounds))
+
+
+def disagreement(
+    one: Float[Tensor, "row classes"], other: Float[Tensor, "row classes"]
+) -> Float[Tensor, ""]:
+    """Standard deviation of two clones' probabilities, mean over classes and batch.
+
+    Of two numbers it is half their distance, which also has a gradient where they are equal.
+
+    >>> sure = torch.eye(2)
+    >>> float(disagreement(sure, sure)), float(disagreement(sure, sure.flip(0)))
+    (0.0, 0.5)
+    """
+    return (one - other).abs().mean() / 2
+
+
+def greyed(
+    images: Float[Tensor, "row channels height width"],
+) -> Float[Tensor, "row channels height width"]:
+    """Replace the colours of every `GREY`-th image by their mean.
+
+    >>> red = torch.tensor([1.0, 0.0, 0.5]).reshape(1, 3, 1, 1).expand(2, 3, 1, 1)
+    >>> greyed(red)[:, :, 0, 0].tolist()
+    [[0.5, 0.5, 0.5], [1.0, 0.0, 0.5]]
+    """
+    grey = torch.arange(len(images), device=images.device) % GREY == 0
+    return torch.where(grey[:, None, None, None], images.mean(1, keepdim=True), images)
+
+
+def _loss(clones: list[nn.Module], images: Tensor) -> Tensor:
+    """The generator's: less of it, the more the clones disagree, about all classes as often."""
+    one, other = (clone(images).softmax(1) for clone in clones)
+    return DIVERSITY * imbalance((one + other) / 2) - disagreement(one, other)
+
+
+def _lesson(
+    clones: list[nn.Module], learns: torch.optim.Optimizer, images: Tensor, answers: Tensor
+) -> None:
+    """One step of both clones; what one learns does not reach the other."""
+    losses = [F.cross_entropy(clone(images), answers) for clone in clones]
+    descend(learns, losses[0] + losses[1])

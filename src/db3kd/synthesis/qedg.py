@@ -1,0 +1,161 @@
+"""QEDG: images near the student's boundary; only those are asked of which it is not sure."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from db3kd.robustness import mix
+from db3kd.synthesis.generator import (
+    LATENT,
+    LESSON,
+    RATE,
+    ImageGenerator,
+    asked_at_once,
+    descend,
+    fixed,
+    learning,
+    painted,
+    portions,
+    seeded,
+    targets,
+)
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.way import Report, Task
+
+BATCH = 256  # images asked a round, at most: the authors' for MNIST
+SPREAD = 10.0  # the authors' weight of the spread of the student's probabilities
+DIVERSITY = 0.1  # the authors' weight of the likeness of images with the same target
+DOUBTFUL = 0.7  # images of which the student is surer than this are not asked
+SURE = 0.95  # a mirror image keeps its answer where the student gives it more than this
+FLIPS = 0.5  # how often a mirror image is tried in a lesson
+LEAST_WEIGHT, MOST_WEIGHT = 1.5, 3.0  # of images about which the student is wrong
+TRIES = 3  # how often images are made for one question; then the least sure ones are asked
+GENERATOR_STEPS = 25  # a try
+STUDENT_STEPS = 80  # a round
+
+
+class Qedg:
+    """Learn a student from images near its own boundary (QEDG: Pei et al., AAAI 2025).
+
+    Each round, a new generator is fitted to cross-entropy to balanced targets plus `SPREAD` times
+    the standard deviation of the student's probabilities, so that images come to lie between
+    classes, plus `DIVERSITY` times the likeness of images with the same target. Images of which the
+    student is more than `DOUBTFUL` sure are made anew, `TRIES` times at most; what is still missing
+    are the least sure of the others. See `lesson` for what the student learns.
+
+    Costs one query an image; mirror images are never asked and not put into the pool. Random: the
+    weights, latents, targets, flips, and the order of lessons, all from the seeds. Errors: those of
+    `pool.ask`.
+
+    >>> from db3kd.networks import build
+    >>> from db3kd.teachers import function
+    >>> task = Task((1, 8, 8), 2, queries=10, device="cpu",
+    ...             student=lambda seed: build("small", (1, 8, 8), 2, seed=seed))
+    >>> bright = function(lambda images: images.mean((1, 2, 3)) > 0.5, classes=2)
+    >>> pool = Pool(10, task.shape, bright, eight_bit=True)
+    >>> pool.allow(10)
+    >>> Qedg(task, seed=0).spend(pool, seed=1, report=lambda what, done, total: None)
+    >>> len(pool), pool.rest
+    (10, 0)
+    """
+
+    def __init__(self, task: Task, *, seed: int) -> None:
+        self.task, self._asked = task, asked_at_once(task.queries, BATCH)
+        self.networks = nn.ModuleDict({"student": task.student(mix(seed, "qedg student"))})
+        self.networks.to(task.device)
+
+    def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
+        """Ask `pool.rest` images."""
+        student, total = self.networks["student"], pool.rest
+        with learning(self.task.device, mix(seed, "qedg")) as draw:
+            student.train()
+            optimiser = torch.optim.Adam(student.parameters(), lr=RATE)
+            for turn, count in enumerate(portions(total, self._asked)):
+                pool.ask(self._doubtful(count, pool, mix(seed, "qedg generator", turn), draw))
+                for _ in range(STUDENT_STEPS):
+                    descend(optimiser, lesson(student, *pool.batch(LESSON, draw), draw))
+                report("QEDG", total - pool.rest, total)
+
+    def _doubtful(
+        self, count: int, pool: Pool, seed: int, draw: Generator
+    ) -> Float[Tensor, "row *image"]:
+        """Images of which the student is not sure, where so many are found."""
+        device, student = self.task.device, self.networks["student"]
+        generator = seeded(lambda: ImageGenerator(self.task.shape), seed).to(device)
+        made, sure = [], []
+        with fixed(student):
+            for _ in range(TRIES):
+                wanted = targets(count, self.task.classes, draw).to(device)
+                latents = torch.randn(count, LATENT, generator=draw).to(device)
+
+                def loss(images: Tensor, wanted: Tensor = wanted) -> Tensor:
+                    logits: Tensor = student(images)
+                    spread = logits.softmax(1).std(1, correction=0).mean()
+                    near = DIVERSITY * likeness(images, wanted)
+                    return F.cross_entropy(logits, wanted) + SPREAD * spread + near
+
+                images = painted(
+                    generator, latents, loss, steps=GENERATOR_STEPS, bounds=pool.bounds
+                )
+                made.append(images)
+                with torch.no_grad():  # of the image as the teacher will see it
+                    sure.append(student(pool.rounded(images)[1]).softmax(1).amax(1))
+                if int((torch.cat(sure) <= DOUBTFUL).sum()) >= count:
+                    break
+        return torch.cat(made)[chosen(torch.cat(sure), count)]
+
+
+def chosen(sure: Float[Tensor, " row"], count: int) -> Int[Tensor, " chosen"]:
+    """Rows of the first `count` that are not sure; if there are too few, the least sure others.
+
+    >>> chosen(torch.tensor([0.9, 0.6, 0.5, 0.8]), 3)
+    tensor([1, 2, 3])
+    """
+    return sure.clamp_min(DOUBTFUL).sort(stable=True).indices[:count]
+
+
+def likeness(images: Float[Tensor, "row *image"], wanted: Int[Tensor, " row"]) -> Float[Tensor, ""]:
+    """Mean cosine between two images of one target, both less the mean image; 0 without a pair.
+
+    >>> black, white = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    >>> images = torch.cat([black, black, white, white])
+    >>> [round(float(likeness(images, torch.tensor(c))), 3) for c in ([0, 0, 1, 1], [0, 1, 0, 1])]
+    [1.0, -1.0]
+    """
+    flat = F.normalize(images.flatten(1) - images.flatten(1).mean(0), dim=1)
+    pairs = (wanted[:, None] == wanted) & ~torch.eye(
+        len(wanted), dtype=torch.bool, device=images.device
+    )
+    total: Tensor = ((flat @ flat.T) * pairs).sum()
+    return total / pairs.sum().clamp_min(1)
+
+
+def lesson(
+    student: nn.Module,
+    images: Float[Tensor, "row *image"],
+    answers: Int[Tensor, " row"],
+    draw: Generator,
+) -> Float[Tensor, ""]:
+    """Weighted cross-entropy to the answers, on images of which some are mirrored; no queries.
+
+    A mirror image takes its image's place and keeps the answer where the student gives that answer
+    more than `SURE`. Where the student says something else than the teacher, an image weighs
+    `LEAST_WEIGHT` to `MOST_WEIGHT`, the more the surer the student is. Random: what is mirrored.
+
+    >>> sure = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    >>> sure[1].weight.data = torch.tensor([[5.0] * 4, [-5.0] * 4])
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> lesson(sure, torch.ones(1, 1, 2, 2), torch.tensor([1]), draw).item()  # 3 times 40
+    120.0
+    """
+    with fixed(student), torch.no_grad():
+        mirrored = images.flip(-1)
+        kept = student(mirrored).softmax(1).gather(1, answers[:, None])[:, 0] > SURE
+        tried = torch.rand(len(images), generator=draw).to(images.device) < FLIPS
+        images = torch.where((kept & tried)[:, None, None, None], mirrored, images)
+    logits = student(images)
+    sure, said = logits.detach().softmax(1).max(1)
+    wrong = LEAST_WEIGHT + (MOST_WEIGHT - LEAST_WEIGHT) * sure
+    weights = torch.where(said == answers, torch.ones_like(sure), wrong)
+    return (weights * F.cross_entropy(logits, answers, reduction="none")).mean()
