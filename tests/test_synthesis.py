@@ -1,0 +1,409 @@
+"""Pseudo samples: images of shapes, what a run buys without any data, what a stop changes."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import db3kd.synthesis.at_random as at_random
+import db3kd.synthesis.chosen as chosen
+from closed_form import prototypes
+from db3kd.books import status
+from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
+from db3kd.growing.choose import balanced
+from db3kd.pseudo import planned
+from db3kd.run import Run
+from db3kd.settings import Budget, Search, Synthesis, Training
+from db3kd.synthesis import WAYS
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.shapes import shapes
+from db3kd.synthesis.way import Way
+from db3kd.teachers import function
+
+SHAPE = (1, 4, 4)
+CORNERS = torch.eye(16)[:4] * 3
+SMALL = Synthesis(queries=90, rounds=3, width=1.0)
+
+
+@pytest.fixture(autouse=True)
+def short_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chosen, "LEAST_STEPS", 20)
+    monkeypatch.setattr(chosen, "MOST_STEPS", 20)
+    for module in (chosen, at_random):
+        monkeypatch.setattr(module, "ASKED", 16)
+
+
+class Counting:
+    """A teacher that keeps all that it is shown; it may die at a question."""
+
+    classes, bounds = 4, (0.0, 1.0)
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.shown: list[Tensor] = []
+        self.dies_at = dies_at
+        self.teacher = prototypes(CORNERS / 3)
+
+    @property
+    def asked(self) -> int:
+        return sum(map(len, self.shown))
+
+    def labels(self, images: Tensor, /) -> Tensor:
+        if len(self.shown) == self.dies_at:
+            raise KeyboardInterrupt
+        self.shown.append(images.clone())
+        return self.teacher.labels(images)
+
+
+def made(folder: Path, settings: Synthesis = SMALL) -> Counting:
+    teacher = Counting()
+    with Run(folder, teacher) as run:
+        run.synthesize(SHAPE, settings)
+    return teacher
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("*/*.safetensors")
+    }
+
+
+# Images of shapes
+
+
+@given(
+    count=st.integers(0, 130),
+    channels=st.sampled_from([1, 3]),
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    low=st.sampled_from([0.0, -1.0, 3.0]),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=40, deadline=None)
+def test_shapes_of_any_size_are_within_bounds(
+    count: int, channels: int, height: int, width: int, low: float, seed: int
+) -> None:
+    shape, bounds = (channels, height, width), (low, low + 2)
+    images = shapes(count, shape, torch.Generator().manual_seed(seed), bounds=bounds)
+    assert images.shape == (count, *shape)
+    assert images.isfinite().all()
+    assert ((images >= low) & (images <= low + 2)).all()
+    again = shapes(count, shape, torch.Generator().manual_seed(seed), bounds=bounds)
+    assert torch.equal(images, again)
+
+
+def test_shapes_are_of_all_kinds() -> None:
+    images = shapes(2000, (1, 16, 16), torch.Generator().manual_seed(0))
+    corner = images[:, 0, 0, 0]
+    assert 0.2 < float((corner < 0.05).float().mean()) < 0.8  # a dark ground
+    assert 0.03 < float((corner > 0.95).float().mean()) < 0.4
+    mirrored = (images - images.flip(3)).abs().flatten(1).mean(1)
+    assert float((mirrored < 0.08).float().mean()) > 0.1
+    neighbours = (images[..., 1:] - images[..., :-1]).abs().mean()
+    noise = (images[torch.randperm(2000)][..., 1:] - images[..., :-1]).abs().mean()
+    assert float(neighbours) < 0.5 * float(noise)
+    assert float(images.mean(0).std()) < 0.2
+
+
+def test_colours_differ() -> None:
+    images = shapes(500, (3, 8, 8), torch.Generator().manual_seed(0))
+    assert float((images[:, 0] - images[:, 1]).abs().mean()) > 0.03
+
+
+# The pool
+
+
+def test_a_pool_keeps_what_the_teacher_saw_and_no_more_than_it_may() -> None:
+    teacher = Counting()
+    pool = Pool(9, SHAPE, teacher, eight_bit=True)
+    pool.allow(5)
+    images = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(0))
+    answers = pool.ask(images)
+    assert torch.equal(pool.read(torch.arange(4)), teacher.shown[0])
+    assert torch.equal(pool.answers, answers)
+    assert (teacher.shown[0] - images).abs().max() <= 0.5 / 255 + 1e-6
+    assert pool.counts().sum() == 4
+    with pytest.raises(InputError, match="only 1 may still be asked"):
+        pool.ask(images)
+    assert teacher.asked == 4
+
+
+def test_a_pool_of_a_teacher_with_other_bounds_keeps_floats() -> None:
+    bright = function(lambda images: images.flatten(1).mean(1) > 0, classes=2, bounds=(-1.0, 1.0))
+    pool = Pool(2, SHAPE, bright, eight_bit=False)
+    pool.allow(2)
+    pool.ask(torch.full((2, *SHAPE), -0.123))
+    assert torch.equal(pool.read(torch.arange(2)), torch.full((2, *SHAPE), -0.123))
+
+
+# The stage
+
+
+@pytest.mark.parametrize("way", ["chosen", "shapes", "noise"])
+def test_a_run_asks_as_many_as_it_says(tmp_path: Path, way: str) -> None:
+    teacher = Counting()
+    with Run(tmp_path, teacher, budget=Budget(queries=100)) as run:
+        samples = run.synthesize(SHAPE, Synthesis(way=way, rounds=3), reserved=10)
+        assert run.meter.spent == teacher.asked == len(samples) == sum(run.pseudo_counts) == 90
+        shown = torch.cat(teacher.shown)
+        assert torch.equal(samples.images.read(torch.arange(90)), shown)
+        assert torch.equal(samples.own, teacher.teacher.labels(shown))
+    assert status(tmp_path)["stages"]["synthesis"] == {"shards": 3, "done": 3, "pending": 0}
+
+
+def test_chosen_finds_more_of_the_rarest_class_than_shapes_do(tmp_path: Path) -> None:
+    least = {}
+    for way in ("chosen", "shapes"):
+        with Run(tmp_path / way, Counting()) as run:
+            run.synthesize(SHAPE, Synthesis(way=way, queries=240, rounds=4, width=1.0))
+            least[way] = min(run.pseudo_counts)
+    assert least["chosen"] > least["shapes"]
+
+
+def test_chosen_asks_what_its_students_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tensor] = []
+
+    def watched(scores: Tensor, seen: Tensor, wanted: int) -> Tensor:
+        rows = balanced(scores, seen, wanted)
+        asked.append(scores[rows].mean() - scores.mean())
+        return rows
+
+    monkeypatch.setattr("db3kd.growing.choose.balanced", watched)
+    from db3kd.networks import build
+    from db3kd.synthesis.way import Task
+
+    task = Task(SHAPE, 4, 80, "cpu", lambda seed: build("small", SHAPE, 4, seed=seed))
+    pool, way = Pool(80, SHAPE, Counting(), eight_bit=True), chosen.Chosen(task, seed=0)
+    for _ in range(2):
+        pool.allow(40)
+        with torch.no_grad():
+            way.spend(pool, seed=0, report=lambda what, done, total: None)
+    assert len(asked) == 3
+    assert all(float(gain) > 0 for gain in asked)
+
+
+def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        made(tmp_path / name)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    with Run(tmp_path / "three", Counting(), seed=1) as run:
+        run.synthesize(SHAPE, SMALL)
+    assert files(tmp_path / "three") != files(tmp_path / "one")
+
+
+def test_a_stop_at_any_question_changes_nothing(tmp_path: Path) -> None:
+    whole = made(tmp_path / "whole")
+    for at in range(len(whole.shown)):
+        folder = tmp_path / str(at)
+        dying = Counting(dies_at=at)
+        with pytest.raises(KeyboardInterrupt), Run(folder, dying) as run:
+            run.synthesize(SHAPE, SMALL)
+        rest = made(folder)
+        assert files(folder) == files(tmp_path / "whole")
+        # The question in flight was booked, never answered, and is asked once more.
+        assert dying.asked + rest.asked == whole.asked
+        assert status(folder)["queries"]["spent"] == whole.asked + status(folder)["queries"]["lost"]
+
+
+def test_a_stop_between_a_lesson_kept_and_its_shard_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "whole")
+    monkeypatch.setattr("db3kd.workshop.write_shard", _dying(monkeypatch, at=4))
+    with pytest.raises(KeyboardInterrupt), Run(tmp_path / "cut", Counting()) as run:
+        run.synthesize(SHAPE, SMALL)
+    monkeypatch.undo()
+    monkeypatch.setattr(chosen, "LEAST_STEPS", 20)
+    monkeypatch.setattr(chosen, "MOST_STEPS", 20)
+    monkeypatch.setattr(chosen, "ASKED", 16)
+    teacher = made(tmp_path / "cut")
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    assert teacher.asked == 30  # the answers of the second shard were on its tape
+
+
+def _dying(monkeypatch: pytest.MonkeyPatch, at: int):  # type: ignore[no-untyped-def]
+    from db3kd.journal import write_shard
+
+    written: list[Path] = []
+
+    def write(path: Path, tensors: dict[str, Tensor]) -> str:
+        written.append(path)
+        if len(written) == at:
+            raise KeyboardInterrupt
+        return write_shard(path, tensors)
+
+    return write
+
+
+def test_a_damaged_shard_is_bought_again_with_what_was_known_before_it(tmp_path: Path) -> None:
+    made(tmp_path)
+    whole = files(tmp_path)
+    (tmp_path / "synthesis" / "00001.safetensors").write_bytes(b"nothing")
+    with pytest.raises(Damaged, match="00001"):
+        made(tmp_path)
+    with Run(tmp_path, Counting(), redo_damaged=True) as run:
+        run.synthesize(SHAPE, SMALL)
+        assert run.meter.spent == 120
+    assert files(tmp_path) == whole
+
+
+def test_a_missing_lesson_is_named(tmp_path: Path) -> None:
+    teacher = Counting(dies_at=5)
+    with pytest.raises(KeyboardInterrupt), Run(tmp_path, teacher) as run:
+        run.synthesize(SHAPE, SMALL)
+    for file in (tmp_path / "synthesis").glob("surrogate-*"):
+        file.unlink()
+    with pytest.raises(Damaged, match=r"before shard 2 .* surrogate-02"):
+        made(tmp_path)
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    made(tmp_path)
+    with pytest.raises(ConfigurationDiffers, match='way: "chosen" -> "noise"'):
+        made(tmp_path, Synthesis(queries=90, rounds=3, width=1.0, way="noise"))
+
+
+def test_a_budget_that_was_raised_changes_no_plan(tmp_path: Path) -> None:
+    for queries in (60, 600):
+        with Run(tmp_path, Counting(), budget=Budget(queries=queries)) as run:
+            samples = run.synthesize(SHAPE, Synthesis(way="noise"))
+            assert len(samples) == run.planned_synthesis() == 60
+
+
+def test_the_budget_is_never_exceeded(tmp_path: Path) -> None:
+    teacher = Counting()
+    with (
+        Run(tmp_path, teacher, budget=Budget(queries=70)) as run,
+        pytest.raises(BudgetExhausted),
+    ):
+        run.synthesize(SHAPE, SMALL)
+    assert teacher.asked <= 70
+    with Run(tmp_path, Counting(), budget=Budget(queries=90)) as run:
+        assert len(run.synthesize(SHAPE, SMALL)) == run.meter.spent == 90
+
+
+def test_a_plan_is_what_a_budget_leaves() -> None:
+    assert planned(Synthesis(queries=7), budget=3, reserved=1) == 7
+    assert planned(Synthesis(), budget=None, reserved=1) == 25_000
+    assert planned(Synthesis(), budget=3, reserved=5) == 0
+
+
+# Soft labels by distance
+
+
+def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
+    tmp_path: Path,
+) -> None:
+    search = Search(strategy="rows", queries=40, probes=10, references=3, shard=30)
+    teacher = Counting()
+    with Run(tmp_path, teacher) as run:
+        samples = run.synthesize(SHAPE, Synthesis(queries=60, way="shapes"))
+        with pytest.raises(InputError, match="not measured yet"):
+            run.pseudo_samples(softened=True)
+        softened = run.soften(samples, search)
+        spent = dict(run.meter.by_stage)
+        assert spent["answers"] == 0
+        assert 0 < spent["pseudo/distances"] <= 60 * 3 * 40
+        assert run.meter.spent == teacher.asked
+        assert softened.soft is not None
+        assert torch.equal(softened.soft.argmax(1), samples.own)
+        again = run.pseudo_samples(softened=True)
+        assert torch.equal(again.soft, softened.soft)
+        assert teacher.asked == run.meter.spent
+
+
+# Teachers that nothing can be learned from
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_a_teacher_that_answers_one_class_ends_and_is_named(
+    tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _hasten(monkeypatch)
+    same = function(lambda images: torch.zeros(len(images), dtype=torch.int64), classes=100)
+    with caplog.at_level(logging.WARNING), Run(tmp_path, same) as run:
+        samples = run.synthesize((1, 13, 9), Synthesis(way=way, queries=40, rounds=2))
+        assert len(samples) == 40
+        assert run.pseudo_counts == [40] + [0] * 99
+    assert "called no pseudo sample 1, 2, 3" in caplog.text
+    assert "99 of 100 classes" in caplog.text
+
+
+def test_a_hundred_classes_of_which_three_are_met(tmp_path: Path) -> None:
+    def ask(images: Tensor) -> Tensor:
+        return (images.flatten(1).mean(1) * 2.999).long()
+
+    with Run(tmp_path, function(ask, classes=100)) as run:
+        samples = run.synthesize(SHAPE, SMALL)
+        assert set(samples.own.tolist()) <= {0, 1, 2}
+        assert sum(run.pseudo_counts) == 90
+
+
+def test_a_budget_that_leaves_nothing_is_told(tmp_path: Path) -> None:
+    with (
+        Run(tmp_path, Counting(), budget=Budget(queries=5)) as run,
+        pytest.raises(InputError, match="leaves none for pseudo samples, since 5 are for test"),
+    ):
+        run.synthesize(SHAPE, reserved=5)
+
+
+def test_a_student_that_does_not_fit_is_refused_before_anything_is_bought(tmp_path: Path) -> None:
+    teacher = Counting()
+    with Run(tmp_path, teacher) as run:
+        with pytest.raises(InputError, match="lenet5 needs images of at least 16x16"):
+            run.synthesize(SHAPE, Synthesis(surrogate="lenet5"))
+        with pytest.raises(InputError, match="not all made yet"):
+            run.pseudo_samples()
+    assert teacher.asked == 0
+
+
+def _hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+    from db3kd.synthesis import dfms, disguide, generator, ideal, qedg
+
+    for module in (ideal, qedg, dfms, disguide):
+        monkeypatch.setattr(module, "GENERATOR_STEPS", 2)
+    for module in (ideal, qedg):
+        monkeypatch.setattr(module, "STUDENT_STEPS", 3)
+    monkeypatch.setattr(dfms, "CLONE_STEPS", 3)
+    monkeypatch.setattr(dfms, "GAN_STEPS", 3)
+    monkeypatch.setattr(disguide, "REPLAYS", 3)
+    for module in (generator, qedg):
+        monkeypatch.setattr(module, "LESSON", 16)
+
+
+# Augmentation, which asks nothing
+
+
+def test_augmentation_moves_images_and_is_drawn_from_the_seed() -> None:
+    from db3kd.data import TensorImages
+    from db3kd.networks import build
+    from db3kd.student import train
+    from db3kd.transfer_set import TransferSet
+
+    images = shapes(64, (1, 8, 8), torch.Generator().manual_seed(0))
+    labels = torch.arange(64) % 2
+    plain = TransferSet(TensorImages(images), torch.arange(64), labels, labels)
+
+    def taught(training: Training) -> Tensor:
+        net = build("small", (1, 8, 8), 2, seed=0)
+        train(net, plain, training, seed=0, device="cpu")
+        return torch.cat([part.flatten() for part in net.parameters()])
+
+    same, moved = Training(epochs=2), Training(epochs=2, augment=("shift", "rotate"))
+    assert torch.equal(taught(moved), taught(moved))
+    assert not torch.equal(taught(moved), taught(same))
+
+
+def test_every_name_is_a_way() -> None:
+    from typing import get_args
+
+    from db3kd.networks import build
+    from db3kd.settings import Ways
+    from db3kd.synthesis.way import Task
+
+    assert {*WAYS, "ascent"} == set(get_args(Ways))
+    task = Task((1, 8, 8), 4, 9, "cpu", lambda seed: build("small", (1, 8, 8), 4, seed=seed))
+    assert all(isinstance(make(task, seed=0), Way) for make in WAYS.values())
