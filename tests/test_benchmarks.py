@@ -439,4 +439,6 @@ def test_spending_has_a_plot(tmp_path: Path) -> None:
 def _problem(spending: Any) -> Any:
     images = TensorImages(torch.zeros(1, 1, 2, 2))
     test = DataSet(images, torch.zeros(1).long(), ("a",))
-    return spending.Problem(spending.CASES[0], TEACHER, None, images, None, test, b"", Path(), "cpu")
+    return spending.Problem(
+        spending.CASES[0], TEACHER, None, images, None, test, b"", Path(), "cpu"
+    )

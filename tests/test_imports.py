@@ -36,6 +36,7 @@ ROOMS = (
     "synthesis",
     "growth",
     "pseudo",
+    "pictures",
     "spending",
     "run",
     "recipe",

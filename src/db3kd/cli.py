@@ -149,6 +149,8 @@ def _work(verb: str, path: Path, options: _Options) -> None:
     budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ""
     if "spending" in result:
         _print(spending(result))
+    if "picture" in result:
+        _print(f"the pseudo samples are shown in {result['picture']}")
     _print(f"{queries['spent']:,}{budget} queries spent; everything is in {result['run']}")
 
 

@@ -21,6 +21,7 @@ from db3kd.data import DataSet, Images, in_memory, load, subset
 from db3kd.errors import InputError
 from db3kd.journal import Json, write_atomically
 from db3kd.networks import build
+from db3kd.pictures import by_class, save
 from db3kd.progress import Progress, silent
 from db3kd.pseudo import planned
 from db3kd.recipe import Recipe, resolved
@@ -31,6 +32,8 @@ from db3kd.spending import Plan
 from db3kd.student import load_network, resident, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
+
+MOST_ROWS = 100  # of a picture
 
 _log = logging.getLogger("db3kd")
 _PARTS = {
@@ -398,11 +401,20 @@ class Job:
         }
         if self.invents:
             summary["classes"] = self.run.pseudo_counts
+            summary["picture"] = str(self.draw())
         if self.run.decision is not None:
             summary["spending"] = asdict(self.run.decision)
         text = json.dumps(summary, indent=2).encode() + b"\n"
         write_atomically(self.run.folder / "summary.json", text)
         return summary
+
+    def draw(self) -> Path:
+        """The picture of the pseudo samples, class by class, of at most a hundred classes."""
+        samples, meter = self.run.pseudo_samples(), self.run.meter
+        count = min(meter.classes, MOST_ROWS)
+        picture = by_class(samples.images, samples.own, count, bounds=meter.bounds)
+        save(self.run.folder / "pseudo.png", picture)
+        return self.run.folder / "pseudo.png"
 
     @property
     def samples(self) -> int:
