@@ -1,17 +1,19 @@
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from torch import Generator, Tensor
 
 from closed_form import WIDE, half_space, linear, ordered_scores
 from db3kd.boundary import norm
 from db3kd.errors import BudgetExhausted, InputError
-from db3kd.settings import Budget
-from db3kd.synthesis.ascent import Ascent, AscentPlan, Ending, ascend, begin, paper_plan
+from db3kd.settings import AscentPlan, Budget, paper_ascent
+from db3kd.synthesis.ascent import ascend
+from db3kd.synthesis.rows import Ascent, Ending, begin
 from db3kd.synthesis.starts import Starts, find_starts, noise
 from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
@@ -19,7 +21,7 @@ from db3kd.teachers import function
 DIMENSIONS = 24
 UNIT = torch.eye(DIMENSIONS)
 CHEAP = AscentPlan(iterations=6, subspace="full")  # the normals here are single pixels
-PAPER = replace(paper_plan(), iterations=3, search=600, queries=3 * 900)
+PAPER = paper_ascent(iterations=3, search=600, queries=3 * 900)
 BOTH = pytest.mark.parametrize("plan", [CHEAP, PAPER], ids=["cheap", "paper"])
 
 
@@ -309,7 +311,7 @@ def test_wrong_input_is_said() -> None:
 
 
 def test_the_cheap_way_costs_a_fiftieth_of_the_papers() -> None:
-    assert AscentPlan().queries * 50 <= paper_plan().iterations * paper_plan().search
+    assert AscentPlan().queries * 50 <= paper_ascent().iterations * paper_ascent().search
     last, _, _ = ascended(nearest_of(3 * UNIT[:4]), drawn(4), drawn(25, seed=1), AscentPlan())
     assert int(last.spent.max()) <= AscentPlan().queries
     assert int(last.status.max()) < Ending.LOST

@@ -35,6 +35,7 @@ ROOMS = (
     "distances",
     "synthesis",
     "growth",
+    "ascents",
     "pseudo",
     "pictures",
     "spending",

@@ -17,7 +17,7 @@ from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputEr
 from db3kd.growing.choose import balanced
 from db3kd.pseudo import planned
 from db3kd.run import Run
-from db3kd.settings import Budget, Search, Synthesis, Training
+from db3kd.settings import AscentPlan, Budget, Search, Synthesis, Training
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
@@ -407,3 +407,85 @@ def test_every_name_is_a_way() -> None:
     assert {*WAYS, "ascent"} == set(get_args(Ways))
     task = Task((1, 8, 8), 4, 9, "cpu", lambda seed: build("small", (1, 8, 8), 4, seed=seed))
     assert all(isinstance(make(task, seed=0), Way) for make in WAYS.values())
+
+
+# ZSDB3KD: noise of every class, pushed away from the boundary
+
+LITTLE = Synthesis(
+    way="ascent",
+    ascent=AscentPlan(samples=12, iterations=4, queries=150, search=60, every=2, shard=5, step=0.1),
+)
+
+
+def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -> None:
+    teacher = Counting()
+    with Run(tmp_path, teacher) as run:
+        samples = run.synthesize(SHAPE, LITTLE)
+        assert run.meter.spent == teacher.asked == run.price_of(("starts", "ascent"))["queries"]
+        assert run.meter.spent <= run.planned_synthesis(LITTLE) == 12 * (50 + 150)
+        assert torch.equal(samples.own, teacher.teacher.labels(samples.images.read(samples.ids)))
+        assert run.pseudo_counts == [3, 3, 3, 3]
+        early = run.pseudo_samples(iteration=2)
+        assert torch.equal(early.own, samples.own)
+        seen = torch.cat(teacher.shown)
+        for image in early.images.read(torch.arange(len(early))):
+            assert bool((seen == image).flatten(1).all(1).any())  # what the teacher was shown
+        with pytest.raises(InputError, match="after 3 iterations were not kept"):
+            run.pseudo_samples(iteration=3)
+        evolution = run.evolution(4)
+        assert evolution is not None
+        assert evolution.shape == (4, 3, *SHAPE)
+        assert not torch.equal(evolution[:, 0], evolution[:, 2])
+    found = status(tmp_path)["stages"]
+    assert found["starts"] == {"shards": 1, "done": 1, "pending": 0}
+    assert found["ascent"] == {"shards": 3, "done": 3, "pending": 0}
+
+
+def test_a_stop_at_questions_of_the_ascent_changes_nothing(tmp_path: Path) -> None:
+    whole = made(tmp_path / "whole", LITTLE)
+    for at in range(0, len(whole.shown), 7):
+        folder = tmp_path / str(at)
+        dying = Counting(dies_at=at)
+        with pytest.raises(KeyboardInterrupt), Run(folder, dying) as run:
+            run.synthesize(SHAPE, LITTLE)
+        rest = made(folder, LITTLE)
+        assert files(folder) == files(tmp_path / "whole")
+        assert dying.asked + rest.asked == whole.asked
+
+
+def test_samples_of_the_ascent_have_soft_labels_by_distance(tmp_path: Path) -> None:
+    teacher = Counting()
+    with Run(tmp_path, teacher) as run:
+        samples = run.synthesize(SHAPE, LITTLE)
+        before = teacher.asked
+        search = Search(strategy="rows", queries=30, probes=10, references=3, shard=6)
+        softened = run.soften(samples, search)
+        assert softened.soft is not None
+        assert len(softened.soft) == len(samples)
+        assert run.meter.by_stage["pseudo/distances"] == teacher.asked - before
+        assert run.meter.by_stage["answers"] == 0
+
+
+def test_an_ascent_without_a_boundary_ends_with_a_sentence(tmp_path: Path) -> None:
+    same = function(lambda images: torch.ones(len(images), dtype=torch.int64), classes=4)
+    with (
+        Run(tmp_path, same) as run,
+        pytest.raises(InputError, match="called all that was asked 1, so there is no boundary"),
+    ):
+        run.synthesize(SHAPE, LITTLE)
+
+
+def test_a_budget_too_small_for_the_ascent_keeps_what_there_is(tmp_path: Path) -> None:
+    teacher = Counting()
+    for queries in (300, 700):
+        with (
+            Run(tmp_path, teacher, budget=Budget(queries=queries)) as run,
+            pytest.raises(BudgetExhausted),
+        ):
+            run.synthesize(SHAPE, LITTLE)
+        assert teacher.asked <= run.meter.spent <= queries
+    rest = made(tmp_path, LITTLE)
+    assert files(tmp_path).keys() >= {"ascent/00000.safetensors", "starts/00000.safetensors"}
+    made(tmp_path / "whole", LITTLE)
+    assert files(tmp_path) == files(tmp_path / "whole")
+    assert rest.asked > 0

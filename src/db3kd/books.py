@@ -16,6 +16,8 @@ STAGES = (
     "rounds",
     "distances",
     "synthesis",
+    "starts",
+    "ascent",
     "pseudo/rounds",
     "pseudo/distances",
     "evaluate",
@@ -193,7 +195,7 @@ def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
     kind = stage.rpartition("/")[2]
     if kind == "rounds":
         total = mine["rounds"] * mine["shards"]
-    elif kind in ("grow", "synthesis"):
+    elif "total" in mine:
         total = shards_of(mine["total"], mine["size"])
     elif kind == "distances":
         total = shards_of(settings[stage.replace("distances", "answers")]["samples"], mine["shard"])

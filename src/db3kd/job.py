@@ -21,7 +21,7 @@ from db3kd.data import DataSet, Images, in_memory, load, subset
 from db3kd.errors import InputError
 from db3kd.journal import Json, write_atomically
 from db3kd.networks import build
-from db3kd.pictures import by_class, save
+from db3kd.pictures import by_class, save, tiled
 from db3kd.progress import Progress, silent
 from db3kd.pseudo import planned
 from db3kd.recipe import Recipe, resolved
@@ -414,6 +414,9 @@ class Job:
         count = min(meter.classes, MOST_ROWS)
         picture = by_class(samples.images, samples.own, count, bounds=meter.bounds)
         save(self.run.folder / "pseudo.png", picture)
+        evolution = self.run.evolution(count)
+        if evolution is not None:
+            save(self.run.folder / "evolution.png", tiled(evolution, bounds=meter.bounds))
         return self.run.folder / "pseudo.png"
 
     @property
@@ -424,8 +427,8 @@ class Job:
     def price(self, method: Method) -> Json:
         """Queries and seconds that the labels of a method alone would have cost."""
         if is_pseudo(method):
-            stages = ("synthesis", *(("pseudo/",) if method == "pseudo_mbd" else ()))
-            return self.run.price_of(stages)
+            softened = ("pseudo/",) if method == "pseudo_mbd" else ()
+            return self.run.price_of(("synthesis", "starts", "ascent", *softened))
         queries, seconds = len(self.own), 0.0
         if method == "auto":
             return {"queries": self.run.bought, "label_s": self.run.buying_seconds}

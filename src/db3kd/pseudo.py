@@ -14,6 +14,7 @@ from torch import Tensor
 
 from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import quick
+from db3kd.ascents import ascend_all, ascended, most_queries
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.errors import Damaged, InputError
 from db3kd.growing.shelf import Shelf
@@ -40,6 +41,8 @@ def planned(settings: Synthesis, *, budget: int | None, reserved: int) -> int:
     >>> planned(Synthesis(), budget=30_000, reserved=10_000)
     20000
     """
+    if settings.way == "ascent":
+        return most_queries(settings.ascent)
     if settings.queries is not None:
         return settings.queries
     return QUERIES if budget is None else max(0, budget - reserved)
@@ -56,11 +59,16 @@ def check(settings: Synthesis, shape: Shape, classes: int) -> None:
     ...
     db3kd.errors.InputError: unknown network 'lenet6': did you mean lenet5?
     """
+    if settings.way == "ascent":
+        return
     build(network_of(settings.surrogate, shape), shape, classes, settings.width, seed=0)
 
 
 def synthesize(shop: Workshop, shape: Shape, settings: Synthesis, total: int) -> None:
     """Make and ask all pseudo samples, those that are not there yet; see `Run.synthesize`."""
+    if settings.way == "ascent":
+        ascend_all(shop, shape, settings.ascent)
+        return
     size = max(1, min(settings.shard, -(-total // settings.rounds)))
     shop.agree(
         "synthesis",
@@ -145,7 +153,7 @@ def _eight_bit(shop: Workshop) -> bool:
 def counts(shop: Workshop) -> Int[Tensor, " classes"]:
     """How many pseudo samples the teacher called each class."""
     whole = torch.zeros(shop.meter.classes, dtype=torch.int64)
-    for record in shop.done("synthesis").values():
+    for record in (*shop.done("synthesis").values(), *shop.done("ascent").values()):
         whole += torch.tensor(record["counts"])
     return whole
 
@@ -170,6 +178,8 @@ def made(shop: Workshop) -> TransferSet:
         InputError: the stage is not finished.
         Damaged: a shard cannot be trusted.
     """
+    if shop.configuration("starts"):
+        return ascended(shop)
     settings = shop.configuration("synthesis")
     if not settings or shop.pending("synthesis", settings["total"], settings["size"]):
         raise InputError("the pseudo samples are not all made yet; synthesize them first")

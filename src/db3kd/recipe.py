@@ -21,6 +21,7 @@ from db3kd.errors import RecipeError
 from db3kd.settings import (
     AUGMENT,
     PAPER,
+    PAPER_ASCENT,
     Above0,
     Budget,
     Count,
@@ -177,7 +178,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     places = {key: f"{path}:{line}" for key, line in lines.items()}
     for override in overrides:
         _apply(override, values, places)
-    _refuse(_preset(values), places, path)
+    _refuse([*_preset(values), *_preset_of_ascent(values)], places, path)
     _of_rows_by_default(values)
     _of_pseudo_by_default(values)
     _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), places, path)
@@ -202,6 +203,21 @@ def _preset(values: dict[str, Any]) -> list[Problem]:
     elif preset != "default":
         text = f'label.preset is {json.dumps(preset)}; expected "paper" or "default"'
         return [(("label", "preset"), text)]
+    return []
+
+
+def _preset_of_ascent(values: dict[str, Any]) -> list[Problem]:
+    """Replace `synthesis.ascent.preset` by what it stands for; what is named stays."""
+    synthesis = values.get("synthesis")
+    ascent = synthesis.get("ascent") if isinstance(synthesis, dict) else None
+    if not isinstance(synthesis, dict) or not isinstance(ascent, dict) or "preset" not in ascent:
+        return []
+    preset = ascent.pop("preset")
+    if preset == "paper":
+        synthesis["ascent"] = {**PAPER_ASCENT, **ascent}
+    elif preset != "default":
+        text = f'synthesis.ascent.preset is {json.dumps(preset)}; expected "paper" or "default"'
+        return [(("synthesis", "ascent", "preset"), text)]
     return []
 
 

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from db3kd import growth, pseudo, spending
+from db3kd import ascents, growth, pseudo, spending
 from db3kd.books import ANSWERS_SHARD
 from db3kd.data import Images, TensorImages, check_images
 from db3kd.distances import (
@@ -191,10 +191,12 @@ class Run:
         """Make pseudo samples of a shape, without any data, and ask the class of each.
 
         `docs/synthesis.md`. Costs `settings.queries`, or what the budget leaves but for `reserved`
-        queries. A class that is never answered is named in a warning. Random by the run's seed.
+        queries; by way "ascent" at most what `settings.ascent` allows. A class that is never
+        answered is named in a warning. Random by the run's seed.
 
         Raises:
-            InputError: a network that does not fit; nothing is left to ask with.
+            InputError: a network that does not fit; nothing is left to ask with; or, by way
+                "ascent", one class for everything.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         settings = validated(settings or Synthesis())
@@ -215,18 +217,24 @@ class Run:
         A budget that is raised later changes no plan.
         """
         begun, settings = self._shop.configuration("synthesis"), settings or Synthesis()
-        if begun and settings.queries is None:
+        if begun and settings.queries is None and settings.way != "ascent":
             return int(begun["total"])
         budget = self.meter.budget.queries
         return pseudo.planned(settings, budget=budget, reserved=reserved)
 
-    def pseudo_samples(self, *, softened: bool = False) -> TransferSet:
+    def pseudo_samples(
+        self, *, softened: bool = False, iteration: int | None = None
+    ) -> TransferSet:
         """What `synthesize` has bought, and `soften` measured; costs no query.
+
+        `iteration`: pseudo samples of way "ascent" as they were after so many iterations.
 
         Raises:
             InputError: a stage is not finished.
             Damaged: a shard cannot be trusted.
         """
+        if iteration is not None:
+            return ascents.ascended(self._shop, iteration=iteration)
         samples = pseudo.made(self._shop)
         return pseudo.softened(self._shop, samples) if softened else samples
 
@@ -234,6 +242,14 @@ class Run:
     def pseudo_counts(self) -> list[int]:
         """How many pseudo samples the teacher called each class."""
         return [int(count) for count in pseudo.counts(self._shop)]
+
+    def evolution(self, classes: int) -> Tensor | None:
+        """A pseudo sample of each class from noise to its end, by way "ascent"; see Fig. 6.
+
+        None where `AscentPlan.every` kept no iterations.
+        """
+        found = ascents.evolution(self._shop, classes)
+        return None if found is None else found[0]
 
     def price_of(self, stages: tuple[str, ...]) -> Json:
         """Queries and seconds of the stages whose names begin so."""

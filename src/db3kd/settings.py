@@ -31,7 +31,9 @@ Change = Literal[
     "shift", "rotate", "scale", "shear", "crop", "flip", "mix", "paste", "shade", "noise"
 ]
 Augment = Literal["shift", "rotate", "scale", "shear", "flip"]
-Stage = Literal["answers", "grow", "rounds", "distances", "synthesis", "evaluate"]
+Stage = Literal[
+    "answers", "grow", "rounds", "distances", "synthesis", "starts", "ascent", "evaluate"
+]
 Ways = Literal["chosen", "shapes", "noise", "ideal", "qedg", "dfms", "disguide", "ascent"]
 Choice = Literal["random", "doubt", "disagreement"]
 
@@ -40,8 +42,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many queries may be spent: in all, and in each stage of a run.
 
     `queries`: the hard limit of the whole, None for no limit. `stages`: limits of single stages by
-    name ("answers", "grow", "rounds", "distances", "synthesis", "evaluate"); a search together buys
-    nearly all in "rounds", one row by row all in "distances".
+    name ("answers", "grow", "rounds", "distances", "synthesis", "starts", "ascent", "evaluate"); a
+    search together buys nearly all in "rounds", one row by row all in "distances".
 
     >>> Budget(queries=1000).queries
     1000
@@ -169,16 +171,94 @@ AUGMENT: tuple[Augment, ...] = ("shift", "rotate", "scale", "shear")
 """What keeps the class of nearly every image, where it is done a little."""
 
 
+class AscentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How noise is pushed away from the boundary: ZSDB3KD, section 3.3, by default cheaply.
+
+    `samples`: pseudo samples in all, as many of each class. `noise`: the most queries that finding
+    noise of every class may cost, for each sample. `every`: images are kept after every so many
+    iterations too, for Fig. 6; 0 keeps the last only. `shard`: samples that are pushed, saved and
+    resumed together.
+    `starts`: T of Eq. 8. `iterations`: the most. `queries`: the limit of a sample in all. `search`:
+    the limit of its search for the nearest boundary point in one iteration. `anew`: every how many
+    iterations that begins at the T starts; 1 is always, 0 at first only. `walk_steps`: steps of the
+    descent in the iterations between; `walk_probes`: the most probes of a step. `remembered`: how
+    many points of earlier iterations are kept. `spread`: a remembered point weighs
+    exp(-(d - d0) / (spread d0)) in the ray, at distance d where the nearest is at d0; 0 for the
+    nearest alone. `probes`: Q of Eq. 4 for the ascent's own gradient, 0 to go along the ray.
+    `step`: xi_o, the length of a step of the ascent; `halvings` of it, at most, where it leaves the
+    class. `gain`: what counts as one, as a share of the distance; `patience`: so many iterations
+    without one, and the sample has converged. `tolerance`: final width of a bisection. `smoothing`:
+    length of a probe, as a share of the distance. `descent` and `subspace` as in `Search`. Lengths
+    are in the units of the image.
+
+    >>> AscentPlan().probes, paper_ascent().probes
+    (0, 200)
+    """
+
+    samples: Count = 2_000
+    noise: Count = 50
+    every: Natural = 0
+    shard: Count = 200
+    starts: Count = 20
+    iterations: Count = 40
+    queries: Count = 4_000
+    search: Count = 400
+    anew: Natural = 8
+    walk_steps: Natural = 1
+    walk_probes: Count = 24
+    remembered: Natural = 20
+    spread: AtLeast0 = 0.3
+    probes: Natural = 0
+    step: Above0 = 0.5
+    halvings: Natural = 4
+    gain: AtLeast0 = 1e-3
+    patience: Count = 20
+    tolerance: Above0 = 1e-3
+    smoothing: Above0 = 0.01
+    descent: Descents = "cgba_h"
+    subspace: Subspaces = "dct"
+
+
+PAPER_ASCENT: Mapping[str, Any] = {
+    "samples": 80_000,
+    "queries": 40 * 5_300,
+    "search": 5_000,
+    "anew": 1,
+    "walk_probes": 200,
+    "remembered": 0,
+    "spread": 0.0,
+    "probes": 200,
+    "patience": 40,
+    "tolerance": 1e-5,
+    "descent": "sign_opt",
+    "subspace": "full",
+}
+"""Section 4.5's setting for MNIST: every iteration anew, 5,000 queries each, Q = 200. Which T is
+not said there; 20 is that of the released code."""
+
+
+def paper_ascent(**changes: Any) -> AscentPlan:
+    """The paper's own ascent (section 4.5); `changes` are further settings of `AscentPlan`.
+
+    In a recipe it is `ascent.preset = "paper"` in [synthesis].
+
+    >>> plan = paper_ascent(samples=10)
+    >>> plan.samples, plan.iterations * plan.search
+    (10, 200000)
+    """
+    return AscentPlan(**{**PAPER_ASCENT, **changes})
+
+
 class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How pseudo samples are made where there are no own images (`docs/synthesis.md`).
 
     `queries`: how many answers; without it what `Budget.queries` leaves, and 25,000 where there is
     no budget. `way`: "noise" and "shapes" ask random images, "chosen" those of which students
     doubt; "ideal", "qedg", "dfms" and "disguide" learn a generator; "ascent" is the paper's
-    ZSDB3KD (`Ascent`). `rounds`: at least so many times the students learn anew. `surrogate`,
-    `width`, `members`: what and how many these students are; "auto" by the size of the images.
-    `candidates`: "chosen" makes so many images for one that it asks. `shard`: the most images that
-    are made, asked and resumed together.
+    ZSDB3KD, whose settings are those of `ascent` and no others. `rounds`: at least so many times
+    the students learn anew. `surrogate`, `width`, `members`: what and how many these students are;
+    "auto" by the size of the images. `candidates`: "chosen" makes so many images for one that it
+    asks. `shard`: the most images that are made, asked and resumed together.
 
     >>> Synthesis(queries=5000).way
     'chosen'
@@ -192,6 +272,7 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     members: Count = 2
     candidates: Count = 4
     shard: Count = 16384
+    ascent: AscentPlan = AscentPlan()
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

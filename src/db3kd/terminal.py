@@ -183,6 +183,8 @@ _BOUGHT = {
     "rounds": "distances",
     "distances": "distances",
     "synthesis": "pseudo samples",
+    "starts": "noise of every class",
+    "ascent": "pseudo samples",
     "pseudo/rounds": "distances of pseudo samples",
     "pseudo/distances": "distances of pseudo samples",
     "evaluate": "test images",

@@ -322,8 +322,9 @@ class Workshop:
     def _most(self, stage: str) -> int:
         """The most queries that one shard of a stage can cost."""
         kind = stage.rpartition("/")[2]
-        if kind in ("grow", "synthesis"):
-            return int(self.configuration(stage)["size"])
+        known = self.configuration(stage)
+        if "size" in known:
+            return int(known["size"]) * int(known.get("price", 1))
         if kind not in ("rounds", "distances"):
             return ANSWERS_SHARD
         distances = self.configuration(stage.replace("rounds", "distances"))

@@ -17,6 +17,8 @@ from db3kd.errors import Damaged
 class Shelf:
     """Images in safetensors files, one after the other; `counts` says how many each holds.
 
+    They are in the `column` of that name.
+
     Only the rows that are asked for are read, so that millions never sit in memory; neighbours are
     read together. They are uint8, k/255, where `eight_bit`, else float32.
 
@@ -37,6 +39,7 @@ class Shelf:
     counts: tuple[int, ...]
     shape: tuple[int, int, int]
     eight_bit: bool
+    column: str = "images"
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -51,18 +54,18 @@ class Shelf:
         for file, count in zip(self.files, self.counts, strict=True):
             here = ((rows >= first) & (rows < first + count)).nonzero()[:, 0]
             if len(here):
-                found[here] = _read(file, rows[here] - first)
+                found[here] = _read(file, self.column, rows[here] - first)
             first += count
         return found.float().div_(255) if self.eight_bit else found
 
 
-def _read(file: Path, rows: Tensor) -> Tensor:
+def _read(file: Path, column: str, rows: Tensor) -> Tensor:
     """Rows of one file: runs of neighbours, each with one access."""
     wanted, places = torch.unique(rows, return_inverse=True)
     cuts = (wanted.diff() != 1).nonzero()[:, 0].add(1).tolist()
     try:
         with safe_open(file, framework="pt") as kept:
-            images = kept.get_slice("images")
+            images = kept.get_slice(column)
             parts = [images[int(run[0]) : int(run[-1]) + 1] for run in _cut(wanted, cuts)]
     except Exception as error:  # the library raises its own, and the system's
         raise Damaged(f"{file} cannot be read: {error}") from error

@@ -21,163 +21,22 @@ Where this differs from the letter of the paper, and why:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, Leaves, along, asker, bisect, halvings, norm, per_row
+from db3kd.boundary import Asks, Leaves, along, asker, norm, per_row
 from db3kd.data import check_images
-from db3kd.descent import Walk, descend
-from db3kd.descent.tangent import JUST_BELOW, tangents, unit
+from db3kd.descent import Walk
+from db3kd.descent.tangent import tangents, unit
 from db3kd.descent.walk import LEAST_LEFT
 from db3kd.errors import InputError
-from db3kd.robustness import descent_of, mix, noise_of
-from db3kd.settings import Descents, Search, Subspaces
+from db3kd.robustness import mix, noise_of
+from db3kd.settings import AscentPlan
+from db3kd.synthesis.nearest import halve, nearest, rays, remember, search_of
+from db3kd.synthesis.rows import Ascent, Ending
 from db3kd.teacher import Teacher
-
-
-class Ending(IntEnum):
-    """How the ascent of one row stands, or ended.
-
-    GROWING: it may still gain; so it stands when the iterations are over. CONVERGED: its distance
-    cannot be further maximised. LIMIT: its query limit is reached. LOST: the teacher no longer
-    calls the image its class, or the boundary is at the image. NO_START: no image of another class
-    is known, so no boundary either, and nothing was asked.
-
-    >>> Ending(3).name
-    'LOST'
-    """
-
-    GROWING = 0
-    CONVERGED = 1
-    LIMIT = 2
-    LOST = 3
-    NO_START = 4
-
-
-@dataclass(frozen=True)
-class AscentPlan:
-    """How rows are pushed away from the boundary: by default cheaply; `paper_plan` is the paper's.
-
-    `starts`: T of Eq. 8. `iterations`: the most. `queries`: the limit of a row in all. `search`:
-    the limit of a row's search for its nearest boundary point in one iteration. `anew`: every how
-    many iterations it begins at the T starts; 1 is always, 0 at first only. `walk_steps`: steps of
-    the descent in the iterations between; `walk_probes`: the most probes of a step. `remembered`:
-    how many points of earlier iterations are kept. `spread`: a remembered point weighs
-    exp(-(d - d0) / (spread d0)) in the ray, at distance d where the nearest is at d0; 0 for the
-    nearest alone. `probes`: Q of Eq. 4 for the
-    ascent's own gradient, 0 to go along the ray. `step`: xi_o, the length of a step of the ascent;
-    `halvings` of it, at most, where it leaves the class. `gain`: what counts as one, as a share of
-    the distance; `patience`: so many iterations without one, and the row has converged.
-    `tolerance`: final width of a bisection. `smoothing`: length of a probe, as a share of the
-    distance. `descent` and `subspace` as in `Search`. Lengths are in the units of the image.
-
-    >>> AscentPlan().probes, paper_plan().probes
-    (0, 200)
-    """
-
-    starts: int = 20
-    iterations: int = 40
-    queries: int = 4_000
-    search: int = 400
-    anew: int = 8
-    walk_steps: int = 1
-    walk_probes: int = 24
-    remembered: int = 20
-    spread: float = 0.3
-    probes: int = 0
-    step: float = 0.5
-    halvings: int = 4
-    gain: float = 1e-3
-    patience: int = 20
-    tolerance: float = 1e-3
-    smoothing: float = 0.01
-    descent: Descents = "cgba_h"
-    subspace: Subspaces = "dct"
-
-
-def paper_plan() -> AscentPlan:
-    """Section 4.5's setting for MNIST: every iteration anew, 5,000 queries each, Q = 200.
-
-    Which T is not said there; 20 is that of the released code.
-
-    >>> paper_plan().iterations * paper_plan().search
-    200000
-    """
-    return AscentPlan(
-        queries=40 * 5_300,
-        search=5_000,
-        anew=1,
-        walk_probes=200,
-        remembered=0,
-        spread=0.0,
-        probes=200,
-        patience=40,
-        tolerance=1e-5,
-        descent="sign_opt",
-        subspace="full",
-    )
-
-
-@dataclass(frozen=True)
-class Ascent:
-    """Where each row stands after `iteration` iterations.
-
-    `image` was shown to the teacher, which called it `own`. `walk` has the nearest confirmed point
-    across, its distance, and what the row spent of its limit in all. `step` is the length of its
-    last step, 0 where none held its class, `best` the largest distance found by a search, `misses`
-    the iterations in a row without gain, `status` an `Ending`. `past` has the nearest points of
-    earlier iterations, that of iteration i at i modulo their number.
-
-    >>> begin(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), AscentPlan())
-    Ascent(2 rows after 0 iterations)
-    """
-
-    image: Float[Tensor, "row *image"]
-    own: Int[Tensor, " row"]
-    walk: Walk
-    step: Float[Tensor, " row"]
-    best: Float[Tensor, " row"]
-    misses: Int[Tensor, " row"]
-    status: Int[Tensor, " row"]
-    iteration: int
-    past: Float[Tensor, "row past *image"]
-
-    def __repr__(self) -> str:
-        return f"Ascent({len(self.own)} rows after {self.iteration} iterations)"
-
-    @property
-    def distance(self) -> Float[Tensor, " row"]:
-        """From each image to its nearest known point across; +inf where there is none."""
-        return self.walk.distance
-
-    @property
-    def spent(self) -> Int[Tensor, " row"]:
-        """Queries of each row so far."""
-        return self.walk.spent
-
-
-def begin(
-    images: Float[Tensor, "row *image"], own: Int[Tensor, " answer"], plan: AscentPlan
-) -> Ascent:
-    """Images and what the teacher called them, before the first iteration; costs no query.
-
-    Raises:
-        InputError: not as many answers as images.
-
-    >>> begin(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), AscentPlan()).spent
-    tensor([0, 0])
-    """
-    if len(images) != len(own):
-        raise InputError(f"{len(images)} images need as many answers, got {len(own)}")
-    nothing = torch.zeros_like(own)
-    far = torch.full((len(own),), torch.inf, dtype=images.dtype, device=images.device)
-    walk = Walk.at(images, far, step=0.0, spent=nothing, limit=plan.queries)
-    zero = torch.zeros_like(far)
-    past = torch.zeros_like(images)[:, None].repeat(1, plan.remembered, *[1] * (images.ndim - 1))
-    return Ascent(images, own, walk, zero, zero, nothing, nothing, 0, past)
 
 
 def ascend(
@@ -201,6 +60,7 @@ def ascend(
         InputError: images and answers do not fit together.
         BudgetExhausted, TeacherError: from the teacher; the last state shown can be continued.
 
+    >>> from db3kd.synthesis.rows import begin
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1)[:, 0] > 0.5, classes=2)
     >>> dark = torch.tensor([0.45, 0.5, 0.5, 0.5]).reshape(1, 1, 2, 2)
@@ -241,223 +101,17 @@ def step(
     of `plan.queries`. Random as `ascend`.
     """
     rows = (state.status == Ending.GROWING).nonzero()[:, 0]
-    state = _nearest(plan, asks, state, rows, (others, answers), seed, bounds)
+    state = nearest(plan, asks, state, rows, (others, answers), seed, bounds)
     state = _judge_start(state, rows)
     rows = (state.status == Ending.GROWING).nonzero()[:, 0]
     state = _count_gain(plan, state, rows)
     if len(rows):
         state, gradient = _gradient(plan, asks, state, rows, seed, bounds)
-        state = _remember(state, rows)
+        state = remember(state, rows)
         state = _Move(plan, asks, state, rows, gradient, bounds).run()
     spent = (state.walk.left < LEAST_LEFT) & (state.status == Ending.GROWING)
     status = torch.where(spent, int(Ending.LIMIT), state.status)
     return replace(state, status=status, iteration=state.iteration + 1)
-
-
-def _nearest(
-    plan: AscentPlan,
-    asks: Asks,
-    state: Ascent,
-    rows: Tensor,
-    starts: tuple[Tensor, Tensor],
-    seed: int,
-    bounds: tuple[float, float],
-) -> Ascent:
-    """The nearest boundary point of each row, within the limits of iteration and row (Eq. 8, 5)."""
-    number, before = state.iteration, state.walk.spent
-    offset = torch.full_like(before, plan.search)  # rows that are not named have nothing left
-    offset[rows] -= state.walk.left[rows].clamp(max=plan.search)
-    walk = replace(state.walk, limit=plan.search, spent=offset)
-    if plan.anew != 1:
-        walk = _recall(plan, state, walk, rows)
-    if number == 0 or (plan.anew > 0 and number % plan.anew == 0):
-        fresh = _look_anew(plan, asks, state, walk, rows, starts, seed, bounds)
-        kept = rows[walk.distance[rows] <= fresh.distance[rows]]
-        if plan.anew == 1:
-            kept = kept[:0]
-        parts = ("point", "distance", "step", "memory")
-        walk = fresh.put(kept, **{part: getattr(walk, part)[kept] for part in parts})
-    else:
-        walk = _walk_on(plan, asks, state, walk, seed, bounds)
-    spent = before + walk.spent - offset
-    return replace(state, walk=replace(walk, limit=state.walk.limit, spent=spent))
-
-
-def _look_anew(
-    plan: AscentPlan,
-    asks: Asks,
-    state: Ascent,
-    walk: Walk,
-    rows: Tensor,
-    starts: tuple[Tensor, Tensor],
-    seed: int,
-    bounds: tuple[float, float],
-) -> Walk:
-    """From T starts, whatever was found before: Eq. 8, then Eq. 4 and 5."""
-    walk = walk.put(rows, distance=torch.full_like(walk.distance[rows], torch.inf))
-    walk = _towards(plan, asks, state, walk, rows, starts, bounds)
-    blank = torch.zeros_like(walk.misses)
-    idle = torch.where(torch.isfinite(walk.distance), 0, walk.left)  # nowhere to descend from
-    walk = replace(walk, spent=walk.spent + idle, misses=blank)
-    walk, _ = descend(
-        descent_of(_search(plan)),
-        asks,
-        state.image,
-        replace(walk, memory=torch.zeros_like(walk.point)),
-        noise=noise_of(_search(plan), state.image, mix(seed, "anew", state.iteration)),
-        bounds=bounds,
-        after_step=_nothing,
-    )
-    return replace(walk, spent=walk.spent - idle)
-
-
-def _recall(plan: AscentPlan, state: Ascent, walk: Walk, rows: Tensor) -> Walk:
-    """The remembered point that is the nearest now, where it is nearer than the present one."""
-    away = _away(state, rows)
-    if not away.shape[1]:
-        return walk
-    nearest, number = torch.linalg.vector_norm(away.flatten(2), dim=2).min(1)
-    nearer = nearest < JUST_BELOW * walk.distance[rows]
-    rows, nearest, number = rows[nearer], nearest[nearer], number[nearer]
-    return walk.put(
-        rows,
-        point=state.past[rows, number],
-        distance=nearest,
-        step=torch.full_like(nearest, descent_of(_search(plan)).first_step),
-        memory=torch.zeros_like(state.image[rows]),
-    )
-
-
-def _away(state: Ascent, rows: Tensor) -> Tensor:
-    """From the images of some rows to the points they remember (some past *image)."""
-    known = min(state.iteration, state.past.shape[1])
-    return state.past[rows, :known] - state.image[rows, None]
-
-
-def _remember(state: Ascent, rows: Tensor) -> Ascent:
-    """Keep the nearest points of this iteration, in the place of the oldest ones."""
-    if not state.past.shape[1]:
-        return state
-    past = state.past.clone()
-    past[rows, state.iteration % past.shape[1]] = state.walk.point[rows]
-    return replace(state, past=past)
-
-
-def _rays(plan: AscentPlan, state: Ascent, rows: Tensor) -> Tensor:
-    """Unit rays to the nearest points, and to those remembered that are nearly as near."""
-    rays, away = unit(state.walk.point[rows] - state.image[rows]), _away(state, rows)
-    if not plan.spread:
-        return rays
-    for one in away.unbind(1):
-        farther = norm(one) / state.distance[rows] - 1
-        weight = torch.exp(-farther / plan.spread).clamp(max=1.0)
-        rays = rays + per_row(weight, one) * unit(one)
-    return unit(rays)
-
-
-def _search(plan: AscentPlan) -> Search:
-    """What the descents need to know of the plan."""
-    return Search(
-        probes=plan.walk_probes,
-        tolerance=plan.tolerance,
-        smoothing=plan.smoothing,
-        descent=plan.descent,
-        subspace=plan.subspace,
-    )
-
-
-def _nothing(walk: Walk) -> None:
-    """Between the steps of a descent there is nothing to keep."""
-
-
-def _walk_on(
-    plan: AscentPlan,
-    asks: Asks,
-    state: Ascent,
-    walk: Walk,
-    seed: int,
-    bounds: tuple[float, float],
-) -> Walk:
-    """Some steps of a descent from where it ended last time, for the rows that can pay for it."""
-    search = _search(plan)
-    noise = noise_of(search, state.image, mix(seed, "on"))
-    first = state.iteration * plan.walk_steps
-    for number in range(first, first + plan.walk_steps):
-        rows = ((walk.left >= LEAST_LEFT) & (walk.distance > 0)).nonzero()[:, 0]
-        if not len(rows):
-            break
-        drawn = noise(number, number * plan.walk_probes, plan.walk_probes)
-        walk = descent_of(search).step(asks, state.image, walk, drawn, rows, bounds)
-    return walk
-
-
-def _towards(
-    plan: AscentPlan,
-    asks: Asks,
-    state: Ascent,
-    walk: Walk,
-    rows: Tensor,
-    starts: tuple[Tensor, Tensor],
-    bounds: tuple[float, float],
-) -> Walk:
-    """Eq. 8: bisect towards the T nearest images of other classes, each asked once before."""
-    others, answers = starts
-    order = _nearest_first(state, others, answers, plan.starts)
-    for number in range(order.shape[1]):
-        live = rows[(order[rows, number] >= 0) & (walk.left[rows] > 0)]
-        origin, far = state.image[live], others[order[live, number]]
-        length = norm(far - origin)
-        known = length < walk.distance[live]  # its answer was paid for long ago
-        share = torch.where(known, 1.0, JUST_BELOW * walk.distance[live] / length)
-        there = along(origin, far - origin, share, bounds)
-        across = known.clone()
-        across[~known] = asks(there[~known], live[~known])
-        walk = walk.put(live, spent=walk.spent[live] + ~known)
-        nearer = across & (norm(there - origin) < walk.distance[live])
-        walk = _halve(plan, asks, state.image, walk, live[nearer], there[nearer], bounds)
-    return walk
-
-
-def _nearest_first(state: Ascent, others: Tensor, answers: Tensor, most: int) -> Tensor:
-    """Which images of other classes are the nearest of each row; -1 where there are no more."""
-    apart = torch.cdist(
-        state.image.flatten(1),
-        others.flatten(1),
-        compute_mode="donot_use_mm_for_euclid_dist",
-    )
-    apart[answers == state.own[:, None]] = torch.inf
-    apart, order = apart.sort(dim=1, stable=True)
-    return torch.where(torch.isfinite(apart) & (apart > 0), order, -1)[:, :most]
-
-
-def _halve(
-    plan: AscentPlan,
-    asks: Asks,
-    image: Tensor,
-    walk: Walk,
-    rows: Tensor,
-    across: Tensor,
-    bounds: tuple[float, float],
-) -> Walk:
-    """Bring new points that are across to the boundary; they become the rows' own."""
-    origin = image[rows]
-    bracket = bisect(
-        asks,
-        origin,
-        across,
-        near=torch.zeros_like(walk.distance[rows]),
-        rows=rows,
-        times=torch.minimum(halvings(norm(across - origin), plan.tolerance), walk.left[rows]),
-        bounds=bounds,
-    )
-    return walk.put(
-        rows,
-        point=bracket.point,
-        distance=norm(bracket.point - origin),
-        step=torch.full_like(walk.step[rows], descent_of(_search(plan)).first_step),
-        spent=walk.spent[rows] + bracket.asked,
-        memory=torch.zeros_like(origin),
-    )
 
 
 def _judge_start(state: Ascent, rows: Tensor) -> Ascent:
@@ -489,12 +143,12 @@ def _gradient(
 ) -> tuple[Ascent, Tensor]:
     """The unit direction towards the boundary: Eq. 4 at the nearest point, or the ray to it."""
     walk = state.walk
-    gradient = _rays(plan, state, rows)
+    gradient = rays(plan, state, rows)
     count = (walk.left[rows] // 2).clamp(max=plan.probes)
     if not int(count.max()):
         return state, gradient
     asked = count > 0
-    noise = noise_of(_search(plan), state.image, mix(seed, "gradient"))
+    noise = noise_of(search_of(plan), state.image, mix(seed, "gradient"))
     # Seen from the point itself every direction is a tangent: nothing is taken off the probes.
     mean = tangents(
         asks,
@@ -553,7 +207,7 @@ class _Move:
         walk = walk.put(self.rows, distance=norm(walk.point[self.rows] - image[self.rows]))
         nearer = crossed & (norm(far - image[self.rows]) < walk.distance[self.rows])
         rows, far = self.rows[nearer], far[nearer]
-        return _halve(self.plan, self.asks, image, walk, rows, far, self.bounds)
+        return halve(self.plan, self.asks, image, walk, rows, far, self.bounds)
 
     def _judge(self, state: Ascent, doubtful: Tensor) -> Ascent:
         """Ask for the image itself where every step left its class."""

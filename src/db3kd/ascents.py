@@ -1,0 +1,207 @@
+"""The stages of ZSDB3KD: noise of every class, and its ascent away from the boundary, in shards.
+
+How it is found and pushed is decided in `synthesis`; here it is cut into shards, so that a killed
+process continues where it was. An image is kept as the floats that the teacher was shown.
+"""
+
+import json
+import logging
+
+import msgspec
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.errors import InputError
+from db3kd.growing.shelf import Shelf
+from db3kd.journal import Json
+from db3kd.ledger import Taped
+from db3kd.networks import Shape
+from db3kd.robustness import mix
+from db3kd.settings import AscentPlan
+from db3kd.synthesis.ascent import ascend
+from db3kd.synthesis.rows import Ascent, Ending, begin
+from db3kd.synthesis.shapes import shapes
+from db3kd.synthesis.starts import find_starts
+from db3kd.transfer_set import TransferSet
+from db3kd.workshop import Workshop
+
+OTHERS = 100  # noise inputs of each class that serve as starts of Eq. 8
+
+_log = logging.getLogger("db3kd")
+
+
+def most_queries(plan: AscentPlan) -> int:
+    """The most that noise of every class and its ascent can cost.
+
+    >>> most_queries(AscentPlan(samples=10, noise=5, queries=100))
+    1050
+    """
+    return plan.samples * (plan.noise + plan.queries)
+
+
+def ascend_all(shop: Workshop, shape: Shape, plan: AscentPlan) -> None:
+    """Find noise of every class and push all of it, what is not done yet; see `Run.synthesize`.
+
+    Raises:
+        InputError: the teacher calls all noise the same, so that there is no boundary.
+    """
+    images, own = _starts(shop, shape, plan)
+    if not len(own) or bool((own == own[0]).all()):
+        called = f"all that was asked {int(own[0])}" if len(own) else "nothing"
+        raise InputError(
+            f"the teacher called {called}, so there is no boundary to ascend from; allow more"
+            " queries by synthesis.ascent.noise, or take another way"
+        )
+    settings = {**json.loads(msgspec.json.encode(plan)), "shape": list(shape), "total": len(own)}
+    shop.agree("ascent", {**settings, "size": plan.shard, "price": plan.queries})
+    if shop.pending("ascent", len(own), plan.shard):
+        work = _Work(shop, images, own, plan)
+        shop.work("ascent", len(own), plan.shard, plan.queries, work)
+
+
+def _starts(shop: Workshop, shape: Shape, plan: AscentPlan) -> tuple[Tensor, Tensor]:
+    """Noise of every class (o_0^m of section 3.3), found once."""
+    classes = shop.meter.classes
+    wanted, most = -(-plan.samples // classes), plan.samples * plan.noise
+    shop.agree(
+        "starts", {"shape": list(shape), "wanted": wanted, "total": 1, "size": 1, "price": most}
+    )
+
+    def work(teacher: Taped, _: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        draw = torch.Generator().manual_seed(mix(shop.seed, "starts", shard))
+        found = find_starts(
+            teacher,
+            shape,
+            wanted,
+            most=most,
+            draw=draw,
+            prior=lambda count, draw: shapes(count, shape, draw, bounds=teacher.bounds),
+        )
+        columns = {"images": found.images, "own": found.own.to(torch.int32)}
+        return columns, {"counts": found.found.tolist()}
+
+    shop.work("starts", 1, 1, most, work)
+    return _starts_of(shop)
+
+
+class _Work:
+    """The work of one shard: so many samples, of all classes, pushed together."""
+
+    def __init__(self, shop: Workshop, images: Tensor, own: Tensor, plan: AscentPlan) -> None:
+        self.shop, self.plan = shop, plan
+        draw = torch.Generator().manual_seed(mix(shop.seed, "ascent", "order"))
+        order = torch.randperm(len(own), generator=draw)
+        self.images, self.own = images[order], own[order]
+        some = [(self.own == k).nonzero()[:OTHERS, 0] for k in range(shop.meter.classes)]
+        self.others = torch.cat(some)
+
+    def __call__(self, teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        plan, place = self.plan, self.shop.device
+        kept: dict[str, Tensor] = {}
+
+        def after(state: Ascent) -> None:
+            if plan.every and state.iteration % plan.every == 0:
+                kept[f"images.{state.iteration:04}"] = state.image.cpu().clone()
+
+        state = ascend(
+            teacher,
+            begin(self.images[rows].to(place), self.own[rows].to(place), plan),
+            self.images[self.others].to(place),
+            self.own[self.others].to(place),
+            plan,
+            seed=mix(self.shop.seed, "ascent", shard),
+            after=after,
+        )
+        columns = {
+            **_snapshots(kept, state, plan),
+            "images": state.image.cpu(),
+            "called": state.own.cpu().to(torch.int32),
+            "distance": state.best.cpu(),
+            "spent": state.spent.cpu().to(torch.int32),
+            "status": state.status.cpu().to(torch.int8),
+        }
+        return columns, self._facts(state)
+
+    def _facts(self, state: Ascent) -> Json:
+        lost = state.status == Ending.LOST
+        count = torch.bincount(state.status, minlength=len(Ending)).tolist()
+        held = torch.bincount(state.own[~lost], minlength=self.shop.meter.classes)
+        return {
+            "counts": held.tolist(),
+            "endings": {ending.name: count[ending] for ending in Ending if count[ending]},
+            "mean_distance": round(float(state.best.mean()), 4),
+        }
+
+
+def _snapshots(kept: dict[str, Tensor], state: Ascent, plan: AscentPlan) -> dict[str, Tensor]:
+    """Images after every so many iterations; those that all rows ended before are the last ones."""
+    if not plan.every:
+        return {}
+    wanted = range(plan.every, plan.iterations + 1, plan.every)
+    names = [f"images.{iteration:04}" for iteration in wanted]
+    return {name: kept.get(name, state.image.cpu().clone()) for name in names}
+
+
+def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
+    """The pseudo samples, with the classes that held all the way; those that lost it are left out.
+
+    `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`).
+
+    Raises:
+        InputError: the stage is not finished, or that iteration was not kept.
+        Damaged: a shard cannot be trusted.
+    """
+    settings = shop.configuration("ascent")
+    if not settings or shop.pending("ascent", settings["total"], settings["size"]):
+        raise InputError("the pseudo samples are not all made yet; synthesize them first")
+    column = "images" if iteration is None else f"images.{iteration:04}"
+    if iteration is not None and (not settings["every"] or iteration % settings["every"]):
+        raise InputError(
+            f"images after {iteration} iterations were not kept; synthesis.ascent.every says which"
+        )
+    done, (channels, height, width) = shop.done("ascent"), settings["shape"]
+    wanted = sorted(done)
+    parts = [shop.read(done[shard]) for shard in wanted]
+    called = torch.cat([part["called"].long() for part in parts])
+    held = torch.cat([part["status"] != Ending.LOST for part in parts])
+    shelf = Shelf(
+        tuple(shop.folder / done[shard]["file"] for shard in wanted),
+        tuple(done[shard]["samples"] for shard in wanted),
+        (channels, height, width),
+        eight_bit=False,
+        column=column,
+    )
+    whole = TransferSet(shelf, torch.arange(len(called)), called, called)
+    return whole if bool(held.all()) else whole.select(held.nonzero()[:, 0])
+
+
+def evolution(
+    shop: Workshop, count: int
+) -> tuple[Float[Tensor, "down across *image"], Int[Tensor, " across"]] | None:
+    """A sample of each of the first `count` classes from noise to its end, and the iterations.
+
+    None where iterations were not kept.
+    """
+    settings = shop.configuration("ascent")
+    if not settings or not settings["every"]:
+        return None
+    part = shop.read(shop.done("ascent")[0])
+    names = sorted(name for name in part if name.startswith("images."))
+    shape = part["images"].shape[1:]
+    rows = torch.full((count, len(names) + 1, *shape), torch.nan)
+    first, own = _starts_of(shop)
+    draw = torch.Generator().manual_seed(mix(shop.seed, "ascent", "order"))
+    order = torch.randperm(len(own), generator=draw)[: len(part["called"])]
+    for k in range(count):
+        mine = ((part["called"] == k) & (part["status"] != Ending.LOST)).nonzero()[:, 0]
+        if len(mine):
+            rows[k, 0] = first[order[mine[0]]]
+            rows[k, 1:] = torch.stack([part[name][mine[0]] for name in names])
+    numbers = [0, *(int(name.partition(".")[2]) for name in names)]
+    return rows, torch.tensor(numbers)
+
+
+def _starts_of(shop: Workshop) -> tuple[Tensor, Tensor]:
+    part = shop.read(shop.done("starts")[0])
+    return part["images"], part["own"].long()
