@@ -71,6 +71,35 @@ training = {{ epochs = 3, batch = 16 }}
 """
 
 
+WITHOUT_DATA = """run = "run"
+seed = 1
+
+[data]
+test = "{digits}"
+
+[teacher]
+kind = "sklearn"
+factory = "svm_teacher:make"
+batch = 100000
+
+[synthesis]
+queries = 1500
+rounds = 4
+shard = 500
+
+[label]
+queries = 30
+probes = 10
+references = 3
+shard = 300
+strategy = "rows"
+
+[student]
+network = "small"
+training = {{ epochs = 3, batch = 16 }}
+"""
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of PNG files, train/0..9 and test/0..9; beside it what the SVM learns from."""
@@ -167,6 +196,7 @@ def make_workshop(folder: Path, digits: Path) -> Workshop:
     known = str(digits.parent / "known.npz")
     made.write("svm_teacher.py", FACTORY.replace("{known!r}", repr(known)))
     made.write("recipe.toml", RECIPE.format(digits=digits))
+    made.write("without_data.toml", WITHOUT_DATA.format(digits=digits))
     return made
 
 

@@ -442,3 +442,53 @@ def _problem(spending: Any) -> Any:
     return spending.Problem(
         spending.CASES[0], TEACHER, None, images, None, test, b"", Path(), "cpu"
     )
+
+
+# Accuracy without data against queries
+
+
+def test_the_frontier_counts_what_the_teacher_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontier = module("frontier")
+    case = replace(frontier.spending.CASES[0], network="small", width=1.0)
+    images = TensorImages(torch.rand(30, 1, 4, 4))
+    test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
+    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", 100.0)
+    line = frontier.cell(problem, "shapes", 100, steps=30, seeds=2, plain=True)
+    assert line["asked"] == line["seen_by_teacher"] == [100, 100]
+    assert line["accuracies"][0] == pytest.approx(line["agreement"], abs=40)
+    monkeypatch.setattr(frontier, "train", None)  # cannot be trained again
+    assert frontier.cell(problem, "shapes", 100, steps=30, seeds=2, plain=True) == line
+    figures = frontier.figures_of([line, {**line, "way": "chosen"}])
+    place = f"{case.name}.100"
+    assert set(figures) == {f"accuracy.{name}.{place}" for name in ("shapes", "chosen", "default")}
+    counter = next(tmp_path.glob("shapes-100-0-*/seen-by-teacher"))
+    assert sum(map(int, counter.read_text().split())) == 100
+
+
+def test_the_frontier_has_a_plot(tmp_path: Path) -> None:
+    plot = module("frontier_plot")
+    line = {"way": "chosen", "budget": 5000, "accuracy": 97.0, "spread": 0.3, "teacher": 99.0}
+    table = [line, {**line, "budget": 25_000}, {**line, "way": "noise", "spread": None}]
+    plot.draw([], tmp_path / "nothing.png", "mnist")
+    assert not (tmp_path / "nothing.png").exists()
+    plot.draw(table, tmp_path / "all.png", "mnist")
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_steps_grow_with_the_answers() -> None:
+    frontier = module("frontier")
+    assert [frontier.steps_of(count) for count in (1, 5000, 5001, 10**7)] == [
+        5000,
+        5000,
+        8000,
+        20000,
+    ]
+    assert frontier.WAYS.keys() == module("frontier_plot").STYLES.keys()
+    assert list(frontier.cells(("noise", "chosen"), (9, 5))) == [
+        ("noise", 5),
+        ("chosen", 5),
+        ("noise", 9),
+        ("chosen", 9),
+    ]

@@ -358,3 +358,51 @@ def test_students_differ_by_method_and_seed(here: Workshop) -> None:
 
 def _vector(network: nn.Module) -> torch.Tensor:
     return torch.cat([value.detach().flatten() for value in network.parameters()])
+
+
+# Without own images
+
+
+def test_a_run_without_own_images_makes_its_own(
+    here: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db3kd.synthesis.chosen.LEAST_STEPS", 20)
+    monkeypatch.setattr("db3kd.synthesis.chosen.MOST_STEPS", 20)
+    wanted = read_recipe(
+        "without_data.toml", ["synthesis.queries=120", "student.methods=['pseudo', 'pseudo_mbd']"]
+    )
+    most = job.plan(wanted, samples=0, test_samples=50, classes=10)
+    assert (most["synthesis"], most["distances"], most["total"]) == (120, 120 * 9 * 30, 32570)
+    summary = job.run(wanted)
+    books = summary["queries"]
+    assert books["spent"] == here.asked() <= most["total"]
+    assert (books["by_stage"]["answers"], books["by_stage"]["synthesis"]) == (0, 120)
+    assert summary["samples"] == sum(summary["classes"]) == 120
+    assert summary["methods"]["pseudo"]["queries"] == 120
+    assert 120 < summary["methods"]["pseudo_mbd"]["queries"] == books["spent"] - 50
+    assert Path(summary["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert status(here.run)["stage"] == "done"
+    before = here.asked()
+    assert job.run(wanted)["methods"] == summary["methods"]
+    assert here.asked() == before
+
+
+def test_own_images_that_are_not_there_are_missed(here: Workshop) -> None:
+    wanted = read_recipe("without_data.toml")
+    for verb in (job.label, job.grow):
+        with pytest.raises(InputError, match="there are no own images; set data.train"):
+            verb(wanted)
+    assert here.asked() == 0
+
+
+def test_an_ascent_has_a_picture_of_its_evolution(here: Workshop) -> None:
+    ascent = "{samples = 20, iterations = 4, queries = 100, search = 40, every = 2}"
+    wanted = read_recipe(
+        "without_data.toml", ["synthesis.way=ascent", f"synthesis.ascent={ascent}"]
+    )
+    most = job.plan(wanted, samples=0, test_samples=50, classes=10)
+    assert (most["synthesis"], most["total"]) == (20 * 150, 3050)
+    summary = job.run(wanted)
+    assert summary["queries"]["spent"] == here.asked() <= 3050
+    assert (here.run / "evolution.png").read_bytes().startswith(b"\x89PNG")
+    assert job.synthesize(wanted)["classes"] == summary["classes"]

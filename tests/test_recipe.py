@@ -20,7 +20,7 @@ from db3kd.recipe import (
     resolved,
     to_json,
 )
-from db3kd.settings import Budget, Search, Training, differences, paper
+from db3kd.settings import Budget, Search, Training, differences, paper, paper_ascent
 
 GOOD = """\
 # line 1
@@ -52,6 +52,68 @@ def refused(path, overrides=()):
     with pytest.raises(RecipeError) as caught:
         read_recipe(path, overrides)
     return str(caught.value)
+
+
+WITHOUT_DATA = GOOD.replace('train = "mnist"', 'test = "mnist"')
+
+
+def test_without_own_images_students_learn_from_pseudo_samples(write):
+    recipe = read_recipe(write(WITHOUT_DATA))
+    assert recipe.data.train is None
+    assert recipe.student.methods == ("pseudo",)
+    assert recipe.synthesis.way == "chosen"
+    named = read_recipe(write(WITHOUT_DATA), ["student.methods=['pseudo_mbd', 'pseudo']"])
+    assert named.student.methods == ("pseudo_mbd", "pseudo")
+    assert msgspec.convert(resolved(recipe), Recipe) == recipe
+
+
+def test_the_paper_s_ascent_is_one_word(write):
+    recipe = read_recipe(
+        write(WITHOUT_DATA),
+        ["synthesis.way=ascent", "synthesis.ascent={preset = 'paper', samples = 10}"],
+    )
+    assert recipe.synthesis.ascent == paper_ascent(samples=10)
+    text = refused(write(WITHOUT_DATA), ["synthesis.ascent.preset=paqer"])
+    assert text.startswith("--set synthesis.ascent.preset=paqer: synthesis.ascent.preset is")
+    assert 'expected "paper" or "default"' in text
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "expected"),
+    [
+        (
+            'test = "mnist"',
+            "",
+            "r.toml:3: 'train' is missing in [data], or 'test' for a run without",
+        ),
+        ('test = "mnist"', 'test = "m"\nsamples = 3', "r.toml:5: data.samples has no use without"),
+        (
+            'network = "lenet5"',
+            'network = "lenet5"\nmethods = ["mbd"]',
+            "r.toml:12: student.methods has 'mbd', which needs own images; set data.train, or take",
+        ),
+        (
+            'kind = "onnx"\nfile = "t.onnx"',
+            'kind = "network"\nnetwork = "lenet5"\nweights = "w"\ntraining.epochs = 1',
+            "r.toml:6: 'data' is missing in [teacher]; without data.train a teacher is trained on",
+        ),
+        (
+            "[student]",
+            "[synthesis]\nway = 'chosem'\n[student]",
+            "r.toml:11: synthesis.way has no choice 'chosem'; did you mean 'chosen'?",
+        ),
+    ],
+)
+def test_what_a_recipe_without_own_images_cannot_have(write, was, becomes, expected):
+    assert was in WITHOUT_DATA
+    assert refused(write(WITHOUT_DATA.replace(was, becomes))).startswith(expected)
+
+
+def test_pseudo_samples_do_not_go_with_own_images(write):
+    text = refused(write(GOOD), ["student.methods=['ce', 'pseudo']"])
+    assert (
+        "student.methods has 'pseudo', which learns from no own images; remove data.train" in text
+    )
 
 
 def test_a_small_recipe_has_the_defaults(write):

@@ -182,6 +182,8 @@ def check_format(folder: Path, journal: Journal) -> None:
 
 def _ahead(stages: Json, use: str) -> list[str]:
     """The stage that comes next where nothing was trained yet, if there is one."""
+    if "synthesis" in stages or "starts" in stages:
+        return ["ascent"] if {"synthesis", "ascent"}.isdisjoint(stages) else []
     if "answers" not in stages:
         return ["answers"]
     bought = [name for name in stages if name not in ("answers", "evaluate")]

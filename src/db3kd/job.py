@@ -165,7 +165,9 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
             recipe.synthesis, budget=recipe.budget.queries, reserved=test_samples
         )
     if "pseudo_mbd" in methods:
-        parts["distances"] = parts["synthesis"] * most_queries(recipe.label, classes)
+        way, ascent = recipe.synthesis.way, recipe.synthesis.ascent
+        count = ascent.samples if way == "ascent" else parts["synthesis"]
+        parts["distances"] = count * most_queries(recipe.label, classes)
     return {**parts, "total": sum(parts.values())}
 
 

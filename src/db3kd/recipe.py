@@ -179,8 +179,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(override, values, places)
     _refuse([*_preset(values), *_preset_of_ascent(values)], places, path)
-    _of_rows_by_default(values)
     _of_pseudo_by_default(values)
+    _of_rows_by_default(values)
     _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), places, path)
     try:
         recipe = msgspec.convert(values, Recipe)

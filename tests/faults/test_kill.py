@@ -55,6 +55,14 @@ TRYING = (
     "-s",
     "grow.shard=60",
 )
+WITHOUT_DATA = ("run", "without_data.toml", *COMMAND[2:])
+ASCENDING = (
+    *WITHOUT_DATA,
+    "-s",
+    "synthesis.way=ascent",
+    "-s",
+    "synthesis.ascent={samples = 60, iterations = 10, queries = 200, search = 60, shard = 20}",
+)
 PAUSE = 0.01  # seconds that the teacher takes for a question; there are some 500
 SLOWER = """
 
@@ -251,6 +259,21 @@ def test_killed_while_a_trial_decides(tmp_path: Path, digits: Path) -> None:
     kills = killed(tmp_path, digits, expected, times=20, spread=12.0, seed=5, command=command)
     print(dict(kills))  # noqa: T201
     assert any(name.startswith("trial") for name in kills)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "stage"),
+    [(WITHOUT_DATA, "synthesis"), (ASCENDING, "ascent")],
+    ids=["chosen", "ascent"],
+)
+def test_killed_without_data(
+    tmp_path: Path, digits: Path, command: tuple[str, ...], stage: str
+) -> None:
+    expected = left_alone(tmp_path / "whole", digits, command)
+    kills = killed(tmp_path, digits, expected, times=20, spread=8.0, seed=6, command=command)
+    print(dict(kills))  # noqa: T201
+    assert stage in kills
 
 
 @pytest.mark.slow
