@@ -390,7 +390,7 @@ def test_a_run_without_own_images_makes_its_own(
 def test_own_images_that_are_not_there_are_missed(here: Workshop) -> None:
     wanted = read_recipe("without_data.toml")
     for verb in (job.label, job.grow):
-        with pytest.raises(InputError, match="there are no own images; set data.train"):
+        with pytest.raises(InputError, match=r"there are no own images; set data\.train"):
             verb(wanted)
     assert here.asked() == 0
 
