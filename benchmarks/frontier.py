@@ -33,7 +33,7 @@ from db3kd.errors import Db3kdError
 from db3kd.journal import write_atomically
 from db3kd.networks import build
 from db3kd.run import Run
-from db3kd.settings import AUGMENT, Budget, Synthesis, Training, Ways
+from db3kd.settings import Budget, Synthesis, Training, Ways
 from db3kd.student import accuracy, predict, resident, train
 from db3kd.teacher import Teacher
 from db3kd.teachers import torch_module
@@ -91,7 +91,6 @@ def main() -> int:
     options.add_argument("--budgets", nargs="+", type=int, help="queries, these only")
     options.add_argument("--seeds", type=int, default=3, help="of samples and student")
     options.add_argument("--steps", type=int, help="batches that a student learns from")
-    options.add_argument("--plain", action="store_true", help="students without augmentation")
     options.add_argument("--device", default="cpu", help="of networks; default: cpu")
     options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
     given = options.parse_args()
@@ -106,7 +105,7 @@ def main() -> int:
         problem = made(next(case for case in spending.CASES if case.name == name), work, given)
         for way, queries in cells(ways, budgets):
             steps = given.steps or steps_of(queries)
-            line = cell(problem, way, queries, steps=steps, seeds=seeds, plain=given.plain)
+            line = cell(problem, way, queries, steps=steps, seeds=seeds)
             table.append(line)
             common.say(f"  {line}")
         lines = [line for line in table if line["data"] == name]
@@ -116,7 +115,6 @@ def main() -> int:
         "threads": torch.get_num_threads(),
         "ways": WAYS,
         "default": Synthesis().way,
-        "augment": [] if given.plain else list(AUGMENT),
         "batch": BATCH,
     }
     common.write(given.json, figures=figures_of(table), setting=setting, table=table)
@@ -163,13 +161,9 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
     return Problem(case, teacher, test, weights, folder, device, reached)
 
 
-def cell(
-    problem: Problem, way: Ways, queries: int, *, steps: int, seeds: int, plain: bool
-) -> common.Json:
+def cell(problem: Problem, way: Ways, queries: int, *, steps: int, seeds: int) -> common.Json:
     """Synthesize, train, test, for every seed; what is there already is not done again."""
-    found = [
-        one(problem, way, queries, steps=steps, seed=seed, plain=plain) for seed in range(seeds)
-    ]
+    found = [one(problem, way, queries, steps=steps, seed=seed) for seed in range(seeds)]
     accuracies = [line["accuracy"] for line in found]
     return {
         "data": problem.case.name,
@@ -189,15 +183,13 @@ def cell(
     }
 
 
-def one(
-    problem: Problem, way: Ways, queries: int, *, steps: int, seed: int, plain: bool
-) -> common.Json:
+def one(problem: Problem, way: Ways, queries: int, *, steps: int, seed: int) -> common.Json:
     """One seed of a cell; kept in the folder."""
     case, settings = problem.case, synthesis_of(problem.case, way, queries)
     sources = (*stale.STUDENT, "synthesis/*.py", "pseudo.py", "growing/*.py", "growing/*/*.py")
     made_of = stale.digest(sources, repr((settings, FORMAT)).encode(), problem.weights)
     folder = problem.folder / f"{way}-{queries}-{seed}-{made_of}"
-    result = folder / f"student-{steps}-{'plain' if plain else 'augmented'}.json"
+    result = folder / f"student-{steps}.json"
     if result.exists():
         return dict(json.loads(result.read_text()))
     counter = folder / "seen-by-teacher"
@@ -209,7 +201,7 @@ def one(
     seen = sum(map(int, counter.read_text().split()))
     started = time.perf_counter()
     net = student(problem, seed)
-    training = Training(steps=steps, batch=BATCH, augment=() if plain else AUGMENT)
+    training = Training(steps=steps, batch=BATCH)
     samples = TransferSet(resident(samples.images), samples.ids, samples.own, samples.labels)
     train(net, samples, training, seed=seed, device=problem.device)
     seconds = time.perf_counter() - started

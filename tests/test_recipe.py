@@ -102,6 +102,11 @@ def test_the_paper_s_ascent_is_one_word(write):
             "[synthesis]\nway = 'chosem'\n[student]",
             "r.toml:11: synthesis.way has no choice 'chosem'; did you mean 'chosen'?",
         ),
+        (
+            "[student]",
+            "[synthesis]\nway = 'unrelated'\n[student]",
+            'r.toml:10: synthesis.way = "unrelated" and synthesis.images, a data set, need each',
+        ),
     ],
 )
 def test_what_a_recipe_without_own_images_cannot_have(write, was, becomes, expected):

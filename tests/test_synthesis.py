@@ -13,11 +13,12 @@ import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
 from closed_form import prototypes
 from db3kd.books import status
+from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.growing.choose import balanced
 from db3kd.pseudo import planned
 from db3kd.run import Run
-from db3kd.settings import AscentPlan, Budget, Search, Synthesis, Training
+from db3kd.settings import AscentPlan, Budget, Search, Synthesis
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
@@ -176,7 +177,7 @@ def test_chosen_asks_what_its_students_doubt(monkeypatch: pytest.MonkeyPatch) ->
     from db3kd.synthesis.way import Task
 
     task = Task(SHAPE, 4, 80, "cpu", lambda seed: build("small", SHAPE, 4, seed=seed))
-    pool, way = Pool(80, SHAPE, Counting(), eight_bit=True), chosen.Chosen(task, seed=0)
+    pool, way = Pool(80, SHAPE, Counting(), eight_bit=True), chosen.chosen_shapes(task, seed=0)
     for _ in range(2):
         pool.allow(40)
         with torch.no_grad():
@@ -318,7 +319,7 @@ def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
 # Teachers that nothing can be learned from
 
 
-@pytest.mark.parametrize("way", sorted(WAYS))
+@pytest.mark.parametrize("way", sorted(set(WAYS) - {"unrelated", "unrelated_chosen"}))
 def test_a_teacher_that_answers_one_class_ends_and_is_named(
     tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,29 +375,6 @@ def _hasten(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "LESSON", 16)
 
 
-# Augmentation, which asks nothing
-
-
-def test_augmentation_moves_images_and_is_drawn_from_the_seed() -> None:
-    from db3kd.data import TensorImages
-    from db3kd.networks import build
-    from db3kd.student import train
-    from db3kd.transfer_set import TransferSet
-
-    images = shapes(64, (1, 8, 8), torch.Generator().manual_seed(0))
-    labels = torch.arange(64) % 2
-    plain = TransferSet(TensorImages(images), torch.arange(64), labels, labels)
-
-    def taught(training: Training) -> Tensor:
-        net = build("small", (1, 8, 8), 2, seed=0)
-        train(net, plain, training, seed=0, device="cpu")
-        return torch.cat([part.flatten() for part in net.parameters()])
-
-    same, moved = Training(epochs=2), Training(epochs=2, augment=("shift", "rotate"))
-    assert torch.equal(taught(moved), taught(moved))
-    assert not torch.equal(taught(moved), taught(same))
-
-
 def test_every_name_is_a_way() -> None:
     from typing import get_args
 
@@ -405,7 +383,10 @@ def test_every_name_is_a_way() -> None:
     from db3kd.synthesis.way import Task
 
     assert {*WAYS, "ascent"} == set(get_args(Ways))
-    task = Task((1, 8, 8), 4, 9, "cpu", lambda seed: build("small", (1, 8, 8), 4, seed=seed))
+    images = TensorImages(torch.zeros(5, 1, 8, 8))
+    task = Task(
+        (1, 8, 8), 4, 9, "cpu", lambda seed: build("small", (1, 8, 8), 4, seed=seed), images=images
+    )
     assert all(isinstance(make(task, seed=0), Way) for make in WAYS.values())
 
 
@@ -489,3 +470,29 @@ def test_a_budget_too_small_for_the_ascent_keeps_what_there_is(tmp_path: Path) -
     made(tmp_path / "whole", LITTLE)
     assert files(tmp_path) == files(tmp_path / "whole")
     assert rest.asked > 0
+
+
+# Unlabelled images of something else
+
+
+@pytest.mark.parametrize("way", ["unrelated", "unrelated_chosen"])
+def test_unrelated_images_are_asked_once_each(tmp_path: Path, way: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    images = TensorImages((torch.rand(400, *SHAPE, generator=draw) * 255).to(torch.uint8))
+    teacher = Counting()
+    settings = Synthesis(way=way, queries=90, rounds=3, width=1.0)
+    with Run(tmp_path, teacher) as run:
+        run.synthesize(SHAPE, settings, images=images)
+    asked = torch.cat(teacher.shown).mul(255).round().to(torch.uint8).flatten(1)
+    assert len(asked.unique(dim=0)) == len(asked) == 90
+    known = {tuple(image) for image in images.values.flatten(1).tolist()}
+    assert all(tuple(image) in known for image in asked.tolist())
+
+
+def test_unrelated_images_that_are_not_there_or_do_not_fit_are_told(tmp_path: Path) -> None:
+    settings = Synthesis(way="unrelated", queries=9)
+    with Run(tmp_path, Counting()) as run:
+        with pytest.raises(InputError, match="there are no unrelated images; name a data set"):
+            run.synthesize(SHAPE, settings)
+        with pytest.raises(InputError, match=r"are \(1, 8, 8\), the teacher's are \(1, 4, 4\)"):
+            run.synthesize(SHAPE, settings, images=TensorImages(torch.zeros(3, 1, 8, 8)))

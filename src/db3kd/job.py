@@ -327,8 +327,16 @@ class Job:
     def synthesize(self) -> None:
         """Make the pseudo samples, and measure their distances where a student needs these."""
         recipe = self.recipe
+        shape, named = self.test.images.shape, recipe.synthesis.images
+        channels, height, width = shape
+        images: Images | None = None
+        if named is not None:
+            if height != width:
+                raise InputError(f"unrelated images are made square, the teacher's are {shape}")
+            found = load(named, recipe.data.train_split, size=height, channels=channels)
+            images = found.images
         samples = self.run.synthesize(
-            self.test.images.shape, recipe.synthesis, reserved=len(self.test)
+            shape, recipe.synthesis, images=images, reserved=len(self.test)
         )
         if "pseudo_mbd" in recipe.student.methods:
             self.run.soften(samples, recipe.label)

@@ -15,6 +15,7 @@ from torch import Tensor
 from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import quick
 from db3kd.ascents import ascend_all, ascended, most_queries
+from db3kd.data import Images
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.errors import Damaged, InputError
 from db3kd.growing.shelf import Shelf
@@ -64,7 +65,13 @@ def check(settings: Synthesis, shape: Shape, classes: int) -> None:
     build(network_of(settings.surrogate, shape), shape, classes, settings.width, seed=0)
 
 
-def synthesize(shop: Workshop, shape: Shape, settings: Synthesis, total: int) -> None:
+def synthesize(
+    shop: Workshop,
+    shape: Shape,
+    settings: Synthesis,
+    total: int,
+    images: Images | None = None,
+) -> None:
     """Make and ask all pseudo samples, those that are not there yet; see `Run.synthesize`."""
     if settings.way == "ascent":
         ascend_all(shop, shape, settings.ascent)
@@ -81,13 +88,20 @@ def synthesize(shop: Workshop, shape: Shape, settings: Synthesis, total: int) ->
     )
     if not total or not shop.pending("synthesis", total, size):
         return
-    shop.work("synthesis", total, size, 1, _Work(shop, shape, settings, total))
+    shop.work("synthesis", total, size, 1, _Work(shop, shape, settings, total, images))
 
 
 class _Work:
     """The work of one shard."""
 
-    def __init__(self, shop: Workshop, shape: Shape, settings: Synthesis, total: int) -> None:
+    def __init__(
+        self,
+        shop: Workshop,
+        shape: Shape,
+        settings: Synthesis,
+        total: int,
+        images: Images | None,
+    ) -> None:
         self.shop, self.settings, self.shape, self.total = shop, settings, shape, total
         classes = shop.meter.classes
         name = network_of(settings.surrogate, shape)
@@ -99,6 +113,7 @@ class _Work:
             student=lambda seed: quick(build(name, shape, classes, settings.width, seed=seed)),
             members=settings.members,
             candidates=settings.candidates,
+            images=images,
         )
         self._next = -1  # the shard that pool and networks are ready for
         self._pool: Pool

@@ -19,7 +19,6 @@ from msgspec import inspect
 
 from db3kd.errors import RecipeError
 from db3kd.settings import (
-    AUGMENT,
     PAPER,
     PAPER_ASCENT,
     Above0,
@@ -232,14 +231,11 @@ def _of_rows_by_default(values: dict[str, Any]) -> None:
 
 
 def _of_pseudo_by_default(values: dict[str, Any]) -> None:
-    """Where there are no own images, students learn from pseudo samples, which are augmented."""
+    """Where there are no own images, students learn from pseudo samples."""
     data, student = values.get("data"), values.get("student")
     if not isinstance(data, dict) or "train" in data or not isinstance(student, dict):
         return
     student.setdefault("methods", ["pseudo"])
-    training = student.setdefault("training", {})
-    if isinstance(training, dict):
-        training.setdefault("augment", list(AUGMENT))
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -597,6 +593,10 @@ def _of_data(recipe: Recipe) -> Iterator[Problem]:
         yield ("student", "methods"), f"{text}; remove data.train, or take another method"
     if data.train is not None:
         return
+    synthesis = recipe.synthesis
+    if synthesis.way.startswith("unrelated") != (synthesis.images is not None):
+        text = 'synthesis.way = "unrelated" and synthesis.images, a data set, need each other'
+        yield ("synthesis",), text
     if data.test is None:
         yield ("data",), "'train' is missing in [data], or 'test' for a run without own images"
     if data.samples is not None:

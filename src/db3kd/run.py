@@ -186,13 +186,15 @@ class Run:
         shape: tuple[int, int, int],
         settings: Synthesis | None = None,
         *,
+        images: Images | None = None,
         reserved: int = 0,
     ) -> TransferSet:
         """Make pseudo samples of a shape, without any data, and ask the class of each.
 
         `docs/synthesis.md`. Costs `settings.queries`, or what the budget leaves but for `reserved`
         queries; by way "ascent" at most what `settings.ascent` allows. A class that is never
-        answered is named in a warning. Random by the run's seed.
+        answered is named in a warning. `images`: unlabelled ones of something else, from 0 to 1,
+        for way "unrelated". Random by the run's seed.
 
         Raises:
             InputError: a network that does not fit; nothing is left to ask with; or, by way
@@ -207,7 +209,7 @@ class Run:
                 f"the budget of {self.meter.budget.queries:,} queries leaves none for pseudo"
                 f" samples, since {reserved:,} are for test images; give more"
             )
-        pseudo.synthesize(self._shop, shape, settings, total)
+        pseudo.synthesize(self._shop, shape, settings, total, images)
         pseudo.warn_of_missing(self._shop)
         return pseudo.made(self._shop)
 

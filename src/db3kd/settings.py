@@ -30,11 +30,21 @@ Subspaces = Literal["full", "dct", "bilinear", "sweep"]
 Change = Literal[
     "shift", "rotate", "scale", "shear", "crop", "flip", "mix", "paste", "shade", "noise"
 ]
-Augment = Literal["shift", "rotate", "scale", "shear", "flip"]
 Stage = Literal[
     "answers", "grow", "rounds", "distances", "synthesis", "starts", "ascent", "evaluate"
 ]
-Ways = Literal["chosen", "shapes", "noise", "ideal", "qedg", "dfms", "disguide", "ascent"]
+Ways = Literal[
+    "chosen",
+    "shapes",
+    "noise",
+    "ideal",
+    "qedg",
+    "dfms",
+    "disguide",
+    "ascent",
+    "unrelated",
+    "unrelated_chosen",
+]
 Choice = Literal["random", "doubt", "disagreement"]
 
 
@@ -167,10 +177,6 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     trial: Natural = 1000
 
 
-AUGMENT: tuple[Augment, ...] = ("shift", "rotate", "scale", "shear")
-"""What keeps the class of nearly every image, where it is done a little."""
-
-
 class AscentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How noise is pushed away from the boundary: ZSDB3KD, section 3.3, by default cheaply.
 
@@ -255,10 +261,12 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `queries`: how many answers; without it what `Budget.queries` leaves, and 25,000 where there is
     no budget. `way`: "noise" and "shapes" ask random images, "chosen" those of which students
     doubt; "ideal", "qedg", "dfms" and "disguide" learn a generator; "ascent" is the paper's
-    ZSDB3KD, whose settings are those of `ascent` and no others. `rounds`: at least so many times
-    the students learn anew. `surrogate`, `width`, `members`: what and how many these students are;
-    "auto" by the size of the images. `candidates`: "chosen" makes so many images for one that it
-    asks. `shard`: the most images that are made, asked and resumed together.
+    ZSDB3KD, whose settings are those of `ascent` and no others; "unrelated" and "unrelated_chosen"
+    ask unlabelled images of something else, those of the data set `images`. `rounds`: at least so
+    many times the students learn anew. `surrogate`, `width`, `members`: what and how many these
+    students are; "auto" by the size of the images. `candidates`: so many images are made for one
+    that is asked, where students choose. `shard`: the most images that are made, asked and resumed
+    together.
 
     >>> Synthesis(queries=5000).way
     'chosen'
@@ -273,6 +281,7 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     candidates: Count = 4
     shard: Count = 16384
     ascent: AscentPlan = AscentPlan()
+    images: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -282,8 +291,6 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     of the set; `epochs` is then ignored. `rate`: Adam's learning rate. `schedule`: "constant", or
     "cosine" down to zero over all steps. `weight`: lambda of Eq. 1. `temperature`: tau of Eq. 1.
     `weight_decay`: decoupled (AdamW). `mixed_precision`: bfloat16 autocast, on a GPU only.
-    `augment`: three quarters of the images are moved a little by these changes each time they are
-    seen, and keep their label; that asks nothing.
 
     >>> Training(epochs=3).rate
     0.001
@@ -298,7 +305,6 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     temperature: Above0 = 0.3
     weight_decay: AtLeast0 = 0.0
     mixed_precision: bool = True
-    augment: tuple[Augment, ...] = ()
 
 
 def at_once(search: Search) -> bool:

@@ -23,10 +23,9 @@ from torch.nn import functional as F
 
 from db3kd.data import Images, Rows, TensorImages, in_memory
 from db3kd.errors import Damaged, InputError
-from db3kd.growing.changes import warped
 from db3kd.journal import write_atomically
 from db3kd.progress import Progress, silent
-from db3kd.settings import Augment, Training, validated
+from db3kd.settings import Training, validated
 from db3kd.soft_labels import temper
 from db3kd.transfer_set import TransferSet
 
@@ -36,10 +35,6 @@ WINDOW_BYTES = 2**30
 """What is read at a time of larger sets, shuffled within."""
 BLOCK = 64
 """Neighbouring images that are read together, so that files are not read at random places."""
-PLAIN = 0.25
-"""Share of a batch that is not augmented: test images are not either."""
-LITTLE = 0.6
-"""How far images are moved in augmentation, where grown ones, which are asked, are moved by 1."""
 CHECKPOINT_SECONDS = 20.0
 """A checkpoint is written at the first end of an epoch after this much training."""
 
@@ -109,8 +104,7 @@ def train(
     `checkpoint`: a file that is written from time to time at the end of an epoch; if it is there at
     the start, training goes on from it. Removing it afterwards is the caller's part.
 
-    Random are the order of the images, dropout and augmentation, drawn for each epoch from (seed,
-    epoch).
+    Random are the order of the images and dropout, both drawn for each epoch from (seed, epoch).
     On a CPU a training that was stopped at any moment and started again therefore gives the same
     network, to the bit, as one that was not; the number of threads must be the same.
 
@@ -149,9 +143,6 @@ def train(
     for epoch in range(first, epochs):
         generator = torch.Generator().manual_seed(_seed(seed, epoch, "order"))
         batches = _batches(transfer.images, resident, training.batch, place, generator)
-        if training.augment:
-            draw = torch.Generator().manual_seed(_seed(seed, epoch, "augment"))
-            batches = _augmented(batches, training.augment, draw)
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             _reseed(place, _seed(seed, epoch, "dropout"))
             left = islice(batches, total - epoch * each)
@@ -430,16 +421,6 @@ def _batches(
             pixels = values.index_select(0, shuffle[start - first : stop - first]).to(place)
             scaled = pixels if pixels.is_floating_point() else pixels.float().div_(255)
             yield scaled, rows[start - first : stop - first]
-
-
-def _augmented(
-    batches: Iterator[tuple[Tensor, Tensor]], names: tuple[Augment, ...], draw: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Move the images of each batch a little, but for a share of them."""
-    for images, rows in batches:
-        plain = round(PLAIN * len(images))
-        moved, _ = warped(images[plain:], names, draw, strength=LITTLE)
-        yield torch.cat([images[:plain], moved]), rows
 
 
 # Randomness and schedule

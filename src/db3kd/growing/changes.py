@@ -30,16 +30,10 @@ OFTEN = 0.5  # how often a change is made that is no matter of degree
 
 
 def warped(
-    images: Float[Tensor, "row channels height width"],
-    names: Collection[Change],
-    draw: Generator,
-    *,
-    strength: float = 1.0,
+    images: Float[Tensor, "row channels height width"], names: Collection[Change], draw: Generator
 ) -> tuple[Float[Tensor, "row channels height width"], Int[Tensor, " row"]]:
     """Shift, rotate, scale, shear, crop and flip, in one bilinear resampling; what is missing at
     the edges is filled with the nearest pixel. Also returns which images were flipped (0 or 1).
-
-    `strength` multiplies how far images are shifted, rotated, scaled and sheared at most.
 
     >>> images = torch.arange(4.0).reshape(1, 1, 1, 4)
     >>> warped(images, (), torch.Generator())[0].flatten().tolist()
@@ -50,18 +44,15 @@ def warped(
     def between(low: float, high: float) -> Tensor:
         return torch.rand(count, generator=draw) * (high - low) + low
 
-    def about(centre: float, most: float) -> Tensor:
-        return between(centre - most * strength, centre + most * strength)
-
     one, zero = torch.ones(count), torch.zeros(count)
-    angle = about(0.0, ANGLE) if "rotate" in names else zero
+    angle = between(-ANGLE, ANGLE) if "rotate" in names else zero
     across, down = one, one
     if "scale" in names:
-        across, down = about(1.0, SCALE), about(1.0, SCALE)
-    shear = about(0.0, SHEAR) if "shear" in names else zero
+        across, down = between(1 - SCALE, 1 + SCALE), between(1 - SCALE, 1 + SCALE)
+    shear = between(-SHEAR, SHEAR) if "shear" in names else zero
     x, y = zero, zero
     if "shift" in names:
-        x, y = about(0.0, 2 * SHIFT), about(0.0, 2 * SHIFT)
+        x, y = between(-2 * SHIFT, 2 * SHIFT), between(-2 * SHIFT, 2 * SHIFT)
     if "crop" in names:
         part = torch.where(between(0.0, 1.0) < OFTEN, between(CROP, 1.0), one)
         across, down = across * part, down * part

@@ -4,21 +4,24 @@ from collections.abc import Callable, Mapping
 
 from db3kd.settings import Ways
 from db3kd.synthesis.at_random import plain_noise, plain_shapes
-from db3kd.synthesis.chosen import Chosen
+from db3kd.synthesis.chosen import chosen_shapes
 from db3kd.synthesis.dfms import Dfms
 from db3kd.synthesis.disguide import Disguide
 from db3kd.synthesis.ideal import Ideal
 from db3kd.synthesis.qedg import Qedg
+from db3kd.synthesis.unrelated import Unrelated, doubtful
 from db3kd.synthesis.way import Way
 
 WAYS: Mapping[Ways, Callable[..., Way]] = {
-    "chosen": Chosen,
+    "chosen": chosen_shapes,
     "shapes": plain_shapes,
     "noise": plain_noise,
     "ideal": Ideal,
     "qedg": Qedg,
     "dfms": Dfms,
     "disguide": Disguide,
+    "unrelated": Unrelated,
+    "unrelated_chosen": doubtful,
 }
 """By name; each takes a `Task` and a keyword `seed`. "ascent" is a stage of its own."""
 

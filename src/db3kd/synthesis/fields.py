@@ -4,7 +4,7 @@ import math
 from functools import cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from db3kd.networks import Shape
@@ -63,13 +63,13 @@ def between(count: int, low: float, high: float, draw: Generator) -> Float[Tenso
     return torch.rand(count, 1, 1, 1, generator=draw) * (high - low) + low
 
 
-def often(count: int, share: float, draw: Generator) -> Bool[Tensor, "row 1 1 1"]:
-    """Yes for about that share of the images.
+def often(count: int, share: float, draw: Generator) -> Float[Tensor, "row 1 1 1"]:
+    """1 for about that share of the images, 0 for the others.
 
     >>> often(3, 1.0, torch.Generator().manual_seed(0)).flatten()
-    tensor([True, True, True])
+    tensor([1., 1., 1.])
     """
-    return torch.rand(count, 1, 1, 1, generator=draw) < share
+    return (torch.rand(count, 1, 1, 1, generator=draw) < share).float()
 
 
 def centre(height: int, width: int, count: int, draw: Generator) -> Float[Tensor, "row 1 y x"]:
@@ -82,4 +82,4 @@ def centre(height: int, width: int, count: int, draw: Generator) -> Float[Tensor
     down = torch.linspace(-1, 1, height).square().reshape(1, 1, -1, 1)
     across = torch.linspace(-1, 1, width).square().reshape(1, 1, 1, -1)
     away = down * between(count, 0.5, 2.0, draw) + across * between(count, 0.5, 2.0, draw)
-    return between(count, 0.5, 2.5, draw) * (0.7 - away)
+    return away.neg_().add_(0.7).mul_(between(count, 0.5, 2.5, draw))

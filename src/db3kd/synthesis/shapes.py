@@ -51,20 +51,25 @@ def _family(count: int, shape: Shape, draw: Generator) -> Tensor:
 def _mask(count: int, shape: Shape, most: int, draw: Generator) -> Tensor:
     """Where the thing is: all that is above a level of the noise, or a band along that level."""
     noise = field(count, shape, points(most, draw), draw)
-    noise = noise + between(count, 0.0, 1.0, draw) * field(count, shape, points(most, draw), draw)
-    mirrored = (noise + noise.flip(3)) / math.sqrt(2)
-    noise = torch.where(often(count, SYMMETRIC, draw), mirrored, noise)
-    noise = noise + often(count, CENTRED, draw) * centre(*shape[1:], count, draw)
-    noise = noise - between(count, -1.0, 1.2, draw)
+    noise.addcmul_(between(count, 0.0, 1.0, draw), field(count, shape, points(most, draw), draw))
+    mirrored = (noise + noise.flip(3)).div_(math.sqrt(2))
+    noise.lerp_(mirrored, often(count, SYMMETRIC, draw))
+    noise.addcmul_(often(count, CENTRED, draw), centre(*shape[1:], count, draw))
+    noise.sub_(between(count, -1.0, 1.2, draw))
     sharp = between(count, math.log(1.5), math.log(15), draw).exp_()
-    band = 2 * (between(count, 0.15, 0.6, draw) - noise.abs())
-    return torch.where(often(count, STROKES, draw), band, noise).mul_(sharp).sigmoid_()
+    band = noise.abs().neg_().add_(between(count, 0.15, 0.6, draw)).mul_(2)
+    return noise.lerp_(band, often(count, STROKES, draw)).mul_(sharp).sigmoid_()
 
 
 def _ground(count: int, shape: Shape, most: int, draw: Generator) -> Tensor:
-    kind = between(count, 0.0, 1.0, draw)
-    soft = _texture(count, shape, most, between(count, -3.0, 2.0, draw), draw)
-    return torch.where(kind < DARK + BRIGHT, (kind >= DARK).float(), soft)
+    """What the thing lies on: the lowest value, the highest, or a texture."""
+    kind = torch.rand(count, generator=draw)
+    ground = (kind >= DARK).float().reshape(-1, 1, 1, 1).repeat(1, *shape)
+    soft = (kind >= DARK + BRIGHT).nonzero()[:, 0]
+    if len(soft):
+        level = between(len(soft), -3.0, 2.0, draw)
+        ground[soft] = _texture(len(soft), shape, most, level, draw)
+    return ground
 
 
 def _texture(count: int, shape: Shape, most: int, level: Tensor, draw: Generator) -> Tensor:

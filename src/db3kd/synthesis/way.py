@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from db3kd.data import Images
 from db3kd.networks import Shape
 from db3kd.synthesis.pool import Pool
 
@@ -18,7 +19,8 @@ class Task:
     """What a way is made for: images of a shape, the teacher's classes, so many queries in all.
 
     `student(seed)` is a fresh network like the student's, for ways that learn one meanwhile.
-    `members` and `candidates` are as in `Synthesis`.
+    `members` and `candidates` are as in `Synthesis`. `images`: unlabelled images from 0 to 1, for
+    the ways that ask such.
 
     >>> from db3kd.networks import build
     >>> Task((1, 8, 8), 10, queries=100, device="cpu",
@@ -33,6 +35,7 @@ class Task:
     student: Callable[[int], nn.Module]
     members: int = 2
     candidates: int = 4
+    images: Images | None = None
 
 
 @runtime_checkable

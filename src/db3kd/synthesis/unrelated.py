@@ -1,0 +1,78 @@
+"""Unlabelled images of something else, asked once each: at random, or those that students doubt.
+
+A setting of its own, since it needs images. KnockoffNets (Orekondy et al. 2019) ask so, at random or
+by a reward that needs scores; ActiveThief (Pal et al. 2020) by the student's doubt.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from db3kd.data import Images
+from db3kd.errors import InputError
+from db3kd.robustness import mix
+from db3kd.synthesis.chosen import Chosen
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.way import Report, Task
+
+
+class Unrelated:
+    """Images of a task's `images`, none shown to anybody twice before all had their turn.
+
+    With `doubtful`, the first shard is asked at random, and of later candidates those of which
+    students doubt. Costs one query an image. Random by `seed`: the order of the images, and the
+    students' first weights.
+
+    Raises:
+        InputError: the task has no images, or they are of another shape.
+
+    >>> from db3kd.data import TensorImages
+    >>> from db3kd.networks import build
+    >>> from db3kd.teachers import function
+    >>> images = TensorImages(torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 1, 4, 4) / 4)
+    >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", images=images,
+    ...             student=lambda seed: build("small", (1, 4, 4), 2, seed=seed))
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.4, classes=2)
+    >>> pool = Pool(4, (1, 4, 4), bright, eight_bit=False)
+    >>> pool.allow(4)
+    >>> Unrelated(task, seed=0).spend(pool, seed=0, report=print)
+    >>> pool.counts()
+    tensor([2, 2])
+    """
+
+    def __init__(self, task: Task, *, seed: int, doubtful: bool = False) -> None:
+        if task.images is None:
+            raise InputError("there are no unrelated images; name a data set in synthesis.images")
+        if tuple(task.images.shape) != tuple(task.shape):
+            raise InputError(
+                f"the unrelated images are {tuple(task.images.shape)}, the teacher's are"
+                f" {tuple(task.shape)}"
+            )
+        self.images: Images = task.images
+        draw = torch.Generator().manual_seed(mix(seed, "order"))
+        self.order = torch.randperm(len(self.images), generator=draw)
+        self.doubtful, self.chosen = doubtful, Chosen(task, self._next, seed=seed)
+        self.networks = self.chosen.networks if doubtful else torch.nn.Module()
+
+    def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
+        """Ask `pool.rest` images."""
+        if self.doubtful:
+            self.chosen.spend(pool, seed=seed, report=report)
+        else:
+            pool.ask(self._next(pool, len(pool), pool.rest, torch.Generator()))
+
+    def _next(self, pool: Pool, before: int, count: int, draw: Generator) -> Tensor:
+        """The next so many images, in an order of their own."""
+        del draw
+        places = torch.arange(before, before + count) % len(self.order)
+        low, high = pool.bounds
+        images = self.images.read(self.order[places])
+        return images.mul(high - low).add_(low).to(pool.device)
+
+
+def doubtful(task: Task, *, seed: int) -> Unrelated:
+    """The way "unrelated_chosen".
+
+    >>> doubtful.__name__
+    'doubtful'
+    """
+    return Unrelated(task, seed=seed, doubtful=True)
