@@ -3,7 +3,7 @@
 The first round asks images as they come. Before each later one the students learn all answers;
 then `candidates` times as many images are made as are asked, and those on which the students' two
 likeliest classes are closest are asked, in turns of the classes that the students see. So each
-round asks where the boundary is thought to be, and classes that are hardly ever hit get their share.
+round asks where the boundary is thought to be, and classes that are hardly ever hit get a share.
 
 db3kd's own way takes shapes, and for half of the candidates descendants of images that were asked
 before, as many of each class.

@@ -1,7 +1,7 @@
 """Unlabelled images of something else, asked once each: at random, or those that students doubt.
 
-A setting of its own, since it needs images. KnockoffNets (Orekondy et al. 2019) ask so, at random or
-by a reward that needs scores; ActiveThief (Pal et al. 2020) by the student's doubt.
+A setting of its own, since it needs images. KnockoffNets (Orekondy et al. 2019) ask so, at random
+or by a reward that needs scores; ActiveThief (Pal et al. 2020) by the student's doubt.
 """
 
 import torch
