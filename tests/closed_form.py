@@ -31,6 +31,28 @@ def prototypes(points: Tensor) -> Teacher:
     )
 
 
+class Watched:
+    """A teacher that keeps all that it is shown; it may die at a question."""
+
+    bounds = (0.0, 1.0)
+
+    def __init__(self, teacher: Teacher, dies_at: int | None = None) -> None:
+        self.shown: list[Tensor] = []
+        self.teacher, self.classes, self.dies_at = teacher, teacher.classes, dies_at
+
+    @property
+    def asked(self) -> int:
+        """How many images it was shown."""
+        return sum(map(len, self.shown))
+
+    def labels(self, images: Tensor, /) -> Tensor:
+        """Class index of each image."""
+        if len(self.shown) == self.dies_at:
+            raise KeyboardInterrupt
+        self.shown.append(images.clone())
+        return self.teacher.labels(images)
+
+
 def to_largest(sample: Tensor, target: int, classes: int) -> float:
     """Distance to where coordinate `target` is the largest of the first `classes`.
 

@@ -203,3 +203,20 @@ def make_workshop(folder: Path, digits: Path) -> Workshop:
 @pytest.fixture
 def workshop(tmp_path: Path, digits: Path) -> Workshop:
     return make_workshop(tmp_path, digits)
+
+
+@pytest.fixture
+def hasty_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few and small steps of the ways that learn a generator."""
+    from db3kd.synthesis import dfms, disguide, generator, ideal, qedg
+
+    for module in (ideal, qedg, dfms, disguide):
+        monkeypatch.setattr(module, "BATCH", 16)
+        monkeypatch.setattr(module, "GENERATOR_STEPS", 3)
+    for module in (ideal, qedg):
+        monkeypatch.setattr(module, "STUDENT_STEPS", 6)
+    monkeypatch.setattr(dfms, "CLONE_STEPS", 6)
+    monkeypatch.setattr(dfms, "GAN_STEPS", 6)
+    monkeypatch.setattr(disguide, "REPLAYS", 6)
+    for module in (generator, qedg):
+        monkeypatch.setattr(module, "LESSON", 32)

@@ -6,11 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 import db3kd.amortised.stages as stages
 import db3kd.growth as growth
-from closed_form import prototypes
+from closed_form import Watched, prototypes
 from db3kd.books import finished, status
 from db3kd.data import Images, TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
@@ -40,25 +39,11 @@ def images(count: int = 30) -> TensorImages:
     return TensorImages((flat.clamp(0, 1) * 255).to(torch.uint8).reshape(-1, 1, 4, 4))
 
 
-class Counting:
-    """A teacher that keeps all that it is shown; it may die at a question."""
-
-    classes, bounds = 4, (0.0, 1.0)
+class Counting(Watched):
+    """The corners' prototypes."""
 
     def __init__(self, dies_at: int | None = None) -> None:
-        self.shown: list[Tensor] = []
-        self.dies_at = dies_at
-        self.teacher = prototypes(CORNERS / 3)
-
-    @property
-    def asked(self) -> int:
-        return sum(map(len, self.shown))
-
-    def labels(self, images: Tensor, /) -> Tensor:
-        if len(self.shown) == self.dies_at:
-            raise KeyboardInterrupt
-        self.shown.append(images.clone())
-        return self.teacher.labels(images)
+        super().__init__(prototypes(CORNERS / 3), dies_at)
 
 
 def grown(folder: Path, grow: Grow = SMALL, own: Images | None = None) -> Counting:

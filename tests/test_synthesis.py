@@ -11,7 +11,7 @@ from torch import Tensor
 
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
-from closed_form import prototypes
+from closed_form import Watched, prototypes
 from db3kd.books import status
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
@@ -38,25 +38,11 @@ def short_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "ASKED", 16)
 
 
-class Counting:
-    """A teacher that keeps all that it is shown; it may die at a question."""
-
-    classes, bounds = 4, (0.0, 1.0)
+class Counting(Watched):
+    """The corners' prototypes."""
 
     def __init__(self, dies_at: int | None = None) -> None:
-        self.shown: list[Tensor] = []
-        self.dies_at = dies_at
-        self.teacher = prototypes(CORNERS / 3)
-
-    @property
-    def asked(self) -> int:
-        return sum(map(len, self.shown))
-
-    def labels(self, images: Tensor, /) -> Tensor:
-        if len(self.shown) == self.dies_at:
-            raise KeyboardInterrupt
-        self.shown.append(images.clone())
-        return self.teacher.labels(images)
+        super().__init__(prototypes(CORNERS / 3), dies_at)
 
 
 def made(folder: Path, settings: Synthesis = SMALL) -> Counting:
@@ -319,11 +305,11 @@ def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
 # Teachers that nothing can be learned from
 
 
+@pytest.mark.usefixtures("hasty_rivals")
 @pytest.mark.parametrize("way", sorted(set(WAYS) - {"unrelated", "unrelated_chosen"}))
 def test_a_teacher_that_answers_one_class_ends_and_is_named(
-    tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _hasten(monkeypatch)
     same = function(lambda images: torch.zeros(len(images), dtype=torch.int64), classes=100)
     with caplog.at_level(logging.WARNING), Run(tmp_path, same) as run:
         samples = run.synthesize((1, 13, 9), Synthesis(way=way, queries=40, rounds=2))
@@ -359,20 +345,6 @@ def test_a_student_that_does_not_fit_is_refused_before_anything_is_bought(tmp_pa
         with pytest.raises(InputError, match="not all made yet"):
             run.pseudo_samples()
     assert teacher.asked == 0
-
-
-def _hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    from db3kd.synthesis import dfms, disguide, generator, ideal, qedg
-
-    for module in (ideal, qedg, dfms, disguide):
-        monkeypatch.setattr(module, "GENERATOR_STEPS", 2)
-    for module in (ideal, qedg):
-        monkeypatch.setattr(module, "STUDENT_STEPS", 3)
-    monkeypatch.setattr(dfms, "CLONE_STEPS", 3)
-    monkeypatch.setattr(dfms, "GAN_STEPS", 3)
-    monkeypatch.setattr(disguide, "REPLAYS", 3)
-    for module in (generator, qedg):
-        monkeypatch.setattr(module, "LESSON", 16)
 
 
 def test_every_name_is_a_way() -> None:

@@ -18,19 +18,7 @@ WAYS: list[Make] = [ideal.Ideal, qedg.Qedg, dfms.Dfms, disguide.Disguide]
 every_way = pytest.mark.parametrize("make", WAYS, ids=lambda make: make.__name__)
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few and small steps; what is tested does not depend on how many."""
-    for module in (ideal, qedg, dfms, disguide):
-        monkeypatch.setattr(module, "BATCH", 16)
-        monkeypatch.setattr(module, "GENERATOR_STEPS", 3)
-    for module in (ideal, qedg):
-        monkeypatch.setattr(module, "STUDENT_STEPS", 6)
-    monkeypatch.setattr(dfms, "CLONE_STEPS", 6)
-    monkeypatch.setattr(dfms, "GAN_STEPS", 6)
-    monkeypatch.setattr(disguide, "REPLAYS", 6)
-    for module in (generator, qedg):
-        monkeypatch.setattr(module, "LESSON", 32)
+pytestmark = pytest.mark.usefixtures("hasty_rivals")
 
 
 def task_of(shape: Shape = (1, 8, 8), classes: int = 4, queries: int = 50) -> Task:
