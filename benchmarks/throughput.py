@@ -6,7 +6,8 @@
 of the very same teacher at its best batch size. `taped_over_raw.NAME`: the same with the tape, as
 in a run. Search and raw teacher take turns about once a second within one process, so that both
 meet the same machine; each repeat gives one ratio, the figure is their median.
-`grow_over_raw.NAME`: the same for the stage that grows, in a run, images asked at random.
+`grow_over_raw.NAME`: the same for the stage that grows, in a run, images asked at random;
+`shapes_over_raw.NAME` and `noise_over_raw.NAME`: for pseudo samples without any data.
 `adapter_over_plain.NAME`: images per second of that teacher over the bare module as it was written,
 at the batch size that is best for it, in turns of one block of images. See README.md.
 """
@@ -30,7 +31,7 @@ from db3kd.ledger import Taped
 from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure
 from db3kd.run import Run
-from db3kd.settings import Grow, Search, Training
+from db3kd.settings import Grow, Search, Synthesis, Training, Ways
 from db3kd.student import accuracy, load_network, predict, save_network, train
 from db3kd.teacher import Meter, Teacher, micro_batches
 from db3kd.teachers import torch_module
@@ -139,10 +140,11 @@ def main() -> int:
             some = [row for row in rows if row["taped"] == taped]
             figures[f"{name}_over_raw.{case.name}"] = median(row["ratio"] for row in some)
             figures[f"{name}_over_raw_cpu.{case.name}"] = median(row["ratio_cpu"] for row in some)
-        rows = [bench.growth() for _ in range(repeats)]
-        table += rows
-        figures[f"grow_over_raw.{case.name}"] = median(row["ratio"] for row in rows)
-        figures[f"grow_over_raw_cpu.{case.name}"] = median(row["ratio_cpu"] for row in rows)
+        for name in ("grow", "shapes", "noise"):
+            rows = [bench.stage(name) for _ in range(repeats)]
+            table += rows
+            figures[f"{name}_over_raw.{case.name}"] = median(row["ratio"] for row in rows)
+            figures[f"{name}_over_raw_cpu.{case.name}"] = median(row["ratio_cpu"] for row in rows)
         rows = [bench.turns() for _ in range(repeats)]
         table += rows
         figures[f"adapter_over_plain.{case.name}"] = median(row["ratio"] for row in rows)
@@ -304,26 +306,32 @@ class Bench:
         common.say(f"  {row}")
         return row
 
-    def growth(self) -> common.Json:
-        """Grow images in a run, with the raw teacher in between."""
+    def stage(self, name: str) -> common.Json:
+        """Grow or synthesize images in a run, with the raw teacher in between."""
         turns = TakingTurns(self.teacher, self.raw, self.block)
         with tempfile.TemporaryDirectory() as folder, Run(folder, turns) as run:
             run.answers(self.parents)
             turns.asked, turns.images, turns.seconds, turns.cpu, turns.inside = 0, 0, 0.0, 0.0, 0.0
             started, cpu = time.perf_counter(), time.process_time()
-            run.grow(self.parents, Grow(per_image=GROWN, choose="random"))
+            if name == "grow":
+                run.grow(self.parents, Grow(per_image=GROWN, choose="random"))
+            else:
+                queries = GROWN_FROM * GROWN
+                way: Ways = "shapes" if name == "shapes" else "noise"
+                run.synthesize(self.parents.shape, Synthesis(way=way, queries=queries))
             seconds = time.perf_counter() - started - turns.seconds
             cpu = time.process_time() - cpu - turns.cpu
-        grown, raw = turns.asked / seconds, turns.images / turns.seconds
+        made_per_s, raw = turns.asked / seconds, turns.images / turns.seconds
         row = {
             "case": self.case.name,
-            "ratio": round(grown / raw, 4),
+            "stage": name,
+            "ratio": round(made_per_s / raw, 4),
             "ratio_cpu": round(turns.asked / cpu / (turns.images / turns.cpu), 4),
-            "grown_per_second": round(grown, 1),
+            "made_per_second": round(made_per_s, 1),
             "raw_per_second": round(raw, 1),
             "cpu_per_wall": round(cpu / seconds, 3),
             "share_in_teacher": round(turns.inside / seconds, 4),
-            "grown": turns.asked,
+            "made": turns.asked,
         }
         common.say(f"  {row}")
         return row

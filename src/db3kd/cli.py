@@ -127,7 +127,7 @@ def _work(verb: str, path: Path, options: _Options) -> None:
         for line in _flat(resolved(recipe)):
             sys.stderr.write(f"  {line}\n")
     from db3kd import job
-    from db3kd.terminal import shown, spending, table
+    from db3kd.terminal import met, shown, spending, table
 
     verbs: dict[str, Callable[..., dict[str, Any]]] = {
         "run": job.run,
@@ -149,6 +149,8 @@ def _work(verb: str, path: Path, options: _Options) -> None:
     budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ""
     if "spending" in result:
         _print(spending(result))
+    if "classes" in result:
+        _print(met(result["classes"]))
     if "picture" in result:
         _print(f"the pseudo samples are shown in {result['picture']}")
     _print(f"{queries['spent']:,}{budget} queries spent; everything is in {result['run']}")

@@ -3,7 +3,7 @@
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -172,6 +172,26 @@ def decided(found: Mapping[str, Any]) -> str:
             f" teacher on {shares['grown']}, students of distances on {shares['mbd']}"
         )
     return f"{_USES[found['use']]} ({why})"
+
+
+def met(counts: Sequence[int]) -> str:
+    """How many pseudo samples there are of each class, as text.
+
+    >>> met([3, 5, 0])
+    '8 pseudo samples, 3 to 5 of a class; none of class 2'
+    >>> met([4, 4]), met([0, 0])
+    ('8 pseudo samples, 4 of a class', 'no pseudo samples')
+    """
+    some = [count for count in counts if count]
+    if not some:
+        return "no pseudo samples"
+    spread = f"{min(some):,}" if min(some) == max(some) else f"{min(some):,} to {max(some):,}"
+    text = f"{sum(some):,} pseudo samples, {spread} of a class"
+    missing = [str(k) for k, count in enumerate(counts) if not count]
+    if not missing:
+        return text
+    more = ", ..." if len(missing) > 10 else ""
+    return f"{text}; none of class {', '.join(missing[:10])}{more}"
 
 
 _USES = {"ce": "the images' own answers alone", "grown": "new images", "mbd": "distances"}
