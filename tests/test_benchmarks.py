@@ -492,3 +492,36 @@ def test_steps_grow_with_the_answers() -> None:
         ("noise", 9),
         ("chosen", 9),
     ]
+
+
+def test_an_ascent_is_measured_by_iterations_and_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ascent, frontier = module("ascent"), module("frontier")
+    monkeypatch.setattr(ascent, "LEAST", 6)
+    case = replace(frontier.spending.CASES[0], network="small", width=1.0)
+    images = TensorImages(torch.rand(30, 1, 4, 4))
+    test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
+    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", 100.0)
+    plan = ascent.AscentPlan(samples=12, iterations=10, queries=200, search=40, every=5, step=0.1)
+    search = Search(strategy="rows", queries=20, probes=8, references=2)
+    file = tmp_path / "ascent.json"
+    figures, table = ascent.measured(problem, plan, search, file, steps=10, seeds=2)
+    found = [(line["kind"], line["number"]) for line in table]
+    assert found == [
+        ("samples", 6),
+        ("samples", 12),
+        ("iterations", 5),
+        ("iterations", 10),
+        ("mbd", 12),
+    ]
+    place = f"queries.{case.name}"
+    booked = figures[f"{place}.booked"]
+    assert figures[f"{place}.ascent"] + figures[f"{place}.mbd"] == booked
+    assert booked == figures[f"{place}.seen_by_teacher"]
+    for kind in ("classes", "evolution"):
+        assert file.with_suffix(f".{kind}.png").read_bytes().startswith(b"\x89PNG")
+    ascent.draw(table, file.with_suffix(".png"), case.name)
+    assert file.with_suffix(".png").exists()
+    monkeypatch.setattr(ascent, "train", None)  # cannot be trained again
+    assert ascent.measured(problem, plan, search, file, steps=10, seeds=2) == (figures, table)

@@ -1,0 +1,203 @@
+"""ZSDB3KD, the paper's own way without data: accuracy by iterations and by samples (Fig. 6).
+
+    python benchmarks/ascent.py [--quick] --json ascent.json [--work DIR] [--samples N]
+
+Noise of every class is pushed away from the boundary in a run; students half as wide as the teacher
+learn from the pseudo samples as they were after every fifth iteration, from a part of them, and
+with soft labels by their distances. `accuracy.DATA.iterations.N`, `.samples.N`, `.mbd.N`: mean over
+seeds of the student, in percent, last step; `queries.DATA.ascent` and `.mbd`: what it cost, by the
+books and by a counter within the teacher. Stopped and started again, it goes on. See README.md.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+
+import common
+import frontier
+import frontier_plot
+import picture
+import spending
+import stale
+from db3kd.errors import Db3kdError
+from db3kd.journal import write_atomically
+from db3kd.pictures import by_class, save, tiled
+from db3kd.run import Run
+from db3kd.settings import AscentPlan, Search, Synthesis, Training, paper_ascent
+from db3kd.student import accuracy, predict, resident, train
+from db3kd.transfer_set import TransferSet
+
+EVERY = 5  # iterations between two that are kept
+LEAST = 500  # pseudo samples of the smallest part; each part is twice the one before
+PER_IMAGE = 300  # answers for the distances of a sample
+STEPS, BATCH = 10_000, 64
+FORMAT = 1  # of what is kept: another number where this file changes what is bought
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student learns from: `kind` and `number` are those of the figure."""
+
+    kind: str
+    number: int
+    samples: TransferSet
+
+
+def main() -> int:
+    """Ascend, measure and train what is not there yet, and write the result."""
+    options = common.parser(__doc__)
+    options.add_argument("--work", type=Path, help="folder of runs that are kept")
+    options.add_argument("--case", default="mnist", help="the data set; default: mnist")
+    options.add_argument("--samples", type=int, default=2000, help="pseudo samples; default: 2000")
+    options.add_argument("--paper", action="store_true", help="the paper's ascent, 65 times dearer")
+    options.add_argument("--without-distances", action="store_true", help="measure none at the end")
+    options.add_argument("--seeds", type=int, default=3, help="students of a figure")
+    options.add_argument("--steps", type=int, default=STEPS, help="batches of a student")
+    options.add_argument("--device", default="cpu", help="of networks; default: cpu")
+    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
+    given = options.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    work = given.work or Path(tempfile.gettempdir()) / "db3kd-benchmarks" / "ascent"
+    case = next(case for case in spending.CASES if case.name == given.case)
+    problem = frontier.made(case, work, given)
+    count = 100 if given.quick else given.samples
+    plan = (paper_ascent if given.paper else AscentPlan)(samples=count, every=EVERY)
+    seeds, steps = (1, 200) if given.quick else (given.seeds, given.steps)
+    search = None if given.quick or given.without_distances else Search(per_image=PER_IMAGE)
+    figures, table = measured(problem, plan, search, given.json, steps=steps, seeds=seeds)
+    setting = {"device": given.device, "threads": torch.get_num_threads(), "plan": repr(plan)}
+    common.write(given.json, figures=figures, setting=setting, table=table)
+    draw(table, given.json.with_suffix(".png"), given.case)
+    return 0
+
+
+def measured(
+    problem: frontier.Problem,
+    plan: AscentPlan,
+    search: Search | None,
+    file: Path,
+    *,
+    steps: int,
+    seeds: int,
+) -> tuple[dict[str, float], list[common.Json]]:
+    """Figures and table; the pictures of Fig. 6 lie beside the result."""
+    name, shape = problem.case.name, problem.test.images.shape
+    sources = (*stale.TOGETHER, "synthesis/*.py", "ascents.py", "pseudo.py")
+    kept = stale.digest(sources, repr((plan, search, FORMAT)).encode(), problem.weights)
+    folder = problem.folder / f"{plan.samples}-{kept}"
+    counter, table = folder / "seen-by-teacher", []
+    teacher = frontier.Counted(problem.teacher, counter)
+    with Run(folder, teacher, device=problem.device) as run:
+        samples = run.synthesize(shape, Synthesis(way="ascent", ascent=plan))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        bounds, classes = run.meter.bounds, run.meter.classes
+        save(
+            file.with_suffix(".classes.png"),
+            by_class(samples.images, samples.own, classes, bounds=bounds),
+        )
+        evolution = run.evolution(classes)
+        if evolution is not None:
+            save(file.with_suffix(".evolution.png"), tiled(evolution, bounds=bounds))
+        figures = {f"queries.{name}.ascent": float(run.price_of(("starts", "ascent"))["queries"])}
+        for lesson in lessons(run, plan, samples, search):
+            found = [student(problem, lesson, folder, steps, seed) for seed in range(seeds)]
+            table.append(
+                {
+                    "data": name,
+                    "kind": lesson.kind,
+                    "number": lesson.number,
+                    "samples": len(lesson.samples),
+                    "accuracy": round(mean(found), 2),
+                    "spread": round(stdev(found), 2) if seeds > 1 else None,
+                    "accuracies": [round(each, 2) for each in found],
+                    "teacher": round(problem.reached, 2),
+                    "steps": steps,
+                }
+            )
+            figures[f"accuracy.{name}.{lesson.kind}.{lesson.number}"] = mean(found)
+            common.say(f"  {table[-1]}")
+        if search is not None:
+            figures[f"queries.{name}.mbd"] = float(run.price_of(("pseudo/",))["queries"])
+        figures[f"queries.{name}.booked"] = float(run.meter.spent)
+    figures[f"queries.{name}.seen_by_teacher"] = float(sum(map(int, counter.read_text().split())))
+    return figures, table
+
+
+def lessons(
+    run: Run, plan: AscentPlan, samples: TransferSet, search: Search | None
+) -> Iterator[Lesson]:
+    """What students learn from, the dear soft labels last."""
+    count = LEAST
+    while count < len(samples):
+        yield Lesson("samples", count, samples.select(torch.arange(count)))
+        count *= 2
+    yield Lesson("samples", len(samples), samples)
+    for iteration in range(EVERY, plan.iterations + 1, EVERY):
+        yield Lesson("iterations", iteration, run.pseudo_samples(iteration=iteration))
+    if search is not None:
+        yield Lesson("mbd", len(samples), run.soften(samples, search))
+
+
+def student(
+    problem: frontier.Problem, lesson: Lesson, folder: Path, steps: int, seed: int
+) -> float:
+    """Accuracy of one student in percent, after the last step; kept in the folder."""
+    name = f"{lesson.kind}-{lesson.number}-{steps}-{seed}-{stale.digest(stale.STUDENT)}.json"
+    if (folder / name).exists():
+        return float(json.loads((folder / name).read_text())["accuracy"])
+    net, samples = frontier.student(problem, seed), lesson.samples
+    pixels = resident(samples.images)
+    samples = TransferSet(pixels, samples.ids, samples.own, samples.labels, samples.soft)
+    train(net, samples, Training(steps=steps, batch=BATCH), seed=seed, device=problem.device)
+    answers = predict(net, problem.test.images, device=problem.device).cpu()
+    found = 100 * accuracy(answers, problem.test.labels)
+    write_atomically(folder / name, json.dumps({"accuracy": found}).encode())
+    return found
+
+
+def draw(table: list[common.Json], file: Path, name: str) -> None:
+    """Accuracy by iterations and by samples, side by side, with the paper's figure as a line."""
+    plt = picture.pyplot()
+    if plt is None or not table:
+        return
+    figure, grid = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
+    for axes, kind in zip(grid, ("iterations", "samples"), strict=True):
+        lines = [line for line in table if line["kind"] == kind]
+        axes.errorbar(
+            [line["number"] for line in lines],
+            [line["accuracy"] for line in lines],
+            [line["spread"] or 0.0 for line in lines],
+            marker="o",
+            color="0.0",
+            markersize=4,
+            capsize=2,
+        )
+        for line in table:
+            if line["kind"] == "mbd" and kind == "samples":
+                axes.plot([line["number"]], [line["accuracy"]], "D", color="#b2182b")
+                axes.annotate("with distances", (line["number"], line["accuracy"]), fontsize=7)
+        if name in frontier_plot.PAPER:
+            axes.axhline(frontier_plot.PAPER[name][0], color="0.7", linestyle="--", linewidth=1)
+        axes.set_xlabel(kind, fontsize=9)
+        axes.tick_params(labelsize=8)
+        picture.plain(axes)
+    grid[0].set_ylabel("test accuracy of the student, %", fontsize=9)
+    figure.suptitle(f"ZSDB3KD, {name}; dashed: the paper", x=0.01, ha="left", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Db3kdError as error:
+        common.say(f"error: {error}")
+        sys.exit(1)
