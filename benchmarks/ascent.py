@@ -142,7 +142,7 @@ def lessons(
     for iteration in range(EVERY, plan.iterations + 1, EVERY):
         yield Lesson("iterations", iteration, run.pseudo_samples(iteration=iteration))
     if search is not None:
-        yield Lesson("mbd", len(samples), run.soften(samples, search))
+        yield Lesson("mbd", len(samples), run.soften(search))
 
 
 def student(

@@ -91,6 +91,10 @@ def main() -> int:
     options.add_argument("--budgets", nargs="+", type=int, help="queries, these only")
     options.add_argument("--seeds", type=int, default=3, help="of samples and student")
     options.add_argument("--steps", type=int, help="batches that a student learns from")
+    options.add_argument(
+        "--unasked", type=int, default=0, help="images that an ensemble labels, for no query"
+    )
+    options.add_argument("--temperature", type=float, default=1.0, help="of soft labels")
     options.add_argument("--device", default="cpu", help="of networks; default: cpu")
     options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
     given = options.parse_args()

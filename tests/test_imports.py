@@ -36,6 +36,7 @@ ROOMS = (
     "synthesis",
     "growth",
     "ascents",
+    "unasked",
     "pseudo",
     "pictures",
     "spending",

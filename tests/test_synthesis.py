@@ -11,6 +11,7 @@ from torch import Tensor
 
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
+import db3kd.unasked as unasked
 from closed_form import Watched, prototypes
 from db3kd.books import status
 from db3kd.data import TensorImages
@@ -290,7 +291,7 @@ def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
         samples = run.synthesize(SHAPE, Synthesis(queries=60, way="shapes"))
         with pytest.raises(InputError, match="not measured yet"):
             run.pseudo_samples(softened=True)
-        softened = run.soften(samples, search)
+        softened = run.soften(search)
         spent = dict(run.meter.by_stage)
         assert spent["answers"] == 0
         assert 0 < spent["pseudo/distances"] <= 60 * 3 * 40
@@ -412,7 +413,7 @@ def test_samples_of_the_ascent_have_soft_labels_by_distance(tmp_path: Path) -> N
         samples = run.synthesize(SHAPE, LITTLE)
         before = teacher.asked
         search = Search(strategy="rows", queries=30, probes=10, references=3, shard=6)
-        softened = run.soften(samples, search)
+        softened = run.soften(search)
         assert softened.soft is not None
         assert len(softened.soft) == len(samples)
         assert run.meter.by_stage["pseudo/distances"] == teacher.asked - before
@@ -468,3 +469,52 @@ def test_unrelated_images_that_are_not_there_or_do_not_fit_are_told(tmp_path: Pa
             run.synthesize(SHAPE, settings)
         with pytest.raises(InputError, match=r"are \(1, 8, 8\), the teacher's are \(1, 4, 4\)"):
             run.synthesize(SHAPE, settings, images=TensorImages(torch.zeros(3, 1, 8, 8)))
+
+
+# Images of which nobody is asked
+
+
+def test_images_that_nobody_is_asked_about_have_soft_labels_and_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unasked, "LEAST_STEPS", 20)
+    monkeypatch.setattr(unasked, "MOST_STEPS", 20)
+    monkeypatch.setattr(unasked, "SHARD", 30)
+    wanted = Synthesis(queries=60, rounds=2, width=1.0, unasked=70)
+    teacher = Counting()
+    with Run(tmp_path / "whole", teacher) as run:
+        samples = run.synthesize(SHAPE, wanted)
+        assert run.meter.spent == teacher.asked == 60
+        assert sum(run.pseudo_counts) == 60
+    assert len(samples) == 130
+    assert samples.soft is not None
+    assert samples.soft_rows is not None
+    assert samples.soft_rows.tolist() == [-1] * 60 + list(range(70))
+    assert torch.allclose(samples.soft.exp().sum(1), torch.ones(70), atol=1e-4)
+    assert torch.equal(samples.soft.argmax(1), samples.labels[60:])
+    asked = {tuple(image.flatten().tolist()) for image in torch.cat(teacher.shown)}
+    more = samples.images.read(torch.arange(60, 130))
+    assert not asked & {tuple(image.flatten().tolist()) for image in more}
+    with Run(tmp_path / "whole", Counting()) as run:
+        again = run.pseudo_samples()
+        assert torch.equal(again.soft, samples.soft)
+        assert len(run.soften(Search(strategy="rows", queries=10, probes=4, shard=60))) == 60
+
+
+def test_a_stop_while_nobody_is_asked_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unasked, "LEAST_STEPS", 20)
+    monkeypatch.setattr(unasked, "MOST_STEPS", 20)
+    monkeypatch.setattr(unasked, "SHARD", 30)
+    wanted = Synthesis(queries=30, rounds=1, width=1.0, unasked=70)
+    made(tmp_path / "whole", wanted)
+    for at in (2, 3, 4):  # the ensemble, then its shards
+        folder = tmp_path / str(at)
+        with monkeypatch.context() as patch:
+            patch.setattr("db3kd.workshop.write_shard", _dying(patch, at=at + 1))
+            with pytest.raises(KeyboardInterrupt), Run(folder, Counting()) as run:
+                run.synthesize(SHAPE, wanted)
+        teacher = made(folder, wanted)
+        assert files(folder) == files(tmp_path / "whole")
+        assert teacher.asked == 0

@@ -16,6 +16,7 @@ STAGES = (
     "rounds",
     "distances",
     "synthesis",
+    "unasked",
     "starts",
     "ascent",
     "pseudo/rounds",

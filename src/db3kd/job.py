@@ -335,11 +335,9 @@ class Job:
                 raise InputError(f"unrelated images are made square, the teacher's are {shape}")
             found = load(named, recipe.data.train_split, size=height, channels=channels)
             images = found.images
-        samples = self.run.synthesize(
-            shape, recipe.synthesis, images=images, reserved=len(self.test)
-        )
+        self.run.synthesize(shape, recipe.synthesis, images=images, reserved=len(self.test))
         if "pseudo_mbd" in recipe.student.methods:
-            self.run.soften(samples, recipe.label)
+            self.run.soften(recipe.label)
 
     def network(self, seed: int) -> nn.Module:
         """A student before its training."""

@@ -28,6 +28,7 @@ from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
 from db3kd.transfer_set import TransferSet
+from db3kd.unasked import invent, invented
 from db3kd.workshop import Workshop
 
 QUERIES = 25_000  # where nobody says how many
@@ -86,9 +87,12 @@ def synthesize(
             "size": size,
         },
     )
-    if not total or not shop.pending("synthesis", total, size):
-        return
-    shop.work("synthesis", total, size, 1, _Work(shop, shape, settings, total, images))
+    work = _Work(shop, shape, settings, total, images)
+    if total and shop.pending("synthesis", total, size):
+        shop.work("synthesis", total, size, 1, work)
+    if total and settings.unasked:
+        name = network_of(settings.surrogate, shape)
+        invent(shop, work.pool_before(-(-total // size)), settings.unasked, name, settings.width)
 
 
 class _Work:
@@ -120,7 +124,7 @@ class _Work:
         self._way: Way
 
     def __call__(self, teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
-        self._prepare(teacher, shard)
+        self._prepare(shard)
         pool, before = self._pool, len(self._pool)
         pool.teacher = teacher
         pool.allow(len(rows))
@@ -136,7 +140,7 @@ class _Work:
         columns = {"images": pool.values[before:].clone(), "called": called.to(torch.int32)}
         return columns, {"counts": counts.tolist()}
 
-    def _prepare(self, teacher: Taped, shard: int) -> None:
+    def _prepare(self, shard: int) -> None:
         """Pool and networks as they were before a shard."""
         if self._next == shard:
             return
@@ -148,13 +152,21 @@ class _Work:
                 f"what was learned before shard {shard} of {shop.folder}/synthesis is missing; put"
                 f" a copy of surrogate-{shard:02}.safetensors back, or use another folder"
             )
-        self._pool = Pool(
-            self.total, self.shape, teacher, eight_bit=_eight_bit(shop), device=shop.device
+        self._pool = self.pool_before(shard)
+
+    def pool_before(self, shard: int) -> Pool:
+        """All that was asked before a shard."""
+        shop = self.shop
+        if self._next == shard:
+            return self._pool
+        pool = Pool(
+            self.total, self.shape, shop.meter, eight_bit=_eight_bit(shop), device=shop.device
         )
         done = shop.done("synthesis")
         for earlier in range(shard):
             part = shop.read(done[earlier])
-            self._pool.add(part["images"], part["called"].long())
+            pool.add(part["images"], part["called"].long())
+        return pool
 
     def _report(self, what: str, done: int, total: int) -> None:
         self.shop.progress(what, done, total, {})
@@ -187,7 +199,7 @@ def warn_of_missing(shop: Workshop) -> None:
 
 
 def made(shop: Workshop) -> TransferSet:
-    """The pseudo samples with the teacher's answers; images are read when they are needed.
+    """The pseudo samples that were asked, with the answers; images are read when they are needed.
 
     Raises:
         InputError: the stage is not finished.
@@ -210,6 +222,12 @@ def made(shop: Workshop) -> TransferSet:
         _eight_bit(shop),
     )
     return TransferSet(shelf, torch.arange(len(answers)), answers, answers)
+
+
+def whole(shop: Workshop) -> TransferSet:
+    """The pseudo samples, and after them those of which nobody was asked."""
+    samples, more = made(shop), invented(shop, eight_bit=_eight_bit(shop))
+    return samples if more is None else samples.joined(more)
 
 
 def measure(shop: Workshop, samples: TransferSet, search: Search) -> None:

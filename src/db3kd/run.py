@@ -194,7 +194,8 @@ class Run:
         `docs/synthesis.md`. Costs `settings.queries`, or what the budget leaves but for `reserved`
         queries; by way "ascent" at most what `settings.ascent` allows. A class that is never
         answered is named in a warning. `images`: unlabelled ones of something else, from 0 to 1,
-        for way "unrelated". Random by the run's seed.
+        for way "unrelated". `settings.unasked` more images have soft labels by an ensemble, and
+        come last. Random by the run's seed.
 
         Raises:
             InputError: a network that does not fit; nothing is left to ask with; or, by way
@@ -211,7 +212,7 @@ class Run:
             )
         pseudo.synthesize(self._shop, shape, settings, total, images)
         pseudo.warn_of_missing(self._shop)
-        return pseudo.made(self._shop)
+        return pseudo.whole(self._shop)
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
         """How many pseudo samples are asked: as it began, or as it would be; no query.
@@ -237,8 +238,9 @@ class Run:
         """
         if iteration is not None:
             return ascents.ascended(self._shop, iteration=iteration)
-        samples = pseudo.made(self._shop)
-        return pseudo.softened(self._shop, samples) if softened else samples
+        if softened:
+            return pseudo.softened(self._shop, pseudo.made(self._shop))
+        return pseudo.whole(self._shop)
 
     @property
     def pseudo_counts(self) -> list[int]:
@@ -260,16 +262,16 @@ class Run:
         seconds = sum(float(record["wall_s"]) for record in shards)
         return {"queries": queries, "label_s": round(seconds, 1)}
 
-    def soften(self, samples: TransferSet, search: Search | None = None) -> TransferSet:
-        """Give pseudo samples soft labels by their distances, with references among themselves.
+    def soften(self, search: Search | None = None) -> TransferSet:
+        """The pseudo samples with soft labels by their distances, with references among themselves.
 
         Their classes are not asked again. Costs at most what `measure` costs beside the answers.
 
         Raises:
-            InputError: as `measure`.
+            InputError: as `measure`; or nothing was synthesized yet.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        search = validated(search or Search())
+        search, samples = validated(search or Search()), pseudo.made(self._shop)
         check(search, samples.images.shape, self.meter.classes)
         pseudo.measure(self._shop, samples, search)
         return pseudo.softened(self._shop, samples)

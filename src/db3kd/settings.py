@@ -265,8 +265,9 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ask unlabelled images of something else, those of the data set `images`. `rounds`: at least so
     many times the students learn anew. `surrogate`, `width`, `members`: what and how many these
     students are; "auto" by the size of the images. `candidates`: so many images are made for one
-    that is asked, where students choose. `shard`: the most images that are made, asked and resumed
-    together.
+    that is asked, where students choose. `unasked`: so many more images are made of which nobody is
+    asked; what an ensemble of students says of them are soft labels. `shard`: the most images that
+    are made, asked and resumed together.
 
     >>> Synthesis(queries=5000).way
     'chosen'
@@ -279,6 +280,7 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     width: Above0 = 0.5
     members: Count = 2
     candidates: Count = 4
+    unasked: Natural = 0
     shard: Count = 16384
     ascent: AscentPlan = AscentPlan()
     images: Annotated[str, msgspec.Meta(min_length=1)] | None = None

@@ -203,6 +203,7 @@ _BOUGHT = {
     "rounds": "distances",
     "distances": "distances",
     "synthesis": "pseudo samples",
+    "unasked": "images that were not asked",
     "starts": "noise of every class",
     "ascent": "pseudo samples",
     "pseudo/rounds": "distances of pseudo samples",

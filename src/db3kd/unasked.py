@@ -1,0 +1,109 @@
+"""The stage that makes images of which nobody is asked: an ensemble says what they are.
+
+What some students of the same answers think together is right more often than what each thinks
+alone. A student can learn that from any number of images, and no answer is bought for it.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from db3kd.amortised.surrogate import quick
+from db3kd.books import shards_of
+from db3kd.data import TensorImages
+from db3kd.growing.shelf import Shelf
+from db3kd.journal import Json
+from db3kd.ledger import Taped
+from db3kd.networks import build
+from db3kd.robustness import mix
+from db3kd.settings import Training
+from db3kd.student import train
+from db3kd.synthesis.chosen import descendants
+from db3kd.synthesis.pool import Pool
+from db3kd.transfer_set import TransferSet
+from db3kd.workshop import Workshop
+
+STUDENTS = 4  # of the ensemble
+BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 3000, 10_000  # of each of them
+SHARD, PIECE = 4096, 512  # images that are kept together, or made at once
+
+
+def invent(shop: Workshop, pool: Pool, count: int, network: str, width: float) -> None:
+    """Teach the ensemble and make so many images, those that are not there yet; no query.
+
+    Random by the run's seed.
+    """
+    shop.agree("unasked", {"total": count, "size": SHARD, "price": 0, "network": network})
+    pending = shop.pending("unasked", count, SHARD)
+    if not pending:
+        return
+    students = _ensemble(shop, pool, network, width)
+
+    def work(_: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        draw = torch.Generator().manual_seed(mix(shop.seed, "unasked", shard))
+        kept, soft = [], []
+        for part in torch.split(rows, PIECE):
+            values, shown = pool.rounded(descendants(pool, 0, len(part), draw))
+            kept.append(values.cpu())
+            soft.append(_together(students, shown).cpu())
+        return {"images": torch.cat(kept), "soft": torch.cat(soft)}, {}
+
+    for shard in pending:
+        rows = torch.arange(shard * SHARD, min(count, (shard + 1) * SHARD))
+        shop.shard("unasked", shard, rows, work, lambda used: None)
+        shop.progress("unasked", shard + 1, shards_of(count, SHARD), {})
+
+
+def invented(shop: Workshop, *, eight_bit: bool) -> TransferSet | None:
+    """The images with what the ensemble says of them; None where none were wanted.
+
+    Their labels are the ensemble's likeliest classes, their soft labels its log-probabilities.
+
+    Raises:
+        Damaged: a shard cannot be trusted.
+    """
+    settings, done = shop.configuration("unasked"), shop.done("unasked")
+    if not settings or shop.pending("unasked", settings["total"], settings["size"]):
+        return None
+    wanted = sorted(done)
+    shape = tuple(shop.configuration("synthesis")["shape"])
+    soft = torch.cat([shop.read(done[shard])["soft"] for shard in wanted])
+    shelf = Shelf(
+        tuple(shop.folder / done[shard]["file"] for shard in wanted),
+        tuple(done[shard]["samples"] for shard in wanted),
+        (shape[0], shape[1], shape[2]),
+        eight_bit,
+    )
+    said = soft.argmax(1)
+    return TransferSet(shelf, torch.arange(len(said)), said, said, soft)
+
+
+def _ensemble(shop: Workshop, pool: Pool, network: str, width: float) -> nn.ModuleList:
+    """Students of all answers, from different first weights; kept once they are taught."""
+    seeds = [mix(shop.seed, "ensemble", k) for k in range(STUDENTS)]
+    made = [build(network, pool.shape, pool.classes, width, seed=seed) for seed in seeds]
+    students = nn.ModuleList(map(quick, made)).to(shop.device)
+    if shop.recall("unasked", 0, students) == 0:
+        return students
+    rows = torch.arange(len(pool))
+    known = TransferSet(TensorImages(pool.values), rows, pool.answers, pool.answers)
+    steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
+    for number, (student, seed) in enumerate(zip(students, seeds, strict=True)):
+
+        def report(
+            _: str, done: int, total: int, figures: Mapping[str, float], /, number: int = number
+        ) -> None:
+            shop.progress("ensemble", number * total + done, STUDENTS * total, figures)
+
+        training = Training(steps=steps, batch=BATCH)
+        train(student, known, training, seed=seed, device=shop.device, progress=report)
+    shop.keep("unasked", 0, students.eval())
+    return students
+
+
+def _together(students: nn.ModuleList, images: Tensor) -> Tensor:
+    """The logarithm of the mean of all students' probabilities."""
+    each = torch.stack([functional.softmax(student(images), 1) for student in students])
+    return each.mean(0).clamp_min(1e-6).log()
