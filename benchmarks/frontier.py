@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -37,7 +37,6 @@ from db3kd.settings import Budget, Synthesis, Training, Ways
 from db3kd.student import accuracy, predict, resident, train
 from db3kd.teacher import Teacher
 from db3kd.teachers import torch_module
-from db3kd.transfer_set import TransferSet
 from spending import Case
 
 WAYS: dict[Ways, str] = {
@@ -109,7 +108,9 @@ def main() -> int:
         problem = made(next(case for case in spending.CASES if case.name == name), work, given)
         for way, queries in cells(ways, budgets):
             steps = given.steps or steps_of(queries)
-            line = cell(problem, way, queries, steps=steps, seeds=seeds)
+            settings = synthesis_of(problem.case, way, queries, given.unasked)
+            training = Training(steps=steps, batch=BATCH, temperature=given.temperature)
+            line = cell(problem, settings, training, seeds=seeds)
             table.append(line)
             common.say(f"  {line}")
         lines = [line for line in table if line["data"] == name]
@@ -119,6 +120,8 @@ def main() -> int:
         "threads": torch.get_num_threads(),
         "ways": WAYS,
         "default": Synthesis().way,
+        "unasked": given.unasked,
+        "temperature": given.temperature,
         "batch": BATCH,
     }
     common.write(given.json, figures=figures_of(table), setting=setting, table=table)
@@ -165,14 +168,15 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
     return Problem(case, teacher, test, weights, folder, device, reached)
 
 
-def cell(problem: Problem, way: Ways, queries: int, *, steps: int, seeds: int) -> common.Json:
+def cell(problem: Problem, settings: Synthesis, training: Training, *, seeds: int) -> common.Json:
     """Synthesize, train, test, for every seed; what is there already is not done again."""
-    found = [one(problem, way, queries, steps=steps, seed=seed) for seed in range(seeds)]
+    found = [one(problem, settings, training, seed) for seed in range(seeds)]
     accuracies = [line["accuracy"] for line in found]
     return {
         "data": problem.case.name,
-        "way": way,
-        "budget": queries,
+        "way": settings.way,
+        "budget": settings.queries,
+        "unasked": settings.unasked,
         "asked": [line["asked"] for line in found],
         "seen_by_teacher": [line["seen"] for line in found],
         "accuracy": round(mean(accuracies), 2),
@@ -181,32 +185,37 @@ def cell(problem: Problem, way: Ways, queries: int, *, steps: int, seeds: int) -
         "agreement": round(mean(line["agreement"] for line in found), 2),
         "teacher": round(problem.reached, 2),
         "fewest_of_a_class": [min(line["counts"]) for line in found],
-        "steps": steps,
+        "steps": training.steps,
         "synthesis_s": [line["synthesis_s"] for line in found],
         "student_s": [line["student_s"] for line in found],
     }
 
 
-def one(problem: Problem, way: Ways, queries: int, *, steps: int, seed: int) -> common.Json:
+def one(problem: Problem, settings: Synthesis, training: Training, seed: int) -> common.Json:
     """One seed of a cell; kept in the folder."""
-    case, settings = problem.case, synthesis_of(problem.case, way, queries)
-    sources = (*stale.STUDENT, "synthesis/*.py", "pseudo.py", "growing/*.py", "growing/*/*.py")
+    sources = (
+        *stale.STUDENT,
+        "synthesis/*.py",
+        "pseudo.py",
+        "unasked.py",
+        "growing/*.py",
+        "growing/*/*.py",
+    )
     made_of = stale.digest(sources, repr((settings, FORMAT)).encode(), problem.weights)
-    folder = problem.folder / f"{way}-{queries}-{seed}-{made_of}"
-    result = folder / f"student-{steps}.json"
+    folder = problem.folder / f"{settings.way}-{settings.queries}-{seed}-{made_of}"
+    result = folder / f"student-{training.steps}-{training.temperature}.json"
     if result.exists():
         return dict(json.loads(result.read_text()))
     counter = folder / "seen-by-teacher"
     teacher = Counted(problem.teacher, counter)
-    budget = Budget(queries=queries)
+    budget = Budget(queries=settings.queries)
     with Run(folder, teacher, budget=budget, seed=seed, device=problem.device) as run:
         samples = run.synthesize(problem.test.images.shape, settings)
         price, counts, asked = run.price_of(("synthesis",)), run.pseudo_counts, run.meter.spent
     seen = sum(map(int, counter.read_text().split()))
     started = time.perf_counter()
     net = student(problem, seed)
-    training = Training(steps=steps, batch=BATCH)
-    samples = TransferSet(resident(samples.images), samples.ids, samples.own, samples.labels)
+    samples = replace(samples, images=resident(samples.images))
     train(net, samples, training, seed=seed, device=problem.device)
     seconds = time.perf_counter() - started
     answers = predict(net, problem.test.images, device=problem.device).cpu()
@@ -224,15 +233,17 @@ def one(problem: Problem, way: Ways, queries: int, *, steps: int, seed: int) -> 
         "counts": counts,
         "synthesis_s": price["label_s"],
         "student_s": round(seconds, 1),
-        "network": case.network,
+        "network": problem.case.network,
     }
     write_atomically(result, json.dumps(line).encode())
     return line
 
 
-def synthesis_of(case: Case, way: Ways, queries: int) -> Synthesis:
+def synthesis_of(case: Case, way: Ways, queries: int, unasked: int = 0) -> Synthesis:
     """How a way spends so many queries, with students like the one that is trained."""
-    return Synthesis(queries=queries, way=way, surrogate=case.network, width=case.width)
+    return Synthesis(
+        queries=queries, way=way, surrogate=case.network, width=case.width, unasked=unasked
+    )
 
 
 def student(problem: Problem, seed: int) -> nn.Module:

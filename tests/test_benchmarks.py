@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from db3kd.data import DataSet, TensorImages
 from db3kd.errors import InputError
 from db3kd.robustness import References
-from db3kd.settings import Search
+from db3kd.settings import Search, Training
 from db3kd.teachers import function
 from db3kd.transfer_set import TransferSet
 
@@ -455,11 +455,12 @@ def test_the_frontier_counts_what_the_teacher_sees(
     images = TensorImages(torch.rand(30, 1, 4, 4))
     test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
     problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", 100.0)
-    line = frontier.cell(problem, "shapes", 100, steps=30, seeds=2)
+    wanted, training = frontier.synthesis_of(case, "shapes", 100), Training(steps=30)
+    line = frontier.cell(problem, wanted, training, seeds=2)
     assert line["asked"] == line["seen_by_teacher"] == [100, 100]
     assert line["accuracies"][0] == pytest.approx(line["agreement"], abs=40)
     monkeypatch.setattr(frontier, "train", None)  # cannot be trained again
-    assert frontier.cell(problem, "shapes", 100, steps=30, seeds=2) == line
+    assert frontier.cell(problem, wanted, training, seeds=2) == line
     figures = frontier.figures_of([line, {**line, "way": "chosen"}])
     place = f"{case.name}.100"
     assert set(figures) == {f"accuracy.{name}.{place}" for name in ("shapes", "chosen", "default")}
