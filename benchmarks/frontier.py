@@ -43,6 +43,7 @@ WAYS: dict[Ways, str] = {
     "noise": "uniform noise",
     "shapes": "structured images, asked at random",
     "chosen": "structured images and their descendants, those of which students doubt",
+    "dip_kd": "DIP-KD: multi-scale noise that a primer student tells apart",
     "ideal": "IDEAL: a generator fitted to the student, anew for each batch",
     "qedg": "QEDG: a generator aimed at the boundary, asked where the student is unsure",
     "dfms": "DFMS-HL: a GAN of synthetic shapes, then generator and clone in turn",

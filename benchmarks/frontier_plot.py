@@ -18,6 +18,7 @@ STYLES = {  # way: line, marker, colour
     "chosen": ("-", "o", "#b2182b"),
     "shapes": ("-", "s", "0.0"),
     "noise": (":", "x", "0.5"),
+    "dip_kd": ("--", "*", "#e08214"),
     "ideal": ("--", "^", "#2166ac"),
     "qedg": ("--", "v", "#67a9cf"),
     "dfms": ("-.", "D", "#1b7837"),

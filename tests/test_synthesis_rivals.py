@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from db3kd.networks import Shape, build
-from db3kd.synthesis import dfms, disguide, generator, ideal, qedg
+from db3kd.synthesis import dfms, dip_kd, disguide, generator, ideal, qedg
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
 from db3kd.teacher import Teacher
 from db3kd.teachers import function
 
 Make = Callable[..., Way]
-WAYS: list[Make] = [ideal.Ideal, qedg.Qedg, dfms.Dfms, disguide.Disguide]
+WAYS: list[Make] = [dip_kd.DipKd, ideal.Ideal, qedg.Qedg, dfms.Dfms, disguide.Disguide]
 every_way = pytest.mark.parametrize("make", WAYS, ids=lambda make: make.__name__)
 
 

@@ -37,6 +37,7 @@ Ways = Literal[
     "chosen",
     "shapes",
     "noise",
+    "dip_kd",
     "ideal",
     "qedg",
     "dfms",
@@ -260,14 +261,15 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     `queries`: how many answers; without it what `Budget.queries` leaves, and 25,000 where there is
     no budget. `way`: "noise" and "shapes" ask random images, "chosen" those of which students
-    doubt; "ideal", "qedg", "dfms" and "disguide" learn a generator; "ascent" is the paper's
-    ZSDB3KD, whose settings are those of `ascent` and no others; "unrelated" and "unrelated_chosen"
-    ask unlabelled images of something else, those of the data set `images`. `rounds`: at least so
-    many times the students learn anew. `surrogate`, `width`, `members`: what and how many these
-    students are; "auto" by the size of the images. `candidates`: so many images are made for one
-    that is asked, where students choose. `unasked`: so many more images are made of which nobody is
-    asked; what an ensemble of students says of them are soft labels. `shard`: the most images that
-    are made, asked and resumed together.
+    doubt; "dip_kd" makes images that a primer student tells apart; "ideal", "qedg", "dfms" and
+    "disguide" learn a generator; "ascent" is the paper's ZSDB3KD, whose settings are those of
+    `ascent` and no others; "unrelated" and "unrelated_chosen" ask unlabelled images of something
+    else, those of the data set `images`. `rounds`: at least so many times the students learn anew.
+    `surrogate`, `width`, `members`: what and how many these students are; "auto" by the size of the
+    images. `candidates`: so many images are made for one that is asked, where students choose.
+    `unasked`: so many more images are made of which nobody is asked; what an ensemble of students
+    says of them are soft labels. `shard`: the most images that are made, asked and resumed
+    together.
 
     >>> Synthesis(queries=5000).way
     'chosen'

@@ -6,6 +6,7 @@ from db3kd.settings import Ways
 from db3kd.synthesis.at_random import plain_noise, plain_shapes
 from db3kd.synthesis.chosen import chosen_shapes
 from db3kd.synthesis.dfms import Dfms
+from db3kd.synthesis.dip_kd import DipKd
 from db3kd.synthesis.disguide import Disguide
 from db3kd.synthesis.ideal import Ideal
 from db3kd.synthesis.qedg import Qedg
@@ -16,6 +17,7 @@ WAYS: Mapping[Ways, Callable[..., Way]] = {
     "chosen": chosen_shapes,
     "shapes": plain_shapes,
     "noise": plain_noise,
+    "dip_kd": DipKd,
     "ideal": Ideal,
     "qedg": Qedg,
     "dfms": Dfms,

@@ -9,7 +9,7 @@ db3kd's own way takes shapes, and for half of the candidates descendants of imag
 before, as many of each class.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -61,7 +61,7 @@ class Chosen:
         draw = torch.Generator().manual_seed(mix(seed, "images"))
         first = not len(pool)
         if not first:
-            teach_all(self.networks, pool, seed=seed, device=self.task.device, report=report)
+            teach_all(list(self.networks), pool, seed=seed, device=self.task.device, report=report)
         while pool.rest:
             count, before = min(ASKED, pool.rest), len(pool) * self.task.candidates
             wanted = count if first else count * self.task.candidates
@@ -72,7 +72,7 @@ class Chosen:
 
 
 def teach_all(
-    students: nn.ModuleList, pool: Pool, *, seed: int, device: str, report: Report
+    students: Sequence[nn.Module], pool: Pool, *, seed: int, device: str, report: Report
 ) -> None:
     """Teach every student all answers so far, from where it stands; costs no query."""
     steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
