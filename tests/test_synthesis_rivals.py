@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from db3kd.networks import Shape, build
-from db3kd.synthesis import dfms, dip_kd, disguide, generator, ideal, qedg
+from db3kd.synthesis import chosen, dfms, dip_kd, disguide, generator, ideal, qedg
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
 from db3kd.teacher import Teacher
@@ -193,6 +193,7 @@ def test_its_student_learns_an_easy_task(make: Make, monkeypatch: pytest.MonkeyP
         (disguide, "REPLAYS"),
     ):
         monkeypatch.setattr(module, name, 30)
+    monkeypatch.setattr(chosen, "LEAST_STEPS", 300)
     task, teacher = task_of(queries=300), brightest_quadrant()
     way, pool = make(task, seed=0), pool_for(task, teacher)
     spend(way, pool, 300)

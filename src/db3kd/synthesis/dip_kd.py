@@ -26,8 +26,8 @@ HEAT = 0.2  # temperature of the contrast
 class DipKd:
     """Multi-scale noise, cut together, then moved until the primer tells all images apart.
 
-    A primer student learns all answers before each shard but the first. Before a batch is asked,
-    its images are moved by some sign steps that lower the likeness of the primer's views of them.
+    A primer student learns all answers after each shard. Before a batch is asked, its images are
+    moved by some sign steps that lower the likeness of the primer's views of them.
     In the paper the last student also learns the primer's soft labels; here `Synthesis.unasked` has
     soft labels for any way.
 
@@ -47,16 +47,14 @@ class DipKd:
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
         draw = torch.Generator().manual_seed(mix(seed, "images"))
-        primer, primed = self.networks["student"], len(pool) > 0
-        if primed:
-            teach_all([primer], pool, seed=seed, device=self.task.device, report=report)
-        low, high = pool.bounds
+        primer, (low, high), more = self.networks["student"], pool.bounds, pool.rest > 0
+        primer.to(pool.device).eval()
         while pool.rest:
             count = min(BATCH, pool.rest)
             images = multi_scale(count, pool.shape, draw).to(pool.device)
-            if primed:
-                images = apart(primer, images)
-            pool.ask(images.mul(high - low).add_(low))
+            pool.ask(apart(primer, images).mul(high - low).add_(low))
+        if more:
+            teach_all([primer], pool, seed=seed, device=self.task.device, report=report)
 
 
 def multi_scale(
