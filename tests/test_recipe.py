@@ -104,6 +104,11 @@ def test_the_paper_s_ascent_is_one_word(write):
         ),
         (
             "[student]",
+            "[synthesis]\nway = 'ascent'\nunasked = 5\n[student]",
+            'r.toml:12: synthesis.unasked has no use with synthesis.way = "ascent"',
+        ),
+        (
+            "[student]",
             "[synthesis]\nway = 'unrelated'\n[student]",
             'r.toml:10: synthesis.way = "unrelated" and synthesis.images, a data set, need each',
         ),

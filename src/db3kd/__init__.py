@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     )
     from db3kd.recipe import Recipe, read_recipe
     from db3kd.run import Evaluation, Run
-    from db3kd.settings import Budget, Grow, Search, Spend, Training
+    from db3kd.settings import AscentPlan, Budget, Grow, Search, Spend, Synthesis, Training
     from db3kd.teacher import Meter, Teacher
     from db3kd.transfer_set import TransferSet
 
 _HOME = {
+    "AscentPlan": "settings",
     "Budget": "settings",
     "BudgetExhausted": "errors",
     "Busy": "errors",
@@ -52,6 +53,7 @@ _HOME = {
     "RunError": "errors",
     "Search": "settings",
     "Spend": "settings",
+    "Synthesis": "settings",
     "Teacher": "teacher",
     "TeacherError": "errors",
     "TensorImages": "data",
@@ -64,6 +66,7 @@ _HOME = {
 _MODULES = {"data", "descent", "networks", "robustness", "soft_labels", "student", "teachers"}
 
 __all__ = [
+    "AscentPlan",
     "Budget",
     "BudgetExhausted",
     "Busy",
@@ -81,6 +84,7 @@ __all__ = [
     "RunError",
     "Search",
     "Spend",
+    "Synthesis",
     "Teacher",
     "TeacherError",
     "TensorImages",
