@@ -397,7 +397,7 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
 
 def test_a_stop_at_questions_of_the_ascent_changes_nothing(tmp_path: Path) -> None:
     whole = made(tmp_path / "whole", LITTLE)
-    for at in range(0, len(whole.shown), 7):
+    for at in range(0, len(whole.shown), 19):
         folder = tmp_path / str(at)
         dying = Counting(dies_at=at)
         with pytest.raises(KeyboardInterrupt), Run(folder, dying) as run:
