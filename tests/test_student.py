@@ -662,3 +662,56 @@ def test_steps_count_instead_of_epochs(digits: tuple[TransferSet, TransferSet]) 
         not torch.equal(one, other)
         for one, other in zip(fewer.parameters(), by_epochs.parameters(), strict=True)
     )
+
+
+# Own images among many that were grown of them
+
+
+def grown_set(first: int | None, count: int = 90) -> TransferSet:
+    """Own images say class 0, the others 1; which image is which is its brightness."""
+    values = torch.arange(count).float().reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4) / 100
+    labels = (torch.arange(count) >= 10).long()
+    return TransferSet(TensorImages(values), torch.arange(count), labels, labels, first=first)
+
+
+class Seen(nn.Module):
+    """A network that keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.rows = nn.Linear(16, 2), []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.rows.append((images[:, 0, 0, 0] * 100).round().long())
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_own_images_are_seen_often_enough_with_their_labels(
+    monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr(student, "RESIDENT_BYTES", 0)
+    transfer, training = grown_set(10), Training(steps=40, batch=10)
+    assert student.repeats(transfer, training) == 8  # 20 passes would take more than there are
+    network = Seen()
+    student.train(network, transfer, training, seed=0, device="cpu")
+    counts = torch.bincount(torch.cat(network.rows), minlength=90)
+    assert counts.sum() == 400
+    assert (counts[:10] >= 16).all()  # 160 a pass, 80 of them own ones: two and a half passes
+    assert (counts[10:] >= 2).all()
+    assert (counts[10:] <= 3).all()
+
+
+def test_where_steps_allow_the_order_is_that_of_any_set() -> None:
+    training = Training(steps=1000, batch=10)
+    seen = []
+    for first in (10, None):
+        network = Seen()
+        torch.manual_seed(0)
+        student.train(network, grown_set(first), training, seed=0, device="cpu")
+        seen.append(torch.cat(network.rows))
+    assert torch.equal(*seen)
+    assert student.repeats(grown_set(10), Training(epochs=3, batch=10)) == 1
+    assert student.repeats(grown_set(90), training) == 1

@@ -57,7 +57,15 @@ from db3kd.settings import (
     validated,
 )
 from db3kd.spending import with_grown, with_use
-from db3kd.student import accuracy, agreement, load_network, predict, save_network, train
+from db3kd.student import (
+    accuracy,
+    agreement,
+    load_network,
+    predict,
+    repeats,
+    save_network,
+    train,
+)
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
@@ -595,6 +603,9 @@ def _identity(network: nn.Module, transfer: TransferSet, training: Training, see
     digest = hashlib.sha256()
     for text in (repr(network), json.dumps(_plain(training), sort_keys=True), str(seed)):
         digest.update(text.encode())
+    shown = repeats(transfer, training)
+    if shown > 1:
+        digest.update(f"own images {shown} times".encode())
     tensors = [transfer.ids, transfer.labels, *network.state_dict().values()]
     tensors += [part for part in (transfer.soft, transfer.soft_rows) if part is not None]
     for tensor in tensors:

@@ -194,7 +194,9 @@ def with_grown(
 ) -> TransferSet:
     """Samples, and after them what was grown of these rows of `images`, with their ids."""
     more = grown(shop, images)
-    return transfer.joined(TransferSet(more.images, rows[more.parents], more.called, more.called))
+    first = len(transfer) if transfer.first is None else transfer.first
+    made = TransferSet(more.images, rows[more.parents], more.called, more.called)
+    return replace(transfer.joined(made), first=first)
 
 
 def with_use(shop: Workshop, own: TransferSet, decision: Decision) -> TransferSet:

@@ -35,6 +35,8 @@ WINDOW_BYTES = 2**30
 """What is read at a time of larger sets, shuffled within."""
 BLOCK = 64
 """Neighbouring images that are read together, so that files are not read at random places."""
+OWN_PASSES = 20
+"""So often is each own image seen at least, where most images are grown of them and steps allow."""
 CHECKPOINT_SECONDS = 20.0
 """A checkpoint is written at the first end of an epoch after this much training."""
 
@@ -137,12 +139,16 @@ def train(
     if checkpoint and checkpoint.exists():
         first = _resume(checkpoint, network, optimiser, identity)
     saved = time.monotonic()
-    each = len(_spans(len(labels), training.batch))
+    order = torch.arange(len(labels))
+    more = repeats(transfer, training) - 1
+    if more:
+        order = torch.cat([order, order[: transfer.first].repeat(more)])
+    each = len(_spans(len(order), training.batch))
     total = training.steps or training.epochs * each
     epochs = -(-total // each)
     for epoch in range(first, epochs):
         generator = torch.Generator().manual_seed(_seed(seed, epoch, "order"))
-        batches = _batches(transfer.images, resident, training.batch, place, generator)
+        batches = _batches(transfer.images, resident, order, training.batch, place, generator)
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             _reseed(place, _seed(seed, epoch, "dropout"))
             left = islice(batches, total - epoch * each)
@@ -159,6 +165,28 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch + 1, network.eval())
     return network.eval()
+
+
+def repeats(transfer: TransferSet, training: Training) -> int:
+    """How often a pass over the set shows each of its own images; the others are shown once.
+
+    1, unless the batches are so few that own images would be seen less than `OWN_PASSES` times;
+    then as often as that takes, until they are half of what is seen.
+
+    >>> images = TensorImages(torch.zeros(310, 1, 4, 4))
+    >>> zeros = torch.zeros(310, dtype=torch.int64)
+    >>> grown = TransferSet(images, zeros, zeros, zeros, first=10)
+    >>> [repeats(grown, Training(steps=steps, batch=10)) for steps in (1000, 100, 10)]
+    [1, 8, 30]
+    """
+    own = transfer.first
+    if own is None or training.steps is None or not 0 < own < len(transfer):
+        return 1
+    others, seen = len(transfer) - own, training.steps * training.batch
+    most = max(1, others // own)
+    spare = seen - OWN_PASSES * own
+    wanted = math.ceil(OWN_PASSES * others / spare) if spare > 0 else most
+    return min(most, max(1, wanted))
 
 
 @dataclass(frozen=True)
@@ -395,17 +423,18 @@ def _spans(count: int, batch: int) -> list[tuple[int, int]]:
 def _batches(
     images: Images,
     resident: Tensor | None,
+    order: Tensor,
     batch: int,
     place: torch.device,
     generator: torch.Generator,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each image once, as (images, rows) on the device, in an order drawn anew.
+    """Yield each row of `order` once, as (images, rows) on the device, in an order drawn anew.
 
     A set in memory is shuffled as a whole. Otherwise blocks of neighbours are shuffled, as many as
     fit a window are read in file order, and the window is shuffled.
     """
-    spans = _spans(len(images), batch)
-    order, window = torch.arange(len(images)), len(spans)
+    spans = _spans(len(order), batch)
+    window = len(spans)
     if resident is None:
         blocks = torch.split(order, BLOCK)
         shuffled = torch.randperm(len(blocks), generator=generator).tolist()
@@ -416,9 +445,11 @@ def _batches(
         rows = order[first:last].sort().values
         values = in_memory(Rows(images, rows)).values if resident is None else resident
         shuffle = torch.randperm(len(rows), generator=generator)
-        rows, shuffle = rows[shuffle].to(place), shuffle.to(values.device)
+        rows = rows[shuffle]
+        places = (shuffle if resident is None else rows).to(values.device)
+        rows = rows.to(place)
         for start, stop in group:
-            pixels = values.index_select(0, shuffle[start - first : stop - first]).to(place)
+            pixels = values.index_select(0, places[start - first : stop - first]).to(place)
             scaled = pixels if pixels.is_floating_point() else pixels.float().div_(255)
             yield scaled, rows[start - first : stop - first]
 
@@ -455,8 +486,10 @@ def _identity(transfer: TransferSet, training: Training, seed: int) -> dict[str,
         tensors["soft"] = transfer.soft
     if transfer.soft_rows is not None:
         tensors["soft_rows"] = transfer.soft_rows
+    shown = repeats(transfer, training)
     return {
         "format": "db3kd training 1",
+        **({"own images shown": str(shown)} if shown > 1 else {}),
         "seed": str(seed),
         "training": json.dumps(msgspec.to_builtins(training), sort_keys=True),
         "transfer set": _digest(tensors, {}),

@@ -20,7 +20,8 @@ class TransferSet:
     Eq. 1, ground truth where it is known, else the teacher's answer. `soft`: the activations `a` of
     Eq. 7, *before* temperature and softmax; None trains on `labels` alone. `soft_rows`: where only
     some samples have soft labels, the row of `soft` that is each sample's, -1 where it has none.
-    All whole numbers are int64.
+    `first`: the first so many samples are own images, and the others were made of them; a training
+    in few steps shows the own ones more often (`student.repeats`). All whole numbers are int64.
 
     Raises:
         InputError: the fields differ in length, a label is negative or no class of `soft`, a whole
@@ -39,6 +40,7 @@ class TransferSet:
     labels: Int[Tensor, "sample"]
     soft: Float[Tensor, "some classes"] | None = None
     soft_rows: Int[Tensor, "sample"] | None = None
+    first: int | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("ids", self.ids), ("own", self.own), ("labels", self.labels)):
@@ -115,22 +117,22 @@ class TransferSet:
         >>> plain.joined(plain.with_soft(torch.tensor([[0.5, 2.0]]))).soft_rows
         tensor([-1,  0])
         """
-        both = {
-            name: torch.cat([getattr(self, name), getattr(more, name)])
-            for name in ("ids", "own", "labels")
-        }
         images = Joined(self.images, more.images)
+        both = TransferSet(
+            images,
+            torch.cat([self.ids, more.ids]),
+            torch.cat([self.own, more.own]),
+            torch.cat([self.labels, more.labels]),
+        )
         known = [part for part in (self.soft, more.soft) if part is not None]
         if not known:
-            return TransferSet(images, **both)
+            return both
         if len({part.shape[1] for part in known}) > 1:
             raise InputError("the soft labels of the two sets are of different classes")
         rows = self._soft_rows(), more._soft_rows()
         first = 0 if self.soft is None else len(self.soft)
         shifted = torch.where(rows[1] < 0, rows[1], rows[1] + first)
-        return TransferSet(
-            images, **both, soft=torch.cat(known), soft_rows=torch.cat([rows[0], shifted])
-        )
+        return replace(both, soft=torch.cat(known), soft_rows=torch.cat([rows[0], shifted]))
 
     def _soft_rows(self) -> Tensor:
         if self.soft is None:
@@ -165,4 +167,5 @@ class TransferSet:
             labels=self.labels[rows],
             soft=soft,
             soft_rows=soft_rows,
+            first=None,
         )
