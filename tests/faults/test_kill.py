@@ -87,12 +87,13 @@ pytestmark = pytest.mark.timeout(1800)
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What every other run must end as, and how long it took."""
+    """What every other run must end as and say, and how long it took."""
 
     shards: dict[str, object]
     figures: list[object]
     asked: int
     seconds: float
+    said: str
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,8 @@ def left_alone(folder: Path, digits: Path, command: tuple[str, ...]) -> Undistur
     found = status(workshop.run)
     assert found["queries"]["spent"] == workshop.asked()
     seconds = time.monotonic() - started
-    return Undisturbed(workshop.shards(), found["figures"], workshop.asked(), seconds)
+    shards, asked = workshop.shards(), workshop.asked()
+    return Undisturbed(shards, found["figures"], asked, seconds, done.stderr)
 
 
 def prepared(folder: Path, digits: Path) -> Workshop:
@@ -125,6 +127,7 @@ class Life:
     workshop: Workshop
     budget: int
     command: tuple[str, ...] = COMMAND
+    said: str = ""  # on stderr, at the end
     largest: int = 0  # question that was seen on the books
     kills: Counter[str] = field(default_factory=Counter)
 
@@ -158,7 +161,7 @@ class Life:
         if process.returncode == -signal.SIGKILL:
             self.kills[stage if opened(self.workshop) > before else "start-up"] += 1
             return False
-        assert (process.returncode, errors) == (0, "")
+        assert (process.returncode, errors) == (0, self.said)
         return True
 
     def compare(self, expected: Undisturbed) -> None:
@@ -215,7 +218,7 @@ def killed(
     draw, kills = random.Random(seed), Counter[str]()
     budget = expected.asked + times * LARGEST
     for number in range(times + 1):
-        life = Life(prepared(folder / str(number), digits), budget, command)
+        life = Life(prepared(folder / str(number), digits), budget, command, expected.said)
         while True:
             left = times - kills.total() - life.kills.total()
             when = moment(draw, life.workshop, expected.seconds / 2, spread)
