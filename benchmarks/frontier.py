@@ -79,7 +79,12 @@ class Problem:
     weights: bytes
     folder: Path
     device: str
-    reached: float  # the teacher's accuracy
+    answers: Tensor  # the teacher's, to the test images; not on the books of any run
+
+    @property
+    def reached(self) -> float:
+        """The teacher's accuracy, in percent."""
+        return 100 * accuracy(self.answers, self.test.labels)
 
 
 def main() -> int:
@@ -161,12 +166,12 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
     test = load(case.lesson.data, "test")
     test = DataSet(in_memory(test.images), test.labels, test.classes)
     teacher = torch_module(net, classes=len(data.classes), device=device)
-    answers = predict(net, test.images, device=device).cpu()
+    blocks = torch.arange(len(test)).split(256)
+    answers = [teacher.labels(test.images.read(rows).to(device)).cpu() for rows in blocks]
     kind = "" if device == "cpu" else f"-{device.partition(':')[0]}"
     folder = work / f"{case.name}{kind}"
     weights = case.lesson.path.read_bytes()
-    reached = 100 * accuracy(answers, test.labels)
-    return Problem(case, teacher, test, weights, folder, device, reached)
+    return Problem(case, teacher, test, weights, folder, device, torch.cat(answers))
 
 
 def cell(problem: Problem, settings: Synthesis, training: Training, *, seeds: int) -> common.Json:
@@ -220,15 +225,9 @@ def one(problem: Problem, settings: Synthesis, training: Training, seed: int) ->
     train(net, samples, training, seed=seed, device=problem.device)
     seconds = time.perf_counter() - started
     answers = predict(net, problem.test.images, device=problem.device).cpu()
-    theirs = torch.cat(
-        [
-            problem.teacher.labels(problem.test.images.read(rows).to(problem.device)).cpu()
-            for rows in torch.arange(len(problem.test)).split(256)
-        ]
-    )
     line = {
         "accuracy": 100 * accuracy(answers, problem.test.labels),
-        "agreement": 100 * accuracy(answers, theirs),
+        "agreement": 100 * accuracy(answers, problem.answers),
         "asked": asked,
         "seen": seen,
         "counts": counts,

@@ -454,7 +454,7 @@ def test_the_frontier_counts_what_the_teacher_sees(
     case = replace(frontier.spending.CASES[0], network="small", width=1.0)
     images = TensorImages(torch.rand(30, 1, 4, 4))
     test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
-    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", 100.0)
+    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
     wanted, training = frontier.synthesis_of(case, "shapes", 100), Training(steps=30)
     line = frontier.cell(problem, wanted, training, seeds=2)
     assert line["asked"] == line["seen_by_teacher"] == [100, 100]
@@ -503,7 +503,7 @@ def test_an_ascent_is_measured_by_iterations_and_samples(
     case = replace(frontier.spending.CASES[0], network="small", width=1.0)
     images = TensorImages(torch.rand(30, 1, 4, 4))
     test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
-    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", 100.0)
+    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
     plan = ascent.AscentPlan(samples=12, iterations=10, queries=200, search=40, every=5, step=0.1)
     search = Search(strategy="rows", queries=20, probes=8, references=2)
     file = tmp_path / "ascent.json"

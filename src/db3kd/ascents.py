@@ -5,7 +5,6 @@ process continues where it was. An image is kept as the floats that the teacher 
 """
 
 import json
-import logging
 
 import msgspec
 import torch
@@ -27,8 +26,6 @@ from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
 OTHERS = 100  # noise inputs of each class that serve as starts of Eq. 8
-
-_log = logging.getLogger("db3kd")
 
 
 def most_queries(plan: AscentPlan) -> int:
@@ -90,8 +87,7 @@ class _Work:
 
     def __init__(self, shop: Workshop, images: Tensor, own: Tensor, plan: AscentPlan) -> None:
         self.shop, self.plan = shop, plan
-        draw = torch.Generator().manual_seed(mix(shop.seed, "ascent", "order"))
-        order = torch.randperm(len(own), generator=draw)
+        order = _order(shop, len(own))
         self.images, self.own = images[order], own[order]
         some = [(self.own == k).nonzero()[:OTHERS, 0] for k in range(shop.meter.classes)]
         self.others = torch.cat(some)
@@ -165,21 +161,14 @@ def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
     parts = [shop.read(done[shard]) for shard in wanted]
     called = torch.cat([part["called"].long() for part in parts])
     held = torch.cat([part["status"] != Ending.LOST for part in parts])
-    shelf = Shelf(
-        tuple(shop.folder / done[shard]["file"] for shard in wanted),
-        tuple(done[shard]["samples"] for shard in wanted),
-        (channels, height, width),
-        eight_bit=False,
-        column=column,
-    )
+    records, shape = [done[shard] for shard in wanted], (channels, height, width)
+    shelf = Shelf.of(shop.folder, records, shape, eight_bit=False, column=column)
     whole = TransferSet(shelf, torch.arange(len(called)), called, called)
     return whole if bool(held.all()) else whole.select(held.nonzero()[:, 0])
 
 
-def evolution(
-    shop: Workshop, count: int
-) -> tuple[Float[Tensor, "down across *image"], Int[Tensor, " across"]] | None:
-    """A sample of each of the first `count` classes from noise to its end, and the iterations.
+def evolution(shop: Workshop, count: int) -> Float[Tensor, "down across *image"] | None:
+    """A sample of each of the first `count` classes, from noise to its end.
 
     None where iterations were not kept.
     """
@@ -191,15 +180,19 @@ def evolution(
     shape = part["images"].shape[1:]
     rows = torch.full((count, len(names) + 1, *shape), torch.nan)
     first, own = _starts_of(shop)
-    draw = torch.Generator().manual_seed(mix(shop.seed, "ascent", "order"))
-    order = torch.randperm(len(own), generator=draw)[: len(part["called"])]
+    order = _order(shop, len(own))
     for k in range(count):
         mine = ((part["called"] == k) & (part["status"] != Ending.LOST)).nonzero()[:, 0]
         if len(mine):
             rows[k, 0] = first[order[mine[0]]]
             rows[k, 1:] = torch.stack([part[name][mine[0]] for name in names])
-    numbers = [0, *(int(name.partition(".")[2]) for name in names)]
-    return rows, torch.tensor(numbers)
+    return rows
+
+
+def _order(shop: Workshop, count: int) -> Int[Tensor, " row"]:
+    """In which order the noise of all classes is cut into shards."""
+    draw = torch.Generator().manual_seed(mix(shop.seed, "ascent", "order"))
+    return torch.randperm(count, generator=draw)
 
 
 def _starts_of(shop: Workshop) -> tuple[Tensor, Tensor]:

@@ -305,12 +305,8 @@ def _growth(shop: Workshop, images: Images, shards: Iterable[int]) -> Growth:
         for name, found in columns.items():
             found.append(part[name].long())
     none = torch.zeros(0, dtype=torch.int64)
-    shelf = Shelf(
-        tuple(shop.folder / done[shard]["file"] for shard in wanted),
-        tuple(done[shard]["samples"] for shard in wanted),
-        images.shape,
-        _eight_bit(shop, images),
-    )
+    records = [done[shard] for shard in wanted]
+    shelf = Shelf.of(shop.folder, records, images.shape, eight_bit=_eight_bit(shop, images))
     seconds = float(sum(done[shard]["wall_s"] for shard in wanted))
     whole = {name: torch.cat([none, *found]) for name, found in columns.items()}
     return Growth(shelf, **whole, seconds=seconds)

@@ -212,15 +212,11 @@ def made(shop: Workshop) -> TransferSet:
         raise InputError("the pseudo samples are not all made yet; synthesize them first")
     done = shop.done("synthesis")
     wanted = sorted(done)
-    shape = tuple(settings["shape"])
+    channels, height, width = settings["shape"]
     called = [shop.read(done[shard])["called"].long() for shard in wanted]
     answers = torch.cat([torch.zeros(0, dtype=torch.int64), *called])
-    shelf = Shelf(
-        tuple(shop.folder / done[shard]["file"] for shard in wanted),
-        tuple(done[shard]["samples"] for shard in wanted),
-        (shape[0], shape[1], shape[2]),
-        _eight_bit(shop),
-    )
+    records, shape = [done[shard] for shard in wanted], (channels, height, width)
+    shelf = Shelf.of(shop.folder, records, shape, eight_bit=_eight_bit(shop))
     return TransferSet(shelf, torch.arange(len(answers)), answers, answers)
 
 

@@ -177,7 +177,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     places = {key: f"{path}:{line}" for key, line in lines.items()}
     for override in overrides:
         _apply(override, values, places)
-    _refuse([*_preset(values), *_preset_of_ascent(values)], places, path)
+    _refuse(_presets(values), places, path)
     _of_pseudo_by_default(values)
     _of_rows_by_default(values)
     _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), places, path)
@@ -191,33 +191,23 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def _preset(values: dict[str, Any]) -> list[Problem]:
-    """Replace `label.preset` by what it stands for; what the recipe names itself stays."""
-    label = values.get("label")
-    if not isinstance(label, dict) or "preset" not in label:
-        return []
-    preset = label.pop("preset")
-    if preset == "paper":
-        values["label"] = {**PAPER, **label}
-    elif preset != "default":
-        text = f'label.preset is {json.dumps(preset)}; expected "paper" or "default"'
-        return [(("label", "preset"), text)]
-    return []
-
-
-def _preset_of_ascent(values: dict[str, Any]) -> list[Problem]:
-    """Replace `synthesis.ascent.preset` by what it stands for; what is named stays."""
-    synthesis = values.get("synthesis")
-    ascent = synthesis.get("ascent") if isinstance(synthesis, dict) else None
-    if not isinstance(synthesis, dict) or not isinstance(ascent, dict) or "preset" not in ascent:
-        return []
-    preset = ascent.pop("preset")
-    if preset == "paper":
-        synthesis["ascent"] = {**PAPER_ASCENT, **ascent}
-    elif preset != "default":
-        text = f'synthesis.ascent.preset is {json.dumps(preset)}; expected "paper" or "default"'
-        return [(("synthesis", "ascent", "preset"), text)]
-    return []
+def _presets(values: dict[str, Any]) -> Iterator[Problem]:
+    """Replace each preset by what it stands for; what the recipe names itself stays."""
+    for key, paper in ((("label",), PAPER), (("synthesis", "ascent"), PAPER_ASCENT)):
+        around: Any = values
+        for part in key[:-1]:
+            around = around.get(part)
+            if not isinstance(around, dict):
+                break
+        table = around.get(key[-1]) if isinstance(around, dict) else None
+        if not isinstance(table, dict) or "preset" not in table:
+            continue
+        preset, name = table.pop("preset"), ".".join((*key, "preset"))
+        if preset == "paper":
+            around[key[-1]] = {**paper, **table}
+        elif preset != "default":
+            text = f'{name} is {json.dumps(preset)}; expected "paper" or "default"'
+            yield (*key, "preset"), text
 
 
 def _of_rows_by_default(values: dict[str, Any]) -> None:

@@ -260,8 +260,7 @@ class Run:
 
         None where `AscentPlan.every` kept no iterations.
         """
-        found = ascents.evolution(self._shop, classes)
-        return None if found is None else found[0]
+        return ascents.evolution(self._shop, classes)
 
     def price_of(self, stages: tuple[str, ...]) -> Json:
         """Queries and seconds of the stages whose names begin so."""

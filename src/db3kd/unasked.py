@@ -68,14 +68,10 @@ def invented(shop: Workshop, *, eight_bit: bool) -> TransferSet | None:
     if not settings or shop.pending("unasked", settings["total"], settings["size"]):
         return None
     wanted = sorted(done)
-    shape = tuple(shop.configuration("synthesis")["shape"])
+    channels, height, width = shop.configuration("synthesis")["shape"]
     soft = torch.cat([shop.read(done[shard])["soft"] for shard in wanted])
-    shelf = Shelf(
-        tuple(shop.folder / done[shard]["file"] for shard in wanted),
-        tuple(done[shard]["samples"] for shard in wanted),
-        (shape[0], shape[1], shape[2]),
-        eight_bit,
-    )
+    records, shape = [done[shard] for shard in wanted], (channels, height, width)
+    shelf = Shelf.of(shop.folder, records, shape, eight_bit=eight_bit)
     said = soft.argmax(1)
     return TransferSet(shelf, torch.arange(len(said)), said, said, soft)
 

@@ -1,8 +1,10 @@
 """New images where they are kept: in the shards of a run, read when they are needed."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -40,6 +42,22 @@ class Shelf:
     shape: tuple[int, int, int]
     eight_bit: bool
     column: str = "images"
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        records: Iterable[Mapping[str, Any]],
+        shape: tuple[int, int, int],
+        *,
+        eight_bit: bool,
+        column: str = "images",
+    ) -> "Shelf":
+        """The shards of a run that these records of its journal name, in their order."""
+        known = list(records)
+        files = tuple(folder / record["file"] for record in known)
+        counts = tuple(record["samples"] for record in known)
+        return cls(files, counts, shape, eight_bit, column)
 
     def __len__(self) -> int:
         return sum(self.counts)
