@@ -38,7 +38,8 @@ def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
     for axes, own in zip(grid[0], counts, strict=True):
         lines = [line for line in table if line["own"] == own]
         for method in STYLES:
-            _curve(axes, [line for line in lines if line["method"] == method])
+            some = [line for line in lines if line["method"] == method]
+            picture.curve(axes, some, STYLES[method], label=method, bold=method == "auto")
         for line in lines:
             if line["method"] in LEVELS:
                 axes.axhline(line["accuracy"], linestyle=":", color="0.5", linewidth=1)
@@ -57,27 +58,6 @@ def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
     figure.legend(*names, loc="center right", frameon=False, fontsize=8)
     figure.savefig(file, dpi=150)
     plt.close(figure)
-
-
-def _curve(axes: Any, lines: Sequence[common.Json]) -> None:
-    """One method in one panel."""
-    if not lines:
-        return
-    lines = sorted(lines, key=lambda line: line["budget"])
-    style, marker, colour = STYLES[lines[0]["method"]]
-    axes.errorbar(
-        [line["budget"] for line in lines],
-        [line["accuracy"] for line in lines],
-        [line["spread"] or 0.0 for line in lines],
-        linestyle=style,
-        marker=marker,
-        color=colour,
-        markersize=4,
-        elinewidth=0.8,
-        capsize=2,
-        linewidth=2 if lines[0]["method"] == "auto" else 1.2,
-        label=lines[0]["method"],
-    )
 
 
 def _word(axes: Any, height: float, words: str) -> None:

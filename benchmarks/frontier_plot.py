@@ -9,7 +9,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import common
 import picture
@@ -38,7 +37,8 @@ def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
         return
     figure, axes = plt.subplots(figsize=(7, 4.2))
     for way in STYLES:
-        _curve(axes, [line for line in table if line["way"] == way])
+        some = [line for line in table if line["way"] == way]
+        picture.curve(axes, some, STYLES[way], label=way, bold=way == "chosen")
     axes.axhline(table[0]["teacher"], color="0.8", linewidth=1)
     axes.annotate("teacher", (table[0]["budget"], table[0]["teacher"]), fontsize=7, color="0.4")
     if title in PAPER:
@@ -62,27 +62,6 @@ def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="center right", frameon=False, fontsize=8)
     figure.savefig(file, dpi=150)
     plt.close(figure)
-
-
-def _curve(axes: Any, lines: Sequence[common.Json]) -> None:
-    """One way."""
-    if not lines:
-        return
-    lines = sorted(lines, key=lambda line: line["budget"])
-    style, marker, colour = STYLES[lines[0]["way"]]
-    axes.errorbar(
-        [line["budget"] for line in lines],
-        [line["accuracy"] for line in lines],
-        [line["spread"] or 0.0 for line in lines],
-        linestyle=style,
-        marker=marker,
-        color=colour,
-        markersize=4,
-        elinewidth=0.8,
-        capsize=2,
-        linewidth=2 if lines[0]["way"] == "chosen" else 1.2,
-        label=lines[0]["way"],
-    )
 
 
 def main() -> None:

@@ -111,3 +111,26 @@ def _labels(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.8},
         )
+
+
+def curve(
+    axes: Any, lines: Sequence[common.Json], style: tuple[str, str, str], *, label: str, bold: bool
+) -> None:
+    """Accuracy by budget with its spread over seeds; `style`: line, marker and colour."""
+    if not lines:
+        return
+    lines = sorted(lines, key=lambda line: line["budget"])
+    line, marker, colour = style
+    axes.errorbar(
+        [line["budget"] for line in lines],
+        [line["accuracy"] for line in lines],
+        [line["spread"] or 0.0 for line in lines],
+        linestyle=line,
+        marker=marker,
+        color=colour,
+        markersize=4,
+        elinewidth=0.8,
+        capsize=2,
+        linewidth=2 if bold else 1.2,
+        label=label,
+    )
