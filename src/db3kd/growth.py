@@ -16,7 +16,7 @@ from torch import Tensor
 
 from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import Ensemble, Known
-from db3kd.data import Images, Joined
+from db3kd.data import Images, Joined, eight_bits
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
 from db3kd.growing.choices import SCORES
@@ -250,9 +250,7 @@ class _Work:
         )
         kept = shown = made.images
         if self.eight_bit:
-            # By way of 16 bits: four times as fast on a CPU.
-            kept = shown.mul_(255).round_().to(torch.int16).to(torch.uint8)
-            shown = kept.float().div_(255)
+            kept, shown = eight_bits(shown)
         return {
             "shown": shown,
             "images": kept,

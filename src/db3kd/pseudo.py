@@ -132,7 +132,7 @@ class _Work:
         self._way.spend(pool, seed=mix(self.shop.seed, "synthesis", shard), report=self._report)
         if pool.rest:
             raise InputError(f"way {self.settings.way!r} asked {pool.rest} images too few")
-        if any(True for _ in self._way.networks.parameters()):
+        if self._learns:
             self.shop.keep("synthesis", shard + 1, self._way.networks)
         self._next = shard + 1
         called = pool.answers[before:]
@@ -146,13 +146,17 @@ class _Work:
             return
         shop = self.shop
         self._way = WAYS[self.settings.way](self.task, seed=mix(shop.seed, "way"))
-        learns = any(True for _ in self._way.networks.parameters())
-        if learns and shard and shop.recall("synthesis", shard, self._way.networks) < shard:
+        if self._learns and shard and shop.recall("synthesis", shard, self._way.networks) < shard:
             raise Damaged(
                 f"what was learned before shard {shard} of {shop.folder}/synthesis is missing; put"
                 f" a copy of surrogate-{shard:02}.safetensors back, or use another folder"
             )
         self._pool = self.pool_before(shard)
+
+    @property
+    def _learns(self) -> bool:
+        """Whether the way has anything to keep."""
+        return any(True for _ in self._way.networks.parameters())
 
     def pool_before(self, shard: int) -> Pool:
         """All that was asked before a shard."""

@@ -13,6 +13,7 @@ from db3kd.data.images import (
     Rows,
     TensorImages,
     check_images,
+    eight_bits,
     in_memory,
     subset,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "TensorImages",
     "check_images",
     "data_root",
+    "eight_bits",
     "in_memory",
     "load",
     "subset",

