@@ -299,6 +299,100 @@ def test_a_stop_while_students_are_judged_changes_nothing(
     assert files(tmp_path / "other") == files(tmp_path / "whole")
 
 
+# Which grown images students learn from, where true classes are known
+
+
+def wrong_for_some() -> Tensor:
+    """True classes of the images: the teacher's but for every fifth, which it gets wrong."""
+    own = torch.arange(COUNT) % 4
+    return torch.where(torch.arange(COUNT) % 5 == 0, (own + 1) % 4, own)
+
+
+@pytest.fixture
+def asked_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question is asked of 30 images too; growth wins the trial."""
+    monkeypatch.setattr(spending, "SOME", 20)
+    monkeypatch.setattr(spending, "LEAST", 100)
+
+
+@pytest.mark.usefixtures("asked_of_few")
+@pytest.mark.parametrize("share", ["all", "confirmed", "none"])
+def test_any_share_of_the_grown_images_can_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: spending.Share
+) -> None:
+    """The judgement is bent; all else is real."""
+    judged, sizes = spending._Judge.__call__, []
+
+    def bent(judge: Any, transfer: TransferSet) -> float:
+        sizes.append(len(transfer))
+        names: tuple[spending.Share, ...] = ("all", "confirmed", "none")
+        mine = names[len(sizes) - 1]
+        return judged(judge, transfer) / 4 + (0.5 if mine == share else 0.0)
+
+    monkeypatch.setattr(spending._Judge, "__call__", bent)
+    truth, teacher = wrong_for_some(), Counting()
+    transfer, _, stages = spent(tmp_path, teacher, labels=truth)
+    with Run(tmp_path, Counting()) as run:
+        assert run.selection is not None
+        assert (run.selection.share, run.selection.held) == (share, COUNT)
+        whole = run.transfer_set(images(), "auto")  # without true classes there is no question
+        again = run.transfer_set(images(), "auto", labels=truth)
+    assert len(whole) == 330
+    kept = int((whole.labels[30:] == truth[whole.ids[30:]]).sum())
+    assert sizes == [330, 30 + kept, 30]
+    assert 0 < kept < 300
+    assert len(transfer) == dict(zip(("all", "confirmed", "none"), sizes, strict=True))[share]
+    assert torch.equal(transfer.labels[:30], truth)
+    if share == "confirmed":
+        assert torch.equal(transfer.labels, truth[transfer.ids])
+    assert torch.equal(again.labels, transfer.labels)
+    assert sum(teacher.counts) == sum(stages.values())  # the question itself costs nothing
+
+
+@pytest.mark.usefixtures("asked_of_few")
+def test_a_stop_while_shares_are_judged_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, whole, first, second = wrong_for_some(), Counting(), Counting(), Counting()
+    expected = spent(tmp_path / "whole", whole, labels=truth)
+    real = spending.predict
+
+    def stopped(*_: Any, **more: Any) -> Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(spending, "predict", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        spent(tmp_path / "other", first, labels=truth)
+    monkeypatch.setattr(spending, "predict", real)
+    assert torch.equal(spent(tmp_path / "other", second, labels=truth)[0].ids, expected[0].ids)
+    assert first.counts == whole.counts
+    assert second.counts == []
+
+
+@pytest.mark.usefixtures("asked_of_few")
+def test_shares_are_judged_by_the_truth_of_images_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Students that answer as the teacher does are right where the teacher is."""
+    monkeypatch.setattr(spending, "MANY", 20)  # one fold says enough: 6 of 30
+
+    def predict(_: nn.Module, held: Any, **more: Any) -> Tensor:
+        return held.rows % 4
+
+    monkeypatch.setattr(spending, "predict", predict)
+    truth = wrong_for_some()
+    spent(tmp_path, Counting(), labels=truth)
+    with Run(tmp_path, Counting()) as run:
+        found, draw = run.selection, torch.Generator()
+        draw.manual_seed(spending.mix(spending.mix(0, "selection"), "folds"))
+        held = torch.randperm(COUNT, generator=draw) % 5 == 0
+        right = float((truth[held] == torch.arange(COUNT)[held] % 4).float().mean())
+        assert found is not None
+        assert found.held == 6
+        assert found.agreement == dict.fromkeys(("all", "confirmed", "none"), round(right, 4))
+        assert found.share == "all"
+
+
 # Budgets
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from db3kd import teachers
 from db3kd.data import DataSet, Images, in_memory, load, subset
@@ -321,6 +321,7 @@ class Job:
             search=self.recipe.label,
             grow=self.recipe.grow,
             training=self.recipe.student.training,
+            labels=self.truth,
             reserved=len(self.test),
         )
 
@@ -349,10 +350,14 @@ class Job:
         if is_pseudo(method):
             samples = self.run.pseudo_samples(softened=method == "pseudo_mbd")
             return replace(samples, images=resident(samples.images))
-        truth = self.own.labels if self.recipe.data.labels == "truth" else None
-        transfer = self.run.transfer_set(self.own.images, method, labels=truth)
+        transfer = self.run.transfer_set(self.own.images, method, labels=self.truth)
         alone = len(transfer) == len(self.own)
         return replace(transfer, images=self.pixels if alone else resident(transfer.images))
+
+    @property
+    def truth(self) -> Tensor | None:
+        """The true classes of the own images; None where the teacher's answers stand for them."""
+        return self.own.labels if self.recipe.data.labels == "truth" else None
 
     @cached_property
     def pixels(self) -> Images:
@@ -412,6 +417,8 @@ class Job:
             summary["picture"] = str(self.draw())
         if self.run.decision is not None:
             summary["spending"] = asdict(self.run.decision)
+            if self.run.selection is not None:
+                summary["selection"] = asdict(self.run.selection)
         text = json.dumps(summary, indent=2).encode() + b"\n"
         write_atomically(self.run.folder / "summary.json", text)
         return summary

@@ -301,8 +301,11 @@ class Run:
         the use whose students agree with the teacher more often on images held back gets the rest.
         What was decided, and why, is in `decision`. `reserved`: queries of the budget that are for
         something else, such as test images. Costs one query an image and at most
-        `settings.per_image` for each. Random by the run's seed; students also by their first
-        weights, which are those of `network`; it stays as it is.
+        `settings.per_image` for each. `labels`: true classes; with a thousand or more, students
+        then find out, for no query, whether to learn from all grown images, from those alone that
+        the teacher calls what their parent truly is, or from none (`selection`). Random by the
+        run's seed; students also by their first weights, which are those of `network`; it stays as
+        it is.
 
         Raises:
             InputError: as `grow` and `measure`; or a search that is not all classes at once.
@@ -334,6 +337,10 @@ class Run:
             growth.grow_all(self._shop, images, own, grow, earlier=earlier)
         elif decision.use == "grown":
             self.grow(images, msgspec.structs.replace(grow, per_image=plan.left))
+        if labels is not None and decision.use == "grown" and self.selection is None:
+            plain = TransferSet(images, torch.arange(len(images)), own, labels)
+            if len(plain) >= spending.SOME:
+                spending.select(self._shop, plain, decision, network, training)
         return self.transfer_set(images, "auto", labels=labels)
 
     def planned(
@@ -358,7 +365,8 @@ class Run:
     def buying_seconds(self) -> float:
         """How long it took to buy them, lessons and trials included."""
         shards = [r for r in self.journal.all("shard") if r["stage"] != "evaluate"]
-        records = (*shards, *self.journal.all("decision"))  # lessons of growing are in its shards
+        judged = (*self.journal.all("decision"), *self.journal.all("selection"))
+        records = (*shards, *judged)  # lessons of growing are in its shards
         seconds = sum(float(record["wall_s"]) for record in records)
         return round(seconds + seconds_of_lessons(self._shop), 1)
 
@@ -366,6 +374,11 @@ class Run:
     def decision(self) -> spending.Decision | None:
         """What `spend` decided, and why; None before."""
         return spending.decided(self._shop)
+
+    @property
+    def selection(self) -> spending.Selection | None:
+        """Which grown images `spend` found to learn from; None where it did not ask."""
+        return spending.selected(self._shop)
 
     def label(
         self,
@@ -406,11 +419,12 @@ class Run:
         if not answered or (pending and answered["samples"] == len(images)):
             raise InputError("the images are not labelled yet; label them first")
         own = self.answers(images)
-        labels = own if labels is None else labels
+        truth, labels = labels is not None, own if labels is None else labels
         rows = torch.arange(len(images))
         transfer = TransferSet(images, rows, own, labels)
         if method == "auto":
-            return with_use(self._shop, transfer, self._decided())
+            share = self.selection.share if self.selection and truth else "all"
+            return with_use(self._shop, transfer, self._decided(), share)
         metric = metric_of(method)
         if metric is not None:
             transfer = transfer.with_soft(soft_labels(found(self._shop, metric), own))

@@ -2,7 +2,8 @@
 
 For some own images a few new ones are bought, and sample distances (Eq. 2), which cost nothing,
 stand for distances. Students learn from either, and are judged by their agreement with the teacher
-on own images that they have not seen, nor any child of these.
+on own images that they have not seen, nor any child of these. Where true classes are known, a
+second judgement says which of the grown images a student learns from.
 """
 
 import copy
@@ -10,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import msgspec
 import torch
@@ -29,7 +31,12 @@ PER_IMAGE = 30  # answers for each own image where nobody says how many
 LEAST, FEWEST = 8, 20  # answers an image, and own images, that a trial is worth its price for
 PART, LEAST_EACH, MOST_EACH = 2, 3, 15  # of an image's answers: what the trial gets
 FOLDS = 5  # of the own images, each held back once
-MOST_STEPS = 5000  # of a student in the trial
+MOST_STEPS = 5000  # of a student in the trial; a single fold may have as many as all of them
+SOME, MANY = 1000, 5000  # own images: fewer need all that grew; for more one fold says enough
+
+Share = Literal["all", "confirmed", "none"]
+"""Which grown images a student learns from: every one, those that the teacher calls what their
+parent truly is, or none."""
 
 _NAMES: Mapping[Use, str] = {"ce": "nothing more", "grown": "new images", "mbd": "distances"}
 _log = logging.getLogger("db3kd")
@@ -86,6 +93,22 @@ class Decision:
     use: Use
     why: str
     agreement: dict[Use, float]
+    held: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which grown images a student learns from, where the true classes of own images are known.
+
+    `agreement`: by share, how often students agreed with the true class of `held` own images that
+    were held back from them.
+
+    >>> Selection("all", {"all": 0.9, "confirmed": 0.8, "none": 0.7}, held=300).share
+    'all'
+    """
+
+    share: Share
+    agreement: dict[Share, float]
     held: int
 
 
@@ -165,10 +188,10 @@ def _by_trial(
         "grown": with_grown(trial, plain, some, plain.ids),
         "mbd": plain.with_soft(soft_labels(found(trial, "sd"), answers)),
     }
-    steps = training.steps or training.epochs * -(-len(images) // training.batch)
-    training = msgspec.structs.replace(training, steps=min(MOST_STEPS, steps))
+    steps = min(MOST_STEPS, steps_of(training, len(images)))
+    training = msgspec.structs.replace(training, steps=steps)
     started = time.perf_counter()
-    judge = _Judge(trial, network, training, plain, len(sets))
+    judge = _Judge(trial, network, training, plain, plain.own, sets=len(sets))
     agreement = {use: round(judge(transfer), 4) for use, transfer in sets.items()}
     use: Use = "mbd" if agreement["mbd"] > agreement["grown"] else "grown"
     return Decision(use, "by trial", agreement, len(rows)), time.perf_counter() - started
@@ -190,30 +213,89 @@ def tried(shop: Workshop, samples: int, wanted: int) -> Int[Tensor, " row"]:
 
 
 def with_grown(
-    shop: Workshop, transfer: TransferSet, images: Images, rows: Int[Tensor, " row"]
+    shop: Workshop,
+    transfer: TransferSet,
+    images: Images,
+    rows: Int[Tensor, " row"],
+    *,
+    truth: Int[Tensor, " sample"] | None = None,
 ) -> TransferSet:
-    """Samples, and after them what was grown of these rows of `images`, with their ids."""
+    """Samples, and after them what was grown of these rows of `images`, with their ids.
+
+    `truth`: the true class by id; only those that the teacher calls what their parent truly is.
+    """
     more = grown(shop, images)
     first = len(transfer) if transfer.first is None else transfer.first
     made = TransferSet(more.images, rows[more.parents], more.called, more.called)
+    if truth is not None:
+        made = made.select((truth[made.ids] == made.own).nonzero()[:, 0])
     return replace(transfer.joined(made), first=first)
 
 
-def with_use(shop: Workshop, own: TransferSet, decision: Decision) -> TransferSet:
+def with_use(
+    shop: Workshop, own: TransferSet, decision: Decision, share: Share = "all"
+) -> TransferSet:
     """Own images with all that was bought for the use that was decided, in the trial too."""
-    if decision.use == "grown":
-        more = own
-        if decision.held:
-            rows = tried(shop, len(own), decision.held)
-            more = with_grown(shop.within("trial"), own, own.images, rows)
-        return with_grown(shop, more, own.images, own.ids)
     if decision.use == "mbd":
         return own.with_soft(soft_labels(found(shop, "mbd"), own.own))
-    return own
+    if decision.use != "grown" or share == "none":
+        return own
+    more, truth = own, own.labels if share == "confirmed" else None
+    if decision.held:
+        rows = tried(shop, len(own), decision.held)
+        more = with_grown(shop.within("trial"), own, own.images, rows, truth=truth)
+    return with_grown(shop, more, own.images, own.ids, truth=truth)
+
+
+def selected(shop: Workshop) -> Selection | None:
+    """Which grown images were found to teach most in this run before, if any were."""
+    records = list(shop.journal.all("selection"))
+    return msgspec.convert(records[-1]["selection"], Selection) if records else None
+
+
+def select(
+    shop: Workshop, own: TransferSet, decision: Decision, network: nn.Module, training: Training
+) -> Selection:
+    """Find out which grown images to learn from, by own images held back; costs no query.
+
+    A teacher's answers teach much where true classes are few, and its errors harm where they are
+    many. Random as `decide`.
+    """
+    place, folds = shop.within("selection"), FOLDS if len(own) <= MANY else 1
+    most = MOST_STEPS * FOLDS // folds
+    training = msgspec.structs.replace(training, steps=min(most, steps_of(training, len(own))))
+    started = time.perf_counter()
+    shares: tuple[Share, ...] = ("all", "confirmed", "none")
+    judge = _Judge(place, network, training, own, own.labels, sets=len(shares), folds=folds)
+    agreement = {share: round(judge(with_use(shop, own, decision, share)), 4) for share in shares}
+    best = max(shares, key=lambda share: agreement[share])  # at a tie the first
+    found = Selection(best, agreement, judge.held)
+    seconds = round(time.perf_counter() - started, 3)
+    shop.journal.append("selection", selection=asdict(found), wall_s=seconds)
+    facts = [f"{_SHARES[share]} {100 * agreement[share]:.1f}%" for share in shares]
+    text = "students learn from %s (agreement with the true classes of %s images held back: %s)"
+    _log.info(text, _SHARES[best], f"{found.held:,}", ", ".join(facts))
+    return found
+
+
+_SHARES: Mapping[Share, str] = {
+    "all": "all new images",
+    "confirmed": "those that kept their parent's true class",
+    "none": "none of them",
+}
+
+
+def steps_of(training: Training, samples: int) -> int:
+    """Batches of a whole training.
+
+    >>> steps_of(Training(epochs=2, batch=10), 25), steps_of(Training(steps=7), 25)
+    (6, 7)
+    """
+    return training.steps or training.epochs * -(-samples // training.batch)
 
 
 class _Judge:
-    """Agreement with the teacher on own images that a student has not seen, over all folds."""
+    """Agreement with `classes`, on own images that a student has not seen, over so many folds."""
 
     def __init__(
         self,
@@ -221,23 +303,30 @@ class _Judge:
         network: nn.Module,
         training: Training,
         plain: TransferSet,
+        classes: Tensor,
+        *,
         sets: int,
+        folds: int = FOLDS,
     ) -> None:
         self.shop, self.network, self.training, self.plain = shop, network, training, plain
-        self.done, self.total = 0, sets * FOLDS
+        self.classes, self.folds, self.done, self.total = classes, folds, 0, sets * folds
         draw = torch.Generator().manual_seed(mix(shop.seed, "folds"))
         self.fold = torch.randperm(len(plain), generator=draw) % FOLDS
+        self.held = int((self.fold < folds).sum())
 
     def __call__(self, transfer: TransferSet) -> float:
         agreed = 0
         transfer = replace(transfer, images=resident(transfer.images))
-        for number in range(FOLDS):
+        for number in range(self.folds):
             held = self.fold == number
-            student = self._student(transfer.select((~held)[transfer.ids].nonzero()[:, 0]), number)
+            seen = transfer.select((~held)[transfer.ids].nonzero()[:, 0])
+            if transfer.first is not None:  # own images come first
+                seen = replace(seen, first=int((~held).sum()))
+            student = self._student(seen, number)
             rows = held.nonzero()[:, 0]
             answers = predict(student, Rows(self.plain.images, rows), device=self.shop.device)
-            agreed += int((answers.cpu() == self.plain.own[rows]).sum())
-        return agreed / len(self.plain)
+            agreed += int((answers.cpu() == self.classes[rows]).sum())
+        return agreed / self.held
 
     def _student(self, transfer: TransferSet, number: int) -> nn.Module:
         with torch.enable_grad():

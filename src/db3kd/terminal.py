@@ -153,7 +153,10 @@ def spending(summary: Mapping[str, Any]) -> str:
     for stage, count in summary["queries"]["by_stage"].items():
         bought[_BOUGHT[stage]] = bought.get(_BOUGHT[stage], 0) + count
     parts = [f"{count:,} for {name}" for name, count in bought.items() if count]
-    return f"Spent on {decided(summary['spending'])}.\n{', '.join(parts)}"
+    lines = [f"Spent on {decided(summary['spending'])}.", ", ".join(parts)]
+    if "selection" in summary:
+        lines.insert(1, selected(summary["selection"]))
+    return "\n".join(lines)
 
 
 def decided(found: Mapping[str, Any]) -> str:
@@ -172,6 +175,22 @@ def decided(found: Mapping[str, Any]) -> str:
             f" teacher on {shares['grown']}, students of distances on {shares['mbd']}"
         )
     return f"{_USES[found['use']]} ({why})"
+
+
+def selected(found: Mapping[str, Any]) -> str:
+    """Which new images students learn from, and why, as text.
+
+    >>> print(selected({"share": "all", "held": 300,
+    ...                 "agreement": {"all": 0.9, "confirmed": 0.85, "none": 0.8}}))
+    Students learn from all of these: of 300 images held back they knew the true class of 90.0%,
+    without those that left their parent's class of 85.0%, from own images alone of 80.0%.
+    """
+    shares = {name: f"{100 * share:.1f}%" for name, share in found["agreement"].items()}
+    return (
+        f"Students learn from {_SHARES[found['share']]}: of {found['held']:,} images held back"
+        f" they knew the true class of {shares['all']}, without those that left their parent's"
+        f" class of {shares['confirmed']}, from own images alone of {shares['none']}."
+    )
 
 
 def met(counts: Sequence[int]) -> str:
@@ -195,6 +214,11 @@ def met(counts: Sequence[int]) -> str:
 
 
 _USES = {"ce": "the images' own answers alone", "grown": "new images", "mbd": "distances"}
+_SHARES = {
+    "all": "all of these",
+    "confirmed": "those alone that kept their parent's true class",
+    "none": "none of these",
+}
 _BOUGHT = {
     "answers": "the images' own answers",
     "trial/grow": "new images on trial",
