@@ -50,7 +50,7 @@ WAYS: dict[Ways, str] = {
     "disguide": "DisGUIDE, hard labels: a generator of images on which two clones disagree",
 }
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
-STEPS = {5_000: 5_000, 25_000: 8_000, 100_000: 10_000, 250_000: 15_000, 1_000_000: 20_000}
+STEPS = {5_000: 8_000, 25_000: 10_000, 100_000: 12_000, 250_000: 15_000, 1_000_000: 20_000}
 BATCH = 64
 FORMAT = 1  # of what is kept: another number where this file changes what is bought
 
@@ -97,7 +97,7 @@ def main() -> int:
     options.add_argument("--seeds", type=int, default=3, help="of samples and student")
     options.add_argument("--steps", type=int, help="batches that a student learns from")
     options.add_argument(
-        "--unasked", type=int, default=0, help="images that an ensemble labels, for no query"
+        "--unasked", type=int, help="images that an ensemble labels; default: 60,000 for chosen"
     )
     options.add_argument("--temperature", type=float, default=1.0, help="of soft labels")
     options.add_argument("--device", default="cpu", help="of networks; default: cpu")
@@ -239,8 +239,10 @@ def one(problem: Problem, settings: Synthesis, training: Training, seed: int) ->
     return line
 
 
-def synthesis_of(case: Case, way: Ways, queries: int, unasked: int = 0) -> Synthesis:
+def synthesis_of(case: Case, way: Ways, queries: int, unasked: int | None = None) -> Synthesis:
     """How a way spends so many queries, with students like the one that is trained."""
+    if unasked is None:
+        unasked = Synthesis().unasked if way == Synthesis().way else 0
     return Synthesis(
         queries=queries, way=way, surrogate=case.network, width=case.width, unasked=unasked
     )

@@ -369,7 +369,12 @@ def test_a_run_without_own_images_makes_its_own(
     monkeypatch.setattr("db3kd.synthesis.chosen.LEAST_STEPS", 20)
     monkeypatch.setattr("db3kd.synthesis.chosen.MOST_STEPS", 20)
     wanted = read_recipe(
-        "without_data.toml", ["synthesis.queries=120", "student.methods=['pseudo', 'pseudo_mbd']"]
+        "without_data.toml",
+        [
+            "synthesis.queries=120",
+            "synthesis.unasked=0",
+            "student.methods=['pseudo', 'pseudo_mbd']",
+        ],
     )
     most = job.plan(wanted, samples=0, test_samples=50, classes=10)
     assert (most["synthesis"], most["distances"], most["total"]) == (120, 120 * 9 * 30, 32570)

@@ -619,6 +619,23 @@ def test_a_sample_without_a_soft_label_has_its_cross_entropy_alone() -> None:
     assert loss([0, 1, 2, 3, 4], soft, has) == pytest.approx((both + plain) / 5, rel=1e-5)
 
 
+def test_a_sample_without_a_label_has_its_divergence_alone() -> None:
+    # P_s = (1/4, 3/4), P_t = (1/2, 1/2): KL = 1/2 ln(4/3); a second sample: CE = ln(4/3) besides.
+    logits, soft = torch.tensor([[0.0, LOG(3)]] * 2), torch.full((2, 2), 0.5)
+    assert loss(logits[:1], torch.tensor([-1]), soft[:1], 1.0, 1.0) == pytest.approx(LOG(4 / 3) / 2)
+    both = loss(logits, torch.tensor([-1, 1]), soft, 1.0, 1.0)
+    assert both == pytest.approx((LOG(4 / 3) / 2 + LOG(4 / 3) * 3 / 2) / 2)
+
+
+def test_samples_without_a_label_are_half_of_what_is_seen() -> None:
+    rows = torch.arange(40)
+    known = TransferSet(TensorImages(torch.zeros(40, 1, 4, 4)), rows, rows % 2, rows % 2)
+    labels, soft = torch.where(rows < 10, rows % 2, -1), torch.zeros(40, 2)
+    unasked = replace(known, labels=labels, soft=soft, first=10)
+    assert student.repeats(unasked, Training(steps=10_000)) == 3
+    assert student.repeats(replace(unasked, labels=rows % 2), Training(steps=10_000)) == 1
+
+
 def test_a_mixed_set_learns_as_a_whole_one_where_all_are_soft(
     digits: tuple[TransferSet, TransferSet],
 ) -> None:

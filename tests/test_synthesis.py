@@ -28,7 +28,7 @@ from db3kd.teachers import function
 
 SHAPE = (1, 4, 4)
 CORNERS = torch.eye(16)[:4] * 3
-SMALL = Synthesis(queries=90, rounds=3, width=1.0)
+SMALL = Synthesis(unasked=0, queries=90, rounds=3, width=1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_a_pool_of_a_teacher_with_other_bounds_keeps_floats() -> None:
 def test_a_run_asks_as_many_as_it_says(tmp_path: Path, way: str) -> None:
     teacher = Counting()
     with Run(tmp_path, teacher, budget=Budget(queries=100)) as run:
-        samples = run.synthesize(SHAPE, Synthesis(way=way, rounds=3), reserved=10)
+        samples = run.synthesize(SHAPE, Synthesis(unasked=0, way=way, rounds=3), reserved=10)
         assert run.meter.spent == teacher.asked == len(samples) == sum(run.pseudo_counts) == 90
         shown = torch.cat(teacher.shown)
         assert torch.equal(samples.images.read(torch.arange(90)), shown)
@@ -146,7 +146,7 @@ def test_chosen_finds_more_of_the_rarest_class_than_shapes_do(tmp_path: Path) ->
     least = {}
     for way in ("chosen", "shapes"):
         with Run(tmp_path / way, Counting()) as run:
-            run.synthesize(SHAPE, Synthesis(way=way, queries=240, rounds=4, width=1.0))
+            run.synthesize(SHAPE, Synthesis(unasked=0, way=way, queries=240, rounds=4, width=1.0))
             least[way] = min(run.pseudo_counts)
     assert least["chosen"] > least["shapes"]
 
@@ -251,13 +251,13 @@ def test_a_missing_lesson_is_named(tmp_path: Path) -> None:
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     made(tmp_path)
     with pytest.raises(ConfigurationDiffers, match='way: "chosen" -> "noise"'):
-        made(tmp_path, Synthesis(queries=90, rounds=3, width=1.0, way="noise"))
+        made(tmp_path, Synthesis(unasked=0, queries=90, rounds=3, width=1.0, way="noise"))
 
 
 def test_a_budget_that_was_raised_changes_no_plan(tmp_path: Path) -> None:
     for queries in (60, 600):
         with Run(tmp_path, Counting(), budget=Budget(queries=queries)) as run:
-            samples = run.synthesize(SHAPE, Synthesis(way="noise"))
+            samples = run.synthesize(SHAPE, Synthesis(unasked=0, way="noise"))
             assert len(samples) == run.planned_synthesis() == 60
 
 
@@ -288,7 +288,7 @@ def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
     search = Search(strategy="rows", queries=40, probes=10, references=3, shard=30)
     teacher = Counting()
     with Run(tmp_path, teacher) as run:
-        samples = run.synthesize(SHAPE, Synthesis(queries=60, way="shapes"))
+        samples = run.synthesize(SHAPE, Synthesis(unasked=0, queries=60, way="shapes"))
         with pytest.raises(InputError, match="not measured yet"):
             run.pseudo_samples(softened=True)
         softened = run.soften(search)
@@ -313,7 +313,7 @@ def test_a_teacher_that_answers_one_class_ends_and_is_named(
 ) -> None:
     same = function(lambda images: torch.zeros(len(images), dtype=torch.int64), classes=100)
     with caplog.at_level(logging.WARNING), Run(tmp_path, same) as run:
-        samples = run.synthesize((1, 13, 9), Synthesis(way=way, queries=40, rounds=2))
+        samples = run.synthesize((1, 13, 9), Synthesis(unasked=0, way=way, queries=40, rounds=2))
         assert len(samples) == 40
         assert run.pseudo_counts == [40] + [0] * 99
     assert "called no pseudo sample 1, 2, 3" in caplog.text
@@ -453,7 +453,7 @@ def test_unrelated_images_are_asked_once_each(tmp_path: Path, way: str) -> None:
     draw = torch.Generator().manual_seed(0)
     images = TensorImages((torch.rand(400, *SHAPE, generator=draw) * 255).to(torch.uint8))
     teacher = Counting()
-    settings = Synthesis(way=way, queries=90, rounds=3, width=1.0)
+    settings = Synthesis(unasked=0, way=way, queries=90, rounds=3, width=1.0)
     with Run(tmp_path, teacher) as run:
         run.synthesize(SHAPE, settings, images=images)
     asked = torch.cat(teacher.shown).mul(255).round().to(torch.uint8).flatten(1)
@@ -463,7 +463,7 @@ def test_unrelated_images_are_asked_once_each(tmp_path: Path, way: str) -> None:
 
 
 def test_unrelated_images_that_are_not_there_or_do_not_fit_are_told(tmp_path: Path) -> None:
-    settings = Synthesis(way="unrelated", queries=9)
+    settings = Synthesis(unasked=0, way="unrelated", queries=9)
     with Run(tmp_path, Counting()) as run:
         with pytest.raises(InputError, match="there are no unrelated images; name a data set"):
             run.synthesize(SHAPE, settings)
@@ -491,7 +491,9 @@ def test_images_that_nobody_is_asked_about_have_soft_labels_and_cost_nothing(
     assert samples.soft_rows is not None
     assert samples.soft_rows.tolist() == [-1] * 60 + list(range(70))
     assert torch.allclose(samples.soft.exp().sum(1), torch.ones(70), atol=1e-4)
-    assert torch.equal(samples.soft.argmax(1), samples.labels[60:])
+    assert torch.equal(samples.soft.argmax(1), samples.own[60:])
+    assert (samples.labels[60:] == -1).all()  # they have no label, and are half of each batch
+    assert samples.first == 60
     asked = {tuple(image.flatten().tolist()) for image in torch.cat(teacher.shown)}
     more = samples.images.read(torch.arange(60, 130))
     assert not asked & {tuple(image.flatten().tolist()) for image in more}

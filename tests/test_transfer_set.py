@@ -139,6 +139,17 @@ def test_joined_sets_keep_their_soft_labels_row_by_row() -> None:
     assert whole.with_soft(None).soft_rows is None
 
 
+def test_a_sample_with_a_soft_label_needs_no_other() -> None:
+    without = replace(plain(2).with_soft(torch.rand(2, 3)), labels=torch.tensor([-1, -1]))
+    whole = plain(4).joined(without)
+    assert whole.labels.tolist() == [0, 1, 2, 0, -1, -1]
+    assert whole.select(torch.tensor([5, 0])).labels.tolist() == [-1, 0]
+    with pytest.raises(InputError, match="labels must be .*got -1 in row 0"):
+        without.with_soft(None)
+    with pytest.raises(InputError, match="labels must be .*got -1 in row 4"):
+        replace(whole, soft_rows=torch.tensor([-1, -1, -1, -1, -1, 0]))
+
+
 def test_joined_sets_without_soft_labels_have_none() -> None:
     whole = plain(2).joined(plain(1))
     assert (len(whole), whole.soft, whole.soft_rows) == (3, None, None)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from db3kd.teacher import Teacher
+from db3kd.teacher import Bounds, Teacher
 
 Asks = Callable[[Tensor, Tensor], Tensor]
 """(points, row of each point) -> is each point on the other side? One query a point."""
@@ -99,13 +99,47 @@ def norm(images: Float[Tensor, "row *image"]) -> Float[Tensor, " row"]:
     return length
 
 
+def shown(
+    points: Float[Tensor, "row *image"], bounds: tuple[float, float]
+) -> Float[Tensor, "row *image"]:
+    """The points as the teacher sees them: clipped, in place, and rounded if it does that.
+
+    >>> shown(torch.tensor([[-0.5, 0.25]]), (0.0, 1.0))
+    tensor([[0.0000, 0.2500]])
+    >>> from db3kd.teacher import Bounds
+    >>> shown(torch.tensor([[-0.5, 0.75]]), Bounds(0.0, 1.0, seen=torch.round, level=1.0))
+    tensor([[0., 1.]])
+    """
+    points.clamp_(*bounds)
+    return bounds.seen(points) if isinstance(bounds, Bounds) else points
+
+
+def level_of(bounds: tuple[float, float]) -> float:
+    """The smallest difference that the teacher sees in one pixel; 0 where it sees any.
+
+    >>> level_of((0.0, 1.0))
+    0.0
+    """
+    return bounds.level if isinstance(bounds, Bounds) else 0.0
+
+
+def finest(tolerance: Tensor | float, bounds: tuple[float, float]) -> Tensor | float:
+    """A tolerance, but no finer than what the teacher sees.
+
+    >>> finest(0.25, (0.0, 1.0))
+    0.25
+    """
+    level = level_of(bounds)
+    return torch.as_tensor(tolerance).clamp_min(level) if level else tolerance
+
+
 def between(
     origin: Float[Tensor, "row *image"],
     far: Float[Tensor, "row *image"],
     share: Float[Tensor, " row"],
     bounds: tuple[float, float],
 ) -> Float[Tensor, "row *image"]:
-    """The point at `share` of the way from origin to far, within the bounds (the ray of Eq. 3).
+    """The point at `share` of the way from origin to far, as it is `shown` (the ray of Eq. 3).
 
     >>> between(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([0.25]), (0.0, 1.0))
     tensor([[[[0.2500]]]])
@@ -124,7 +158,7 @@ def along(
     >>> along(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), torch.tensor([0.25]), (0.0, 1.0))
     tensor([[[[0.2500]]]])
     """
-    return torch.addcmul(origin, per_row(share, span), span).clamp_(*bounds)
+    return shown(torch.addcmul(origin, per_row(share, span), span), bounds)
 
 
 def halvings(width: Float[Tensor, " row"], tolerance: Tensor | float) -> Int[Tensor, " row"]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import Ensemble, Known
+from db3kd.boundary import shown
 from db3kd.data import Images, Joined, eight_bits
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
@@ -228,12 +229,12 @@ class _Work:
         some = max(FEWEST_MADE, MADE_BYTES // (math.prod(self.images.shape) * 4))
         parts = [self._made(part, names, draw) for part in torch.split(rows, some)]
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        shown = columns.pop("shown")
+        seen = columns.pop("shown")
         if students is not None:
-            chosen = choose(students.each(shown), SCORES[self.settings.choose], wanted)
-            shown = shown[chosen]
+            chosen = choose(students.each(seen), SCORES[self.settings.choose], wanted)
+            seen = seen[chosen]
             columns = {name: column[chosen.to(column.device)] for name, column in columns.items()}
-        called = teacher.labels(shown).to(torch.int32)
+        called = teacher.labels(seen).to(torch.int32)
         return {name: column.cpu() for name, column in {**columns, "called": called}.items()}
 
     def _made(
@@ -248,11 +249,11 @@ class _Work:
             bounds=self.bounds,
             draw=draw,
         )
-        kept = shown = made.images
+        kept = seen = shown(made.images, self.bounds)
         if self.eight_bit:
-            kept, shown = eight_bits(shown)
+            kept, seen = eight_bits(seen)
         return {
-            "shown": shown,
+            "shown": seen,
             "images": kept,
             "parents": made.parents,
             "partners": made.partners,

@@ -6,6 +6,7 @@ continues where it was. After each shard the networks that a way learned are kep
 
 import json
 import logging
+from dataclasses import replace
 
 import msgspec
 import torch
@@ -225,9 +226,11 @@ def made(shop: Workshop) -> TransferSet:
 
 
 def whole(shop: Workshop) -> TransferSet:
-    """The pseudo samples, and after them those of which nobody was asked."""
+    """The pseudo samples, and after them those of which nobody was asked, half of each batch."""
     samples, more = made(shop), invented(shop, eight_bit=_eight_bit(shop))
-    return samples if more is None else samples.joined(more)
+    if more is None:
+        return samples
+    return replace(samples.joined(more), first=len(samples))
 
 
 def measure(shop: Workshop, samples: TransferSet, search: Search) -> None:

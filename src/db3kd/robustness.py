@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, Reaches, along, asker, bisect, halvings, norm, per_row
+from db3kd.boundary import Asks, Reaches, along, asker, bisect, finest, halvings, norm, per_row
 from db3kd.data import check_images
 from db3kd.descent import (
     ArsOpt,
@@ -532,7 +532,8 @@ def _along_references(
     count = (order >= 0).sum(1)
     number = torch.zeros_like(count)  # of the reference that the row is at
     low, high = torch.zeros_like(walk.distance), torch.ones_like(walk.distance)
-    rest = halvings(walk.distance, tolerance)
+    finish = finest(tolerance, bounds)
+    rest = halvings(walk.distance, finish)
     left = rest.clamp(max=COARSE)  # the nearest one is across: no need to ask
     rest -= left
     point, distance, spent = walk.point.clone(), walk.distance.clone(), walk.spent.clone()
@@ -556,7 +557,7 @@ def _along_references(
         high[row] = torch.where(across, share, high[row])
         fresh, missed = trying & across, ~(trying | across)
         low[row] = torch.where(fresh, 0.0, torch.where(missed, share, low[row]))
-        times = halvings(nearer, tolerance)
+        times = halvings(nearer, finish)
         coarse = times.clamp(max=COARSE)
         left[row] = torch.where(fresh, coarse, (left[row] - 1).clamp(min=0))
         rest[row] = torch.where(fresh, times - coarse, rest[row])

@@ -47,6 +47,12 @@ Ways = Literal[
     "unrelated_chosen",
 ]
 Choice = Literal["random", "doubt", "disagreement"]
+Kind = Literal["float32", "uint8", "png", "jpeg"]
+Channels = Literal["same", "rgb", "bgr", "grey"]
+Layout = Literal["chw", "hwc", "flat"]
+Unknown = Literal["refuse", "other", "extend"]
+Protocols = Literal["oip", "mlflow", "raw", "concepts", "template"]
+Verb = Literal["POST", "PUT", "GET"]
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -267,8 +273,8 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     else, those of the data set `images`. `rounds`: at least so many times the students learn anew.
     `surrogate`, `width`, `members`: what and how many these students are; "auto" by the size of the
     images. `candidates`: so many images are made for one that is asked, where students choose.
-    `unasked`: so many more images are made of which nobody is asked; what an ensemble of students
-    says of them are soft labels. `shard`: the most images that are made, asked and resumed
+    `unasked`: so many more images are made, as far as 2 GiB hold them, of which nobody is asked;
+    what four students say of them together are soft labels. `shard`: the most images that are made, asked and resumed
     together.
 
     >>> Synthesis(queries=5000).way
@@ -282,7 +288,7 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     width: Above0 = 0.5
     members: Count = 2
     candidates: Count = 4
-    unasked: Natural = 0
+    unasked: Natural = 60_000
     shard: Count = 16384
     ascent: AscentPlan = AscentPlan()
     images: Annotated[str, msgspec.Meta(min_length=1)] | None = None
@@ -309,6 +315,101 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     temperature: Above0 = 0.3
     weight_decay: AtLeast0 = 0.0
     mixed_precision: bool = True
+
+
+class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As what an image is sent to a remote teacher.
+
+    `kind`: an array of "float32" or "uint8" numbers, or a "png" or "jpeg" file; all but "float32"
+    have 256 grey levels. `quality`: of a JPEG, 1 to 100; colours keep their full resolution.
+    `size`: (height, width) that the teacher wants, if it is another than that of the images; made
+    by bilinear interpolation, antialiased where it is smaller. `channels`: "rgb", "bgr" or "grey"
+    if the teacher wants others than the images have. `layout`, of an array: (channels, height,
+    width) is "chw"; "hwc"; or all in one row, "flat", channel by channel.
+    Of "float32" alone: the lowest value of a pixel is sent as 0 and the highest as `scale`; then
+    `mean` is subtracted and the rest divided by `std`, one number for each channel that is sent,
+    or one for all.
+
+    >>> Encoding(kind="jpeg", quality=90, size=(224, 224)).channels
+    'same'
+    """
+
+    kind: Kind = "png"
+    quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 95
+    size: tuple[Count, Count] | None = None
+    channels: Channels = "same"
+    layout: Layout = "chw"
+    mean: tuple[float, ...] = ()
+    std: tuple[Above0, ...] = ()
+    scale: Above0 = 1.0
+
+
+class Names(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a remote teacher calls its classes.
+
+    `names`: class i is called names[i]; without names the teacher answers whole numbers. `unknown`:
+    an answer that is no name is an error ("refuse"), or one class more, the last ("other"), or a
+    new name, as long as there are fewer than classes ("extend"; names are learned in the order in
+    which they are met). `synonyms`: other words for a name. `ignore_case`: "Cat" is "cat".
+
+    >>> Names(names=("cat", "dog"), synonyms={"puppy": "dog"}).unknown
+    'refuse'
+    """
+
+    names: tuple[str, ...] = ()
+    unknown: Unknown = "refuse"
+    synonyms: dict[str, str] = {}
+    ignore_case: bool = False
+
+
+class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A teacher behind HTTP: where it is, how it is asked, and how much it may be asked.
+
+    `url`: its address; "oip" and "mlflow" add their own path. `protocol`: "oip" is the Open
+    Inference Protocol (KServe, Triton, MLServer), "mlflow" its scoring server, "raw" an image file
+    as the body (TorchServe, Hugging Face), "concepts" nested JSON with codes of its own (Clarifai),
+    "template" anything else. `model` and `version`: of "oip", and of "concepts" where the address
+    does not name them. `input`, `output`: names of the model's tensors in "oip"; `output` is also
+    that of "mlflow"; None if there is but one. `binary`: tensors of "oip" as bytes, not JSON.
+    `path`: where in the answer the label is, as in "outputs[0].label"; in "mlflow", where in each
+    prediction. `headers`: "${NAME}" in a value is replaced by that environment variable when a
+    request is sent; secrets can be given in no other way. `body`: the template, in which "{image}"
+    or "{images}" is replaced (`db3kd.teachers.remote.protocols.template`). `method`: of "raw" and
+    "template".
+    `encoding` and `names`: what images are sent as, and what classes are called. `batch`: images in
+    a request, at most. `concurrency`: requests at a time. `timeout`: seconds that a request may
+    take. `attempts`: how often an image is asked until it is given up. `per_second`, `per_minute`,
+    `per_day`: the most images, None for no limit. `patience`: seconds that the teacher may ask to
+    be left alone; if it asks for more, the run stops. `plain_http`: allow http to another machine.
+    `largest_reply`: bytes of an answer that are read, at most.
+
+    >>> Remote(url="http://localhost:8080", protocol="oip", model="digits").batch
+    64
+    """
+
+    url: str
+    protocol: Protocols
+    model: str | None = None
+    version: str | None = None
+    input: str = "input-0"
+    output: str | None = None
+    binary: bool = False
+    path: str = ""
+    headers: dict[str, str] = {}
+    body: str | None = None
+    method: Verb = "POST"
+    encoding: Encoding = Encoding()
+    names: Names = Names()
+    batch: Count = 64
+    concurrency: Count = 4
+    timeout: Above0 = 30.0
+    attempts: Count = 6
+    per_second: Count | None = None
+    per_minute: Count | None = None
+    per_day: Count | None = None
+    patience: AtLeast0 = 300.0
+    plain_http: bool = False
+    largest_reply: Count = 16 * 1024 * 1024
 
 
 def at_once(search: Search) -> bool:

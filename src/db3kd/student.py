@@ -56,7 +56,7 @@ def distillation_loss(
 
     Where only some samples have soft labels, `softened` says which. Both terms stay means over the
     whole batch: the label of every sample weighs 1, a soft label lambda more, and a sample without
-    one, such as a grown image, nothing there.
+    one, such as a grown image, nothing there. Nor does a label of -1, which is none.
 
     `soft` are the teacher's probabilities, the temperature already applied; the same temperature
     divides the student's logits here. Both terms are means over the batch, KL is summed over the
@@ -74,7 +74,7 @@ def distillation_loss(
     >>> round(float(loss), 4)  # log 2, and no divergence
     0.6931
     """
-    loss = F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / len(labels)
     if soft is None:
         return loss
     log_student = F.log_softmax(logits / temperature, dim=1)
@@ -171,7 +171,8 @@ def repeats(transfer: TransferSet, training: Training) -> int:
     """How often a pass over the set shows each of its own images; the others are shown once.
 
     1, unless the batches are so few that own images would be seen less than `OWN_PASSES` times;
-    then as often as that takes, until they are half of what is seen.
+    then as often as that takes, until they are half of what is seen. They are half, too, where the
+    others have no label but a soft one.
 
     >>> images = TensorImages(torch.zeros(310, 1, 4, 4))
     >>> zeros = torch.zeros(310, dtype=torch.int64)
@@ -184,6 +185,8 @@ def repeats(transfer: TransferSet, training: Training) -> int:
         return 1
     others, seen = len(transfer) - own, training.steps * training.batch
     most = max(1, others // own)
+    if bool((transfer.labels[own:] < 0).all()):
+        return most
     spare = seen - OWN_PASSES * own
     wanted = math.ceil(OWN_PASSES * others / spare) if spare > 0 else most
     return min(most, max(1, wanted))

@@ -4,7 +4,7 @@ Everything that knows a real model lives behind `Teacher`. Middlewares are teach
 teacher, each with one job, stacked in one visible place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -38,6 +38,30 @@ class Teacher(Protocol):
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image; costs one query for each; same device as the images."""
+
+
+class Bounds(tuple[float, float]):
+    """The bounds of a teacher that does not see every value between them.
+
+    `seen` makes of images what the teacher sees of them; `level` is the smallest difference that it
+    can see in one pixel. Searches ask for points that are seen as they are (`boundary.shown`), so
+    that distances are of what was really asked, and look for nothing finer than a level.
+
+    >>> low, high = Bounds(0.0, 1.0, seen=torch.round, level=1.0)
+    >>> low, high
+    (0.0, 1.0)
+    """
+
+    seen: Callable[[Tensor], Tensor]
+    level: float
+
+    def __new__(
+        cls, low: float, high: float, *, seen: Callable[[Tensor], Tensor], level: float
+    ) -> "Bounds":
+        """Make the pair."""
+        found = super().__new__(cls, (low, high))
+        found.seen, found.level = seen, level
+        return found
 
 
 class Meter:

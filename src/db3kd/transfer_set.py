@@ -17,15 +17,16 @@ class TransferSet:
     Row s of every field is the same sample. `images`: in the units of the teacher's images. `ids`:
     a name that stays with the sample, its row number in the source; a grown image has that of its
     parent, so that a split by id never parts the two. `own`: the teacher's answer m. `labels`: y of
-    Eq. 1, ground truth where it is known, else the teacher's answer. `soft`: the activations `a` of
+    Eq. 1, ground truth where it is known, else the teacher's answer; -1 for a sample that is known
+    by its soft label only. `soft`: the activations `a` of
     Eq. 7, *before* temperature and softmax; None trains on `labels` alone. `soft_rows`: where only
     some samples have soft labels, the row of `soft` that is each sample's, -1 where it has none.
     `first`: the first so many samples are own images, and the others were made of them; a training
     in few steps shows the own ones more often (`student.repeats`). All whole numbers are int64.
 
     Raises:
-        InputError: the fields differ in length, a label is negative or no class of `soft`, a whole
-            number is not int64, or `soft` is not finite.
+        InputError: the fields differ in length, a label is negative where there is no soft label,
+            or no class of `soft`, a whole number is not int64, or `soft` is not finite.
 
     >>> from db3kd.data import TensorImages
     >>> images, m = TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([2, 0])
@@ -58,8 +59,9 @@ class TransferSet:
                 raise InputError(
                     f"soft labels must be finite, row {row} is not; give activations of Eq. 7"
                 )
-        for name, values in (("own", self.own), ("labels", self.labels)):
-            self._check_range(name, values)
+        self._check_range("own", self.own)
+        known = self.labels >= 0
+        self._check_range("labels", self.labels.where(known | (self._soft_rows() < 0), 0))
 
     def _check_length(self, name: str, length: int) -> None:
         if length != len(self.images):
@@ -117,22 +119,20 @@ class TransferSet:
         >>> plain.joined(plain.with_soft(torch.tensor([[0.5, 2.0]]))).soft_rows
         tensor([-1,  0])
         """
-        images = Joined(self.images, more.images)
-        both = TransferSet(
-            images,
+        known = [part for part in (self.soft, more.soft) if part is not None]
+        if len({part.shape[1] for part in known}) > 1:
+            raise InputError("the soft labels of the two sets are of different classes")
+        mine, others = self._soft_rows(), more._soft_rows()
+        before = 0 if self.soft is None else len(self.soft)
+        others = torch.where(others < 0, others, others + before)
+        return TransferSet(
+            Joined(self.images, more.images),
             torch.cat([self.ids, more.ids]),
             torch.cat([self.own, more.own]),
             torch.cat([self.labels, more.labels]),
+            torch.cat(known) if known else None,
+            torch.cat([mine, others]) if known else None,
         )
-        known = [part for part in (self.soft, more.soft) if part is not None]
-        if not known:
-            return both
-        if len({part.shape[1] for part in known}) > 1:
-            raise InputError("the soft labels of the two sets are of different classes")
-        rows = self._soft_rows(), more._soft_rows()
-        first = 0 if self.soft is None else len(self.soft)
-        shifted = torch.where(rows[1] < 0, rows[1], rows[1] + first)
-        return replace(both, soft=torch.cat(known), soft_rows=torch.cat([rows[0], shifted]))
 
     def _soft_rows(self) -> Tensor:
         if self.soft is None:

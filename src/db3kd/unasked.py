@@ -4,6 +4,7 @@ What some students of the same answers think together is right more often than w
 alone. A student can learn that from any number of images, and no answer is bought for it.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -28,13 +29,15 @@ from db3kd.workshop import Workshop
 STUDENTS = 4  # of the ensemble
 BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 3000, 10_000  # of each of them
 SHARD, PIECE = 4096, 512  # images that are kept together, or made at once
+MOST_BYTES = 2**31  # of all of them
 
 
 def invent(shop: Workshop, pool: Pool, count: int, network: str, width: float) -> None:
     """Teach the ensemble and make so many images, those that are not there yet; no query.
 
-    Random by the run's seed.
+    They are fewer where 2 GiB do not hold them. Random by the run's seed.
     """
+    count = min(count, MOST_BYTES // (math.prod(pool.shape) * pool.values.element_size()))
     shop.agree("unasked", {"total": count, "size": SHARD, "price": 0, "network": network})
     pending = shop.pending("unasked", count, SHARD)
     if not pending:
@@ -59,7 +62,7 @@ def invent(shop: Workshop, pool: Pool, count: int, network: str, width: float) -
 def invented(shop: Workshop, *, eight_bit: bool) -> TransferSet | None:
     """The images with what the ensemble says of them; None where none were wanted.
 
-    Their labels are the ensemble's likeliest classes, their soft labels its log-probabilities.
+    Their soft labels are the ensemble's log-probabilities; they have no others.
 
     Raises:
         Damaged: a shard cannot be trusted.
@@ -72,8 +75,8 @@ def invented(shop: Workshop, *, eight_bit: bool) -> TransferSet | None:
     soft = torch.cat([shop.read(done[shard])["soft"] for shard in wanted])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
     shelf = Shelf.of(shop.folder, records, shape, eight_bit=eight_bit)
-    said = soft.argmax(1)
-    return TransferSet(shelf, torch.arange(len(said)), said, said, soft)
+    rows = torch.arange(len(soft))
+    return TransferSet(shelf, rows, soft.argmax(1), torch.full_like(rows, -1), soft)
 
 
 def _ensemble(shop: Workshop, pool: Pool, network: str, width: float) -> nn.ModuleList:

@@ -55,7 +55,7 @@ TRYING = (
     "-s",
     "grow.shard=60",
 )
-WITHOUT_DATA = ("run", "without_data.toml", *COMMAND[2:])
+WITHOUT_DATA = ("run", "without_data.toml", *COMMAND[2:], "-s", "synthesis.unasked=0")
 ASCENDING = (
     *WITHOUT_DATA,
     "-s",

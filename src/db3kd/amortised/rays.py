@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from db3kd.amortised.front import Front
-from db3kd.boundary import along, norm, per_row
+from db3kd.boundary import along, level_of, norm, per_row
 from db3kd.teacher import Teacher
 
 JUST_BELOW = 0.995  # of the best distance: what is nearer by less is not worth a question
@@ -110,6 +110,7 @@ def verify(
     direction = torch.zeros_like(front.origin[sample])
     guess, low, high, growth = (torch.zeros(count, device=device) for _ in range(4))
     probes, called, asking = [], [], []
+    finest = level_of(teacher.bounds)
     for _ in range(int(allowance.max()) if count else 0):
         rows = (anew & (left > 0)).nonzero()[:, 0]
         if len(rows):
@@ -143,7 +144,7 @@ def verify(
         guess[live] = torch.where(won[live], middle, farther)
         anew[live] = torch.where(
             won[live],
-            high[live] - low[live] <= precision * high[live],
+            high[live] - low[live] <= (precision * high[live]).clamp_min(finest),
             farther <= here * 1.01,
         )
     if not probes:

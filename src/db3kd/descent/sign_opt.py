@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, along, between, bisect, halvings, norm, per_row
+from db3kd.boundary import Asks, along, between, bisect, finest, halvings, norm, per_row
 from db3kd.descent.tangent import JUST_BELOW, tangents
 from db3kd.descent.walk import Walk, replaced
 
@@ -181,7 +181,7 @@ class _LineSearch:
             walk.point[rows],
             near=near[rows],
             rows=self.rows[rows],
-            times=torch.minimum(halvings(width, tolerance), walk.left[rows]),
+            times=torch.minimum(halvings(width, finest(tolerance, self.bounds)), walk.left[rows]),
             bounds=self.bounds,
         )
         distance = norm(bracket.point - self.origin[rows])

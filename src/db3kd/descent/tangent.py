@@ -16,7 +16,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, along, bisect, halvings, norm, per_row
+from db3kd.boundary import (
+    Asks,
+    along,
+    bisect,
+    halvings,
+    level_of,
+    norm,
+    per_row,
+    shown,
+)
 from db3kd.descent.walk import Walk
 
 CPU_POINTS, GPU_POINTS = 512, 16384  # probes asked at once, at most: full batches for the teacher
@@ -44,14 +53,16 @@ def tangents(
     The first `count` noise images serve a row; `smoothing` is their length as a share of the row's
     distance, one for all or one each; `free` (live *image) is zero at pixels that are not probed.
     The mean sign is subtracted: the probes have mean zero, so the expectation stays, and where
-    nearly all probes fall on one side the noise is far smaller. Costs `count` queries a row. On a
+    nearly all probes fall on one side the noise is far smaller. A probe moves a pixel by a grey
+    level at least, where the teacher sees no less. Costs `count` queries a row. On a
     CPU products are taken row by row, so that no rounding depends on the neighbours.
     """
     flat, size, shape = noise.flatten(1), len(noise), origin.shape[1:]
     centre, distance = walk.point.index_select(0, rows).flatten(1), walk.distance[rows][:, None]
     ray = (centre - origin.index_select(0, rows).flatten(1)) / distance
     relative = smoothing[:, None] if isinstance(smoothing, Tensor) else smoothing
-    length = (relative / flat.shape[1] ** 0.5) * distance
+    length = (relative / flat.shape[1] ** 0.5) * distance  # in each pixel, on the average
+    length = length.clamp_min(level_of(bounds))
     weight = length if free is None else length * free.flatten(1)
     share = _row_by_row(ray, flat.T)
     inwards = -length * share
@@ -61,8 +72,8 @@ def tangents(
     for first in range(0, len(rows), at_once):
         here = slice(first, first + at_once)
         points = torch.addcmul(centre[here, None], weight[here, None], flat)
-        points.addcmul_(inwards[here, :, None], ray[here, None]).clamp_(*bounds)
-        asked = _firsts(points, counts[here]).reshape(-1, *shape)
+        points.addcmul_(inwards[here, :, None], ray[here, None])
+        asked = shown(_firsts(points, counts[here]).reshape(-1, *shape), bounds)
         across = asks(asked, rows[here].repeat_interleave(count[here]))
         signs[here].masked_scatter_(used[here], torch.where(across, 1.0, -1.0).to(flat.dtype))
     balance = signs.sum(1, keepdim=True) / count[:, None]
@@ -231,7 +242,7 @@ def settle(
 
     `expected` is the share of the distance within which the crossing should lie, at most. One
     query verifies it; where the ray is still across there, the row moves in and the bracket is
-    doubled. Then it is halved until it is `tolerance` of the distance wide.
+    doubled. Then it is halved until it is `tolerance` of the distance wide, or one grey level.
     """
     near = (1 - expected).clamp(min=0.0)
     start, far = origin.index_select(0, rows), walk.point.index_select(0, rows)
@@ -248,6 +259,10 @@ def settle(
         live = live[across]
         far.index_copy_(0, live, point.index_select(0, across))
         near[live] = (1 - 2 * (1 - near[live])).clamp(min=0.0)
+    level = level_of(bounds)
+    if level:
+        finest = level / walk.distance[rows]
+        tolerance = torch.maximum(finest, torch.as_tensor(tolerance, device=finest.device))
     times = torch.minimum(halvings(1 - near, tolerance), left - asked)
     bracket = bisect(asks, start, far, near=near, rows=rows, times=times, bounds=bounds)
     distance, spent = norm(bracket.point - start), walk.spent[rows] + asked + times

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from db3kd.boundary import Asks, along, bisect, halvings, norm, per_row
+from db3kd.boundary import Asks, along, bisect, finest, halvings, norm, per_row
 from db3kd.descent import Walk, descend
 from db3kd.descent.tangent import JUST_BELOW, unit
 from db3kd.descent.walk import LEAST_LEFT
@@ -207,7 +207,9 @@ def halve(
         across,
         near=torch.zeros_like(walk.distance[rows]),
         rows=rows,
-        times=torch.minimum(halvings(norm(across - origin), plan.tolerance), walk.left[rows]),
+        times=torch.minimum(
+            halvings(norm(across - origin), finest(plan.tolerance, bounds)), walk.left[rows]
+        ),
         bounds=bounds,
     )
     return walk.put(

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from db3kd.boundary import shown
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
 from db3kd.networks import Shape
@@ -78,7 +79,7 @@ class Pool:
 
     def rounded(self, images: Float[Tensor, "row *image"]) -> tuple[Tensor, Tensor]:
         """Images as they would be kept, and the very same as the teacher would see them."""
-        images = images.clamp(*self.bounds)
+        images = shown(images.clone(), self.bounds)
         return eight_bits(images) if self.eight_bit else (images, images)
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row *image"]:
