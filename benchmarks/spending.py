@@ -45,6 +45,7 @@ METHODS = {
     "doubt": "(d) grown images, those that students doubt",
     "disagreement": "(d) grown images, those on which students disagree",
     "mixed": "(e) half of the answers on distances, half on grown images",
+    "selected": "(c), and by true classes whether all, some or none of it is learned (--truth)",
     "auto": "what a trial on the own images decides: (a) or (d)",
     "logits": "upper reference: the own images with the teacher's logits",
     "grown_logits": "upper reference: (c) with the teacher's logits",
@@ -189,6 +190,8 @@ def cells(
     for budget in budgets:
         for method in methods:
             plain = method in ("labels", "logits")
+            if method == "selected" and problem.truth is None:
+                continue
             if plain != (budget == 1) or (problem.net is None and "logits" in method):
                 continue
             yield method, budget
@@ -240,10 +243,13 @@ def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) 
         started = time.perf_counter()
         if method == "auto":
             transfer = spent_by_trial(run, problem, budget, steps)
+        elif method == "selected":
+            untried, grow = Spend(per_image=budget - 1, trial=0), Grow(choose="random")
+            transfer = spent_by_trial(run, problem, budget, steps, untried, grow)
         else:
             transfer = bought(run, problem, method, grow, search)
         seconds = time.perf_counter() - started
-        spent, decision = run.meter.spent, run.decision
+        spent, decision, selection = run.meter.spent, run.decision, run.selection
     temperature = LOGIT_TEMPERATURE if "logits" in method else Training().temperature
     training = Training(steps=steps, batch=BATCH, temperature=temperature)
     accuracies = [taught(problem, transfer, training, name, seed) for seed in range(1, seeds + 1)]
@@ -261,6 +267,7 @@ def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) 
         "steps": steps,
         "buying_s": round(seconds, 1),
         **({"decision": asdict(decision)} if decision else {}),
+        **({"selection": asdict(selection)} if selection else {}),
     }
 
 
@@ -268,7 +275,7 @@ def settings_of(method: str, budget: int) -> tuple[Grow | None, Search | None]:
     """How a method spends so many answers an image, its own one left aside."""
     left = budget - 1
     match method:
-        case "grown" | "grown_logits":
+        case "grown" | "grown_logits" | "selected":
             return Grow(per_image=left, choose="random"), None
         case "doubt":
             return Grow(per_image=left, choose="doubt"), None
@@ -307,12 +314,20 @@ def bought(
     return run.transfer_set(images, "grown", labels=truth)
 
 
-def spent_by_trial(run: Run, problem: Problem, budget: int, steps: int) -> TransferSet:
+def spent_by_trial(
+    run: Run,
+    problem: Problem,
+    budget: int,
+    steps: int,
+    spend: Spend | None = None,
+    grow: Grow | None = None,
+) -> TransferSet:
     """What a run of method "auto" buys for the student of this case."""
     return run.spend(
         problem.own,
         student(problem, seed=0),
-        Spend(per_image=budget - 1),
+        spend or Spend(per_image=budget - 1),
+        grow=grow,
         training=Training(steps=steps, batch=BATCH),
         labels=problem.truth,
     )

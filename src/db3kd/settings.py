@@ -58,7 +58,8 @@ Verb = Literal["POST", "PUT", "GET"]
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many queries may be spent: in all, and in each stage of a run.
 
-    `queries`: the hard limit of the whole, None for no limit. `stages`: limits of single stages by
+    `queries`: the hard limit of the whole, None for no limit. `money`: likewise, in the currency of
+    the teacher's price (`Price`). `stages`: limits of single stages by
     name ("answers", "grow", "rounds", "distances", "synthesis", "starts", "ascent", "evaluate"); a
     search together buys nearly all in "rounds", one row by row all in "distances".
 
@@ -67,7 +68,23 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     queries: Natural | None = None
+    money: AtLeast0 | None = None
     stages: dict[Stage, Natural] = {}
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a teacher's answers cost.
+
+    `per_1000`: for a thousand images. `currency`: its name, which is only shown. `failed`: whether
+    calls that fail are charged, too; those that are repeated then count as often as they are sent.
+
+    >>> Price(per_1000=1.5, currency="EUR").failed
+    False
+    """
+
+    per_1000: AtLeast0
+    currency: str = ""
+    failed: bool = False
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -274,8 +291,8 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `surrogate`, `width`, `members`: what and how many these students are; "auto" by the size of the
     images. `candidates`: so many images are made for one that is asked, where students choose.
     `unasked`: so many more images are made, as far as 2 GiB hold them, of which nobody is asked;
-    what four students say of them together are soft labels. `shard`: the most images that are made, asked and resumed
-    together.
+    what three wider students say of them together are soft labels. `shard`: the most images that are
+    made, asked and resumed together.
 
     >>> Synthesis(queries=5000).way
     'chosen'
@@ -379,7 +396,7 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `encoding` and `names`: what images are sent as, and what classes are called. `batch`: images in
     a request, at most. `concurrency`: requests at a time. `timeout`: seconds that a request may
     take. `attempts`: how often an image is asked until it is given up. `per_second`, `per_minute`,
-    `per_day`: the most images, None for no limit. `patience`: seconds that the teacher may ask to
+    `per_day`: the most requests, None for no limit. `patience`: seconds that the teacher may ask to
     be left alone; if it asks for more, the run stops. `plain_http`: allow http to another machine.
     `largest_reply`: bytes of an answer that are read, at most.
 

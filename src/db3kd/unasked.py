@@ -26,8 +26,8 @@ from db3kd.synthesis.pool import Pool
 from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
-STUDENTS = 4  # of the ensemble
-BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 3000, 10_000  # of each of them
+STUDENTS, WIDER = 3, 2.0  # of the ensemble; and how much wider than those that choose
+BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 6000, 10_000  # of each of them
 SHARD, PIECE = 4096, 512  # images that are kept together, or made at once
 MOST_BYTES = 2**31  # of all of them
 
@@ -82,7 +82,7 @@ def invented(shop: Workshop, *, eight_bit: bool) -> TransferSet | None:
 def _ensemble(shop: Workshop, pool: Pool, network: str, width: float) -> nn.ModuleList:
     """Students of all answers, from different first weights; kept once they are taught."""
     seeds = [mix(shop.seed, "ensemble", k) for k in range(STUDENTS)]
-    made = [build(network, pool.shape, pool.classes, width, seed=seed) for seed in seeds]
+    made = [build(network, pool.shape, pool.classes, WIDER * width, seed=seed) for seed in seeds]
     students = nn.ModuleList(map(quick, made)).to(shop.device)
     if shop.recall("unasked", 0, students) == 0:
         return students
