@@ -1,0 +1,270 @@
+"""A teacher that answers from a store, and asks another for what the store does not know."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.errors import BudgetExhausted, InputError, TeacherError
+from db3kd.recorded.records import Classes
+from db3kd.recorded.store import Store
+from db3kd.teacher import Teacher, check_answers
+
+WAVE = 4096
+CHUNK = 1024
+Rows = Sequence[int] | Int[Tensor, " row"]
+
+
+@runtime_checkable
+class Settle(Protocol):
+    """What a teacher calls for each part of a question that has an answer.
+
+    >>> def one_by_one(images: Tensor, settle: Settle) -> None:
+    ...     for row in range(len(images)):
+    ...         settle([row], [0])
+    """
+
+    def __call__(
+        self,
+        rows: Rows,
+        classes: Classes,
+        /,
+        *,
+        failed: int = 0,
+        retried: int = 0,
+        unsent: int = 0,
+    ) -> None:
+        """Keep the classes of these rows of the question; threads may call it at once.
+
+        `failed`: images that were sent and get no answer. `retried`: images that were sent once
+        more. `unsent`: images that are not going to be sent.
+
+        Raises:
+            TeacherError: a row is not in the question or was answered before, or no class index.
+            RunError: the store cannot be written.
+        """
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """A teacher whose answers arrive in parts, such as one that has several requests on their way.
+
+    >>> isinstance(object(), InParts)
+    False
+    """
+
+    def answer(self, images: Float[Tensor, "row *image"], settle: Settle) -> None:
+        """Call `settle` for each part as it arrives, until all rows are answered, or raise.
+
+        Nothing of it may be on its way when it returns or raises. Where it raises, rows that were
+        neither settled nor reported as `failed` or `unsent` count as failed: they may be paid.
+        """
+
+
+class Recorded:
+    """A teacher that asks for each image once: every answer is kept before it is handed out.
+
+    Not of the paper. A crash, another student or another epoch asks nothing twice. The
+    answers of a question come from `store` alone, in order. Images that it does not know are asked
+    once each, duplicates together, `wave` at a time: a wave is reserved in the store, asked, and
+    settled part by part. An `InParts` teacher says when a part arrived; any other is asked for
+    `chunk` images at a time. A failure or a kill in the middle loses nothing that was settled,
+    and a kill leaves at most one wave "in_flight" on the books.
+
+    `identity` names the model, and all that changes what it says; never put a secret into it.
+    `key` gives 32 bytes for each image (row, *image), the digest of what the teacher will be sent;
+    images with one key get one answer. `run` is the name under which the books are kept.
+
+    Costs one query for each image that the store does not know. Nothing is random.
+
+    Two syncs to the disk a question, and one more for each further wave. A part that settled
+    outlives a killed process at once; a power cut may take what settled since the last sync, of
+    which nothing was handed out.
+
+    Raises:
+        TeacherError: the teacher failed, left images without an answer, or answered no class.
+        InputError: `key` gave not one key of 32 bytes for each image; sizes below 1.
+        RunError: the store cannot be read or written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from db3kd.teacher import Meter
+    >>> from db3kd.teachers import function
+    >>> meter = Meter(function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2))
+    >>> store = Store(Path(tempfile.mkdtemp()) / "answers.db3kd")
+    >>> teacher = Recorded(meter, store, "bright-v1")
+    >>> images = torch.tensor([0.9, 0.2, 0.9]).reshape(3, 1, 1, 1)
+    >>> teacher.labels(images), meter.spent
+    (tensor([1, 0, 1]), 2)
+    >>> teacher.labels(images.flip(0)), meter.spent
+    (tensor([1, 0, 1]), 2)
+    >>> store.close()
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        store: Store,
+        identity: str,
+        *,
+        key: Callable[[Tensor], Sequence[bytes]] | None = None,
+        run: str = "",
+        wave: int = WAVE,
+        chunk: int = CHUNK,
+    ) -> None:
+        if not identity:
+            raise InputError("the identity of a teacher is empty; name the model and its version")
+        if wave < 1 or chunk < 1:
+            raise InputError(f"wave and chunk must be at least 1, got {wave} and {chunk}")
+        self._teacher, self._store, self._key = teacher, store, key or float_keys
+        self._wave, self._chunk = wave, chunk
+        self.identity, self.run = identity, run
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self._teacher.classes
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a pixel."""
+        return self._teacher.bounds
+
+    def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
+        """Class index of each image; one query for each that is not known; same device."""
+        keys = self._key(images)
+        if len(keys) != len(images):
+            raise InputError(f"the key function gave {len(keys)} keys for {len(images)} images")
+        answers = self._store.known(self.identity, keys)
+        first: dict[bytes, int] = {}
+        for row in (answers < 0).nonzero().flatten().tolist():
+            first.setdefault(keys[row], row)
+        rows = list(first.values())
+        for begin in range(0, len(rows), self._wave):
+            end = begin + self._wave
+            self._ask(images, keys, rows[begin:end], last=end >= len(rows))
+        if rows:
+            answers = self._store.known(self.identity, keys)
+        if len(rows) < len(images):
+            self._store.hit(self.identity, len(images) - len(rows), run=self.run)
+        answers = check_answers(answers, asked=len(images), classes=self.classes)
+        return answers.to(images.device)
+
+    def _ask(self, images: Tensor, keys: Sequence[bytes], rows: list[int], *, last: bool) -> None:
+        """Reserve, ask and settle one wave."""
+        if rows[-1] - rows[0] + 1 == len(rows):
+            part = images[rows[0] : rows[-1] + 1]  # no copy
+        else:
+            part = images[torch.tensor(rows, device=images.device)]
+        ticket = self._store.reserve(self.identity, len(rows), run=self.run)
+        wave = _Wave(self._store, ticket, [keys[row] for row in rows], self.classes)
+        try:
+            if isinstance(self._teacher, InParts):
+                self._teacher.answer(part, wave.settle)
+            else:
+                self._in_chunks(part, wave.settle)
+            if wave.left:
+                raise TeacherError(
+                    f"the teacher left {wave.left} of {len(rows)} images without an answer"
+                )
+        except BaseException:
+            wave.give_up()
+            raise
+        self._store.close_ticket(ticket, sync=last)  # the next wave's `reserve` syncs as well
+
+    def _in_chunks(self, images: Tensor, settle: Settle) -> None:
+        for first in range(0, len(images), self._chunk):
+            part = images[first : first + self._chunk]
+            rows = range(first, first + len(part))
+            rest = len(images) - rows.stop
+            try:
+                answers = check_answers(
+                    self._teacher.labels(part), asked=len(part), classes=self.classes
+                )
+            except BudgetExhausted:  # nothing was asked
+                settle((), (), unsent=len(part) + rest)
+                raise
+            except BaseException:
+                settle((), (), failed=len(part), unsent=rest)
+                raise
+            settle(rows, answers)
+
+
+class _Wave:
+    """Images that were reserved together, and which of them were settled."""
+
+    def __init__(self, store: Store, ticket: int, keys: list[bytes], classes: int) -> None:
+        self._store, self._ticket, self._keys, self._classes = store, ticket, keys, classes
+        self._lock = threading.Lock()
+        self._done = bytearray(len(keys))
+        self._failed, self._unsent = 0, 0
+
+    @property
+    def left(self) -> int:
+        """Images without an answer."""
+        return self._done.count(0)
+
+    def settle(
+        self,
+        rows: Rows,
+        classes: Classes,
+        /,
+        *,
+        failed: int = 0,
+        retried: int = 0,
+        unsent: int = 0,
+    ) -> None:
+        """Keep a part; see `Settle`."""
+        places = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+        answers = check_answers(
+            classes if len(places) else torch.zeros(0, dtype=torch.int64),
+            asked=len(places),
+            classes=self._classes,
+        )
+        with self._lock:
+            done = self._done.copy()
+            for place in places:
+                if not 0 <= place < len(done) or done[place]:
+                    raise TeacherError(
+                        f"the teacher answered image {place} of {len(done)} twice or out of place"
+                    )
+                done[place] = 1
+            keys = [self._keys[place] for place in places]
+            self._store.settle(
+                self._ticket, keys, answers, failed=failed, retried=retried, sync=False
+            )
+            self._done = done
+            self._failed += failed
+            self._unsent += unsent
+
+    def give_up(self) -> None:
+        """Book what may have been sent as failed, and close the ticket."""
+        lost = max(0, self.left - self._failed - self._unsent)
+        if lost:
+            self._store.settle(self._ticket, (), (), failed=lost, sync=False)
+        self._store.close_ticket(self._ticket)
+
+
+def float_keys(images: Float[Tensor, "row *image"]) -> list[bytes]:
+    """SHA-256 of the bytes of each image, its type and shape: the keys for a local teacher.
+
+    Costs no query. Nothing is random. The same numbers have the same key on every device.
+
+    >>> one, two = float_keys(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    >>> len(one), one != two
+    (32, True)
+    """
+    pixels = images.detach().cpu().contiguous().numpy()
+    tail = f"{pixels.dtype.str} {pixels.shape[1:]}".encode()
+    rows = pixels.reshape(len(pixels), -1) if len(pixels) else ()
+    return [_digest(row, tail) for row in rows]
+
+
+def _digest(row: Any, tail: bytes) -> bytes:
+    digest = hashlib.sha256(row)
+    digest.update(tail)
+    return digest.digest()

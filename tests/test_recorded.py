@@ -1,0 +1,763 @@
+"""Answers are kept before they are used: nothing that was paid is asked again, whatever happens."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from db3kd import teachers
+from db3kd.errors import BudgetExhausted, Busy, Damaged, Db3kdError, InputError, RunError
+from db3kd.errors import TeacherError as Failure
+from db3kd.recorded import Imported, InParts, Recorded, Settle, Store, float_keys
+from db3kd.settings import Budget
+from db3kd.teacher import Meter, Teacher
+from test_teachers import Conforms, linear_module
+
+CLASSES = 7
+
+
+def pictures(numbers: Sequence[int]) -> Tensor:
+    """One image for each number, which it shows."""
+    return (torch.tensor(numbers, dtype=torch.float32) / 4096).reshape(-1, 1, 1, 1)
+
+
+def shown(images: Tensor) -> list[int]:
+    return [round(value) for value in (images.flatten() * 4096).tolist()]
+
+
+def truth(numbers: Sequence[int]) -> list[int]:
+    return [number * number % CLASSES for number in numbers]
+
+
+KEYS = float_keys(pictures(range(2000)))
+
+
+class Logging:
+    """A teacher that remembers what it was shown, and fails at some numbers."""
+
+    classes, bounds = CLASSES, (0.0, 1.0)
+
+    def __init__(self, fails_at: frozenset[int] = frozenset()) -> None:
+        self.seen: list[int] = []
+        self.calls: list[int] = []
+        self.fails_at = fails_at
+
+    def labels(self, images: Tensor, /) -> Tensor:
+        numbers = shown(images)
+        self.seen += numbers
+        self.calls.append(len(numbers))
+        if self.fails_at & set(numbers):
+            raise Failure("the line is dead")
+        return torch.tensor(truth(numbers), dtype=torch.int64)
+
+
+class Parts(Logging):
+    """The same, in parts of three, out of order, from four threads."""
+
+    def answer(self, images: Tensor, settle: Settle) -> None:
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+
+        def part(some: Tensor) -> None:
+            try:
+                answers = self.labels(images[some])
+            except Failure:
+                settle((), (), failed=len(some))
+                raise
+            settle(some, answers)
+
+        with ThreadPoolExecutor(4) as pool:
+            done = [pool.submit(part, rows[at : at + 3]) for at in range(0, len(rows), 3)]
+        for future in done:
+            future.result()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "answers.db3kd") as opened:
+        yield opened
+
+
+class TestRecorded(Conforms):
+    """Whatever holds for a teacher holds for a recorded one."""
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Callable[[int], Teacher]:
+        def made(batch: int) -> Teacher:
+            net = teachers.torch_module(linear_module(), classes=3)
+            file = Store(tmp_path / "answers.db3kd")
+            return Recorded(net, file, "linear", chunk=batch, wave=16)
+
+        return made
+
+    def test_names_the_shape_of_images_that_do_not_fit(self, teacher: Teacher) -> None:
+        with pytest.raises(Failure, match=r"1, 2, 4, 4"):  # of two equal ones, one is asked
+            teacher.labels(torch.zeros(2, 2, 4, 4))
+
+
+# What is asked
+
+
+numbers = st.lists(st.integers(0, 40), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    questions=st.lists(numbers, min_size=1, max_size=4),
+    fails_at=st.frozensets(st.integers(0, 40), max_size=2),
+    kind=st.sampled_from([Logging, Parts]),
+    wave=st.integers(1, 20),
+    chunk=st.integers(1, 20),
+)
+def test_each_image_is_asked_until_it_is_answered_and_never_again(
+    tmp_path_factory: pytest.TempPathFactory,
+    questions: list[list[int]],
+    fails_at: frozenset[int],
+    kind: type[Logging],
+    wave: int,
+    chunk: int,
+) -> None:
+    teacher = kind(fails_at)
+    with Store(tmp_path_factory.mktemp("store") / "answers.db3kd") as store:
+        recorded = Recorded(teacher, store, "squares", wave=wave, chunk=chunk)
+        handed = 0
+        for question in questions:
+            before, seen = kept(store), len(teacher.seen)
+            try:
+                answers = recorded.labels(pictures(question))
+            except Failure:
+                assert fails_at & set(question)
+            else:
+                assert answers.tolist() == truth(question)
+                assert set(question) <= kept(store)
+                handed += len(question) - len(teacher.seen[seen:])
+            new = teacher.seen[seen:]
+            assert len(new) == len(set(new))  # duplicates are asked once
+            assert not set(new) & before
+            assert set(new) <= set(question)
+        books = store.books("squares")
+        assert books["answered"] == len(kept(store))
+        assert books["answered"] + books["failed"] == len(teacher.seen)
+        assert (books["in_flight"], books["hits"]) == (0, handed)
+        assert store.open_tickets() == ()
+
+
+def kept(store: Store) -> set[int]:
+    """Numbers whose answers are in the store; all of them are checked."""
+    answers = store.known("squares", KEYS).tolist()
+    found = [number for number in range(len(KEYS)) if answers[number] >= 0]
+    assert truth(found) == [answers[number] for number in found]
+    return set(found)
+
+
+def test_answers_are_in_the_file_before_they_are_handed_out(store: Store) -> None:
+    recorded = Recorded(Logging(), store, "squares", wave=8, chunk=2)
+    recorded.labels(pictures(range(20)))
+    with Store(store.path) as other:
+        assert kept(other) == set(range(20))
+
+
+def test_a_plain_teacher_is_asked_in_chunks_and_a_known_image_not_at_all(store: Store) -> None:
+    teacher = Logging()
+    recorded = Recorded(teacher, store, "squares", wave=8, chunk=3)
+    recorded.labels(pictures([5, 6]))
+    recorded.labels(pictures([*range(12), 3, 3]))
+    assert teacher.calls == [2, 3, 3, 2, 2]
+    assert store.books()["hits"] == 4
+
+
+def test_another_identity_is_another_teacher(store: Store) -> None:
+    first, second = Logging(), Logging()
+    Recorded(first, store, "squares-v1").labels(pictures([1, 2]))
+    Recorded(second, store, "squares-v2").labels(pictures([1, 2]))
+    assert first.seen == second.seen == [1, 2]
+    assert store.identities() == ("squares-v1", "squares-v2")
+
+
+def test_a_failing_part_costs_nothing_that_was_answered(store: Store) -> None:
+    teacher = Parts(fails_at=frozenset([4]))
+    with pytest.raises(Failure, match="dead"):
+        Recorded(teacher, store, "squares").labels(pictures(range(30)))
+    assert store.books()["failed"] == 3
+    assert len(kept(store)) == 27
+
+
+def test_what_a_budget_refused_is_not_on_the_books(store: Store) -> None:
+    meter = Meter(Logging(), Budget(queries=5))
+    with pytest.raises(BudgetExhausted):
+        Recorded(meter, store, "squares", chunk=4).labels(pictures(range(10)))
+    books = store.books()
+    assert (books["answered"], books["failed"], books["in_flight"]) == (4, 0, 0)
+
+
+class Bad(Logging):
+    """A teacher in parts that does as it is told."""
+
+    def __init__(self, does: Callable[[Settle], None]) -> None:
+        super().__init__()
+        self.does = does
+
+    def answer(self, images: Tensor, settle: Settle) -> None:
+        self.does(settle)
+
+
+@pytest.mark.parametrize(
+    ("does", "says", "failed"),
+    [
+        (lambda settle: settle([0], [1]), "left 3 of 4", 3),
+        (lambda settle: settle([0], [CLASSES]), "class 7", 4),
+        (lambda settle: settle([0, 1], [1]), r"shape \(1,\)", 4),
+        (lambda settle: settle([4], [1]), "image 4 of 4", 4),
+        (lambda settle: settle([1, 1], [1, 1]), "image 1 of 4 twice", 4),
+        (lambda settle: settle((), (), failed=1, unsent=2), "left 4 of 4", 2),
+    ],
+)
+def test_a_teacher_that_settles_nonsense(
+    store: Store, does: Callable[[Settle], None], says: str, failed: int
+) -> None:
+    teacher = Bad(does)
+    assert isinstance(teacher, InParts)
+    with pytest.raises(Failure, match=says):
+        Recorded(teacher, store, "squares").labels(pictures(range(4)))
+    assert store.books()["failed"] == failed
+    assert store.books()["in_flight"] == 0
+
+
+def test_keys_are_of_bytes_type_and_shape() -> None:
+    images = torch.rand(2, 1, 4, 6)
+    assert float_keys(images) == float_keys(images.clone())
+    assert float_keys(images.transpose(2, 3)) == float_keys(images.transpose(2, 3).contiguous())
+    every = [*float_keys(images), *float_keys(images.reshape(2, 1, 6, 4))]
+    assert len(set(every)) == 4
+    assert float_keys(images[:0]) == []
+
+
+def test_a_key_function_that_is_wrong(store: Store) -> None:
+    for key, says in ((lambda images: [b"k" * 32], "1 keys for 2"), (lambda i: [b"k"] * 2, "32")):
+        with pytest.raises(InputError, match=says):
+            Recorded(Logging(), store, "squares", key=key).labels(pictures([1, 2]))
+    for wave, chunk in ((0, 1), (1, 0)):
+        with pytest.raises(InputError, match="at least 1"):
+            Recorded(Logging(), store, "squares", wave=wave, chunk=chunk)
+    with pytest.raises(InputError, match="identity"):
+        Recorded(Logging(), store, "")
+
+
+def test_threads_share_a_store(store: Store) -> None:
+    recorded = Recorded(Parts(), store, "squares", wave=16)
+    with ThreadPoolExecutor(6) as pool:
+        asked = [list(range(start, start + 60)) for start in range(0, 120, 10)]
+        found = list(pool.map(lambda question: recorded.labels(pictures(question)), asked))
+    assert [answers.tolist() for answers in found] == [truth(question) for question in asked]
+    assert store.books()["answered"] == len(recorded._teacher.seen)  # type: ignore[attr-defined]
+
+
+# The books
+
+
+def test_a_ticket_that_is_never_closed_stays_in_flight(store: Store) -> None:
+    ticket = store.reserve("squares", 10, run="first")
+    store.settle(ticket, [b"a" * 32], [3], failed=2, retried=5)
+    with Store(store.path) as other:  # as after a crash
+        (left,) = other.open_tickets()
+        assert (left.ticket, left.identity, left.run, left.unsettled) == (
+            ticket,
+            "squares",
+            "first",
+            7,
+        )
+        assert abs(left.at - time.time()) < 60
+        assert other.books("squares", run="first") == {
+            "answered": 1,
+            "failed": 2,
+            "retried": 5,
+            "hits": 0,
+            "imported": 0,
+            "in_flight": 7,
+        }
+        assert sum(other.books("squares", run="second").values()) == 0
+        assert sum(other.books("circles").values()) == 0
+        other.close_ticket(ticket)
+    assert store.books()["in_flight"] == 0
+
+
+def test_more_than_was_reserved_is_refused_whole(store: Store) -> None:
+    ticket = store.reserve("squares", 1)
+    with pytest.raises(InputError, match="1 images left, got 2"):
+        store.settle(ticket, [b"a" * 32, b"b" * 32], [1, 2])
+    assert store.known("squares", [b"a" * 32]).tolist() == [-1]
+    store.close_ticket(ticket)
+    with pytest.raises(InputError, match="not open"):
+        store.settle(ticket, [b"a" * 32], [1])
+    assert store.reserve("squares", 1) != ticket
+
+
+@pytest.mark.parametrize(
+    ("keys", "classes", "says"),
+    [
+        ([b"a" * 31], [1], "32 bytes"),
+        ([b"a" * 32], [-1], "got -1"),
+        ([b"a" * 32], [2**32], "got 4294967296"),
+        ([b"a" * 32], [1, 2], "2 classes for 1 keys"),
+    ],
+)
+def test_answers_that_do_not_fit(
+    store: Store, keys: list[bytes], classes: list[int], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        store.settle(store.reserve("squares", 2), keys, classes)
+    for wrong in ({"count": -1}, {"count": 1, "identity": ""}):
+        with pytest.raises(InputError):
+            store.reserve(**{"identity": "squares", **wrong})  # type: ignore[arg-type]
+
+
+def test_the_first_answer_stays(store: Store) -> None:
+    with Store(store.path) as other:
+        for one, number in ((store, 1), (other, 2), (store, 3)):
+            one.settle(one.reserve("squares", 1), [b"a" * 32], [number])
+        assert store.known("squares", [b"a" * 32]).tolist() == [1]
+        assert other.known("squares", [b"a" * 32]).tolist() == [1]
+    assert store.books()["answered"] == 3  # all were paid
+
+
+def test_names_are_learned_in_one_order_by_all(store: Store) -> None:
+    with Store(store.path) as other:
+        assert store.learn("pets", ["cat"]) == ("cat",)
+        assert other.learn("pets", ["dog", "cat"]) == ("cat", "dog")
+        assert store.learn("pets", ["eel"]) == ("cat", "dog", "eel") == other.names("pets")
+    assert store.names("cars") == ()
+
+
+def test_nothing_but_the_file_name_is_in_the_repr(store: Store) -> None:
+    assert repr(store) == f"Store({str(store.path)!r})"
+
+
+# Tables
+
+
+def test_an_export_comes_back_whole(store: Store, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    keys = [rng.bytes(32) for _ in range(9000)]
+    for first in range(0, 9000, 700):
+        store.keep(
+            "a",
+            keys[first : first + 700],
+            [number % 5 for number in range(first, first + len(keys[first : first + 700]))],
+        )
+    store.keep("b", keys[:3], [4, 4, 4])
+    table = tmp_path / "answers.parquet"
+    assert store.export(table) == 9003
+    with Store(tmp_path / "other.db3kd") as other:
+        assert other.import_table(table, "a", float_keys) == Imported(9000, 0, 0)
+        assert other.import_table(table, "a", float_keys) == Imported(0, 9000, 0)
+        assert torch.equal(other.known("a", keys), store.known("a", keys))
+        assert other.books()["imported"] == 9000
+        assert other.known("b", keys[:1]).tolist() == [-1]
+        assert store.export(table, "b") == 3
+        other.keep("b", keys[:1], [1])
+        assert other.import_table(table, "b", float_keys) == Imported(2, 1, 1)
+    assert [file.name for file in tmp_path.glob(".*")] == []
+
+
+def test_names_of_an_export_count_even_in_another_order(store: Store, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    store.learn("pets", ["cat", "dog"])
+    store.keep("pets", [b"c" * 32, b"d" * 32], [0, 1])
+    table = tmp_path / "answers.parquet"
+    store.export(table)
+    assert pq.read_table(table)["name"].to_pylist() == ["cat", "dog"]
+    with Store(tmp_path / "other.db3kd") as other:
+        other.learn("pets", ["dog"])
+        other.import_table(table, "pets", float_keys)
+        assert other.names("pets") == ("dog", "cat")
+        assert other.known("pets", [b"c" * 32, b"d" * 32]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_a_table_of_images_is_not_asked_again(store: Store, tmp_path: Path, struct: bool) -> None:
+    images = torch.randint(0, 256, (5, 1, 4, 4), generator=torch.Generator().manual_seed(1))
+    rows: list[Any] = [png(image) for image in images]
+    table = write(
+        tmp_path, image=[{"bytes": row} for row in rows] if struct else rows, label=range(5)
+    )
+    assert store.import_table(table, "squares", float_keys).added == 5
+    teacher = Logging()
+    assert Recorded(teacher, store, "squares").labels(images / 255).tolist() == [0, 1, 2, 3, 4]
+    assert teacher.seen == []
+    assert store.books() | {"imported": 5, "hits": 5} == store.books()
+
+
+def test_labels_that_are_names(store: Store, tmp_path: Path) -> None:
+    grey = png(torch.zeros(1, 4, 4))
+    table = write(tmp_path, image=[grey], label=["dog"])
+    with pytest.raises(InputError, match="'dog' is a name; say by index="):
+        store.import_table(table, "pets", float_keys)
+    store.import_table(table, "pets", float_keys, index=["cat", "dog"].index)  # type: ignore[arg-type]
+    assert store.known("pets", float_keys(torch.zeros(1, 1, 4, 4))).tolist() == [1]
+
+
+def test_tables_that_do_not_fit(store: Store, tmp_path: Path) -> None:
+    grey, wide = png(torch.zeros(1, 4, 4)), png(torch.zeros(1, 4, 5))
+    for columns, says in (
+        ({"picture": [grey], "label": [1]}, "columns picture, label"),
+        ({"image": [grey, wide], "label": [1, 1]}, r"image 1 .* shape \(1, 4, 5\)"),
+        ({"image": [b"hello"], "label": [1]}, "image 0 .* cannot be decoded"),
+        ({"image": [None, grey], "label": [1, 1]}, "image 0 .* is empty"),
+        ({"image": [grey], "label": [1.5]}, "label 0 .* is 1.5"),
+        ({"image": [grey], "label": [-3]}, "got -3"),
+        ({"key": [b"k"], "class": [1], "identity": ["pets"]}, "32 bytes"),
+        ({"key": [b"k" * 32], "class": ["a"], "identity": ["pets"]}, "no whole number"),
+    ):
+        with pytest.raises(InputError, match=says):
+            store.import_table(write(tmp_path, **columns), "pets", float_keys)
+    (tmp_path / "table.parquet").write_text("hello")
+    with pytest.raises(InputError, match="cannot be read as a parquet file"):
+        store.import_table(tmp_path / "table.parquet", "pets", float_keys)
+    with pytest.raises(RunError, match="cannot be written"):
+        store.export(tmp_path / "no-such-folder" / "answers.parquet")
+
+
+def png(pixels: Tensor) -> bytes:
+    from PIL import Image
+
+    file = BytesIO()
+    Image.fromarray(pixels[0].to(torch.uint8).numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(folder: Path, **columns: Any) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = folder / "table.parquet"
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), file)
+    return file
+
+
+# Files that are not as they should be
+
+
+def filled(path: Path) -> Path:
+    with Store(path) as store:
+        for first in range(0, 400, 20):
+            Recorded(Logging(), store, "squares").labels(pictures(range(first, first + 20)))
+        store.learn("squares", ["a", "b"])
+        store.reserve("squares", 30)
+    return path
+
+
+def foreign(path: Path, *statements: str) -> Path:
+    base = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        base.execute(statement)
+    base.close()
+    return path
+
+
+def test_foreign_files_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("hello" * 100)
+    theirs = foreign(tmp_path / "theirs.sqlite", "PRAGMA journal_mode=WAL", "CREATE TABLE x (y)")
+    for file in (notes, theirs):
+        before = file.read_bytes()
+        with pytest.raises(InputError, match="is no store of answers; give another file name"):
+            Store(file)
+        assert file.read_bytes() == before
+        assert not list(tmp_path.glob("*-wal"))
+    with pytest.raises(InputError, match="cannot be opened"):
+        Store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("statement", "error", "says"),
+    [
+        ("PRAGMA user_version=2", InputError, "version 2; this db3kd reads 1"),
+        ("CREATE TRIGGER t AFTER INSERT ON answers BEGIN DELETE FROM answers; END", Damaged, "tab"),
+        ("ALTER TABLE names RENAME TO words", Damaged, "its tables are others"),
+        ("UPDATE answers SET classes=zeroblob(length(classes)) WHERE id=3", Damaged, "block 3"),
+        ("UPDATE answers SET keys='text' WHERE id=3", Damaged, "block 3"),
+        ("UPDATE answers SET at=at+1 WHERE id=3", Damaged, "block 3"),
+    ],
+)
+def test_altered_stores_are_refused(
+    tmp_path: Path, statement: str, error: type[Db3kdError], says: str
+) -> None:
+    file = foreign(filled(tmp_path / "answers.db3kd"), statement)
+
+    def used() -> None:
+        with Store(file) as store:
+            kept(store)
+
+    with pytest.raises(error, match=says):
+        used()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return filled(tmp_path_factory.mktemp("whole") / "answers.db3kd")
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 60, 100, 4095, 4096, 20_000, -4096, -1])
+def test_cut_stores_are_refused(tmp_path: Path, whole: Path, length: int) -> None:
+    file = tmp_path / "answers.db3kd"
+    file.write_bytes(whole.read_bytes()[:length])
+    with pytest.raises((Damaged, InputError), match=r"answers.db3kd is (cut|damaged|no store)"):
+        Store(file)
+
+
+def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
+    (tmp_path / "answers.db3kd").touch()
+    with Store(tmp_path / "answers.db3kd") as store:
+        assert store.identities() == ()
+
+
+places = st.integers(0, 2**20) | st.integers(0, 4096)
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes=st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=4))
+def test_no_altered_byte_gives_a_wrong_answer_or_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, whole: Path, changes: list[tuple[int, int]]
+) -> None:
+    content = bytearray(whole.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    file = tmp_path_factory.mktemp("altered") / "answers.db3kd"
+    file.write_bytes(content)
+    try:
+        with Store(file, patience=0.1) as store:
+            kept(store)  # checks that what is known is true
+            store.books()
+            store.names("squares")
+            for ticket in store.open_tickets():
+                store.settle(ticket.ticket, (), (), failed=ticket.unsettled)
+            store.export(file.with_name("answers.parquet"))
+            Recorded(Logging(), store, "squares").labels(pictures(range(380, 410)))
+            kept(store)
+    except Db3kdError:
+        pass
+
+
+def test_a_full_disk_loses_nothing_that_was_kept(store: Store) -> None:
+    recorded = Recorded(Logging(), store, "squares", wave=64, chunk=64)
+    recorded.labels(pictures(range(100)))
+    (pages,) = store._base.execute("PRAGMA page_count").fetchone()
+    store._base.execute(f"PRAGMA max_page_count={pages + 2}")
+    with pytest.raises(RunError, match=r"full.*what was saved before is safe"):
+        recorded.labels(pictures(range(1000)))
+    assert kept(store) >= set(range(100))
+    store._base.execute("PRAGMA max_page_count=100000")
+    assert recorded.labels(pictures(range(1000))).tolist() == truth(range(1000))
+
+
+def test_a_store_that_another_holds_is_busy(tmp_path: Path) -> None:
+    with Store(tmp_path / "a") as store, Store(tmp_path / "a", patience=0.05) as other:
+        store._base.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Busy, match="held by another process"):
+            other.reserve("squares", 1)
+        assert other.known("squares", [b"a" * 32]).tolist() == [-1]  # reading does not wait
+        store._base.execute("ROLLBACK")
+        other.reserve("squares", 1)
+
+
+def test_a_closed_store_says_so(store: Store) -> None:
+    store.close()
+    for use in (store.books, lambda: store.known("a", []), lambda: store.reserve("a", 1)):
+        with pytest.raises(InputError, match="was closed; open it again"):
+            use()
+    store.close()
+
+
+# Processes
+
+WORKER = """
+import os, random, sys, time, traceback
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from db3kd.recorded import Recorded, Store
+
+torch.set_num_threads(1)
+folder, images = sys.argv[1], int(sys.argv[2])
+pool = None
+
+
+class Shown:  # writes down each image that it is shown, before it answers
+    classes, bounds = 7, (0.0, 1.0)
+
+    def __init__(self):
+        self.log = os.open(folder + "/shown", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def labels(self, images):
+        numbers = [round(value) for value in (images.flatten() * 4096).tolist()]
+        os.write(self.log, "".join(f"{number}\\n" for number in numbers).encode())
+        time.sleep(0.001)
+        return torch.tensor([number * number % 7 for number in numbers])
+
+
+class InParts(Shown):
+    def answer(self, images, settle):
+        with ThreadPoolExecutor(4) as pool:
+            jobs = [pool.submit(lambda some: settle(some, self.labels(images[some])), some)
+                    for some in torch.randperm(len(images)).split(16)]
+        [job.result() for job in jobs]
+
+
+def work(kind, seed):
+    numbers = list(range(images)) * 2
+    random.Random(seed).shuffle(numbers)
+    with Store(folder + "/answers.db3kd") as store:
+        teacher = Recorded(kind(), store, "squares", wave=64, chunk=16)
+        while numbers:
+            question, numbers = numbers[:150], numbers[150:]
+            shown = torch.tensor(question, dtype=torch.float32).reshape(-1, 1, 1, 1) / 4096
+            answers = teacher.labels(shown).tolist()
+            assert answers == [number * number % 7 for number in question]
+
+
+def begin(kind, seed):
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        work(InParts if kind == "parts" else Shown, int(seed))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+print("ready", flush=True)
+for line in sys.stdin:
+    order, *rest = line.split()
+    if order == "start":
+        print(begin(*rest), flush=True)
+    else:
+        print(os.waitstatus_to_exitcode(os.waitpid(int(rest[0]), 0)[1]), flush=True)
+"""
+
+
+class Nursery:
+    """A process that has imported everything, and makes children to be killed."""
+
+    def __init__(self, folder: Path, images: int) -> None:
+        self.folder = folder
+        program = folder / "worker.py"
+        program.write_text(WORKER)
+        self.process = subprocess.Popen(
+            [sys.executable, str(program), str(folder), str(images)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def _order(self, *words: object) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        return int(self._line())
+
+    def start(self, kind: str, seed: int) -> int:
+        return self._order("start", kind, seed)
+
+    def wait(self, child: int) -> int:
+        return self._order("wait", child)
+
+    def shown(self) -> list[int]:
+        log = self.folder / "shown"
+        return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+IMAGES = 1500
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    made = Nursery(tmp_path, IMAGES)
+    yield made
+    made.close()
+
+
+def killed_and_continued(nursery: Nursery, kind: str, kills: int, seconds: float) -> None:
+    """Kill children at random moments, then let one end; nothing kept is shown again."""
+    rng = random.Random(kills)
+    before: set[int] = set()
+    done = 0
+    for attempt in range(40 * kills):
+        seen = len(nursery.shown())
+        child = nursery.start(kind, attempt)
+        if done < kills:
+            time.sleep(rng.uniform(0, seconds))
+            os.kill(child, signal.SIGKILL)
+        status = nursery.wait(child)
+        assert status in (0, -signal.SIGKILL)
+        done += status == -signal.SIGKILL
+        now = nursery.shown()
+        assert not set(now[seen:]) & before  # nothing that was kept was shown again
+        with Store(nursery.folder / "answers.db3kd") as store:
+            before = kept(store)
+            books = store.books()
+            assert books["answered"] == len(before)
+            assert books["answered"] <= len(now) <= books["answered"] + books["in_flight"]
+            assert all(ticket.unsettled <= 64 for ticket in store.open_tickets())
+            assert len(store.open_tickets()) <= done
+        if done == kills and status == 0:
+            break
+        if status == 0:  # too fast for the killer: begin anew with nothing
+            for file in nursery.folder.glob("answers.db3kd*"):
+                file.unlink()
+            (nursery.folder / "shown").unlink()
+            before = set()
+    assert (done, before) == (kills, set(range(IMAGES)))
+
+
+@pytest.mark.parametrize("kind", ["chunks", "parts"])
+def test_a_killed_process_asks_nothing_again_that_it_kept(nursery: Nursery, kind: str) -> None:
+    killed_and_continued(nursery, kind, kills=5, seconds=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["chunks", "parts"])
+def test_thirty_killed_processes(nursery: Nursery, kind: str) -> None:
+    killed_and_continued(nursery, kind, kills=30, seconds=0.1)
+
+
+def test_processes_at_once_share_a_new_store(nursery: Nursery) -> None:
+    children = [nursery.start(kind, seed) for seed, kind in enumerate(("chunks", "parts") * 2)]
+    assert [nursery.wait(child) for child in children] == [0] * 4
+    with Store(nursery.folder / "answers.db3kd") as store:
+        assert kept(store) == set(range(IMAGES))
+        assert store.books()["answered"] == len(nursery.shown())
+        assert store.books()["answered"] < 2 * IMAGES  # they found each other's answers
+        assert store.open_tickets() == ()
+
+
+def test_a_forked_child_must_open_it_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(InputError, match="opened by another process; open it again in this one"):
+        store.books()
