@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # The networks of the tests are tiny: more threads than cores would only be in the way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test test-slow test-gpu lint docs
+.PHONY: help demo test test-slow test-gpu servers lint docs
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,8 @@ test-slow: $(STAMP) ## The tests that take minutes
 
 test-gpu: $(STAMP) ## The tests that need a CUDA device
 	$(PYTEST) -m gpu --timeout 1800
+
+servers: .venv-servers/.installed ## Real servers for the slow tests, in .venv-servers (650 MB)
 
 lint: $(STAMP) ## Style and types (ruff, mypy)
 	$(BIN)/ruff check
@@ -39,3 +41,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
+
+.venv-servers/.installed: tests/servers/requirements.txt
+	$(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/python -m pip install --disable-pip-version-check --progress-bar off -r $<
+	@touch $@

@@ -1,0 +1,1 @@
+"""Real servers from the registry in an environment of their own, and a proxy that breaks them."""
