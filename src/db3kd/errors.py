@@ -5,6 +5,7 @@ Db3kdError
 │   └── RecipeError                  a recipe is wrong; the message names file and line
 ├── TeacherError                     the teacher failed, or answered something that is no label
 ├── BudgetExhausted                  the next question would exceed the budget; nothing was asked
+│   └── MoneyExhausted               as that, of money
 └── RunError                         a run folder cannot be used
     ├── ConfigurationDiffers         it was made with other settings
     ├── Damaged                      a journal, shard or answer file is missing, cut or altered
@@ -64,6 +65,29 @@ class BudgetExhausted(Db3kdError):
         super().__init__(
             f"the budget{where} of {budget:,} queries is exhausted: {spent:,} are spent and the"
             f" next question needs {asked:,}; run again with a larger budget to continue"
+        )
+
+
+class MoneyExhausted(BudgetExhausted):
+    """The next call would cost more than is left; it was not made.
+
+    `spent`, `asked` and `budget` are in images, what money pays for.
+
+    >>> str(MoneyExhausted(spent=90, asked=20, budget=100, per_1000=20.0, currency="EUR"))[:38]
+    'the budget of 2.00 EUR is exhausted: 1'
+    """
+
+    def __init__(
+        self, *, spent: int, asked: int, budget: int, per_1000: float, currency: str
+    ) -> None:
+        super().__init__(spent=spent, asked=asked, budget=budget)
+
+        def money(images: int) -> str:
+            return f"{images * per_1000 / 1000:,.2f} {currency}".rstrip()
+
+        self.args = (
+            f"the budget of {money(budget)} is exhausted: {money(spent)} are spent and the next"
+            f" call costs {money(asked)}; run again with a larger budget to continue",
         )
 
 

@@ -6,7 +6,8 @@ class indices.
 
 from db3kd.teachers.function import function
 from db3kd.teachers.onnx import onnx
+from db3kd.teachers.quantised import quantised
 from db3kd.teachers.sklearn import sklearn
 from db3kd.teachers.torch_module import torch_module
 
-__all__ = ["function", "onnx", "sklearn", "torch_module"]
+__all__ = ["function", "onnx", "quantised", "sklearn", "torch_module"]

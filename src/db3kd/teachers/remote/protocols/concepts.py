@@ -1,0 +1,149 @@
+"""Nested JSON of images and concepts, with a code of its own inside the answer (Clarifai)."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from jaxtyping import Float
+from torch import Tensor
+
+from db3kd.settings import Remote
+from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.remote.protocols.reply import (
+    Answer,
+    Failed,
+    answer,
+    highest,
+    parsed,
+    refused,
+    unreadable,
+)
+from db3kd.teachers.remote.protocols.request import JSON, Request, address, check, request
+from db3kd.teachers.remote.protocols.tensors import MANY
+
+SUCCESS, MIXED = 10000, 10010
+THROTTLED = (11005, 11006)
+CONNECTION = range(11000, 12000)  # keys, accounts and limits: asking again does not help
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """Images as base64 in nested JSON, answers as concepts with values; made by `concepts`."""
+
+    remote: Remote
+    encoder: Encoder
+
+    @property
+    def most(self) -> int:
+        """Images in one request, at most: no limit of the protocol's own."""
+        return MANY
+
+    def request(self, images: Float[Tensor, "row channels height width"]) -> Request:
+        """One request for all images; each has its place as an id, by which answers are matched."""
+        inputs = [
+            {"id": str(place), "data": {"image": {"base64": base64.b64encode(file).decode()}}}
+            for place, file in enumerate(self.encoder.files(images))
+        ]
+        url, version = self.remote.url, self.remote.version
+        if self.remote.model is not None:
+            versions = () if version is None else ("versions", version)
+            url = address(url, "v2", "models", self.remote.model, *versions, "outputs")
+        body = msgspec.json.encode({"inputs": inputs})
+        return request(self.remote, url, body, {"Content-Type": JSON, "Accept": JSON})
+
+    def answers(
+        self, status: int, headers: Mapping[str, str], body: bytes, asked: int
+    ) -> list[Answer]:
+        """One answer for each image; whatever the server sent, nothing is raised.
+
+        Where some outputs are missing and the others say whose they are, only the missing failed.
+        """
+        failed = refused(status, headers, body)
+        if failed is not None:
+            return [failed] * asked
+        value = parsed(headers, body)
+        if isinstance(value, Failed):
+            return [value] * asked
+        code = _code(value)
+        if code not in (SUCCESS, MIXED):
+            what = f"the reply has {'no status code' if code is None else f'the code {code}'}"
+            failed = unreadable(what, headers, body)
+            return [Failed(failed.reason, _retry(code), failed.after)] * asked
+        outputs = value.get("outputs") if isinstance(value, dict) else None
+        places = _places(outputs, asked) if isinstance(outputs, list) else None
+        if not isinstance(outputs, list) or places is None:
+            what = f"the reply has no list of {asked} outputs"
+            return [unreadable(what, headers, body)] * asked
+        found: list[Answer] = [Failed("the reply has no output for the image", retry=True)] * asked
+        for place, output in zip(places, outputs, strict=True):
+            found[place] = _concept(output)
+        return found
+
+
+def concepts(remote: Remote, encoder: Encoder) -> Concepts:
+    """Images and concepts as Clarifai's API v2 has them: errors are codes in a body of status 200.
+
+    POST {url}, or {url}/v2/models/{model}[/versions/{version}]/outputs. The code 10000 is success,
+    10010 that of a part of the images; of each output the concept with the highest value is the
+    answer, and the empty name if there is none. A query for each image; nothing is random.
+
+    Raises:
+        InputError: the images are no files, or a setting that the protocol does not use.
+
+    >>> remote = Remote(url="https://localhost", protocol="concepts", model="animals")
+    >>> protocol = concepts(remote, Encoder(remote.encoding, (3, 8, 8)))
+    >>> reply = b'''{"status": {"code": 10000}, "outputs": [{"status": {"code": 10000}, "data":
+    ...     {"concepts": [{"name": "cat", "value": 0.1}, {"name": "dog", "value": 0.8}]}}]}'''
+    >>> protocol.answers(200, {}, reply, 1)
+    ['dog']
+    """
+    check(remote, encoder, uses=("model", "version"), files=True)
+    return Concepts(remote, encoder)
+
+
+def _code(value: object) -> int | None:
+    status = value.get("status") if isinstance(value, dict) else None
+    code = status.get("code") if isinstance(status, dict) else None
+    return code if type(code) is int and 0 <= code < 10**6 else None
+
+
+def _retry(code: int | None) -> bool:
+    return code in THROTTLED or code not in CONNECTION
+
+
+def _places(outputs: list[object], asked: int) -> list[int] | None:
+    """Whose each output is: by the ids that were sent, or else by its place if none is missing."""
+    ids = [_id(output) for output in outputs]
+    known = {str(place): place for place in range(asked)}
+    places = [known[given] for given in ids if given in known]
+    if len(places) == len(ids) == len(set(places)) and places:
+        return places
+    if any(given in known for given in ids) and asked > 1:
+        return None  # some are ours, and some are not, or are there twice
+    return list(range(asked)) if len(outputs) == asked else None
+
+
+def _id(output: object) -> str | None:
+    entry = output.get("input") if isinstance(output, dict) else None
+    given = entry.get("id") if isinstance(entry, dict) else None
+    return given if isinstance(given, str) else None
+
+
+def _concept(output: object) -> Answer:
+    code = _code(output)
+    if code not in (SUCCESS, None):
+        return Failed(f"the output of the image has the code {code}", _retry(code))
+    data = output.get("data") if isinstance(output, dict) else None
+    found = data.get("concepts") if isinstance(data, dict) else None
+    if not isinstance(found, list):
+        return "" if data == {} else Failed("the output of the image has no concepts", retry=True)
+    if not all(isinstance(each, dict) for each in found):
+        return Failed("the output of the image has concepts that are no objects", retry=True)
+    if not found:
+        return ""
+    best = highest([each.get("value") for each in found])
+    if isinstance(best, Failed):
+        return best
+    named = found[best].get("name")
+    return answer(named) if isinstance(named, str) else Failed("a concept has no name", retry=True)

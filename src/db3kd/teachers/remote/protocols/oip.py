@@ -1,0 +1,155 @@
+"""The Open Inference Protocol, version 2, of KServe, Triton and MLServer."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+from jaxtyping import Float
+from torch import Tensor
+
+from db3kd.errors import InputError
+from db3kd.settings import Remote
+from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.remote.protocols import tensors
+from db3kd.teachers.remote.protocols.reply import (
+    Answer,
+    Failed,
+    header,
+    parsed,
+    refused,
+    unreadable,
+)
+from db3kd.teachers.remote.protocols.request import JSON, Request, address, check, request
+from db3kd.teachers.remote.protocols.tensors import MANY, Entry
+
+LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class OpenInference:
+    """Images as one tensor, answers as another; made by `oip`."""
+
+    remote: Remote
+    encoder: Encoder
+
+    @property
+    def most(self) -> int:
+        """Images in one request, at most: no limit of the protocol's own."""
+        return MANY
+
+    def metadata(self) -> Request:
+        """The question what tensors the model takes; `describe` reads the answer.
+
+        >>> remote = Remote(url="http://localhost:8080", protocol="oip", model="digits")
+        >>> oip(remote, Encoder(remote.encoding, (1, 8, 8))).metadata()
+        Request(method='GET', url='http://localhost:8080/v2/models/digits')
+        """
+        return replace(request(self.remote, self._address(), b"", {"Accept": JSON}), method="GET")
+
+    def request(self, images: Float[Tensor, "row channels height width"]) -> Request:
+        """One request for all images; its id is a digest of them, the same for the same images."""
+        shape, kind, data, blob = self._tensor(images)
+        digest = hashlib.sha256(f"{kind} {shape} ".encode() + blob).hexdigest()
+        entry: dict[str, Any] = {"name": self.remote.input, "shape": shape, "datatype": kind}
+        if self.remote.binary:
+            entry["parameters"] = {"binary_data_size": len(blob)}
+        else:
+            entry["data"] = data
+            if kind == "BYTES":
+                entry["parameters"] = {"content_type": "base64"}  # MLServer decodes it by this
+        body: dict[str, Any] = {"id": digest[:16], "inputs": [entry]}
+        if self.remote.output is not None:
+            body["outputs"] = [{"name": self.remote.output}]
+        if self.remote.binary:
+            body["parameters"] = {"binary_data_output": True}
+        head = msgspec.json.encode(body)
+        headers = {"Content-Type": JSON, "Accept": JSON}
+        if self.remote.binary:
+            headers = {"Content-Type": "application/octet-stream", LENGTH: str(len(head))}
+        sent = head + blob if self.remote.binary else head
+        return request(self.remote, self._address("infer"), sent, headers)
+
+    def answers(
+        self, status: int, headers: Mapping[str, str], body: bytes, asked: int
+    ) -> list[Answer]:
+        """One answer for each image; whatever the server sent, nothing is raised."""
+        failed = refused(status, headers, body)
+        if failed is not None:
+            return [failed] * asked
+        head, blob = body, b""
+        length = header(headers, LENGTH).strip()
+        if length.isascii() and length.isdecimal() and len(length) < 12:
+            head, blob = body[: int(length)], body[int(length) :]
+        value = parsed(headers, head)
+        if isinstance(value, Failed):
+            return [value] * asked
+        output = tensors.chosen(value, self.remote.output)
+        if output is None:
+            what = "the reply has no output" + (
+                f" {self.remote.output!r}" if self.remote.output else ", or several"
+            )
+            return [unreadable(what, headers, head)] * asked
+        found = tensors.read(output, blob, asked, self.remote.names.names)
+        if found is None:
+            what = f"the reply's output is no tensor of {asked} answers"
+            return [unreadable(what, headers, head)] * asked
+        return found
+
+    def _address(self, *more: str) -> str:
+        version = () if self.remote.version is None else ("versions", self.remote.version)
+        return address(self.remote.url, "v2", "models", self.remote.model or "", *version, *more)
+
+    def _tensor(self, images: Tensor) -> tuple[list[int], str, list[Any], bytes]:
+        """Shape, datatype, and the data: as a list if it is JSON, and always as bytes."""
+        if self.encoder.is_file:
+            files = self.encoder.files(images)
+            texts = (
+                [] if self.remote.binary else [base64.b64encode(file).decode() for file in files]
+            )
+            return [len(files)], "BYTES", texts, tensors.packed(files)
+        array = self.encoder.arrays(images)
+        kind = "UINT8" if array.dtype.kind == "u" else "FP32"
+        numbers = [] if self.remote.binary else array.ravel().tolist()
+        blob = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        return list(array.shape), kind, numbers, blob
+
+
+def oip(remote: Remote, encoder: Encoder) -> OpenInference:
+    """The Open Inference Protocol v2, as JSON or with its binary tensor extension.
+
+    POST {url}/v2/models/{model}[/versions/{version}]/infer. Arrays are sent as FP32 or UINT8, files
+    as BYTES, which in JSON are base64. Of the output, whole numbers of shape [n] or [n, 1] are
+    classes, floats of shape [n, classes] are scores, of which only the argmax leaves, and BYTES are
+    names. A query for each image; nothing is random.
+
+    Raises:
+        InputError: no model, or a setting that the protocol does not use.
+
+    >>> remote = Remote(url="http://localhost:8080", protocol="oip", model="digits")
+    >>> protocol = oip(remote, Encoder(remote.encoding, (1, 8, 8)))
+    >>> reply = b'''{"outputs": [{"name": "y", "datatype": "INT64", "shape": [2, 1],
+    ...                           "data": [7, 3]}]}'''
+    >>> protocol.answers(200, {}, reply, 2)
+    [7, 3]
+    """
+    check(remote, encoder, uses=("model", "version", "input", "output", "binary"))
+    if remote.model is None:
+        raise InputError("protocol 'oip' needs the name of a model; set model")
+    return OpenInference(remote, encoder)
+
+
+def describe(body: bytes) -> tuple[Entry, ...]:
+    """The inputs of a model as its metadata names them; () if it does not, or is no metadata.
+
+    >>> describe(b'{"inputs": [{"name": "x", "shape": [-1, 64], "datatype": "FP32"}]}')
+    (Entry(name='x', shape=(-1, 64), datatype='FP32'),)
+    >>> describe(b'{"inputs": []}'), describe(b"no JSON")
+    ((), ())
+    """
+    value = parsed({}, body)
+    entries = value.get("inputs") if isinstance(value, dict) else None
+    found = [tensors.entry(each) for each in entries] if isinstance(entries, list) else []
+    return tuple(each for each in found if each is not None)

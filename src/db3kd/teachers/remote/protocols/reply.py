@@ -1,0 +1,229 @@
+"""What comes back: answers, and every way in which there is none. Nothing here ever raises."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeAlias
+
+import msgspec
+
+from db3kd.teachers.remote.names import LONGEST
+
+SHOWN = 120  # characters of a body that a reason has at most
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+THROTTLED = re.compile(
+    rb"throttl|too[ _-]?many[ _-]?requests|rate[ _-]?(limit|exceeded)|\"code\"\s*:\s*1100[56]\b",
+    re.IGNORECASE,
+)
+SEARCHED = 65536  # bytes of a body in which such a word is looked for
+YEAR = 366 * 24 * 3600.0
+NESTED = 8  # lists of one thing in each other, at most
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image, or a whole request, without an answer.
+
+    `reason` has no header, and at most 120 characters of the body. `retry`: whether asking again
+    may help. `after`: seconds that the server wants to be left alone before, if it says so.
+
+    >>> Failed("the server answered 503", retry=True, after=2.0).after
+    2.0
+    """
+
+    reason: str
+    retry: bool
+    after: float | None = None
+
+
+Answer: TypeAlias = str | int | Failed
+"""A name, which is empty if the teacher said nothing; a whole number; or neither."""
+
+
+def refused(status: int, headers: Mapping[str, str], body: bytes) -> Failed | None:
+    """The failure that a status tells (RFC 9110, section 15), or None if it is a success.
+
+    408, 425, 429 and what is wrong with the server (5xx, but 501 and 505) may be asked again; any
+    other status if its body speaks of throttling.
+
+    >>> refused(429, {"Retry-After": "3"}, b"later")
+    Failed(reason='the server answered 429: later', retry=True, after=3.0)
+    >>> refused(400, {}, b'{"code": "ThrottlingException"}').retry, refused(404, {}, b"").retry
+    (True, False)
+    """
+    if 200 <= status < 300:
+        return None
+    broken = 500 <= status < 600 and status not in (501, 505)
+    retry = status in RETRIED or broken or bool(THROTTLED.search(body[:SEARCHED]))
+    return Failed(with_excerpt(f"the server answered {status}", body), retry, retry_after(headers))
+
+
+def unreadable(what: str, headers: Mapping[str, str], body: bytes) -> Failed:
+    """The failure of a reply of status 200 that is not what the protocol says; it may be retried.
+
+    >>> unreadable("the reply has no outputs", {}, b'{"error": "busy"}').reason
+    'the reply has no outputs: {"error": "busy"}'
+    """
+    return Failed(with_excerpt(what, body), retry=True, after=retry_after(headers))
+
+
+def with_excerpt(what: str, body: bytes) -> str:
+    r"""The sentence with the start of a body, as one line that no terminal takes for a command.
+
+    >>> with_excerpt("the server answered 500", b"\x1b[2Jdown\n")
+    'the server answered 500:  [2Jdown '
+    """
+    text = body[: 4 * SHOWN].decode(errors="replace")[:SHOWN]
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return f"{what}: {shown}" if shown.strip() else what
+
+
+def header(headers: Mapping[str, str], name: str) -> str:
+    """The value of a header, whatever the case of its name; "" if there is none.
+
+    >>> header({"retry-after": "7"}, "Retry-After")
+    '7'
+    """
+    return next((headers[key] for key in headers if key.lower() == name.lower()), "")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, by Retry-After (RFC 9110, section 10.2.3): a number, or a date.
+
+    A date is compared with the server's own clock where the reply has a Date. At most a year.
+
+    >>> retry_after({"Retry-After": "1.5"}), retry_after({"Retry-After": "soon"})
+    (1.5, None)
+    >>> date = "Wed, 21 Oct 2015 07:28:"
+    >>> retry_after({"Retry-After": date + "30 GMT", "Date": date + "10 GMT"})
+    20.0
+    """
+    text = header(headers, "Retry-After").strip()
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text):
+        return min(float(text), YEAR)
+    until = _date(text)
+    if until is None:
+        return None
+    now = _date(header(headers, "Date")) or datetime.now(UTC)
+    return min(max((until - now).total_seconds(), 0.0), YEAR)
+
+
+def _date(text: str) -> datetime | None:
+    if not 0 < len(text) < 100:
+        return None
+    try:
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+def parsed(headers: Mapping[str, str], body: bytes) -> object:
+    """The JSON value (RFC 8259) of a body, or `Failed`; of equal keys the last counts.
+
+    >>> parsed({}, b"[1, 2"), parsed({}, b"[1, 2]")
+    (Failed(reason='the reply is no JSON: [1, 2', retry=True, after=None), [1, 2])
+    """
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError):  # malformed, not UTF-8, NaN, huge, or nested too deeply
+        return unreadable("the reply is no JSON", headers, body)
+
+
+def answer(value: object, names: Sequence[str] = ()) -> Answer:
+    """What one value says of one image: a name, a class, or the best of some scores.
+
+    A text or a whole number is itself, and so is a list of one. An object of scores gives its best
+    key; a list of scores the place of the best, or its name if there are `names`. Nothing (null, []
+    or {}) is the empty name.
+
+    >>> answer([7.0]), answer({"cat": 0.1, "dog": 0.9}), answer([0.1, 0.9], ("cat", "dog"))
+    (7, 'dog', 'dog')
+    >>> answer(None), answer(0.5).reason
+    ('', 'the teacher answered 0.5, which is no name and no whole number')
+    """
+    for _ in range(NESTED):
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+    if isinstance(value, str):
+        return name(value)
+    if value is None or value == [] or value == {}:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number(value)
+    if isinstance(value, dict):
+        best = highest(list(value.values()))
+        return best if isinstance(best, Failed) else answer(list(value)[best])
+    if isinstance(value, list):
+        best = highest(value)
+        return best if isinstance(best, Failed) else placed(best, len(value), names)
+    return Failed(f"the teacher answered a {type(value).__name__}, which is no name", retry=True)
+
+
+def answers(values: object, asked: int, names: Sequence[str] = ()) -> list[Answer] | None:
+    """One answer for each image of a list of values; None if it is no list, or of another length.
+
+    >>> answers(["cat", 1], 2), answers(["cat"], 2)
+    (['cat', 1], None)
+    """
+    if not isinstance(values, list) or len(values) != asked:
+        return None
+    return [answer(value, names) for value in values]
+
+
+def name(text: str) -> Answer:
+    """A name, unless it is too long for one, or no text that could be kept.
+
+    >>> name("cat"), name("x" * 2000).reason
+    ('cat', 'the teacher answered a name of 2,000 characters, which is too long')
+    """
+    if len(text) > LONGEST:
+        return Failed(
+            f"the teacher answered a name of {len(text):,} characters, which is too long", False
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return Failed("the teacher answered a name that is no text", retry=False)
+    return text
+
+
+def placed(place: int, count: int, names: Sequence[str]) -> Answer:
+    """The class of one of so many scores: its name, where there are names.
+
+    >>> placed(1, 3, ()), placed(1, 2, ("cat", "dog")), placed(1, 3, ("cat", "dog")).reason
+    (1, 'dog', 'the teacher answered 3 scores, and 2 names are given')
+    """
+    if not names:
+        return place
+    if len(names) != count:
+        reason = f"the teacher answered {count} scores, and {len(names)} names are given"
+        return Failed(reason, retry=False)
+    return names[place]
+
+
+def highest(scores: Sequence[object]) -> int | Failed:
+    """The place of the highest of some numbers, the first of equal ones.
+
+    >>> highest([0.1, 0.7, 0.7]), highest([0.1, float("nan")]).reason
+    (1, 'the teacher answered scores that are not all numbers')
+    """
+    best, top = 0, None
+    for place, score in enumerate(scores):
+        if not (type(score) is float or type(score) is int) or score != score:
+            return Failed("the teacher answered scores that are not all numbers", retry=True)
+        if top is None or score > top:
+            best, top = place, score
+    return best
+
+
+def _number(value: int | float) -> Answer:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and value.bit_length() < 64:
+        return value
+    shown = f"{value:.6g}" if isinstance(value, float) else "a huge number"
+    reason = f"the teacher answered {shown}, which is no name and no whole number"
+    return Failed(reason, retry=False)

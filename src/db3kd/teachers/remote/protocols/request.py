@@ -1,0 +1,123 @@
+"""What is sent: a request as a value, made of settings that were checked before."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from db3kd.errors import InputError
+from db3kd.settings import Remote, Verb, validated
+from db3kd.teachers.remote.encode import Encoder
+
+JSON = "application/json"
+NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.1
+VALUE = re.compile(r"[\x20-\x7e]*")  # of a header: its visible part that every server reads alike
+OURS = ("content-length", "transfer-encoding", "host", "connection")
+SECRET = re.compile(r"auth|cookie|secret|token|password|credential|api-?key|-key$", re.IGNORECASE)
+VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+CHOICES = ("model", "version", "input", "output", "binary", "path", "body", "method")
+
+
+@dataclass(frozen=True)
+class Request:
+    """An HTTP request (RFC 9110); `${NAME}` in a value of its headers is still to be replaced.
+
+    >>> Request("POST", "http://localhost/invocations", {"Accept": "text/plain"}, b"{}")
+    Request(method='POST', url='http://localhost/invocations')
+    """
+
+    method: Verb
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def request(remote: Remote, url: str, body: bytes, headers: Mapping[str, str]) -> Request:
+    """A request with our own headers, of which those of the settings take the place.
+
+    >>> remote = Remote(url="http://a", protocol="raw", headers={"content-type": "image/x-png"})
+    >>> request(remote, "http://a", b"", {"Content-Type": "image/png", "Accept": JSON}).headers
+    {'Accept': 'application/json', 'content-type': 'image/x-png'}
+    """
+    given = {name.lower() for name in remote.headers}
+    own = {name: value for name, value in headers.items() if name.lower() not in given}
+    return Request(remote.method, url, {**own, **remote.headers}, body)
+
+
+def address(url: str, *parts: str) -> str:
+    """The address with further parts at the end of its path, whatever characters are in them.
+
+    >>> address("https://host/base/?zone=1", "v2", "models", "a/b c")
+    'https://host/base/v2/models/a%2Fb%20c?zone=1'
+    """
+    if not parts:
+        return url
+    whole = urlsplit(url)
+    path = "/".join([whole.path.rstrip("/"), *(quote(part, safe="") for part in parts)])
+    return urlunsplit((whole.scheme, whole.netloc, path, whole.query, ""))
+
+
+def check(remote: Remote, encoder: Encoder, *, uses: Sequence[str], files: bool = False) -> None:
+    """Refuse settings that contradict each other, or that the protocol does not use.
+
+    `uses`: which of `CHOICES` it has a use for. `files`: it can send files alone.
+
+    Raises:
+        InputError: says which setting, and what would work; never a value of a header.
+
+    >>> remote = Remote(url="http://localhost", protocol="raw", model="digits")
+    >>> check(remote, Encoder(remote.encoding, (1, 4, 4)), uses=("path",), files=True)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: protocol 'raw' has no use for model; leave it out
+    """
+    validated(remote)
+    if encoder.encoding != remote.encoding:
+        raise InputError("the encoder has another encoding than the settings of the teacher")
+    _check_url(remote.url)
+    for name, value in remote.headers.items():
+        _check_header(name, value)
+    plain = Remote(url=remote.url, protocol=remote.protocol)
+    for choice in CHOICES:
+        if choice not in uses and getattr(remote, choice) != getattr(plain, choice):
+            raise InputError(f"protocol {remote.protocol!r} has no use for {choice}; leave it out")
+    for choice in ("model", "version", "input", "output"):
+        if getattr(remote, choice) in ("", ".", ".."):
+            raise InputError(f"{choice} must be a name, got {getattr(remote, choice)!r}")
+    if files and not encoder.is_file:
+        kind = encoder.encoding.kind
+        raise InputError(f"protocol {remote.protocol!r} sends 'png' or 'jpeg' files, not {kind!r}")
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.username is not None or parts.password is not None:
+        raise InputError("url must hold no user and no password; send them in a header")
+    printable = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not host or not printable or parts.fragment:
+        raise InputError(f"url must be like 'https://host/path', got {_plain(url)}")
+
+
+def _plain(url: str) -> str:
+    """An address without what may be secret in it: all that follows a question mark or an @."""
+    return json.dumps(re.split(r"[?#]", url)[0].rpartition("@")[2][:100])
+
+
+def _check_header(name: str, value: str) -> None:
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name[:60]!a} is no name of a header; letters, digits and '-' are")
+    if not VALUE.fullmatch(value):
+        raise InputError(f"header {name!r} has a line break or a character that is not ASCII")
+    if name.lower() in OURS:
+        raise InputError(f"header {name!r} is set by db3kd; leave it out")
+    if "${" in VARIABLE.sub("", value):
+        raise InputError(f"header {name!r} has a '${{' that no '}}' ends; write '${{NAME}}'")
+    if SECRET.search(name) and not VARIABLE.search(value):
+        raise InputError(
+            f"header {name!r} may be secret; give it by an environment variable, as '${{NAME}}'"
+        )

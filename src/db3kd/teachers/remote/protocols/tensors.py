@@ -1,0 +1,206 @@
+"""Tensors of the Open Inference Protocol: read with distrust, written plainly."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db3kd.teachers.remote.protocols.reply import Answer, Failed, answer, answers, name, placed
+
+MANY = sys.maxsize
+RANK = 8  # axes of a tensor, at most
+WHOLE = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
+DTYPES = {
+    **{kind: f"<{kind[0].lower()}{int(kind.lstrip('UINT')) // 8}" for kind in WHOLE},
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+"""Datatypes that are numbers, as numpy calls them; BF16 is made of the upper half of FP32."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An input of a model: -1 in its shape is any number.
+
+    >>> Entry("x", (-1, 64), "FP32").datatype
+    'FP32'
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+
+
+def entry(value: object) -> Entry | None:
+    """An entry of metadata, if it has a name, a shape and a datatype.
+
+    >>> entry({"name": "x", "shape": [-1], "datatype": "BYTES"})
+    Entry(name='x', shape=(-1,), datatype='BYTES')
+    """
+    match value:
+        case {"name": str(name), "shape": list(shape), "datatype": str(datatype)}:
+            if len(shape) <= RANK and all(type(size) is int and size >= -1 for size in shape):
+                return Entry(name, tuple(shape), datatype)
+    return None
+
+
+def packed(files: Sequence[bytes]) -> bytes:
+    r"""BYTES as the binary extension has them: four bytes of length, lowest first, and the bytes.
+
+    >>> packed([b"ab", b""])
+    b'\x02\x00\x00\x00ab\x00\x00\x00\x00'
+    """
+    return b"".join(len(file).to_bytes(4, "little") + file for file in files)
+
+
+def chosen(reply: object, name: str | None) -> tuple[dict[str, Any], int] | None:
+    """The output of a name, or the only one; and where its bytes start in the binary part.
+
+    >>> chosen({"outputs": [{"name": "a"}, {"name": "b"}]}, "b")
+    ({'name': 'b'}, 0)
+    >>> chosen({"outputs": [{"name": "a"}, {"name": "b"}]}, None)
+    """
+    outputs = reply.get("outputs") if isinstance(reply, dict) else None
+    if not isinstance(outputs, list) or (name is None and len(outputs) != 1):
+        return None
+    start = 0
+    for output in outputs:
+        if not isinstance(output, dict):
+            return None
+        if name is None or output.get("name") == name:
+            return output, start
+        start += _size(output) or 0
+    return None
+
+
+def read(
+    output: tuple[dict[str, Any], int], blob: bytes, asked: int, names: Sequence[str]
+) -> list[Answer] | None:
+    """One answer for each image, or None if the output is no tensor of so many answers.
+
+    >>> scores = {"shape": [2, 2], "datatype": "FP32", "data": [0.1, 0.9, 0.8, 0.2]}
+    >>> read((scores, 0), b"", 2, ())
+    [1, 0]
+    """
+    entry, start = output
+    datatype, width = entry.get("datatype"), _width(entry.get("shape"), asked)
+    if not isinstance(datatype, str) or width is None:
+        return None
+    size = _size(entry)
+    if size is not None:
+        return _of_bytes(blob[start : start + size], size, datatype, asked, width, names)
+    data = _flat(entry.get("data"), asked * width)
+    if data is None:
+        return None
+    if width == 1:
+        return answers([_typed(value, datatype) for value in data], asked)
+    if not datatype.startswith(("FP", "BF")):
+        return [_several(datatype, width)] * asked
+    rows = [data[place : place + width] for place in range(0, len(data), width)]
+    return [answer(row, names) for row in rows]
+
+
+def _of_bytes(
+    blob: bytes, size: int, datatype: str, asked: int, width: int, names: Sequence[str]
+) -> list[Answer] | None:
+    """The answers of a tensor that was sent as bytes."""
+    if len(blob) != size:
+        return None
+    if datatype == "BYTES":
+        texts = _unpacked(blob, asked * width)
+        if texts is None or width == 1:
+            return None if texts is None else [_decoded(text) for text in texts]
+        return [_several(datatype, width)] * asked
+    values = _numbers(blob, datatype, asked * width)
+    if values is None:
+        return None
+    if width == 1:
+        return answers(values.tolist(), asked)
+    if datatype in WHOLE:
+        return [_several(datatype, width)] * asked
+    rows = values.reshape(asked, width)
+    best, whole = rows.argmax(1).tolist(), (~np.isnan(rows).any(1)).tolist()
+    lost = Failed("the teacher answered scores that are not all numbers", retry=True)
+    return [
+        placed(place, width, names) if fine else lost
+        for place, fine in zip(best, whole, strict=True)
+    ]
+
+
+def _numbers(blob: bytes, datatype: str, count: int) -> NDArray[Any] | None:
+    if datatype == "BF16":
+        if len(blob) != 2 * count:
+            return None
+        return (np.frombuffer(blob, "<u2").astype(np.uint32) << 16).view(np.float32)
+    kind = DTYPES.get(datatype)
+    if kind is None or len(blob) != count * np.dtype(kind).itemsize:
+        return None
+    return np.frombuffer(blob, kind)
+
+
+def _unpacked(blob: bytes, count: int) -> list[bytes] | None:
+    """Exactly so many texts, or None."""
+    texts: list[bytes] = []
+    at = 0
+    while at + 4 <= len(blob) and len(texts) < count:
+        end = at + 4 + int.from_bytes(blob[at : at + 4], "little")
+        if end > len(blob):
+            return None
+        texts.append(blob[at + 4 : end])
+        at = end
+    return texts if at == len(blob) and len(texts) == count else None
+
+
+def _decoded(text: bytes) -> Answer:
+    try:
+        return name(text.decode())
+    except UnicodeDecodeError:
+        return Failed("the teacher answered a name that is no text", retry=False)
+
+
+def _typed(value: object, datatype: str) -> object:
+    """A value of JSON that is of its datatype; any other becomes one that is no answer."""
+    if datatype == "BYTES":
+        return value if isinstance(value, str) else False
+    number = datatype in DTYPES or datatype == "BF16"
+    return value if number and isinstance(value, int | float) else False
+
+
+def _several(datatype: str, width: int) -> Failed:
+    reason = f"the teacher answered {width} values of {datatype} for an image, and one is expected"
+    return Failed(reason, retry=False)
+
+
+def _size(output: dict[str, Any]) -> int | None:
+    """The number of bytes that an output says it has in the binary part."""
+    parameters = output.get("parameters")
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    return size if type(size) is int and size >= 0 else None
+
+
+def _width(shape: object, asked: int) -> int | None:
+    """Values for each image, by a shape [asked, ...] with one more axis longer than 1 at most."""
+    if not isinstance(shape, list) or not 0 < len(shape) <= RANK or shape[0] != asked:
+        return None
+    if not all(type(size) is int and size > 0 for size in shape):
+        return None
+    width = math.prod(shape[1:])
+    return width if width in shape[1:] or width == 1 else None
+
+
+def _flat(data: object, count: int) -> list[object] | None:
+    """So many values, of a list or of lists in it."""
+    for _ in range(RANK):
+        if not isinstance(data, list) or len(data) > count:
+            return None
+        if len(data) == count and not any(isinstance(value, list) for value in data):
+            return data
+        if not all(isinstance(value, list) for value in data):
+            return None
+        data = [value for part in data for value in part]
+    return None

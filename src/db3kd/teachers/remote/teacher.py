@@ -1,0 +1,276 @@
+"""A classifier behind HTTP as a teacher; see `remote`."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.errors import InputError, TeacherError
+from db3kd.settings import Encoding, Kind, Remote
+from db3kd.teachers.function import check_kind
+from db3kd.teachers.remote import protocols
+from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.remote.names import LabelMap
+from db3kd.teachers.remote.protocols import Failed, Protocol, Request
+from db3kd.teachers.remote.seen import searched
+
+if TYPE_CHECKING:
+    from db3kd.teachers.remote.transport import Calls, Transport
+
+DEFAULT_INPUT = Remote(url="", protocol="oip").input
+_KINDS: dict[str, Kind] = {"FP32": "float32", "UINT8": "uint8", "BYTES": "png"}
+_log = logging.getLogger("db3kd")
+
+Settle = Callable[..., None]
+"""What `db3kd.recorded.Settle` is: (rows, their classes, failed=, retried=, unsent=)."""
+
+
+class RemoteTeacher:
+    """A classifier behind HTTP, made by `remote`; `close` it when all is asked.
+
+    >>> RemoteTeacher.__name__
+    'RemoteTeacher'
+    """
+
+    def __init__(
+        self,
+        settings: Remote,
+        classes: int,
+        bounds: tuple[float, float],
+        limits: str | None,
+    ) -> None:
+        self.settings, self.classes = settings, classes
+        self.bounds = searched(settings.encoding, bounds, self.seen)
+        self.labelled = LabelMap(settings.names, classes)
+        self.transport = _transport(settings, limits)
+        self.remember: Callable[[tuple[str, ...]], None] = lambda names: None
+        self._shape: tuple[int, int, int] | None = None
+        self._encoder: Encoder
+        self._protocol: Protocol
+
+    def __repr__(self) -> str:
+        return f"RemoteTeacher({self.settings.url!r}, classes={self.classes})"
+
+    @property
+    def calls(self) -> "Calls":
+        """What was sent so far."""
+        return self.transport.calls
+
+    @property
+    def identity(self) -> str:
+        """Who answers, and as what it is shown images: answers of another are not its own."""
+        settings = self.settings
+        told = {
+            "url": settings.url,
+            "protocol": settings.protocol,
+            "model": settings.model,
+            "version": settings.version,
+            "path": settings.path,
+            "output": settings.output,
+            "body": settings.body,
+            "encoding": msgspec.to_builtins(settings.encoding),
+            "names": msgspec.to_builtins(settings.names),
+            "classes": self.classes,
+        }
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return f"{settings.protocol} {settings.url} {digest[:16]}"
+
+    def discover(self) -> None:
+        """Fill in what settings leave open from the model's metadata, where the protocol has any.
+
+        "oip": the name of the only input, and if `encoding` is not said, what it takes: an array
+        or a file, in one row where its shape has two axes. No query. A server that tells nothing
+        changes nothing.
+        """
+        if self.settings.protocol != "oip":
+            return
+        plain = protocols.oip(self.settings, Encoder(self.settings.encoding, (1, 1, 1), (0.0, 1.0)))
+        try:
+            status, body = self.transport.fetch(plain.metadata())
+        except TeacherError:
+            return
+        entries = protocols.describe(body) if status == 200 else ()
+        if len(entries) != 1:
+            return
+        [entry], settings = entries, self.settings
+        if settings.input == DEFAULT_INPUT:
+            settings = msgspec.structs.replace(settings, input=entry.name)
+        if settings.encoding == Encoding() and entry.datatype in _KINDS:
+            flat = len(entry.shape) == 2 and entry.datatype != "BYTES"
+            kind = Encoding(kind=_KINDS[entry.datatype], layout="flat" if flat else "chw")
+            settings = msgspec.structs.replace(settings, encoding=kind)
+        if settings != self.settings:
+            words = (settings.input, settings.encoding.kind, settings.encoding.layout)
+            _log.info("the model's metadata say: input %s, %s, %s", *words)
+            self.settings = settings
+            low, high = self.bounds
+            self.bounds = searched(settings.encoding, (low, high), self.seen)
+
+    def learn(self, names: Sequence[str]) -> None:
+        """Take up names of classes that were met by an earlier process."""
+        self.labelled = LabelMap(self.settings.names, self.classes, names)
+
+    def seen(self, images: Float[Tensor, "row *image"]) -> Float[Tensor, "row *image"]:
+        """The images as the teacher will see them; no query."""
+        return self._ready(images).seen(images, times=1)
+
+    def keys(self, images: Float[Tensor, "row *image"]) -> list[bytes]:
+        """For each image a digest of exactly what is sent for it."""
+        return self._ready(images).keys(images)
+
+    def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
+        """Class index of each image; one query each, failed calls not counted."""
+        answers = torch.full((len(images),), -1, dtype=torch.int64)
+
+        def settle(rows: Tensor, classes: Tensor, /, **_: int) -> None:
+            answers[rows] = classes
+
+        self.answer(images, settle)
+        return answers.to(images.device)
+
+    def answer(self, images: Float[Tensor, "row *image"], settle: Settle, /) -> None:
+        """Ask for all; each part that is answered is settled at once, whatever becomes of others.
+
+        Raises:
+            InputError, TeacherError: as `remote` and `Transport.run`.
+        """
+        if not len(images):
+            return
+        self._ready(images)
+        shown = images.detach().to("cpu", torch.float32)
+        begun = 0
+
+        def parts() -> Iterator[_Part]:
+            nonlocal begun
+            size = min(self.settings.batch, self._protocol.most)
+            for rows in torch.split(torch.arange(len(shown)), size):
+                begun += len(rows)
+                yield _Part(self._protocol, self.labelled, shown[rows], rows)
+
+        def done(parts: list[_Part]) -> None:
+            rows = torch.cat([part.rows for part in parts])
+            classes = torch.tensor([label for part in parts for label in part.classes])
+            here = classes >= 0
+            self.remember(self.labelled.learned)
+            settle(
+                rows[here],
+                classes[here],
+                failed=sum(part.size for part in parts if part.sent),
+                retried=sum(max(0, part.sent - len(part.rows)) for part in parts),
+                unsent=sum(part.size for part in parts if not part.sent),
+            )
+
+        try:
+            self.transport.run(parts(), done)
+        except BaseException:
+            none = torch.zeros(0, dtype=torch.int64)
+            settle(none, none, unsent=len(shown) - begun)
+            raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.transport.close()
+
+    def _ready(self, images: Tensor) -> Encoder:
+        """Encoder and protocol for images of this shape; a teacher is asked one shape only."""
+        channels, height, width = shape = tuple(images.shape[1:])
+        if self._shape is None:
+            self._shape = (channels, height, width)
+            self._encoder = Encoder(self.settings.encoding, self._shape, self.bounds)
+            self._protocol = protocols.of(self.settings, self._encoder)
+        if shape != self._shape:
+            raise InputError(f"this teacher was shown images of {self._shape}, now {shape}")
+        return self._encoder
+
+
+def _transport(settings: Remote, limits: str | None) -> "Transport":
+    try:
+        from db3kd.teachers.remote.transport import Transport
+    except ImportError:
+        raise InputError("a remote teacher needs the extra: pip install 'db3kd[remote]'") from None
+    return Transport(settings, limits=limits)
+
+
+class _Part:
+    """Some rows of a question; those that are answered are not asked again."""
+
+    def __init__(
+        self, protocol: Protocol, labelled: LabelMap, images: Tensor, rows: Tensor
+    ) -> None:
+        self.protocol, self.labelled, self.images, self.rows = protocol, labelled, images, rows
+        self.classes = [-1] * len(rows)
+        self.sent = 0  # images, each as often as it was sent
+        self._request: Request | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(label < 0 for label in self.classes)
+
+    def request(self) -> Request:
+        if self._request is None:
+            here = [row for row, label in enumerate(self.classes) if label < 0]
+            self._request = self.protocol.request(self.images[here])
+        self.sent += self.size
+        return self._request
+
+    def take(self, status: int, headers: Mapping[str, str], body: bytes, /) -> Failed | None:
+        here = [row for row, label in enumerate(self.classes) if label < 0]
+        worst: Failed | None = None
+        answers = self.protocol.answers(status, headers, body, len(here))
+        for row, answer in zip(here, answers, strict=True):
+            failed = answer if isinstance(answer, Failed) else self._named(row, answer)
+            if failed is not None and (worst is None or not failed.retry):
+                worst = failed
+        if self.size < len(here):
+            self._request = None  # the next is for fewer images
+        return worst
+
+    def _named(self, row: int, answer: str | int) -> Failed | None:
+        try:
+            self.classes[row] = self.labelled.index(answer)
+        except TeacherError as error:
+            return Failed(str(error), retry=False)
+        return None
+
+
+def remote(
+    settings: Remote,
+    *,
+    classes: int | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    limits: str | None = None,
+) -> RemoteTeacher:
+    """Hide a classifier behind HTTP behind the label-only door.
+
+    `db3kd.settings.Remote` says how it is asked. `classes` may be left out where its names are
+    known. `limits`: a file for limits a day. It is asked concurrently, with retries; a class index
+    leaves, nothing else. Images are encoded as `settings.encoding` says, so what it sees of an
+    image is `seen`. No secret is kept: headers are filled from the environment for each call.
+
+    Costs one query for each image that is answered; calls that fail are counted in `calls`. Random:
+    the pauses between attempts.
+
+    Raises:
+        InputError: settings that do not go together, or an address that is not allowed.
+        TeacherError: when asked, if it stays away, or answers what is no label.
+
+    >>> teacher = remote(Remote(url="https://example.org", protocol="mlflow"), classes=10)
+    >>> teacher
+    RemoteTeacher('https://example.org', classes=10)
+    """
+    named = len(settings.names.names)
+    if named and settings.names.unknown != "extend":
+        known = named + (settings.names.unknown == "other")
+        if classes not in (None, known):
+            raise InputError(f"the teacher's names are of {known} classes, not of {classes}")
+        classes = known
+    if classes is None:
+        raise InputError("say how many classes the teacher knows (classes), or their names")
+    check_kind(classes, bounds)
+    return RemoteTeacher(settings, classes, bounds, limits)

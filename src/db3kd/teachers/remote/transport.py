@@ -1,0 +1,374 @@
+"""Requests over HTTP: so many at once, so fast, and again where that helps; nothing of images.
+
+A job says what it still wants to ask and takes the reply. What stays open after a reply, or after
+a call that failed, is asked again with a growing pause, or as late as the server says. A teacher
+that stays away ends the question with one sentence; jobs that were done are handed out first.
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar, runtime_checkable
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.from_thread
+import httpx2
+import pyrate_limiter
+import tenacity
+
+from db3kd.errors import Db3kdError, InputError, TeacherError
+from db3kd.settings import Remote
+from db3kd.teachers.remote.protocols import Failed, Request
+from db3kd.teachers.remote.purse import Purse
+
+LONGEST_PAUSE = 30.0  # seconds between two attempts, where the server does not say
+GATHERING = 0.004  # seconds in which jobs that are done gather: they are kept together
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+_log = logging.getLogger("db3kd")
+_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+@runtime_checkable
+class Job(Protocol):
+    """A part of a question: `size` images still want an answer."""
+
+    @property
+    def size(self) -> int:
+        """How many images are still open."""
+
+    def request(self) -> Request:
+        """The call that asks for these."""
+
+    def take(self, status: int, headers: Mapping[str, str], body: bytes, /) -> Failed | None:
+        """Use a reply; what is the matter with images that are open now, if any are."""
+
+
+Work = TypeVar("Work", bound=Job)
+
+
+class Calls:
+    """What was sent, in calls and in images: `failed` of them brought nothing, and were sent again.
+
+    >>> Calls().sent
+    0
+    """
+
+    def __init__(self) -> None:
+        self.sent = self.failed = self.images_sent = self.images_failed = 0
+
+
+class Transport:
+    """A client that keeps its connections; `close` it.
+
+    `limits`: a file in which the rates of `settings` are kept, so that a limit a day outlives the
+    process; without it they are this process's own.
+
+    Raises:
+        InputError: an address that is not allowed, or a variable of the environment is missing.
+        TeacherError: from `run`; see there.
+
+    >>> Transport(Remote(url="http://example.org", protocol="mlflow"))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: http://example.org is neither https nor on this machine; ...
+    """
+
+    def __init__(self, settings: Remote, *, limits: str | None = None) -> None:
+        check_address(settings)
+        self.settings, self.calls, self.purse = settings, Calls(), Purse()
+        self._limiter = _limiter(settings, limits)
+        self._bad, self._not_before = 0, 0.0  # calls that failed in a row; when the next may be
+        self._open = ExitStack()
+        self._portal: anyio.from_thread.BlockingPortal | None = None
+        self._client: httpx2.AsyncClient
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._portal = None
+        self._open.close()
+
+    def run(self, jobs: Iterable[Work], done: Callable[[list[Work]], None]) -> None:
+        """Send every job until it is done; `done` is called in this thread, with some at a time.
+
+        A job that was given up is among them too; a part of it may have been answered.
+
+        Raises:
+            InputError: a variable of the environment is missing.
+            MoneyExhausted: the next call would cost more than is left; it was not made.
+            TeacherError: a call failed too often, or in a way that asking again will not help; or
+                the server asks for a longer pause than `settings.patience`.
+        """
+        queue: SimpleQueue[Work | None] = SimpleQueue()
+        future = self._ready().start_task_soon(self._all, iter(jobs), queue)
+        try:
+            while ready := _ready(queue):
+                done(ready)
+                time.sleep(GATHERING)
+        except BaseException as error:
+            future.cancel()
+            while ready := _ready(queue):  # until nothing is on its way
+                if isinstance(error, KeyboardInterrupt):
+                    done(ready)  # what was answered by now was paid
+            raise
+        future.result()
+
+    def fetch(self, request: Request) -> tuple[int, bytes]:
+        """One call, once: status and body; for metadata.
+
+        Raises:
+            TeacherError: it failed.
+        """
+        try:
+            status, _, body = self._ready().call(self._sent, request)
+        except _Again as error:
+            raise TeacherError(f"{self.settings.url} failed: {error.failed.reason}") from None
+        return status, body
+
+    def _ready(self) -> anyio.from_thread.BlockingPortal:
+        if self._portal is None:
+            portal = self._open.enter_context(anyio.from_thread.start_blocking_portal())
+            self._client = self._open.enter_context(
+                portal.wrap_async_context_manager(_client(self.settings))
+            )
+            self._portal = portal
+        return self._portal
+
+    # In the portal's thread
+
+    async def _all(self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]") -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(self.settings.concurrency):
+                    group.start_soon(self._worker, jobs, queue)
+        except BaseExceptionGroup as group_error:
+            raise _first(group_error) from None
+        finally:
+            queue.put(None)
+
+    async def _worker(self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]") -> None:
+        for job in jobs:
+            try:
+                await self._finish(job)
+            finally:
+                queue.put(job)
+
+    async def _finish(self, job: Job) -> None:
+        """Ask until nothing of the job is open; each answer counts as progress."""
+        attempts = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.settings.attempts),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE),
+            retry=tenacity.retry_if_exception_type(_Again),
+            sleep=anyio.sleep,
+            reraise=True,
+        )
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    await self._once(job)
+        except _Again as error:
+            raise TeacherError(
+                f"{self.settings.url} failed {self.settings.attempts} times in a row, last:"
+                f" {error.failed.reason}; what was answered is kept, run again to go on"
+            ) from None
+
+    async def _once(self, job: Job) -> None:
+        size = job.size
+        await self._allowed()
+        self.purse.reserve(size)
+        request = job.request()
+        self.calls.sent += 1
+        self.calls.images_sent += size
+        try:
+            status, headers, body = await self._sent(request)
+            failed = job.take(status, headers, body)
+        except _Again as error:
+            failed = error.failed
+        if failed is None:
+            self._bad = 0
+            return
+        failed = replace(failed, reason=self._redacted(failed.reason))
+        self.calls.failed += 1
+        self.calls.images_failed += job.size
+        self.purse.give_back(job.size)
+        self._note(failed)
+        if not failed.retry:
+            raise TeacherError(f"{self.settings.url} refused: {failed.reason}")
+        raise _Again(failed)
+
+    def _note(self, failed: Failed) -> None:
+        """Make all calls wait if the server says so, or if nothing gets through any more."""
+        self._bad += 1
+        after = failed.after or 0.0
+        if after > self.settings.patience:
+            raise TeacherError(
+                f"{self.settings.url} asks to wait {_time(after)} ({failed.reason}); what was"
+                " answered is kept, run again then"
+            )
+        crowd = self._bad // (2 * self.settings.concurrency)
+        if not after and crowd:
+            after = min(LONGEST_PAUSE, 0.25 * 2**crowd)
+        self._not_before = max(self._not_before, time.monotonic() + after)
+
+    def _redacted(self, text: str) -> str:
+        """Without what the settings take from the environment, which a server may echo."""
+        settings = self.settings
+        texts = (settings.url, settings.body or "", *settings.headers.values())
+        for name in {name for some in texts for name in _NAME.findall(some)}:
+            secret = os.environ.get(name, "").strip()
+            text = text.replace(secret, "***") if secret else text
+        return text
+
+    async def _allowed(self) -> None:
+        while (pause := self._not_before - time.monotonic()) > 0:
+            await anyio.sleep(pause)
+        if self._limiter is not None:
+            await self._limiter.try_acquire_async("calls")
+
+    async def _sent(self, request: Request) -> tuple[int, Mapping[str, str], bytes]:
+        """Send one request and read its reply, whole and in time, and not larger than allowed."""
+        settings = self.settings
+        url, headers = filled(request.url), {k: filled(v) for k, v in request.headers.items()}
+        try:
+            with anyio.fail_after(settings.timeout):
+                async with self._client.stream(
+                    request.method, url, headers=headers, content=request.body
+                ) as reply:
+                    if reply.is_redirect:
+                        raise TeacherError(
+                            f"{settings.url} sends calls on to another address; give that as url"
+                        )
+                    body = bytearray()
+                    async for part in reply.aiter_raw():
+                        body += part
+                        if len(body) > settings.largest_reply:
+                            raise TeacherError(
+                                f"{settings.url} answered more than {settings.largest_reply:,}"
+                                " bytes (largest_reply)"
+                            )
+                    return reply.status_code, reply.headers, bytes(body)
+        except (TimeoutError, httpx2.TimeoutException):
+            raise _Again(Failed(f"no reply in {settings.timeout:g} s", retry=True)) from None
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError):
+            raise InputError(f"{settings.url} is no address that can be called") from None
+        except httpx2.HTTPError as error:
+            reason = f"the connection failed ({type(error).__name__})"
+            raise _Again(Failed(reason, retry=True)) from None
+
+
+def _ready(queue: "SimpleQueue[Work | None]") -> list[Work]:
+    """The jobs that are done by now, one at least; none after the last."""
+    job = queue.get()
+    if job is None:
+        return []
+    found = [job]
+    while not queue.empty():
+        job = queue.get()
+        if job is None:
+            queue.put(None)  # to be met again
+            break
+        found.append(job)
+    return found
+
+
+class _Again(Exception):
+    """A call that failed and may be repeated."""
+
+    def __init__(self, failed: Failed) -> None:
+        self.failed = failed
+
+
+def check_address(settings: Remote) -> None:
+    """Refuse an address that would show images or secrets to others than the teacher.
+
+    >>> check_address(Remote(url="https://user:pass@example.org", protocol="mlflow"))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: an address must hold no password; ...
+    """
+    parts = urlsplit(settings.url)
+    if parts.username is not None or parts.password is not None:
+        raise InputError(
+            "an address must hold no password; put it into headers, as ${NAME} of the environment"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"{settings.url} is no address; give https://HOST/...")
+    if parts.scheme == "http" and not settings.plain_http and parts.hostname not in LOOPBACK:
+        raise InputError(
+            f"{settings.url} is neither https nor on this machine; set plain_http = true if images"
+            " and keys may be read on the way"
+        )
+
+
+def filled(text: str) -> str:
+    """A text with each ${NAME} replaced from the environment, at the moment of sending.
+
+    Raises:
+        InputError: a variable is not set.
+
+    >>> filled("Key ${NO_SUCH_VARIABLE}")
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: the environment has no NO_SUCH_VARIABLE, ...
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            text = f"the environment has no {found[1]}, which the teacher's settings name"
+            raise InputError(text)
+        return os.environ[found[1]].strip()
+
+    return _NAME.sub(value, text)
+
+
+def _client(settings: Remote) -> httpx2.AsyncClient:
+    local = urlsplit(settings.url).hostname in LOOPBACK
+    return httpx2.AsyncClient(
+        timeout=httpx2.Timeout(settings.timeout),
+        limits=httpx2.Limits(
+            max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency
+        ),
+        headers={"accept-encoding": "identity", "user-agent": "db3kd"},
+        trust_env=not local,  # proxies and certificates of the user's own
+    )
+
+
+def _limiter(settings: Remote, file: str | None) -> pyrate_limiter.Limiter | None:
+    spans = pyrate_limiter.Duration
+    wanted = (
+        (settings.per_second, spans.SECOND),
+        (settings.per_minute, spans.MINUTE),
+        (settings.per_day, spans.DAY),
+    )
+    rates = [pyrate_limiter.Rate(most, span) for most, span in wanted if most is not None]
+    if not rates:
+        return None
+    if file is None:
+        return pyrate_limiter.Limiter(rates)
+    bucket = pyrate_limiter.SQLiteBucket.init_from_file(rates, db_path=file)
+    return pyrate_limiter.Limiter(bucket)
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """One error of several that came at once; those of ours before others."""
+    flat = [
+        _first(error) if isinstance(error, BaseExceptionGroup) else error
+        for error in group.exceptions
+    ]
+    ours = [error for error in flat if isinstance(error, Db3kdError)]
+    return (ours or flat)[0]
+
+
+def _time(seconds: float) -> str:
+    """A time in words, coarse.
+
+    >>> _time(90.0), _time(7200.0)
+    ('90 s', '2.0 h')
+    """
+    return f"{seconds:.0f} s" if seconds < 3600 else f"{seconds / 3600:.1f} h"
