@@ -7,6 +7,7 @@ killed process continues where it was.
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from db3kd.amortised.stages import Plan, check_together, one_round, rest, result, tensors_of
 from db3kd.books import ANSWERS_SHARD, shards_of
+from db3kd.boundary import as_seen
 from db3kd.data import Images
 from db3kd.errors import InputError
 from db3kd.journal import Json
@@ -52,12 +54,20 @@ def check(search: Search, shape: tuple[int, int, int], classes: int) -> None:
             f"queries = {search.queries} counts for each class, row by row; set strategy = "
             '"rows", or per_image instead'
         )
+    if search.flips:
+        raise InputError(
+            f'flips = {search.flips} has a meaning row by row only; set strategy = "rows", or let'
+            " each answer be voted on (teacher.noise)"
+        )
     check_together(search, shape, classes)
 
 
 def measure_all(shop: Workshop, images: Images, own: Tensor, search: Search) -> None:
     """Measure the distances of all images, those that are not measured yet; see `Run.measure`."""
-    shop.agree("distances", json.loads(msgspec.json.encode(search)))
+    settings = json.loads(msgspec.json.encode(search))
+    if not search.flips:
+        del settings["flips"]
+    shop.agree("distances", settings)
     if not shop.pending("distances", len(images), search.shard):
         return
     references = _references(shop, images, own, search)
@@ -186,6 +196,7 @@ def _together(
 ) -> Work:
     """The rounds of `db3kd.amortised`; returns the work that makes distances of them."""
     classes, size = shop.meter.classes, search.shard
+    references = replace(references, images=as_seen(references.images, shop.meter.bounds))
     plan = Plan.of(search, samples=len(images), shape=images.shape, classes=classes)
     shop.agree("rounds", {"rounds": plan.rounds, "shards": len(plan.shards)})
     lessons = Lessons(shop, images, own, search, plan)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import Ensemble, Known
-from db3kd.boundary import shown
+from db3kd.boundary import level_of, shown
 from db3kd.data import Images, Joined, eight_bits
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
@@ -126,7 +126,9 @@ def grow_all(
 
 def _eight_bit(shop: Workshop, images: Images) -> bool:
     """Whether new images are kept as bytes: where the own ones are, and the teacher takes all."""
-    low, high = shop.meter.bounds
+    low, high = bounds = shop.meter.bounds
+    if level_of(bounds):  # only then are its own levels those of the bytes
+        return images.eight_bit and (low, high) == (0, 1)
     return images.eight_bit and low <= 0 and high >= 1
 
 
@@ -145,7 +147,8 @@ class _Work:
         self.shop, self.images, self.own, self.earlier = shop, images, own, earlier
         self.settings, self.plan = settings, plan
         self.eight_bit = _eight_bit(shop, images)
-        self.bounds = (0.0, 1.0) if self.eight_bit else shop.meter.bounds
+        aware = level_of(shop.meter.bounds) > 0
+        self.bounds = (0.0, 1.0) if self.eight_bit and not aware else shop.meter.bounds
         seed = mix(shop.seed, "grow", "order")
         self.order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
         self._taught: dict[int, Ensemble] = {}  # the last one

@@ -18,6 +18,7 @@ from db3kd.amortised.stages import (
     steps_of,
 )
 from db3kd.amortised.surrogate import Ensemble, Known, teach
+from db3kd.boundary import as_seen
 from db3kd.data import Images
 from db3kd.robustness import References, mix
 from db3kd.settings import Search
@@ -64,10 +65,8 @@ class Lessons:
 
     def front(self, rows: Int[Tensor, " row"], unit: int, references: References) -> Front:
         """What a shard of an earlier round kept; before the first one, the references."""
-        images, own = (
-            self.images.read(rows).to(self.shop.device),
-            self.own[rows].to(self.shop.device),
-        )
+        device, bounds = self.shop.device, self.shop.meter.bounds
+        images, own = as_seen(self.images.read(rows).to(device), bounds), self.own[rows].to(device)
         if unit < 0:
             return Front.at_references(images, own, references)
         return front_of(self._read(unit), images, own)

@@ -15,7 +15,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, Reaches, along, asker, bisect, finest, halvings, norm, per_row
+from db3kd.boundary import (
+    Asks,
+    Reaches,
+    along,
+    as_seen,
+    asker,
+    bisect,
+    bisect_noisy,
+    finest,
+    halvings,
+    level_of,
+    norm,
+    per_row,
+    questions,
+)
 from db3kd.data import check_images
 from db3kd.descent import (
     ArsOpt,
@@ -31,6 +45,7 @@ from db3kd.descent import (
     Walk,
     descend,
 )
+from db3kd.descent.seen import asks_nearer
 from db3kd.descent.walk import Noise
 from db3kd.errors import InputError
 from db3kd.settings import Metric, Search, Subspaces, validated
@@ -276,6 +291,9 @@ def _measure(
 ) -> dict[Metric, RobustnessMap]:
     classes = len(references.rejected)
     _check(images, own, references, expected, teacher)
+    if teacher is not None:
+        images = as_seen(images, teacher.bounds)
+        references = replace(references, images=as_seen(references.images, teacher.bounds))
     status = _statuses(own, references, expected, classes)
     sample, target = (status == Status.CONVERGED).nonzero(as_tuple=True)
     order = _nearest_first(images, references, classes)
@@ -434,6 +452,7 @@ class _Rows:
             tolerance=self.search.tolerance,
             bounds=self.teacher.bounds,
             after_step=self._keep,
+            flips=self.search.flips,
         )
         yield "bd", walk, converged
         if self.search.metric == "bd":
@@ -446,6 +465,7 @@ class _Rows:
             noise=noise_of(self.search, self.origin, self.noise_seed),
             bounds=self.teacher.bounds,
             after_step=self._keep,
+            flips=self.search.flips,
         )
         yield "mbd", walk, converged
 
@@ -522,15 +542,17 @@ def _along_references(
     tolerance: float,
     bounds: tuple[float, float],
     after_step: Callable[[Walk], None],
+    flips: float,
 ) -> tuple[Walk, Tensor]:
     """Eq. 3 over every reference: one question a row at a time, so that batches stay full.
 
     A row is either trying its next reference at the best distance so far (`left` = 0), or halving
     the bracket (low, high) of one that was across there, `COARSE` times at most. The bracket that
     is held in the end is halved `rest` times more, down to the tolerance.
+    Where answers are flipped, all this only chooses the reference.
     """
     count = (order >= 0).sum(1)
-    number = torch.zeros_like(count)  # of the reference that the row is at
+    number, best = torch.zeros_like(count), torch.zeros_like(count)  # where it is, and was nearest
     low, high = torch.zeros_like(walk.distance), torch.ones_like(walk.distance)
     finish = finest(tolerance, bounds)
     rest = halvings(walk.distance, finish)
@@ -542,18 +564,20 @@ def _along_references(
         row = (more & (spent < walk.limit)).nonzero()[:, 0]
         if not len(row):
             break
-        trying = left[row] == 0
+        trying, aim = left[row] == 0, (distance - level_of(bounds)).clamp_min(0.0)
         number[row] += trying
         start = origin.index_select(0, row)
         span = references.index_select(0, order[row, number[row]]) - start
-        share = torch.where(trying, distance[row] / norm(span), (low[row] + high[row]) / 2)
+        share = torch.where(trying, aim[row] / norm(span), (low[row] + high[row]) / 2)
         probe = along(start, span, share, bounds)
-        across = asks(probe, row)
-        spent[row] += 1
         nearer = norm(probe - start)
+        useful = ~trying | (nearer < distance[row])
+        across, asked = asks_nearer(asks, probe, row, useful, bounds)
+        spent[row] += asked
         better = (across & (nearer < distance[row])).nonzero()[:, 0]
         point.index_copy_(0, row[better], probe.index_select(0, better))
         distance[row[better]] = nearer[better]
+        best[row[better]] = number[row[better]]
         high[row] = torch.where(across, share, high[row])
         fresh, missed = trying & across, ~(trying | across)
         low[row] = torch.where(fresh, 0.0, torch.where(missed, share, low[row]))
@@ -565,10 +589,38 @@ def _along_references(
     tried = (left == 0) & (number + 1 >= count) & (rest <= walk.limit - spent)
     times = torch.minimum(rest, walk.limit - spent)
     rows = torch.arange(len(origin), device=origin.device)
+    if flips:
+        far = references.index_select(0, order[rows, best])
+        walk = _along_one(asks, origin, far, walk, spent, finish, bounds, flips)
+        after_step(walk)
+        return walk, (number + 1 >= count) & (walk.left > 0)
     bracket = bisect(asks, origin, point, near=low / high, rows=rows, times=times, bounds=bounds)
     nearer = norm(bracket.point - origin)
     point = torch.where(per_row(nearer < distance, point), bracket.point, point)
     distance = torch.minimum(nearer, distance)
-    walk = replace(walk, point=point, distance=distance, spent=spent + times)
+    walk = replace(walk, point=point, distance=distance, spent=spent + bracket.asked)
     after_step(walk)
     return walk, tried | (distance == 0)
+
+
+def _along_one(
+    asks: Asks,
+    origin: Tensor,
+    far: Tensor,
+    walk: Walk,
+    spent: Tensor,
+    finish: Tensor | float,
+    bounds: tuple[float, float],
+    flips: float,
+) -> Walk:
+    """Eq. 3 over one reference for each row, all of its way anew, since answers may be wrong."""
+    length = norm(far - origin)
+    times = torch.minimum(questions(halvings(length, finish), flips), walk.limit - spent)
+    rows, near = torch.arange(len(far), device=far.device), torch.zeros_like(length)
+    bracket = bisect_noisy(
+        asks, origin, far, near=near, rows=rows, times=times, bounds=bounds, flips=flips
+    )
+    nearer = norm(bracket.point - origin)
+    point = torch.where(per_row(nearer < walk.distance, far), bracket.point, walk.point)
+    distance = torch.minimum(nearer, walk.distance)
+    return replace(walk, point=point, distance=distance, spent=spent + bracket.asked)

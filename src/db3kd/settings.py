@@ -16,6 +16,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
 AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]
+Flips = Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
 Metric = Literal["sd", "bd", "mbd"]
 Use = Literal["ce", "grown", "mbd"]
 """What answers beside the images' own can go to: nothing, new images, or distances."""
@@ -87,6 +88,27 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     failed: bool = False
 
 
+class Noise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is done about a teacher that does not always say the same, or changes (`docs/noisy.md`).
+
+    `flips`: the share of answers that are wrong by chance. Each image is asked again until one
+    class leads by so much that at most a share `error` of the answers stays wrong, `most` times at
+    most; 0 asks once. `repeats`: the most that asking again may cost in all. `canaries`: a
+    safetensors file with `images` and `answers`, as `db3kd.teachers.noisy.canaries` makes them;
+    some are asked again once in `every` images, and the run stops where the teacher has changed.
+
+    >>> Noise(flips=0.02).most
+    9
+    """
+
+    flips: Flips = 0.0
+    error: Annotated[float, msgspec.Meta(gt=0, lt=0.5)] = 1e-3
+    most: Count = 9
+    repeats: Natural | None = None
+    canaries: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    every: Count = 10_000
+
+
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How distances to the teacher's boundary are measured (section 3.2.1 and 4.1 of the paper).
 
@@ -111,6 +133,9 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     searches each sample and class on its own, as the paper does. "sd" and "bd", and the functions
     of `db3kd.robustness`, are always row by row, whatever the strategy.
 
+    `flips`: the share of wrong answers, of a teacher that does not always say the same
+    (`docs/noisy.md`); row by row only.
+
     >>> Search().strategy, paper().strategy
     ('together', 'rows')
     """
@@ -130,6 +155,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     per_image: Count = 300
     surrogate: str = "auto"
     members: Count = 3
+    flips: Flips = 0.0
 
 
 PAPER: Mapping[str, Any] = {
@@ -291,8 +317,8 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `surrogate`, `width`, `members`: what and how many these students are; "auto" by the size of the
     images. `candidates`: so many images are made for one that is asked, where students choose.
     `unasked`: so many more images are made, as far as 2 GiB hold them, of which nobody is asked;
-    what three wider students say of them together are soft labels. `shard`: the most images that are
-    made, asked and resumed together.
+    what three wider students say of them together are soft labels. `shard`: the most images that
+    are made, asked and resumed together.
 
     >>> Synthesis(queries=5000).way
     'chosen'

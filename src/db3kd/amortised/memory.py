@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +21,7 @@ from db3kd.amortised.stages import (
     steps_of,
 )
 from db3kd.amortised.surrogate import Ensemble, Known, teach
+from db3kd.boundary import as_seen
 from db3kd.data import Images
 from db3kd.robustness import References, RobustnessMap, mix
 from db3kd.settings import Search, validated
@@ -62,6 +64,8 @@ def measure_together(
     (2.0, True)
     """
     search = validated(search)
+    images = as_seen(images, teacher.bounds)
+    references = replace(references, images=as_seen(references.images, teacher.bounds))
     shape, classes = pool.shape, teacher.classes
     check_together(search, shape, classes)
     started, device = time.perf_counter(), str(images.device)

@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.boundary import Asks, along, norm, per_row
-from db3kd.descent.tangent import JUST_BELOW, Plane, count_misses, growing, lay_planes, settle
+from db3kd.descent.seen import JUST_BELOW, asks_nearer, just_below
+from db3kd.descent.tangent import Plane, count_misses, growing, lay_planes, settle
 from db3kd.descent.walk import Walk
 
 STEEPEST = 3.0  # slope of the boundary against the sphere that a bracket expects at most
@@ -71,10 +72,11 @@ class ArsOpt:
         gamma = walk.step[rows] * share**2  # zeta times gamma
         ahead = ((gamma.square() + 4 * gamma).sqrt() - gamma) / 2  # a
         walk, momentum = self._look_ahead(asks, origin, walk, rows, ahead, bounds)
+        probed = walk.left[rows] >= 2  # the others have no tangent
         walk, plane = lay_planes(
             asks, origin, walk, _orthonormal(noise), rows, bounds, smoothing=self.smoothing
         )
-        walk, slope = self._difference(asks, origin, walk, plane)
+        walk, slope = self._difference(asks, origin, walk, plane, probed)
         walk = self._move(asks, origin, walk, plane, slope)
         gain = slope * share / (self.smoothness * ahead)
         memory = momentum + per_row(gain, momentum) * plane.tangent
@@ -98,11 +100,13 @@ class ArsOpt:
         part = per_row(ahead[some], ray[some])
         span = (1 - part) * ray[some] + part * walk.memory[rows[some]]
         length = norm(span)
-        radius = JUST_BELOW * walk.distance[rows[some]] / length
+        radius = just_below(walk.distance[rows[some]], bounds) / length
         seen = along(start[some], span, radius, bounds)
         distance = norm(seen - start[some])
-        across = asks(seen, rows[some]) & (distance < walk.distance[rows[some]])
-        walk = walk.put(rows[some], spent=walk.spent[rows[some]] + 1)
+        nearer = distance < walk.distance[rows[some]]
+        across, spent = asks_nearer(asks, seen, rows[some], nearer, bounds)
+        across &= nearer
+        walk = walk.put(rows[some], spent=walk.spent[rows[some]] + spent)
         there = rows[some[across]]
         walk = walk.put(there, point=seen[across], distance=distance[across])
         walk = settle(
@@ -120,10 +124,10 @@ class ArsOpt:
         return walk, torch.where(kept, walk.memory[rows], ray)
 
     def _difference(
-        self, asks: Asks, origin: Tensor, walk: Walk, plane: Plane
+        self, asks: Asks, origin: Tensor, walk: Walk, plane: Plane, probed: Tensor
     ) -> tuple[Walk, Tensor]:
         """How fast the distance falls along v, as a share of it and per radian; 0 if it grows."""
-        some = (walk.left[plane.rows] > 0).nonzero()[:, 0]
+        some = (probed & (walk.left[plane.rows] > 0)).nonzero()[:, 0]
         angle = torch.full_like(plane.distance, self.smoothing)
         walk, hit = plane.turn(walk, some, angle[some], JUST_BELOW * plane.distance[some])
         nearer = some[hit]

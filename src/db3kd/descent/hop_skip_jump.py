@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.boundary import Asks
+from db3kd.descent.seen import JUST_BELOW
 from db3kd.descent.tangent import (
-    JUST_BELOW,
     count_misses,
     growing,
     lay_planes,

@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.boundary import Asks, along, between, bisect, finest, halvings, norm, per_row
-from db3kd.descent.tangent import JUST_BELOW, tangents
+from db3kd.descent.seen import asks_nearer, just_below
+from db3kd.descent.tangent import tangents
 from db3kd.descent.walk import Walk, replaced
 
 QUARTERINGS, SCALINGS = 5, 8  # at most, in one step
@@ -144,13 +145,14 @@ class _LineSearch:
         move = per_row(step, move) * move
         origin = self.origin[rows]
         span = start[rows] + move - origin
-        share = JUST_BELOW * walk.distance[rows] / norm(span)
+        share = just_below(walk.distance[rows], self.bounds) / norm(span)
         there = along(origin, span, share, self.bounds)
-        across = self.asks(there, self.rows[rows])
         distance = norm(there - origin)
-        hit = across & (distance <= walk.distance[rows])
+        nearer = distance <= walk.distance[rows]
+        across, spent = asks_nearer(self.asks, there, self.rows[rows], nearer, self.bounds)
+        hit = across & nearer
         found = rows[hit]
-        walk = walk.put(rows, spent=walk.spent[rows] + 1)
+        walk = walk.put(rows, spent=walk.spent[rows] + spent)
         walk = walk.put(found, point=there[hit], distance=distance[hit])
         floor = (1 - STEEPEST * norm(move[hit]) / distance[hit]).clamp(min=0.0)
         walk, floor = self._floor(walk, found, floor)
@@ -164,10 +166,12 @@ class _LineSearch:
         asked = (floor > 0) & (walk.left[rows] > 0)
         row = rows[asked]
         low = between(self.origin[row], walk.point[row], floor[asked], self.bounds)
-        across = self.asks(low, self.rows[row])
-        walk = walk.put(row, spent=walk.spent[row] + 1)
+        distance = norm(low - self.origin[row])
+        nearer = distance < walk.distance[row]
+        across, spent = asks_nearer(self.asks, low, self.rows[row], nearer, self.bounds)
+        walk = walk.put(row, spent=walk.spent[row] + spent)
         deeper = row[across]
-        walk = walk.put(deeper, point=low[across], distance=norm(low[across] - self.origin[deeper]))
+        walk = walk.put(deeper, point=low[across], distance=distance[across])
         floor = replaced(torch.where(asked, floor, 0.0), asked.nonzero()[:, 0][across], 0.0)
         return walk, floor
 

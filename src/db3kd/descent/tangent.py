@@ -26,13 +26,14 @@ from db3kd.boundary import (
     per_row,
     shown,
 )
+from db3kd.descent.seen import asks_nearer, just_below
 from db3kd.descent.walk import Walk
 
 CPU_POINTS, GPU_POINTS = 512, 16384  # probes asked at once, at most: full batches for the teacher
 CPU_BYTES = 16 * 2**20  # and of so many bytes, or of one row
 SHARE = 0.2  # of a step, that a probe is long
+LEVELS = 3.0  # by which a probe moves a pixel, at least: rounding is then a tenth of that
 REMEMBERED = 0.9  # of the memory, from one step to the next
-JUST_BELOW = 1 - 2.0**-18  # of the present distance, so that rounding never lengthens it
 DEEPENINGS = 8  # how often the bracket of a crossing is widened, twice as wide each time
 
 
@@ -53,8 +54,8 @@ def tangents(
     The first `count` noise images serve a row; `smoothing` is their length as a share of the row's
     distance, one for all or one each; `free` (live *image) is zero at pixels that are not probed.
     The mean sign is subtracted: the probes have mean zero, so the expectation stays, and where
-    nearly all probes fall on one side the noise is far smaller. A probe moves a pixel by a grey
-    level at least, where the teacher sees no less. Costs `count` queries a row. On a
+    nearly all probes fall on one side the noise is far smaller. A probe moves a pixel by some
+    grey levels at least, where the teacher sees no less. Costs `count` queries a row. On a
     CPU products are taken row by row, so that no rounding depends on the neighbours.
     """
     flat, size, shape = noise.flatten(1), len(noise), origin.shape[1:]
@@ -62,7 +63,7 @@ def tangents(
     ray = (centre - origin.index_select(0, rows).flatten(1)) / distance
     relative = smoothing[:, None] if isinstance(smoothing, Tensor) else smoothing
     length = (relative / flat.shape[1] ** 0.5) * distance  # in each pixel, on the average
-    length = length.clamp_min(level_of(bounds))
+    length = length.clamp_min(LEVELS * level_of(bounds))
     weight = length if free is None else length * free.flatten(1)
     share = _row_by_row(ray, flat.T)
     inwards = -length * share
@@ -76,8 +77,9 @@ def tangents(
         asked = shown(_firsts(points, counts[here]).reshape(-1, *shape), bounds)
         across = asks(asked, rows[here].repeat_interleave(count[here]))
         signs[here].masked_scatter_(used[here], torch.where(across, 1.0, -1.0).to(flat.dtype))
-    balance = signs.sum(1, keepdim=True) / count[:, None]
-    signs = torch.where(used, signs - balance, 0.0) / count[:, None]
+    many = count.clamp_min(1)[:, None]
+    balance = signs.sum(1, keepdim=True) / many
+    signs = torch.where(used, signs - balance, 0.0) / many
     mean = _row_by_row(signs, flat)
     mean -= _dots(signs, share)[:, None] * ray
     return mean.reshape(-1, *shape)
@@ -139,16 +141,20 @@ class Plane:
         """Ask once for each of some rows: turn the ray by the angle, go out to the radius.
 
         A point that is across and nearer becomes the row's; returns where that was so. A ray that
-        does not cross at the present radius is thus rejected after one query.
+        does not cross at the present radius is thus rejected after one query, or none
+        (`asks_nearer`).
         """
         row, origin = self.rows[some], self.origin.index_select(0, some)
+        if level_of(self.bounds):
+            radius = torch.minimum(radius, just_below(walk.distance[row], self.bounds))
         span = per_row(angle.cos(), origin) * self.ray.index_select(0, some)
         span.addcmul_(per_row(angle.sin(), origin), self.tangent.index_select(0, some))
         point = along(origin, span, radius, self.bounds)
-        across = self.asks(point, row)
         distance = norm(point - origin)
-        hit = across & (distance < walk.distance[row])
-        walk = walk.put(row, spent=walk.spent[row] + 1)
+        nearer = distance < walk.distance[row]
+        across, spent = asks_nearer(self.asks, point, row, nearer, self.bounds)
+        hit = across & nearer
+        walk = walk.put(row, spent=walk.spent[row] + spent)
         moved = hit.nonzero()[:, 0]
         point = point.index_select(0, moved)
         return walk.put(row[moved], point=point, distance=distance[moved]), hit
@@ -244,6 +250,11 @@ def settle(
     query verifies it; where the ray is still across there, the row moves in and the bracket is
     doubled. Then it is halved until it is `tolerance` of the distance wide, or one grey level.
     """
+    level = level_of(bounds)
+    if level:
+        finest = level / walk.distance[rows]
+        expected = torch.maximum(finest, expected)
+        tolerance = torch.maximum(finest, torch.as_tensor(tolerance, device=finest.device))
     near = (1 - expected).clamp(min=0.0)
     start, far = origin.index_select(0, rows), walk.point.index_select(0, rows)
     asked, left = torch.zeros_like(rows), walk.left[rows]
@@ -256,16 +267,15 @@ def settle(
         point = along(begin, far.index_select(0, live) - begin, near[live], bounds)
         across = asks(point, rows[live]).nonzero()[:, 0]
         asked[live] += 1
-        live = live[across]
-        far.index_copy_(0, live, point.index_select(0, across))
+        live, point, begin = live[across], point.index_select(0, across), begin[across]
+        if level:
+            held = per_row(norm(point - begin) < norm(far[live] - begin), point)
+            point = torch.where(held, point, far[live])
+        far.index_copy_(0, live, point)
         near[live] = (1 - 2 * (1 - near[live])).clamp(min=0.0)
-    level = level_of(bounds)
-    if level:
-        finest = level / walk.distance[rows]
-        tolerance = torch.maximum(finest, torch.as_tensor(tolerance, device=finest.device))
     times = torch.minimum(halvings(1 - near, tolerance), left - asked)
     bracket = bisect(asks, start, far, near=near, rows=rows, times=times, bounds=bounds)
-    distance, spent = norm(bracket.point - start), walk.spent[rows] + asked + times
+    distance, spent = norm(bracket.point - start), walk.spent[rows] + asked + bracket.asked
     return walk.put(rows, point=bracket.point, distance=distance, spent=spent)
 
 

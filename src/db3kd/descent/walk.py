@@ -8,8 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks
+from db3kd.boundary import Asks, along
+from db3kd.teachers.noisy.flips import margin_for
 
+DOUBT = 0.01  # how often a step may be judged wrongly, where answers are flipped
+FARTHER = 1e-3  # share of the distance between the points that are asked for that
 LEAST_LEFT = 4  # with fewer queries left, no step can pay
 
 Noise = Callable[[int, int, int], Tensor]
@@ -119,11 +122,13 @@ def descend(
     noise: Noise,
     bounds: tuple[float, float],
     after_step: Callable[[Walk], None],
+    flips: float = 0.0,
 ) -> tuple[Walk, Bool[Tensor, " row"]]:
     """Step until no row can be further minimised or its limit is reached (section 3.2.1).
 
     Returns the last state and which rows converged. The noise of a step is the same for every row,
-    so that a row does not depend on its neighbours. At most `limit` queries a row.
+    so that a row does not depend on its neighbours. At most `limit` queries a row. Where a share
+    `flips` of the answers is wrong, each step is `confirmed`.
 
     >>> from db3kd.descent import SignOpt
     >>> asks = lambda points, rows: points.flatten(1)[:, 0] > 1  # a half-space at distance 1
@@ -144,7 +149,53 @@ def descend(
         if not len(rows):
             break
         count = descent.probes_at(done)
-        walk = descent.step(asks, origin, walk, noise(done, before, count), rows, bounds)
+        moved = descent.step(asks, origin, walk, noise(done, before, count), rows, bounds)
+        walk = confirmed(asks, origin, walk, moved, rows, bounds, flips) if flips else moved
         before += count
         after_step(walk)
     return walk, (walk.misses >= descent.patience) | (walk.distance == 0)
+
+
+def confirmed(
+    asks: Asks,
+    origin: Float[Tensor, "row *image"],
+    before: Walk,
+    after: Walk,
+    rows: Int[Tensor, " live"],
+    bounds: tuple[float, float],
+    flips: float,
+) -> Walk:
+    """Ask again where some rows moved to; where answers speak against it, they go back.
+
+    One wrong answer inwards of the boundary would hold a row there for good, and every probe around
+    it would be wasted. The point is asked again, and points just beyond it, so that an image that
+    is always answered wrongly is not asked twice, until one side leads as `margin_for` has it.
+    Costs as many queries as that takes, booked on the row.
+
+    >>> asks = lambda points, rows: points.flatten(1)[:, 0] > 1
+    >>> before = Walk.at(torch.full((1, 1, 1, 1), 2.0), torch.tensor([2.0]), step=0.2,
+    ...                  spent=torch.tensor([0]), limit=99)
+    >>> after = before.put(torch.tensor([0]), point=torch.full((1, 1, 1, 1), 0.5),
+    ...                    distance=torch.tensor([0.5]))
+    >>> back = confirmed(asks, torch.zeros(1, 1, 1, 1), before, after, torch.tensor([0]),
+    ...                  (0.0, 9.0), 0.05)
+    >>> back.distance, back.spent
+    (tensor([2.]), tensor([2]))
+    """
+    margin = margin_for(flips, DOUBT)
+    some = rows[after.distance[rows] < before.distance[rows]]
+    start, left = origin.index_select(0, some), after.left[some]
+    span = after.point.index_select(0, some) - start
+    asked, lead = torch.zeros_like(some), torch.zeros_like(some)
+    for number in range(2 * margin + 1):
+        live = ((lead.abs() < margin) & (asked < left)).nonzero()[:, 0]
+        if not len(live):
+            break
+        share = torch.full_like(after.distance[some[live]], 1 + number * FARTHER)
+        there = along(start.index_select(0, live), span.index_select(0, live), share, bounds)
+        lead[live] += torch.where(asks(there, some[live]), 1, -1)
+        asked[live] += 1
+    after = after.put(some, spent=after.spent[some] + asked)
+    back = some[lead < 0]
+    point = before.point.index_select(0, back)
+    return after.put(back, point=point, distance=before.distance[back])

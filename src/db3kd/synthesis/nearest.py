@@ -7,7 +7,8 @@ from torch import Tensor
 
 from db3kd.boundary import Asks, along, bisect, finest, halvings, norm, per_row
 from db3kd.descent import Walk, descend
-from db3kd.descent.tangent import JUST_BELOW, unit
+from db3kd.descent.seen import JUST_BELOW, just_below
+from db3kd.descent.tangent import unit
 from db3kd.descent.walk import LEAST_LEFT
 from db3kd.robustness import descent_of, mix, noise_of
 from db3kd.settings import AscentPlan, Search
@@ -168,7 +169,7 @@ def _towards(
         origin, far = state.image[live], others[order[live, number]]
         length = norm(far - origin)
         known = length < walk.distance[live]  # its answer was paid for long ago
-        share = torch.where(known, 1.0, JUST_BELOW * walk.distance[live] / length)
+        share = torch.where(known, 1.0, just_below(walk.distance[live], bounds) / length)
         there = along(origin, far - origin, share, bounds)
         across = known.clone()
         across[~known] = asks(there[~known], live[~known])

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from db3kd.boundary import as_seen
 from db3kd.errors import InputError
 from db3kd.networks import Shape
 from db3kd.teacher import Teacher
@@ -133,7 +134,7 @@ class _Shelf:
 
     def ask(self, images: Tensor) -> tuple[Tensor, int]:
         """Answers, as many as may still be asked for, and how many images were kept."""
-        images = images[: self.most - self.asked]
+        images = as_seen(images[: self.most - self.asked], self.teacher.bounds)
         if not len(images):
             return torch.zeros(0, dtype=torch.long, device=images.device), 0
         self.asked += len(images)
