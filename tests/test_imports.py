@@ -18,6 +18,7 @@ ROOMS = (
     "journal",
     "data",
     "teacher",
+    "recorded",
     "teachers",
     "boundary",
     "descent",
@@ -42,7 +43,10 @@ ROOMS = (
     "spending",
     "run",
     "recipe",
+    "adapters",
+    "stack",
     "job",
+    "checkup",
     "terminal",
     "paper",
     "cli",
@@ -50,7 +54,18 @@ ROOMS = (
 )
 HOUSE = Path(str(db3kd.__file__)).parent
 FILES = sorted(file for file in HOUSE.rglob("*.py") if file != HOUSE / "__init__.py")
-LATE = ("pyarrow", "PIL", "sklearn", "onnxruntime", "huggingface_hub", "onnx", "matplotlib")
+LATE = (
+    "pyarrow",
+    "PIL",
+    "sklearn",
+    "onnxruntime",
+    "huggingface_hub",
+    "onnx",
+    "matplotlib",
+    "httpx2",
+    "pyrate_limiter",
+    "tenacity",
+)
 
 
 def room(file: Path) -> str:

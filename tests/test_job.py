@@ -1,6 +1,7 @@
 """The verbs as functions: a recipe in, plain data out."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def here(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     monkeypatch.chdir(workshop.folder)
     monkeypatch.syspath_prepend(str(workshop.folder))
     for module in ("svm_teacher", "factories"):
-        monkeypatch.delitem(job.sys.modules, module, raising=False)
+        monkeypatch.delitem(sys.modules, module, raising=False)
     workshop.write("factories.py", FACTORIES)
     return workshop
 
@@ -186,8 +187,9 @@ def test_whose_labels_cross_entropy_uses(here: Workshop) -> None:
 
 def test_a_part_of_the_images_is_drawn_by_the_seed(here: Workshop) -> None:
     def chosen(*overrides: str) -> list[int]:
-        rows = job._training_images(recipe(*overrides)).images.rows
-        return [int(row) for row in rows]
+        own, _ = job.data_of(recipe(*overrides))
+        assert own is not None
+        return [int(row) for row in own.images.rows]
 
     assert len(chosen()) == 12
     assert chosen() == sorted(set(chosen()))
@@ -195,6 +197,10 @@ def test_a_part_of_the_images_is_drawn_by_the_seed(here: Workshop) -> None:
     assert chosen() != chosen("seed=2")
     with pytest.raises(InputError, match=r"data\.samples is 31, but there are only 30 images"):
         chosen("data.samples=31")
+    _, test = job.data_of(recipe("data.test_samples=7"))
+    assert len(test) == 7
+    with pytest.raises(InputError, match=r"data\.test_samples is 51, but there are only 50"):
+        job.data_of(recipe("data.test_samples=51"))
 
 
 def test_a_run_buys_what_its_methods_need(here: Workshop) -> None:

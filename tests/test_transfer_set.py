@@ -144,9 +144,9 @@ def test_a_sample_with_a_soft_label_needs_no_other() -> None:
     whole = plain(4).joined(without)
     assert whole.labels.tolist() == [0, 1, 2, 0, -1, -1]
     assert whole.select(torch.tensor([5, 0])).labels.tolist() == [-1, 0]
-    with pytest.raises(InputError, match="labels must be .*got -1 in row 0"):
+    with pytest.raises(InputError, match=r"labels must be .*got -1 in row 0"):
         without.with_soft(None)
-    with pytest.raises(InputError, match="labels must be .*got -1 in row 4"):
+    with pytest.raises(InputError, match=r"labels must be .*got -1 in row 4"):
         replace(whole, soft_rows=torch.tensor([-1, -1, -1, -1, -1, 0]))
 
 

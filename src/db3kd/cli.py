@@ -20,7 +20,7 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
-from db3kd.errors import BudgetExhausted, Db3kdError, RecipeError
+from db3kd.errors import BudgetExhausted, Db3kdError, InputError, RecipeError
 from db3kd.progress import Progress
 
 app = cyclopts.App(
@@ -103,6 +103,59 @@ def evaluate(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
 
 
 @app.command
+def check(
+    recipe: _Recipe,
+    *,
+    images: Annotated[int, Parameter(help="How many images are asked.")] = 16,
+    canaries: Annotated[
+        Path | None,
+        Parameter(
+            help="Keep them in this file, for teacher.noise.canaries; 5 more questions each."
+        ),
+    ] = None,
+    options: _Options = _DEFAULT,
+) -> None:
+    """Ask the teacher a handful of real questions, and say what the run will cost."""
+    from db3kd.recipe import read_recipe
+
+    if images < 1:
+        raise InputError(f"--images must be at least 1, got {images}")
+    wanted = read_recipe(recipe, options.set_)
+    from db3kd.checkup import check as look
+    from db3kd.terminal import checked
+
+    found = look(wanted, images=images, canaries=canaries)
+    _print(json.dumps(found, indent=2) if options.json_ else checked(found))
+
+
+@app.command
+def answers(
+    recipe: _Recipe,
+    *,
+    import_: Annotated[
+        Path | None,
+        Parameter(name="--import", help="A parquet table to take answers from: image, label."),
+    ] = None,
+    export: Annotated[
+        Path | None, Parameter(help="A parquet table to write all answers of the teacher to.")
+    ] = None,
+    options: _Options = _DEFAULT,
+) -> None:
+    """Show what was paid for the teacher's answers; import or export them."""
+    from db3kd.recipe import read_recipe
+
+    wanted = read_recipe(recipe, options.set_)
+    from db3kd.checkup import books
+
+    found = books(wanted, taken=import_, given=export)
+    if options.json_:
+        _print(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        _print(f"{name:<12}  {value:,}" if isinstance(value, int) else f"{name:<12}  {value}")
+
+
+@app.command
 def status(
     folder: Annotated[Path, Parameter(help="The folder of the run.")],
     *,
@@ -127,7 +180,7 @@ def _work(verb: str, path: Path, options: _Options) -> None:
         for line in _flat(resolved(recipe)):
             sys.stderr.write(f"  {line}\n")
     from db3kd import job
-    from db3kd.terminal import met, shown, spending, table
+    from db3kd.terminal import bought, met, shown, spending, table
 
     verbs: dict[str, Callable[..., dict[str, Any]]] = {
         "run": job.run,
@@ -153,6 +206,10 @@ def _work(verb: str, path: Path, options: _Options) -> None:
         _print(met(result["classes"]))
     if "picture" in result:
         _print(f"the pseudo samples are shown in {result['picture']}")
+    if "paid" in result:
+        _print(bought(result["paid"]))
+    if "repeats" in result:
+        _print(f"{result['repeats']:,} repeats, {result['undecided']:,} images left undecided")
     _print(f"{queries['spent']:,}{budget} queries spent; everything is in {result['run']}")
 
 

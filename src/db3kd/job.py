@@ -1,23 +1,18 @@
 """The verbs of the command line, each one public function from a recipe to plain data."""
 
-import importlib
 import json
 import logging
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from db3kd import teachers
-from db3kd.data import DataSet, Images, in_memory, load, subset
+from db3kd.data import DataSet, Images, load, subset
 from db3kd.errors import InputError
 from db3kd.journal import Json, write_atomically
 from db3kd.networks import build
@@ -29,8 +24,8 @@ from db3kd.robustness import mix
 from db3kd.run import Run
 from db3kd.settings import Method, is_grown, is_pseudo, metric_of, most_queries
 from db3kd.spending import Plan
-from db3kd.student import load_network, resident, save_network, train
-from db3kd.teacher import Teacher
+from db3kd.stack import Stack, paid, stacked, told
+from db3kd.student import resident
 from db3kd.transfer_set import TransferSet
 
 MOST_ROWS = 100  # of a picture
@@ -185,51 +180,61 @@ def opened(
     >>> callable(opened)
     True
     """
-    settings = resolved(recipe)
-    stable = {name: settings[name] for name in ("data", "teacher")}
-    data = _training_images(recipe)
-    test = load(
-        str(recipe.data.test or recipe.data.train),
-        recipe.data.test_split,
-        size=recipe.data.size,
-        channels=recipe.data.channels,
-    )
-    with Run(
-        recipe.run,
-        make_teacher(recipe, data or test, progress),
-        budget=recipe.budget,
-        seed=recipe.seed,
-        device=recipe.device,
-        configuration=stable,
-        redo_damaged=redo_damaged,
-        progress=progress,
-    ) as found:
+    images = resolved(recipe)["data"]
+    if images["test_samples"] is None:
+        del images["test_samples"]
+    stable = {"data": images, "teacher": told(recipe)}
+    data, test = data_of(recipe)
+    with (
+        stacked(recipe, data or test, progress) as stack,
+        Run(
+            recipe.run,
+            stack.teacher,
+            budget=recipe.budget,
+            seed=recipe.seed,
+            device=recipe.device,
+            configuration=stable,
+            redo_damaged=redo_damaged,
+            progress=progress,
+        ) as found,
+    ):
         for some in (data, test):
             if some is not None and len(some.classes) > found.meter.classes:
                 raise InputError(
                     f"the images have {len(some.classes)} classes, but the teacher only"
                     f" {found.meter.classes}; leave out images of classes that it does not know"
                 )
-        job = Job(recipe, found, data, test)
+        job = Job(recipe, found, data, test, stack)
         job.announce()
         yield job
 
 
-def _training_images(recipe: Recipe) -> DataSet | None:
-    if recipe.data.train is None:
-        return None
-    data = load(
-        recipe.data.train,
-        recipe.data.train_split,
-        size=recipe.data.size,
-        channels=recipe.data.channels,
-    )
-    wanted = recipe.data.samples
+def data_of(recipe: Recipe) -> tuple[DataSet | None, DataSet]:
+    """The own images of a recipe, if it has any, and the test images; labels alone are read.
+
+    Random by the recipe's seed: which are taken, where it wants some of them only.
+
+    Raises:
+        InputError: a data set that is not there, or smaller than wanted.
+
+    >>> callable(data_of)
+    True
+    """
+    wanted = recipe.data
+    name, count = str(wanted.test or wanted.train), wanted.test_samples
+    test = _some(recipe, name, wanted.test_split, count, "test_samples")
+    if wanted.train is None:
+        return None, test
+    return _some(recipe, wanted.train, wanted.train_split, wanted.samples, "samples"), test
+
+
+def _some(recipe: Recipe, name: str, split: str, wanted: int | None, key: str) -> DataSet:
+    data = load(name, split, size=recipe.data.size, channels=recipe.data.channels)
     if wanted is None:
         return data
     if wanted > len(data):
-        raise InputError(f"data.samples is {wanted:,}, but there are only {len(data):,} images")
-    generator = torch.Generator().manual_seed(mix(recipe.seed, "samples"))
+        raise InputError(f"data.{key} is {wanted:,}, but there are only {len(data):,} images")
+    generator = torch.Generator().manual_seed(mix(recipe.seed, key))
     return subset(data, torch.randperm(len(data), generator=generator)[:wanted].sort().values)
 
 
@@ -238,13 +243,14 @@ class Job:
     """A recipe with its run and data sets at hand; `opened` makes one.
 
     >>> Job.__dataclass_fields__.keys()
-    dict_keys(['recipe', 'run', 'train', 'test'])
+    dict_keys(['recipe', 'run', 'train', 'test', 'stack'])
     """
 
     recipe: Recipe
     run: Run
     train: DataSet | None
     test: DataSet
+    stack: Stack
 
     @property
     def own(self) -> DataSet:
@@ -376,9 +382,12 @@ class Job:
                 yield method, seed, student
 
     def books(self) -> Json:
-        """Queries spent, by stage, and the budget."""
-        meter = self.run.meter
+        """Queries spent, by stage, and the budget; repeats of votes; what a store's books say."""
+        meter, vote = self.run.meter, self.stack.vote
+        repeats = {} if vote is None else {"repeats": vote.repeats, "undecided": vote.undecided}
         return {
+            **repeats,
+            **paid(self.recipe, self.stack),
             "run": str(self.run.folder),
             "queries": {
                 "spent": meter.spent,
@@ -457,89 +466,3 @@ class Job:
             queries += int(found.queries.sum())
             seconds += found.seconds
         return {"queries": queries, "label_s": round(seconds, 1)}
-
-
-def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> Teacher:
-    """The teacher that a recipe names; only a "network" may be trained, where its file is missing.
-
-    Costs no query. Random: a network's training, by the recipe's seed.
-
-    Raises:
-        InputError: the factory, the file or the weights cannot be used.
-    """
-    wanted = recipe.teacher
-    classes = len(data.classes)
-    if wanted.kind == "network":
-        network = teacher_network(recipe, data, progress)
-        return teachers.torch_module(
-            network, classes=classes, bounds=wanted.bounds, batch=wanted.batch, device=recipe.device
-        )
-    if wanted.kind == "onnx":
-        return teachers.onnx(
-            str(wanted.file), classes=classes, bounds=wanted.bounds, batch=wanted.batch or 256
-        )
-    made = _call_factory(str(wanted.factory))
-    if wanted.kind == "torch":
-        return teachers.torch_module(
-            made, classes=classes, bounds=wanted.bounds, batch=wanted.batch, device=recipe.device
-        )
-    if wanted.kind == "sklearn":
-        return teachers.sklearn(made, bounds=wanted.bounds, batch=wanted.batch or 1024)
-    return teachers.function(
-        made, classes=classes, bounds=wanted.bounds, batch=wanted.batch or 1024
-    )
-
-
-def teacher_network(recipe: Recipe, like: DataSet, progress: Progress) -> nn.Module:
-    """A network of the paper with its weights, for images and classes like those of a data set.
-
-    It is trained here, once, if the file of its weights is missing.
-    """
-    wanted = recipe.teacher
-    path = Path(str(wanted.weights))
-    shape, classes = like.images.shape, len(like.classes)
-    network = build(str(wanted.network), shape, classes, wanted.width, seed=recipe.seed)
-    if path.exists():
-        return load_network(path, network)
-    if wanted.training is None:
-        raise InputError(
-            f"{path} is missing; put the weights there, or say in [teacher.training] how to train"
-        )
-    data = load(
-        str(wanted.data or recipe.data.train),
-        recipe.data.train_split,
-        size=recipe.data.size,
-        channels=recipe.data.channels,
-    )
-
-    def report(_: str, done: int, total: int, figures: Any) -> None:
-        progress("teacher", done, total, figures)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = path.with_suffix(".checkpoint")
-    trained = train(
-        network,
-        TransferSet(in_memory(data.images), torch.arange(len(data)), data.labels, data.labels),
-        wanted.training,
-        seed=recipe.seed,
-        device=recipe.device,
-        progress=report,
-        checkpoint=checkpoint,
-    )
-    save_network(path, trained)
-    checkpoint.unlink(missing_ok=True)
-    return trained
-
-
-def _call_factory(name: str) -> Any:
-    """Call the "module:function" that the user named; the only code that a recipe can run."""
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for part in function.split("."):
-            found = getattr(found, part)
-        return found()
-    except Exception as error:
-        raise InputError(f"the factory {name!r} failed: {type(error).__name__}: {error}") from error

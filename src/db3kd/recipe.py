@@ -28,6 +28,9 @@ from db3kd.settings import (
     Method,
     Metric,
     Natural,
+    Noise,
+    Price,
+    Remote,
     Search,
     Spend,
     Synthesis,
@@ -54,8 +57,9 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     `train`, `test`: names of data sets as `db3kd.data.load` takes them; without `test` the test
     images are those of `train`; without `train` there are no own images, and students learn from
     pseudo samples. `train_split`, `test_split`: their splits. `samples`: how many training images
-    are taken, at random with the recipe's seed; all without it. `size`, `channels`: what images are
-    made into. `labels`: whose labels the cross-entropy term of Eq. 1 uses.
+    are taken, at random with the recipe's seed; all without it. `test_samples`: likewise of the
+    test images, each of which costs an answer. `size`, `channels`: what images are made into.
+    `labels`: whose labels the cross-entropy term of Eq. 1 uses.
 
     >>> Data(train="mnist").test_split
     'test'
@@ -66,6 +70,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     train_split: Text = "train"
     test_split: Text = "test"
     samples: Count | None = None
+    test_samples: Count | None = None
     size: Count | None = None
     channels: Literal[1, 3] | None = None
     labels: Literal["truth", "teacher"] = "truth"
@@ -77,15 +82,19 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `kind` says which of the others are needed: "network" a `network` of the paper and `weights` (a
     safetensors file; where it is missing, the network is trained by `training` and saved there);
     "torch", "sklearn" and "function" a `factory`, "module:function", that returns the model, the
-    estimator or the function; "onnx" a `file`. `width`: of the network. `data`: what a network is
-    trained on, without it `data.train`. `batch`: most images in one question. `bounds`: lowest and
-    highest value that the teacher takes.
+    estimator or the function; "onnx" a `file`; "remote" the table `remote`. `width`: of the
+    network. `data`: what a network is trained on, without it `data.train`. `batch`: most images in
+    one question. `bounds`: lowest and highest value that the teacher takes; of a remote one, of
+    your images. `classes`: how many a remote teacher knows, if not as many as the data set.
+    `store`: a file in which each answer is kept, so that none is paid twice; a remote teacher has
+    one beside the folder of the run, others none. `price`: what answers cost. `noise`: what is done
+    where it does not always say the same.
 
     >>> Teacher(kind="onnx", file="teacher.onnx").bounds
     (0.0, 1.0)
     """
 
-    kind: Literal["network", "torch", "sklearn", "onnx", "function"]
+    kind: Literal["network", "torch", "sklearn", "onnx", "function", "remote"]
     factory: Annotated[str, msgspec.Meta(pattern=_FACTORY)] | None = None
     file: Text | None = None
     network: Network | None = None
@@ -95,6 +104,11 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     data: Text | None = None
     batch: Count | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
+    remote: Remote | None = None
+    classes: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    store: Text | None = None
+    price: Price | None = None
+    noise: Noise | None = None
 
 
 class Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -485,6 +499,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "sklearn": ("factory",),
     "onnx": ("file",),
     "function": ("factory",),
+    "remote": ("remote",),
 }
 
 
@@ -625,9 +640,11 @@ def _teacher(teacher: Teacher) -> Iterator[Problem]:
         if getattr(teacher, name) is None:
             text = f"{name!r} is missing in [teacher]; kind = {teacher.kind!r} needs it"
             yield ("teacher",), text
-    useful = {*needed, *(("width", "training", "data") if teacher.kind == "network" else ())}
+    more = {"network": ("width", "training", "data"), "remote": ("classes",)}
+    useful = {*needed, *more.get(teacher.kind, ())}
     defaults = Teacher(kind=teacher.kind)
-    for name in ("factory", "file", "network", "width", "weights", "training", "data"):
+    names = ("factory", "file", "network", "width", "weights", "training", "data")
+    for name in (*names, "remote", "classes"):
         if name not in useful and getattr(teacher, name) != getattr(defaults, name):
             text = f"teacher.{name} has no use with kind = {teacher.kind!r}; remove it"
             yield ("teacher", name), text

@@ -193,6 +193,64 @@ def selected(found: Mapping[str, Any]) -> str:
     )
 
 
+def bought(paid: Mapping[str, Any]) -> str:
+    """What a run's answers cost, as text.
+
+    >>> bought({"answered": 5100, "hits": 300, "failed": 0, "retried": 128, "in_flight": 0,
+    ...         "money": 7.65, "currency": "EUR"})
+    '5,100 answers bought for 7.65 EUR, 300 known before, 128 images sent again'
+    """
+    money = (
+        "" if paid["money"] is None else f" for {paid['money']:,.2f} {paid['currency']}".rstrip()
+    )
+    words = [f"{paid['answered']:,} answers bought{money}", f"{paid['hits']:,} known before"]
+    for name, text in (
+        ("retried", "images sent again"),
+        ("failed", "given up"),
+        ("in_flight", "on their way when a process died"),
+    ):
+        if paid[name]:
+            words.append(f"{paid[name]:,} {text}")
+    return ", ".join(words)
+
+
+def checked(found: Mapping[str, Any]) -> str:
+    """What a look at a teacher found, as text.
+
+    >>> print(checked({"images": 16, "questions": 67, "classes": 10, "met": 8, "as_labelled": 15,
+    ...                "flips": 0, "rounding": None, "latency_s": 0.012, "per_second": 450.0,
+    ...                "queries": {"answers": 300, "evaluate": 100, "total": 400}, "money": 0.6,
+    ...                "currency": "EUR", "hours": 0.001}))
+    16 images were asked, in 67 questions:
+      classes     8 of 10 met; 15 of 16 answers are the images' labels
+      repeated    0 of 16 answers differed
+      8 bits      the teacher sees no more
+      one image   0.012 s
+      together    450.0 images a second
+    The run costs at most 400 queries: 0.60 EUR, 0.001 hours of asking
+    """
+    images = found["images"]
+    rounding = "the teacher sees no more"
+    if found["rounding"] is not None:
+        rounding = f"{found['rounding']} of {images} mixed images are called otherwise once rounded"
+    money = ""
+    if found["money"] is not None:
+        money = f"{found['money']:,.2f} {found['currency']}".rstrip() + ", "
+    total = found["queries"]["total"]
+    return "\n".join(
+        (
+            f"{images} images were asked, in {found['questions']} questions:",
+            f"  classes     {found['met']} of {found['classes']} met; {found['as_labelled']} of"
+            f" {images} answers are the images' labels",
+            f"  repeated    {found['flips']} of {images} answers differed",
+            f"  8 bits      {rounding}",
+            f"  one image   {found['latency_s']:g} s",
+            f"  together    {found['per_second']:,} images a second",
+            f"The run costs at most {total:,} queries: {money}{found['hours']:,g} hours of asking",
+        )
+    )
+
+
 def met(counts: Sequence[int]) -> str:
     """How many pseudo samples there are of each class, as text.
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from db3kd import job
+from db3kd.adapters import teacher_network
 from db3kd.errors import Db3kdError, InputError
 from db3kd.journal import Json, write_atomically
 from db3kd.recipe import Recipe, read_recipe, resolved
@@ -91,7 +92,7 @@ def table1(recipe: Recipe, *, quiet: bool = False) -> Json:
             found = at_work.run.distances("mbd")
             draw = torch.Generator().manual_seed(mix(recipe.seed, "noise logits"))
             dealt = noise_activations(found.distance, found.own, generator=draw)
-            teacher = job.teacher_network(recipe, at_work.own, progress)
+            teacher = teacher_network(recipe, at_work.own, progress)
             known = scores(teacher, plain, device=recipe.device)
             wanted = recipe.student.training
             hot = msgspec.structs.replace(

@@ -1,0 +1,135 @@
+"""The adapter that a recipe names: the teacher itself, with nothing around it yet."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from db3kd import teachers
+from db3kd.data import DataSet, in_memory, load
+from db3kd.errors import InputError
+from db3kd.networks import build
+from db3kd.progress import Progress, silent
+from db3kd.recipe import Recipe
+from db3kd.settings import Remote
+from db3kd.student import load_network, save_network, train
+from db3kd.teacher import Teacher
+from db3kd.teachers.remote import remote
+from db3kd.transfer_set import TransferSet
+
+
+def store_of(recipe: Recipe) -> Path | None:
+    """The file that keeps a teacher's answers; None where none is wanted.
+
+    >>> from db3kd.recipe import Data, Recipe, Student, Teacher
+    >>> store_of(Recipe(run="runs/a", data=Data(train="d"), student=Student(network="lenet5"),
+    ...                 teacher=Teacher(kind="remote", remote=Remote(url="", protocol="oip"))))
+    PosixPath('runs/answers.db3kd')
+    """
+    if recipe.teacher.store is not None:
+        return Path(recipe.teacher.store)
+    return Path(recipe.run).parent / STORE if recipe.teacher.kind == "remote" else None
+
+
+STORE = "answers.db3kd"  # beside the folder of the run, so that its neighbours share it
+
+
+def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> Teacher:
+    """The teacher that a recipe names; only a "network" may be trained, where its file is missing.
+
+    Costs no query. Random: a network's training, by the recipe's seed.
+
+    Raises:
+        InputError: the factory, the file or the weights cannot be used.
+    """
+    wanted = recipe.teacher
+    classes = len(data.classes)
+    if wanted.kind == "network":
+        network = teacher_network(recipe, data, progress)
+        return teachers.torch_module(
+            network, classes=classes, bounds=wanted.bounds, batch=wanted.batch, device=recipe.device
+        )
+    if wanted.kind == "remote":
+        settings = wanted.remote or Remote(url="", protocol="oip")
+        named = bool(settings.names.names) and settings.names.unknown != "extend"
+        store = Path(str(store_of(recipe)))
+        store.parent.mkdir(parents=True, exist_ok=True)
+        return remote(
+            settings,
+            classes=wanted.classes or (None if named else classes),
+            bounds=wanted.bounds,
+            limits=f"{store}.limits",
+        )
+    if wanted.kind == "onnx":
+        return teachers.onnx(
+            str(wanted.file), classes=classes, bounds=wanted.bounds, batch=wanted.batch or 256
+        )
+    made = _call_factory(str(wanted.factory))
+    if wanted.kind == "torch":
+        return teachers.torch_module(
+            made, classes=classes, bounds=wanted.bounds, batch=wanted.batch, device=recipe.device
+        )
+    if wanted.kind == "sklearn":
+        return teachers.sklearn(made, bounds=wanted.bounds, batch=wanted.batch or 1024)
+    return teachers.function(
+        made, classes=classes, bounds=wanted.bounds, batch=wanted.batch or 1024
+    )
+
+
+def teacher_network(recipe: Recipe, like: DataSet, progress: Progress) -> nn.Module:
+    """A network of the paper with its weights, for images and classes like those of a data set.
+
+    It is trained here, once, if the file of its weights is missing.
+    """
+    wanted = recipe.teacher
+    path = Path(str(wanted.weights))
+    shape, classes = like.images.shape, len(like.classes)
+    network = build(str(wanted.network), shape, classes, wanted.width, seed=recipe.seed)
+    if path.exists():
+        return load_network(path, network)
+    if wanted.training is None:
+        raise InputError(
+            f"{path} is missing; put the weights there, or say in [teacher.training] how to train"
+        )
+    data = load(
+        str(wanted.data or recipe.data.train),
+        recipe.data.train_split,
+        size=recipe.data.size,
+        channels=recipe.data.channels,
+    )
+
+    def report(_: str, done: int, total: int, figures: Any) -> None:
+        progress("teacher", done, total, figures)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = path.with_suffix(".checkpoint")
+    trained = train(
+        network,
+        TransferSet(in_memory(data.images), torch.arange(len(data)), data.labels, data.labels),
+        wanted.training,
+        seed=recipe.seed,
+        device=recipe.device,
+        progress=report,
+        checkpoint=checkpoint,
+    )
+    save_network(path, trained)
+    checkpoint.unlink(missing_ok=True)
+    return trained
+
+
+def _call_factory(name: str) -> Any:
+    """Call the "module:function" that the user named; the only code that a recipe can run."""
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+        for part in function.split("."):
+            found = getattr(found, part)
+        return found()
+    except Exception as error:
+        raise InputError(f"the factory {name!r} failed: {type(error).__name__}: {error}") from error

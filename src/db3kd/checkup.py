@@ -1,0 +1,144 @@
+"""A look at a teacher before anything is spent: a few real questions, and what a run costs."""
+
+import time
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from db3kd import job
+from db3kd.data import eight_bits
+from db3kd.errors import InputError
+from db3kd.journal import Json, write_atomically
+from db3kd.progress import Progress, silent
+from db3kd.recipe import Recipe
+from db3kd.recorded import float_keys
+from db3kd.robustness import mix
+from db3kd.stack import stacked
+from db3kd.teacher import Bounds, Teacher
+from db3kd.teachers.noisy import canaries as make_canaries
+from db3kd.teachers.remote import RemoteTeacher
+
+CANARY_REPEATS = 5
+ALONE = 3  # images that are asked one at a time, for the time of a single question
+
+
+def check(
+    recipe: Recipe,
+    *,
+    images: int = 16,
+    canaries: Path | None = None,
+    progress: Progress = silent,
+) -> Json:
+    """Ask the recipe's teacher a handful of images; returns what was seen, and the cost of a run.
+
+    `images` of the own or of the test images are asked twice, some of them once more alone, and
+    mixes of two, as they are and rounded to 8 bits, where the teacher takes more. Costs `questions`
+    real queries, at most 4 `images` + 3; first answers are kept where there is a store. They are
+    not on the books of the run, whose folder is not touched. `canaries`: a file for those of the
+    images that are answered alike five times more, for `teacher.noise.canaries`. Random: which
+    images, by the seed.
+
+    Raises:
+        InputError: the recipe's data or teacher cannot be used.
+        TeacherError: the teacher failed.
+
+    >>> callable(check)
+    True
+    """
+    train, test = job.data_of(recipe)
+    data = train or test
+    draw = torch.Generator().manual_seed(mix(recipe.seed, "check"))
+    rows = torch.randperm(len(data), generator=draw)[:images]
+    some = data.images.read(rows).to(recipe.device)
+    with stacked(recipe, train or test, progress, run="check") as stack:
+        adapter = stack.adapter
+        first, _ = _asked(stack.teacher, some)
+        again, seconds = _asked(adapter, some)
+        alone = [_asked(adapter, image[None])[1] for image in some[:ALONE]]
+        rounding, extra = _rounding(adapter, some)
+        if canaries is not None:
+            extra += _keep_canaries(adapter, some, canaries)
+        classes = adapter.classes
+    rate = len(some) / max(seconds, 1e-9)
+    known = torch.bincount(first, minlength=classes)
+    price = recipe.teacher.price
+    most = job.plan(
+        recipe, samples=len(train) if train else 0, test_samples=len(test), classes=classes
+    )
+    return {
+        "images": len(some),
+        "questions": 2 * len(some) + len(alone) + extra,
+        "classes": classes,
+        "met": int((known > 0).sum()),
+        "as_labelled": int((first.cpu() == data.labels[rows]).sum()),
+        "flips": int((first != again).sum()),
+        "rounding": rounding,
+        "latency_s": round(sorted(alone)[len(alone) // 2], 4),
+        "per_second": round(rate, 1),
+        "queries": most,
+        "money": None if price is None else round(most["total"] * price.per_1000 / 1000, 2),
+        "currency": "" if price is None else price.currency,
+        "hours": round(most["total"] / rate / 3600, 3),
+    }
+
+
+def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = None) -> Json:
+    """What the store of a recipe's teacher holds and what it cost; costs no query.
+
+    `taken`: a table of images and labels that are put in first (`Store.import_table`). `given`: a
+    table that all of the teacher's answers are written to.
+
+    Raises:
+        InputError: the teacher keeps no store, or the table cannot be used.
+        Damaged, RunError: from the store.
+
+    >>> callable(books)
+    True
+    """
+    train, test = job.data_of(recipe)
+    with stacked(recipe, train or test) as stack:
+        store, far = stack.store, stack.adapter
+        if store is None:
+            raise InputError("this teacher keeps no answers; name a file in teacher.store")
+        found: Json = {"store": str(store.path), "teacher": stack.identity}
+        if taken is not None:
+            index = far.labelled.index if isinstance(far, RemoteTeacher) else None
+            key = far.keys if isinstance(far, RemoteTeacher) else float_keys
+            done = store.import_table(taken, stack.identity, key, index=index, bounds=far.bounds)
+            found |= {"new": done.added, "known before": done.known, "differing": done.differ}
+        if given is not None:
+            found["exported"] = store.export(given, stack.identity)
+        return {**found, **store.books(stack.identity)}
+
+
+def _keep_canaries(teacher: Teacher, images: Tensor, file: Path) -> int:
+    """Write the file of known images and answers; what it cost."""
+    known, answers = make_canaries(teacher, images, CANARY_REPEATS)
+    if not len(known):
+        raise InputError("the teacher answers no image alike five times, so there are no canaries")
+    content = {"images": known.cpu().contiguous(), "answers": answers.cpu().contiguous()}
+    write_atomically(file, safetensors.torch.save(content))
+    return CANARY_REPEATS * len(images)
+
+
+def _asked(teacher: Teacher, images: Float[Tensor, "row *image"]) -> tuple[Tensor, float]:
+    started = time.perf_counter()
+    answers = teacher.labels(images)
+    return answers, time.perf_counter() - started
+
+
+def _rounding(teacher: Teacher, images: Float[Tensor, "row *image"]) -> tuple[int | None, int]:
+    """Of mixes of two images, how many are called otherwise once rounded to 8 bits; and its price.
+
+    None where the teacher sees 8 bits of everything, or there is nothing to mix.
+    """
+    low, high = teacher.bounds
+    if len(images) < 2 or (isinstance(teacher.bounds, Bounds) and teacher.bounds.level > 0):
+        return None, 0
+    mixes = torch.lerp(images, images.roll(1, 0), 0.37)
+    rounded = eight_bits((mixes - low) / (high - low))[1] * (high - low) + low
+    differ = teacher.labels(mixes) != teacher.labels(rounded)
+    return int(differ.sum()), 2 * len(images)

@@ -1,0 +1,224 @@
+"""The teacher of a recipe, with all that stands between it and the meter: the one place for that.
+
+    Meter (a run's own)  ->  Canary  ->  Voting  ->  Recorded (pays each answer once)  ->  adapter
+
+Each but the adapter is there only where a recipe wants it. A query is an answer that a method uses,
+whether the store has it already or not, so that methods compare at equal budgets; money is what was
+really asked. Repeats of a vote and canaries are asked beneath the meter and counted on their own.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from db3kd.adapters import make_teacher, store_of
+from db3kd.data import DataSet
+from db3kd.errors import InputError
+from db3kd.progress import Progress, silent
+from db3kd.recipe import Recipe, resolved
+from db3kd.recorded import Recorded, Store
+from db3kd.settings import Noise, Price, Remote
+from db3kd.teacher import Teacher
+from db3kd.teachers.noisy import Canary, Voting, margin_for
+from db3kd.teachers.remote import Purse, RemoteTeacher
+
+MOST_VOTES = 99  # for one image
+_HOW = frozenset(Remote.__struct_fields__) - {
+    "url",
+    "protocol",
+    "model",
+    "version",
+    "input",
+    "output",
+    "binary",
+    "path",
+    "body",
+    "method",
+    "encoding",
+    "names",
+}  # of a remote teacher's settings: how it is asked, not who it is
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A teacher as a run asks it, and what is in it: the adapter; a store and votes where wanted.
+
+    >>> Stack.__dataclass_fields__.keys()
+    dict_keys(['teacher', 'adapter', 'vote', 'store', 'identity'])
+    """
+
+    teacher: Teacher
+    adapter: Teacher
+    vote: Voting | None = None
+    store: Store | None = None
+    identity: str = ""
+
+
+def paid(recipe: Recipe, stack: Stack) -> dict[str, Any]:
+    """What this run's answers cost, by the books of its store; nothing where it has none.
+
+    >>> paid.__name__
+    'paid'
+    """
+    if stack.store is None:
+        return {}
+    books, price = stack.store.books(run=str(recipe.run)), recipe.teacher.price
+    money = None if price is None else round(_charged(price, books) * price.per_1000 / 1000, 4)
+    currency = "" if price is None else price.currency
+    return {"paid": {**books, "money": money, "currency": currency}}
+
+
+def _charged(price: Price | None, books: dict[str, int]) -> int:
+    """Images that cost money; those in flight when a process died may have."""
+    charged = books["answered"] + books["in_flight"]
+    if price is not None and price.failed:
+        charged += books["failed"] + books["retried"]
+    return charged
+
+
+@contextmanager
+def stacked(
+    recipe: Recipe, data: DataSet, progress: Progress = silent, *, run: str | None = None
+) -> Iterator[Stack]:
+    """Make the teacher of a recipe, for the length of a `with` block.
+
+    A remote teacher keeps its answers in `teacher.store`, by default `answers.db3kd` beside the
+    run's folder; others only where the recipe names one. `run`: under which name they are booked.
+    Costs no query.
+
+    Raises:
+        InputError: the teacher cannot be made, or the file is no store.
+        Damaged, Busy, RunError: from the store.
+
+    >>> callable(stacked)
+    True
+    """
+    wanted, run = recipe.teacher, run or str(recipe.run)
+    with ExitStack() as kept:
+        made = make_teacher(recipe, data, progress)
+        far = made if isinstance(made, RemoteTeacher) else None
+        if far is not None:
+            kept.enter_context(closing(far))
+            far.discover()
+        file = store_of(recipe)
+        if file is None:
+            yield Stack(*_heard(wanted.noise, made, lambda name: made))
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        store = kept.enter_context(Store(file))
+        identity = _identity(recipe) if far is None else far.identity
+        if far is not None:
+            far.learn(store.names(identity))
+            far.remember = lambda names: _learn(store, identity, names)
+            far.transport.purse = _purse(recipe, store, run)
+        key = None if far is None else far.keys
+
+        def asked(name: str) -> Teacher:
+            """As often as the name is another, the same image is asked and kept anew."""
+            return Recorded(made, store, f"{identity}{name}", key=key, run=run)
+
+        def repeated() -> int:
+            names = [f"{identity} repeat {k}" for k in range(1, MOST_VOTES)]
+            return sum(store.books(name, run=run)["answered"] for name in names)
+
+        yield Stack(*_heard(wanted.noise, made, asked, repeated), store, identity)
+
+
+def _heard(
+    noise: Noise | None,
+    adapter: Teacher,
+    asked: Callable[[str], Teacher],
+    repeated: Callable[[], int] = lambda: 0,
+) -> tuple[Teacher, Teacher, Voting | None]:
+    """The teacher with votes and canaries before it, where they are wanted; adapter; the votes."""
+    teacher, vote = asked(""), None
+    if noise is None:
+        return teacher, adapter, None
+    first = teacher
+
+    def again(number: int) -> Teacher:
+        return asked(f" repeat {number}") if number else first
+
+    if noise.flips:
+        margin = margin_for(noise.flips, noise.error)
+        most = min(MOST_VOTES, max(noise.most, margin))
+        spent = repeated()
+        teacher = vote = Voting(
+            first, most=most, margin=margin, budget=noise.repeats, spent=spent, again=again
+        )
+    if noise.canaries is not None:
+        known, begun = _canaries(noise.canaries), time.time_ns()
+        teacher = Canary(
+            teacher,
+            known["images"],
+            known["answers"],
+            every=noise.every,
+            flips=noise.flips,
+            again=lambda number: asked(f" canary {begun}-{number}"),
+        )
+    return teacher, adapter, vote
+
+
+def _canaries(file: str) -> dict[str, torch.Tensor]:
+    try:
+        found = safetensors.torch.load_file(file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{file} cannot be read ({error}); teacher.noise.canaries") from None
+    if set(found) != {"images", "answers"}:
+        raise InputError(f"{file} must hold images and answers, it has {sorted(found)}")
+    return {"images": found["images"], "answers": found["answers"].long()}
+
+
+def told(recipe: Recipe) -> dict[str, Any]:
+    """What a run folder keeps of the teacher: all that says who it is and what it sees.
+
+    How fast and how often it is asked, at what price, and where answers are kept may change.
+
+    >>> from db3kd.recipe import Data, Recipe, Student, Teacher
+    >>> recipe = Recipe(run="r", data=Data(train="d"), teacher=Teacher(kind="onnx", file="t.onnx"),
+    ...                 student=Student(network="lenet5"))
+    >>> told(recipe)["file"], "store" in told(recipe)
+    ('t.onnx', False)
+    """
+    teacher = dict(resolved(recipe)["teacher"])
+    for name in ("store", "price"):
+        del teacher[name]
+    for name in ("remote", "classes", "noise"):
+        if teacher[name] is None:
+            del teacher[name]
+    if "noise" in teacher:
+        teacher["noise"] = {k: teacher["noise"][k] for k in ("flips", "error", "most")}
+    if "remote" in teacher:
+        teacher["remote"] = {k: v for k, v in teacher["remote"].items() if k not in _HOW}
+    return teacher
+
+
+def _learn(store: Store, identity: str, names: tuple[str, ...]) -> None:
+    if names and store.learn(identity, names)[: len(names)] != names:
+        raise InputError("another process met new classes in another order; run again to go on")
+
+
+def _purse(recipe: Recipe, store: Store, run: str) -> Purse:
+    """The money of the recipe, less what this run has paid or may have."""
+    price = recipe.teacher.price
+    return Purse(price, recipe.budget.money, spent=_charged(price, store.books(run=run)))
+
+
+def _identity(recipe: Recipe) -> str:
+    """Who a local teacher is: its settings, and the content of its file."""
+    facts = told(recipe)
+    for name in ("file", "weights"):
+        path = facts.get(name)
+        if path and Path(path).is_file():
+            facts[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    text = json.dumps(facts, sort_keys=True)
+    return f"{recipe.teacher.kind} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
