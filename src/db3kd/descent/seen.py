@@ -35,6 +35,7 @@ def asks_nearer(
     to be; one that is not `nearer` then is taken as not across, for no query.
 
     >>> asks = lambda points, rows: points.flatten(1)[:, 0] > 0.5
+    >>> from db3kd.teacher import Bounds
     >>> rounds = Bounds(0.0, 1.0, seen=torch.round, level=1.0)
     >>> asks_nearer(asks, torch.ones(2, 1), torch.arange(2), torch.tensor([True, False]), rounds)
     (tensor([ True, False]), tensor([1, 0]))

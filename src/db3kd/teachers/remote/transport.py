@@ -8,12 +8,15 @@ that stays away ends the question with one sentence; jobs that were done are han
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
 import anyio
@@ -22,11 +25,15 @@ import httpx2
 import pyrate_limiter
 import tenacity
 
-from db3kd.errors import Db3kdError, InputError, TeacherError
+from db3kd.errors import InputError, TeacherError
 from db3kd.settings import Remote
 from db3kd.teachers.remote.protocols import Failed, Request
 from db3kd.teachers.remote.purse import Purse
 
+for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, secrets included
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+POLLING = 0.02  # seconds between two looks whether a limit lets a call through
 LONGEST_PAUSE = 30.0  # seconds between two attempts, where the server does not say
 GATHERING = 0.004  # seconds in which jobs that are done gather: they are kept together
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -86,12 +93,14 @@ class Transport:
         self._limiter = _limiter(settings, limits)
         self._bad, self._not_before = 0, 0.0  # calls that failed in a row; when the next may be
         self._open = ExitStack()
+        self._keeper = ThreadPoolExecutor(1)
         self._portal: anyio.from_thread.BlockingPortal | None = None
         self._client: httpx2.AsyncClient
 
     def close(self) -> None:
         """Close all connections."""
         self._portal = None
+        self._keeper.shutdown()
         self._open.close()
 
     def run(self, jobs: Iterable[Work], done: Callable[[list[Work]], None]) -> None:
@@ -106,18 +115,16 @@ class Transport:
                 the server asks for a longer pause than `settings.patience`.
         """
         queue: SimpleQueue[Work | None] = SimpleQueue()
-        future = self._ready().start_task_soon(self._all, iter(jobs), queue)
+        portal = self._ready()
+        calls = portal.start_task_soon(self._all, iter(jobs), queue)
+        kept = self._keeper.submit(_keep, queue, done)  # where no interrupt can reach it
         try:
-            while ready := _ready(queue):
-                done(ready)
-                time.sleep(GATHERING)
-        except BaseException as error:
-            future.cancel()
-            while ready := _ready(queue):  # until nothing is on its way
-                if isinstance(error, KeyboardInterrupt):
-                    done(ready)  # what was answered by now was paid
+            kept.result()
+        except BaseException:
+            calls.cancel()
+            wait([calls, kept])  # nothing is on its way any more, and all that came is kept
             raise
-        future.result()
+        calls.result()
 
     def fetch(self, request: Request) -> tuple[int, bytes]:
         """One call, once: status and body; for metadata.
@@ -143,44 +150,55 @@ class Transport:
     # In the portal's thread
 
     async def _all(self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]") -> None:
+        """Work in lanes; after an error nothing more is sent, and what is on its way comes home."""
+        stop = _Stop()
         try:
             async with anyio.create_task_group() as group:
                 for _ in range(self.settings.concurrency):
-                    group.start_soon(self._worker, jobs, queue)
-        except BaseExceptionGroup as group_error:
-            raise _first(group_error) from None
+                    group.start_soon(self._worker, jobs, queue, stop)
         finally:
             queue.put(None)
+        if stop.error is not None:
+            raise stop.error
 
-    async def _worker(self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]") -> None:
+    async def _worker(
+        self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]", stop: "_Stop"
+    ) -> None:
         for job in jobs:
             try:
-                await self._finish(job)
+                await self._finish(job, stop)
+            except Exception as error:
+                stop(error)
             finally:
                 queue.put(job)
+            if stop.error is not None:
+                return
 
-    async def _finish(self, job: Job) -> None:
-        """Ask until nothing of the job is open; each answer counts as progress."""
+    async def _finish(self, job: Job, stop: "_Stop") -> None:
+        """Ask until nothing of the job is open, or another one has failed for good."""
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.settings.attempts),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE),
             retry=tenacity.retry_if_exception_type(_Again),
-            sleep=anyio.sleep,
+            sleep=stop.sleep,
             reraise=True,
         )
         try:
             async for attempt in attempts:
                 with attempt:
-                    await self._once(job)
+                    if stop.error is None:
+                        await self._once(job, stop)
         except _Again as error:
             raise TeacherError(
                 f"{self.settings.url} failed {self.settings.attempts} times in a row, last:"
                 f" {error.failed.reason}; what was answered is kept, run again to go on"
             ) from None
 
-    async def _once(self, job: Job) -> None:
+    async def _once(self, job: Job, stop: "_Stop") -> None:
         size = job.size
-        await self._allowed()
+        await self._allowed(stop)
+        if stop.error is not None:
+            return
         self.purse.reserve(size)
         request = job.request()
         self.calls.sent += 1
@@ -218,18 +236,35 @@ class Transport:
 
     def _redacted(self, text: str) -> str:
         """Without what the settings take from the environment, which a server may echo."""
-        settings = self.settings
-        texts = (settings.url, settings.body or "", *settings.headers.values())
-        for name in {name for some in texts for name in _NAME.findall(some)}:
-            secret = os.environ.get(name, "").strip()
-            text = text.replace(secret, "***") if secret else text
+        for secret in self._secrets():
+            text = text.replace(secret, "***")
         return text
 
-    async def _allowed(self) -> None:
-        while (pause := self._not_before - time.monotonic()) > 0:
-            await anyio.sleep(pause)
-        if self._limiter is not None:
-            await self._limiter.try_acquire_async("calls")
+    def _without_secrets(self, body: bytes) -> bytes:
+        for secret in self._secrets():
+            body = body.replace(secret.encode(), b"***")
+        return body
+
+    def _secrets(self) -> list[str]:
+        settings = self.settings
+        texts = (settings.url, settings.body or "", *settings.headers.values())
+        names = {name for some in texts for name in _NAME.findall(some)}
+        return [secret for name in names if (secret := os.environ.get(name, "").strip())]
+
+    async def _allowed(self, stop: "_Stop") -> None:
+        """Wait until the server and the limits let one more call through."""
+        while stop.error is None and (pause := self._not_before - time.monotonic()) > 0:
+            await stop.sleep(pause)
+        while self._limiter is not None and stop.error is None:
+            if await self._limiter.try_acquire_async("calls", blocking=False):
+                return
+            rate = self._limiter.buckets()[0].failing_rate
+            if rate is not None and rate.interval >= int(pyrate_limiter.Duration.DAY):
+                raise TeacherError(
+                    f"the {rate.limit:,} calls a day (per_day) to {self.settings.url} are used up;"
+                    " what was answered is kept, run again tomorrow"
+                )
+            await stop.sleep(POLLING)
 
     async def _sent(self, request: Request) -> tuple[int, Mapping[str, str], bytes]:
         """Send one request and read its reply, whole and in time, and not larger than allowed."""
@@ -252,7 +287,7 @@ class Transport:
                                 f"{settings.url} answered more than {settings.largest_reply:,}"
                                 " bytes (largest_reply)"
                             )
-                    return reply.status_code, reply.headers, bytes(body)
+                    return reply.status_code, reply.headers, self._without_secrets(bytes(body))
         except (TimeoutError, httpx2.TimeoutException):
             raise _Again(Failed(f"no reply in {settings.timeout:g} s", retry=True)) from None
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError):
@@ -260,6 +295,36 @@ class Transport:
         except httpx2.HTTPError as error:
             reason = f"the connection failed ({type(error).__name__})"
             raise _Again(Failed(reason, retry=True)) from None
+
+
+class _Stop:
+    """The first error of some lanes, which ends the others as soon as nothing is on its way."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self._raised = anyio.Event()
+
+    def __call__(self, error: Exception) -> None:
+        self.error = self.error or error
+        self._raised.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but no longer than until an error."""
+        with anyio.move_on_after(seconds):
+            await self._raised.wait()
+
+
+def _keep(queue: "SimpleQueue[Work | None]", done: Callable[[list[Work]], None]) -> None:
+    """Hand out jobs as they are done, those that are done together at once; all of them."""
+    error: BaseException | None = None
+    while ready := _ready(queue):
+        try:
+            done(ready)
+        except BaseException as first:
+            error = error or first
+        time.sleep(GATHERING)
+    if error is not None:
+        raise error
 
 
 def _ready(queue: "SimpleQueue[Work | None]") -> list[Work]:
@@ -292,12 +357,16 @@ def check_address(settings: Remote) -> None:
     ...
     db3kd.errors.InputError: an address must hold no password; ...
     """
-    parts = urlsplit(settings.url)
+    try:
+        parts = urlsplit(settings.url)
+        port_is_right = parts.port != 0
+    except ValueError:
+        raise InputError(f"{settings.url} is no address; give https://HOST/...") from None
     if parts.username is not None or parts.password is not None:
         raise InputError(
             "an address must hold no password; put it into headers, as ${NAME} of the environment"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_right:
         raise InputError(f"{settings.url} is no address; give https://HOST/...")
     if parts.scheme == "http" and not settings.plain_http and parts.hostname not in LOOPBACK:
         raise InputError(
@@ -322,7 +391,12 @@ def filled(text: str) -> str:
         if found[1] not in os.environ:
             text = f"the environment has no {found[1]}, which the teacher's settings name"
             raise InputError(text)
-        return os.environ[found[1]].strip()
+        secret = os.environ[found[1]].strip()
+        if not (secret.isascii() and secret.isprintable()):
+            raise InputError(
+                f"{found[1]} of the environment holds characters that no address or header can"
+            )
+        return secret
 
     return _NAME.sub(value, text)
 
@@ -336,6 +410,7 @@ def _client(settings: Remote) -> httpx2.AsyncClient:
         ),
         headers={"accept-encoding": "identity", "user-agent": "db3kd"},
         trust_env=not local,  # proxies and certificates of the user's own
+        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=())),  # none is kept
     )
 
 
@@ -346,23 +421,33 @@ def _limiter(settings: Remote, file: str | None) -> pyrate_limiter.Limiter | Non
         (settings.per_minute, spans.MINUTE),
         (settings.per_day, spans.DAY),
     )
-    rates = [pyrate_limiter.Rate(most, span) for most, span in wanted if most is not None]
+    rates = _of_use([(most, int(span)) for most, span in wanted if most is not None])
     if not rates:
         return None
+    made = [pyrate_limiter.Rate(most, span) for most, span in rates]
     if file is None:
-        return pyrate_limiter.Limiter(rates)
-    bucket = pyrate_limiter.SQLiteBucket.init_from_file(rates, db_path=file)
+        return pyrate_limiter.Limiter(made)
+    try:
+        bucket = pyrate_limiter.SQLiteBucket.init_from_file(made, db_path=file)
+    except sqlite3.Error as error:
+        raise InputError(f"{file} is no file of limits ({error}); remove it") from None
     return pyrate_limiter.Limiter(bucket)
 
 
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """One error of several that came at once; those of ours before others."""
-    flat = [
-        _first(error) if isinstance(error, BaseExceptionGroup) else error
-        for error in group.exceptions
+def _of_use(rates: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Of limits (so many, in such a span), those that others do not hold already.
+
+    >>> _of_use([(10, 1000), (1000, 60_000)]), _of_use([(5, 60_000), (5, 86_400_000)])
+    ([(10, 1000)], [(5, 86400000)])
+    """
+    return [
+        (most, span)
+        for most, span in rates
+        if not any(
+            (longer > span and fewer <= most) or (longer < span and fewer * span <= most * longer)
+            for fewer, longer in rates
+        )
     ]
-    ours = [error for error in flat if isinstance(error, Db3kdError)]
-    return (ours or flat)[0]
 
 
 def _time(seconds: float) -> str:
