@@ -190,6 +190,9 @@ class Interrupts:
 
     def close(self) -> None:
         self.armed = False
+        self.timer.cancel()  # one that fires later would hit another test
+        if self.timer.ident is not None:
+            self.timer.join()
         signal.signal(signal.SIGINT, self._before)
 
 

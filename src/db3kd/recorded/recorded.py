@@ -81,9 +81,8 @@ class Recorded:
 
     Costs one query for each image that the store does not know. Nothing is random.
 
-    Two syncs to the disk a question, and one more for each further wave. A part that settled
-    outlives a killed process at once; a power cut may take what settled since the last sync, of
-    which nothing was handed out.
+    One sync to the disk a question. A part that settled outlives a killed process at once; a power
+    cut may take what settled since the last sync, of which nothing was handed out.
 
     Raises:
         TeacherError: the teacher failed, left images without an answer, or answered no class.
@@ -174,7 +173,7 @@ class Recorded:
         except BaseException:
             wave.give_up()
             raise
-        self._store.close_ticket(ticket, sync=last)  # the next wave's `reserve` syncs as well
+        self._store.close_ticket(ticket, sync=last)
 
     def _in_chunks(self, images: Tensor, settle: Settle) -> None:
         for first in range(0, len(images), self._chunk):

@@ -121,10 +121,11 @@ class Store:
     def reserve(self, identity: str, count: int, *, run: str = "") -> int:
         """Put `count` images on the books before they are sent; returns the number of a ticket.
 
-        Images of a ticket that is never closed, because the process died, stay "in_flight".
+        Images of a ticket that is never closed, because the process died, stay "in_flight". It is
+        with the operating system when this returns; only a power cut may forget it.
         """
         check_count("count", count)
-        with self._writing() as base:
+        with self._writing(sync=False) as base:
             done = base.execute(
                 "INSERT INTO tickets (teacher, run, at, unsettled) VALUES (?, ?, ?, ?)",
                 (self._new_teacher(identity), run, time.time(), count),

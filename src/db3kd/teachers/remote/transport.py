@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -35,7 +36,7 @@ for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, 
 
 POLLING = 0.02  # seconds between two looks whether a limit lets a call through
 LONGEST_PAUSE = 30.0  # seconds between two attempts, where the server does not say
-GATHERING = 0.004  # seconds in which jobs that are done gather: they are kept together
+GATHERING = 0.02  # seconds in which jobs that are done gather: they are kept together
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _log = logging.getLogger("db3kd")
@@ -115,9 +116,9 @@ class Transport:
                 the server asks for a longer pause than `settings.patience`.
         """
         queue: SimpleQueue[Work | None] = SimpleQueue()
-        portal = self._ready()
-        calls = portal.start_task_soon(self._all, iter(jobs), queue)
-        kept = self._keeper.submit(_keep, queue, done)  # where no interrupt can reach it
+        portal, ended = self._ready(), threading.Event()
+        calls = portal.start_task_soon(self._all, iter(jobs), queue, ended)
+        kept = self._keeper.submit(_keep, queue, ended, done)  # where no interrupt can reach it
         try:
             kept.result()
         except BaseException:
@@ -149,7 +150,9 @@ class Transport:
 
     # In the portal's thread
 
-    async def _all(self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]") -> None:
+    async def _all(
+        self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]", ended: threading.Event
+    ) -> None:
         """Work in lanes; after an error nothing more is sent, and what is on its way comes home."""
         stop = _Stop()
         try:
@@ -158,6 +161,7 @@ class Transport:
                     group.start_soon(self._worker, jobs, queue, stop)
         finally:
             queue.put(None)
+            ended.set()
         if stop.error is not None:
             raise stop.error
 
@@ -314,7 +318,9 @@ class _Stop:
             await self._raised.wait()
 
 
-def _keep(queue: "SimpleQueue[Work | None]", done: Callable[[list[Work]], None]) -> None:
+def _keep(
+    queue: "SimpleQueue[Work | None]", ended: threading.Event, done: Callable[[list[Work]], None]
+) -> None:
     """Hand out jobs as they are done, those that are done together at once; all of them."""
     error: BaseException | None = None
     while ready := _ready(queue):
@@ -322,7 +328,7 @@ def _keep(queue: "SimpleQueue[Work | None]", done: Callable[[list[Work]], None])
             done(ready)
         except BaseException as first:
             error = error or first
-        time.sleep(GATHERING)
+        ended.wait(GATHERING)
     if error is not None:
         raise error
 
