@@ -194,7 +194,7 @@ def measured(bench: Bench, search: Search, name: str, sight: str, told: Told) ->
     true = norm(point - once.seen(bench.images, times=1))
     across = bench.teacher.labels(point) == bench.target
     lost = {
-        other: float((bench.teacher.labels(saved) != bench.target).float().mean())
+        other: round(float((bench.teacher.labels(saved) != bench.target).float().mean()), 4)
         for other, encoding in SIGHTS.items()
         if sight == "float" != other
         for saved in [Encoder(encoding, SHAPE).seen(found["point"], times=1)]
