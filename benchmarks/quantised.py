@@ -56,12 +56,13 @@ Told = Literal["told", "untold"]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: rows and queries of each; own images, queries and students of each."""
+    """How much is measured: rows and queries of each; own images and their queries; students."""
 
     rows: int
     queries: int
     own: int
     per_image: int
+    members: int
     seeds: int
 
     def searches(self) -> dict[str, Search]:
@@ -72,7 +73,7 @@ class Size:
         }
 
 
-FULL, QUICK = Size(200, 1000, 300, 100, 3), Size(20, 200, 60, 30, 1)
+FULL, QUICK = Size(200, 1000, 300, 100, 3, 3), Size(20, 200, 60, 30, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ def pupil(size: Size) -> Pupil:
 def taught(bench: Bench, size: Size, sight: str, told: Told) -> common.Json:
     """Accuracy of students that learn from the soft labels of a run's own search."""
     teacher = bench.sighted(sight, told)
-    search = Search(per_image=size.per_image)
+    search = Search(per_image=size.per_image, members=size.members)
     settings = msgspec.json.encode((search, SIGHTS[sight], told, len(bench.own)))
     digest = stale.digest(SOURCES, settings, bench.weights, bytes([FORMAT, SEED]))
     name, started = f"run-{sight}-{told}-{digest}", time.perf_counter()

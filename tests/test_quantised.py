@@ -18,6 +18,7 @@ from db3kd.errors import InputError
 from db3kd.robustness import RobustnessMap, Status, measure
 from db3kd.run import Run
 from db3kd.settings import AscentPlan, Encoding, Grow, Remote, Search, Synthesis
+from db3kd.synthesis import chosen
 from db3kd.teacher import Bounds, Teacher
 from db3kd.teachers import quantised
 from db3kd.teachers.remote import remote
@@ -34,6 +35,7 @@ def _short_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
     """Surrogates need not know much here."""
     monkeypatch.setattr(stages, "LEAST_STEPS", 30)
     monkeypatch.setattr(stages, "MOST_STEPS", 30)
+    monkeypatch.setattr(chosen, "LEAST_STEPS", 30)
 
 
 @dataclass
