@@ -344,6 +344,7 @@ class Life:
     first: int  # where the server's log was when it began
     kills: Counter[str] = field(default_factory=Counter)
     between: int = 0  # kills while images were on their way
+    in_flight: int = 0  # on the books after the last kill; a kill leaves them there for good
     settled: list[tuple[int, set[str]]] = field(default_factory=list)  # at each kill
 
     def check(self) -> str:
@@ -356,7 +357,7 @@ class Life:
 
     def live(self, now: Moment) -> bool:
         """Start the process; kill it when it is time. Whether it came to its end before."""
-        before = opened(self.work)
+        begun = opened(self.work)
         process = self.work.start("run", "recipe.toml", "-q", "-s", f"budget.queries={self.budget}")
         while process.poll() is None:
             if now():
@@ -367,10 +368,12 @@ class Life:
         quiet(self.server)
         stage = self.check()
         if process.returncode == -signal.SIGKILL:
-            self.kills[stage if opened(self.work) > before else "start-up"] += 1
+            self.kills[stage if opened(self.work) > begun else "start-up"] += 1
             known = self.work.known()
             self.settled.append((len(asked(self.server)), set(known)))
-            self.between += bool(known) and self.work.books()["in_flight"] > 0
+            if known:
+                before, self.in_flight = self.in_flight, self.work.books()["in_flight"]
+                self.between += self.in_flight > before
             return False
         assert (process.returncode, errors) == (0, "")
         return True
