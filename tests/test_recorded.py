@@ -295,6 +295,38 @@ def test_a_ticket_that_is_never_closed_stays_in_flight(store: Store) -> None:
     assert store.books()["in_flight"] == 0
 
 
+def test_what_is_left_of_a_ticket_was_sent_or_not(store: Store) -> None:
+    for failed, booked in ((0, 0), (2, 2), (9, 3)):
+        ticket, run = store.reserve("squares", 4, run=f"{failed}"), f"{failed}"
+        store.settle(ticket, [bytes([failed]) * 32], [3])
+        for _ in range(2):  # a ticket is closed once
+            store.close_ticket(ticket, failed=failed)
+        books = store.books(run=run)
+        assert (books["answered"], books["failed"], books["in_flight"]) == (1, booked, 0)
+
+
+@pytest.mark.parametrize("when", ["reserve", "settle"])
+def test_an_interrupt_on_the_way_back_from_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    real = getattr(Store, when)
+
+    def interrupted(*args: Any, **more: Any) -> None:
+        real(*args, **more)
+        raise KeyboardInterrupt
+
+    teacher, images = Logging(), pictures(range(5))
+    recorded = Recorded(teacher, store, "squares")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, when, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recorded.labels(images)
+    books = store.books()
+    assert (books["answered"], books["failed"], books["in_flight"]) == (len(teacher.seen), 0, 0)
+    assert recorded.labels(images).tolist() == truth(range(5))
+    assert len(teacher.seen) == 5
+
+
 def test_more_than_was_reserved_is_refused_whole(store: Store) -> None:
     ticket = store.reserve("squares", 1)
     with pytest.raises(InputError, match="1 images left, got 2"):

@@ -284,7 +284,8 @@ def test_concepts_send_base64_in_nested_json() -> None:
     assert request.url == f"{URL}/v2/models/animals/versions/a1/outputs"
     assert made("concepts").request(IMAGES).url == URL
     inputs = json.loads(request.body)["inputs"]
-    assert [entry["id"] for entry in inputs] == ["0", "1", "2"]
+    assert [entry["id"] for entry in inputs] == [f"{request.id}-{place}" for place in range(3)]
+    assert protocol.request(1 - IMAGES).id != request.id == protocol.request(IMAGES).id
     for entry, wanted in zip(inputs, PIXELS, strict=True):
         assert np.array_equal(pixels(base64.b64decode(entry["data"]["image"]["base64"])), wanted)
 
@@ -301,10 +302,11 @@ def test_concepts_of_all_of_some_and_of_none() -> None:
     def named(place: object, output: dict[str, Any]) -> dict[str, Any]:
         return {**output, "input": {"id": place}}
 
-    some = {"status": {"code": 10000}, "outputs": [named("2", cat), named("0", none)]}
+    some = {"status": {"code": 10000}, "outputs": [named("-2", cat), named("-0", none)]}
     first, second, third = said(protocol, some, 3)  # in another order, and one is missing
     assert (first, second.retry, third) == ("", True, "cat")
-    for ids in (("0", "0", "1"), ("0", "1", "7"), ("0", "1", 2)):
+    other = "0123456789abcdef"  # another request's
+    for ids in (("-0", "-0", "-1"), ("-0", "-1", "-7"), ("-0", "-1", 2), (f"{other}-0",) * 3):
         outputs = [named(place, cat) for place in ids]
         lost = said(protocol, {"status": {"code": 10000}, "outputs": outputs}, 3)
         assert all(isinstance(answer, Failed) and answer.retry for answer in lost)
@@ -522,7 +524,7 @@ VALID: tuple[Any, ...] = (
     [{"label": "tabby", "score": 0.9}],
     {
         "status": {"code": 10000},
-        "outputs": [concept(10000, ("cat", 0.5), input={"id": str(place)}) for place in range(3)],
+        "outputs": [concept(10000, ("cat", 0.5), input={"id": f"-{place}"}) for place in range(3)],
     },
     {"a": [{"b": "cat"}, {"b": [1, 2]}, {"b": {"x": 0.5}}]},
     {"a": {"b": ["cat"]}},

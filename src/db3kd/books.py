@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from db3kd.errors import InputError, RunError
+from db3kd.errors import Damaged, InputError, RunError
 from db3kd.journal import Journal, Json, Tape
 
 FORMAT = 1  # of run folders; a newer one is refused
@@ -194,6 +194,11 @@ def _ahead(stages: Json, use: str) -> list[str]:
 
 
 def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
+    """Shards of one stage.
+
+    Raises:
+        Damaged: what the images are is told by another stage, of which the journal knows nothing.
+    """
     done, mine = finished(journal, stage), settings[stage]
     kind = stage.rpartition("/")[2]
     if kind == "rounds":
@@ -201,7 +206,10 @@ def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
     elif "total" in mine:
         total = shards_of(mine["total"], mine["size"])
     elif kind == "distances":
-        total = shards_of(settings[stage.replace("distances", "answers")]["samples"], mine["shard"])
+        answers = stage.replace("distances", "answers")
+        if answers not in settings:
+            raise Damaged(f"{journal.path} has lost the line that begins the stage {answers!r}")
+        total = shards_of(settings[answers]["samples"], mine["shard"])
     else:
         total = shards_of(mine["samples"], ANSWERS_SHARD)
     return {"shards": total, "done": len(done), "pending": total - len(done)}

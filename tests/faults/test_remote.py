@@ -10,19 +10,22 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from remote_tools import (
     BATCH,
+    NAMES,
     Asked,
     Reply,
     Tiny,
     asking,
     classify,
+    concepts,
     digest,
     levels_of,
     listening,
@@ -39,7 +42,7 @@ from torch import Tensor
 from conftest import Workshop
 from db3kd.errors import Db3kdError, InputError, MoneyExhausted, TeacherError
 from db3kd.recorded import Store, recorded
-from db3kd.settings import Price
+from db3kd.settings import Encoding, Names, Price
 from db3kd.teachers.remote import teacher as adapter
 from db3kd.teachers.remote import transport
 from servers.plan import Fault, Plan
@@ -57,16 +60,12 @@ EACH: dict[Fault, float] = {
     "many": 0.03,
     "slow": 0.03,
     "late": 0.03,
+    "stale": 0.03,
     "silent": 0.005,
     "silent_after": 0.005,
 }
 TOKEN = "DB3KD_TEST_TOKEN"
 HEADERS = {"Authorization": f"Bearer ${{{TOKEN}}}"}
-
-
-def bug(words: str, *, always: bool = True) -> Any:
-    """The mark of a test that shows a bug to be repaired; then the mark has to go."""
-    return pytest.mark.xfail(strict=always, reason=words)
 
 
 @pytest.fixture
@@ -115,6 +114,28 @@ def test_faults_change_no_answer_and_the_books_are_right(
     assert books["answered"] == 400
     assert books["retried"] == BATCH * calls.failed == calls.images_failed
     assert (books["failed"], books["in_flight"]) == (0, 0)
+
+
+def test_replies_in_another_order_in_part_or_to_another_request(
+    tiny: Tiny, tmp_path: Path, taken: list[str]
+) -> None:
+    images, tiny.special = some_images(240), concepts
+    names = tuple(name.upper() for name in NAMES)
+    remote = settings(
+        "", protocol="concepts", model=None, encoding=Encoding(kind="png"), names=Names(names=names)
+    )
+    plan = Plan(seed=2, shares={"reordered": 0.3, "few": 0.15, "stale": 0.15}, retry_after=0)
+    with (
+        proxy(tiny.url, plan, tmp_path / "log") as made,
+        asking(tmp_path, replace(remote, url=f"{made.url}/outputs", attempts=20)) as asked,
+    ):
+        assert asked.teacher.labels(images).tolist() == classify(levels_of(images))
+        books, calls, log = asked.books(), asked.remote.calls, made.log()
+    assert set(taken) == {digest(row) for row in levels_of(images)}
+    assert {entry.fault for entry in log} == {"none", "reordered", "few", "stale"}
+    assert calls.sent == len(log)
+    assert books["answered"] == 240
+    assert books["retried"] == calls.images_failed
 
 
 @pytest.mark.parametrize("lanes", [1, 4])
@@ -225,7 +246,6 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return arrived
 
 
-@bug("an interrupt just as a question starts loses the first calls' answers", always=False)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupted_at_random_moments(
     tiny: Tiny, tmp_path: Path, interrupts: Interrupts, taken: list[str]
@@ -279,14 +299,11 @@ def test_no_image_more_than_the_money_pays(
             assert asked.teacher.labels(images).tolist() == classify(levels_of(images))
 
 
-@pytest.mark.parametrize(
-    "charged",
-    [False, pytest.param(True, marks=bug("calls that are repeated are booked at the end only"))],
-)
+@pytest.mark.parametrize("charged", [False, True])
 def test_no_image_more_after_a_kill(
     tiny: Tiny, tmp_path: Path, charged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls that failed are paid, too; a killed process has not told the books of all of them."""
+    """Calls that failed are paid, too, and are in the books before they are repeated."""
     images, most = some_images(120), 100
     price = Price(per_1000=20.0, failed=charged)
 
@@ -297,12 +314,12 @@ def test_no_image_more_after_a_kill(
         ):
             asked.teacher.labels(images)
 
-    broken: dict[int, Fault] = dict.fromkeys(range(1, 9), "error_after")
+    broken: dict[int, Fault] = dict.fromkeys(range(1, 6), "error_after")
     plan = Plan(fixed=broken, retry_after=0)
     with proxy(tiny.url, plan, tmp_path / "log") as made:
         with monkeypatch.context() as dying:
-            for where, name in ((Store, "settle"), (Store, "close_ticket")):
-                dying.setattr(where, name, die)
+            dying.setattr(Store, "settle", dies_with_an_answer(Store.settle))
+            dying.setattr(Store, "close_ticket", die)
             dying.setattr(recorded._Wave, "give_up", lambda self: None)
             bought(images[:8])  # its answer comes at the last of several attempts
         bought(images)
@@ -318,6 +335,15 @@ class Killed(BaseException):
 
 def die(*_: Any, **__: Any) -> None:
     raise Killed
+
+
+def dies_with_an_answer(settle: Callable[..., None]) -> Callable[..., None]:
+    def settles(store: Store, ticket: int, keys: Sequence[bytes], *rest: Any, **more: Any) -> None:
+        if len(keys):
+            raise Killed
+        settle(store, ticket, keys, *rest, **more)
+
+    return settles
 
 
 # Limits

@@ -159,9 +159,10 @@ class Recorded:
             part = images[rows[0] : rows[-1] + 1]  # no copy
         else:
             part = images[torch.tensor(rows, device=images.device)]
-        ticket = self._store.reserve(self.identity, len(rows), run=self.run)
-        wave = _Wave(self._store, ticket, [keys[row] for row in rows], self.classes)
+        wave = _Wave(self._store, [keys[row] for row in rows], self.classes)
         try:
+            self._store.reserve(self.identity, len(rows), run=self.run, told=wave.begin)
+            wave.sent = True
             if isinstance(self._teacher, InParts):
                 self._teacher.answer(part, wave.settle)
             else:
@@ -173,7 +174,7 @@ class Recorded:
         except BaseException:
             wave.give_up()
             raise
-        self._store.close_ticket(ticket, sync=last)
+        self._store.close_ticket(wave.ticket, sync=last)
 
     def _in_chunks(self, images: Tensor, settle: Settle) -> None:
         for first in range(0, len(images), self._chunk):
@@ -196,11 +197,16 @@ class Recorded:
 class _Wave:
     """Images that were reserved together, and which of them were settled."""
 
-    def __init__(self, store: Store, ticket: int, keys: list[bytes], classes: int) -> None:
-        self._store, self._ticket, self._keys, self._classes = store, ticket, keys, classes
+    def __init__(self, store: Store, keys: list[bytes], classes: int) -> None:
+        self._store, self._keys, self._classes = store, keys, classes
+        self.ticket, self.sent = 0, False
         self._lock = threading.Lock()
         self._done = bytearray(len(keys))
         self._failed, self._unsent = 0, 0
+
+    def begin(self, ticket: int) -> None:
+        """Take the ticket by which they were reserved."""
+        self.ticket = ticket
 
     @property
     def left(self) -> int:
@@ -234,7 +240,7 @@ class _Wave:
                 done[place] = 1
             keys = [self._keys[place] for place in places]
             self._store.settle(
-                self._ticket, keys, answers, failed=failed, retried=retried, sync=False
+                self.ticket, keys, answers, failed=failed, retried=retried, sync=False
             )
             self._done = done
             self._failed += failed
@@ -242,10 +248,8 @@ class _Wave:
 
     def give_up(self) -> None:
         """Book what may have been sent as failed, and close the ticket."""
-        lost = max(0, self.left - self._failed - self._unsent)
-        if lost:
-            self._store.settle(self._ticket, (), (), failed=lost, sync=False)
-        self._store.close_ticket(self._ticket)
+        lost = max(0, self.left - self._failed - self._unsent) if self.sent else 0
+        self._store.close_ticket(self.ticket, failed=lost)
 
 
 def float_keys(images: Float[Tensor, "row *image"]) -> list[bytes]:

@@ -118,11 +118,19 @@ class Store:
             found = np.fromiter(map(held.get, keys, repeat(-1)), np.int64, len(keys))
         return torch.from_numpy(found)
 
-    def reserve(self, identity: str, count: int, *, run: str = "") -> int:
+    def reserve(
+        self,
+        identity: str,
+        count: int,
+        *,
+        run: str = "",
+        told: Callable[[int], None] = lambda ticket: None,
+    ) -> int:
         """Put `count` images on the books before they are sent; returns the number of a ticket.
 
         Images of a ticket that is never closed, because the process died, stay "in_flight". It is
-        with the operating system when this returns; only a power cut may forget it.
+        with the operating system when this returns; only a power cut may forget it. `told` hears
+        the number before it counts, so that an interrupt on the way back cannot lose it.
         """
         check_count("count", count)
         with self._writing(sync=False) as base:
@@ -130,7 +138,9 @@ class Store:
                 "INSERT INTO tickets (teacher, run, at, unsettled) VALUES (?, ?, ?, ?)",
                 (self._new_teacher(identity), run, time.time(), count),
             )
-        return int(done.lastrowid or 0)
+            ticket = int(done.lastrowid or 0)
+            told(ticket)
+        return ticket
 
     def settle(
         self,
@@ -154,9 +164,7 @@ class Store:
         check_count("failed", failed)
         check_count("retried", retried)
         with self._writing(sync=sync) as base:
-            found = base.execute(
-                "SELECT teacher, run, CAST(unsettled AS INTEGER) FROM tickets WHERE id=?", (ticket,)
-            ).fetchone()
+            found = self._ticket(ticket)
             if found is None:
                 raise InputError(f"ticket {ticket} is not open; reserve images before settling")
             teacher, run, unsettled = found
@@ -166,6 +174,13 @@ class Store:
             base.execute("UPDATE tickets SET unsettled=unsettled-? WHERE id=?", (count, ticket))
             self._blocks.append(teacher, keys, values)
             self._book(teacher, run, answered=len(keys), failed=failed, retried=retried)
+
+    def _ticket(self, ticket: int) -> tuple[int, str, int] | None:
+        """Teacher, run, and images left."""
+        found: tuple[int, str, int] | None = self._base.execute(
+            "SELECT teacher, run, CAST(unsettled AS INTEGER) FROM tickets WHERE id=?", (ticket,)
+        ).fetchone()
+        return found
 
     def _book(self, teacher: int, run: str, **counts: int) -> None:
         added = [counts.get(name, 0) for name in _BOOKS]
@@ -178,9 +193,16 @@ class Store:
             (*added, teacher, run),
         )
 
-    def close_ticket(self, ticket: int, *, sync: bool = True) -> None:
-        """End a ticket; images on it that were not settled come off the books as never sent."""
+    def close_ticket(self, ticket: int, *, failed: int = 0, sync: bool = True) -> None:
+        """End a ticket; of the images on it that were not settled, `failed` at most were sent.
+
+        The others come off the books as never sent.
+        """
         with self._writing(sync=sync) as base:
+            found = self._ticket(ticket) if failed else None
+            if found is not None:
+                teacher, run, unsettled = found
+                self._book(teacher, run, failed=min(failed, unsettled))
             base.execute("DELETE FROM tickets WHERE id=?", (ticket,))
 
     def hit(self, identity: str, count: int, *, run: str = "") -> None:

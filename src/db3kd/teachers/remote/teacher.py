@@ -144,14 +144,17 @@ class RemoteTeacher:
             return
         self._ready(images)
         shown = images.detach().to("cpu", torch.float32)
-        begun = 0
+        none, begun = torch.zeros(0, dtype=torch.int64), 0
 
         def parts() -> Iterator[_Part]:
             nonlocal begun
             size = min(self.settings.batch, self._protocol.most)
             for rows in torch.split(torch.arange(len(shown)), size):
                 begun += len(rows)
-                yield _Part(self._protocol, self.labelled, shown[rows], rows)
+                yield _Part(self._protocol, self.labelled, shown[rows], rows, repeated)
+
+        def repeated(images: int) -> None:
+            settle(none, none, retried=images)
 
         def done(parts: list[_Part]) -> None:
             rows = torch.cat([part.rows for part in parts])
@@ -162,14 +165,12 @@ class RemoteTeacher:
                 rows[here],
                 classes[here],
                 failed=sum(part.size for part in parts if part.sent),
-                retried=sum(max(0, part.sent - len(part.rows)) for part in parts),
                 unsent=sum(part.size for part in parts if not part.sent),
             )
 
         try:
             self.transport.run(parts(), done)
         except BaseException:
-            none = torch.zeros(0, dtype=torch.int64)
             settle(none, none, unsent=len(shown) - begun)
             raise
 
@@ -201,11 +202,16 @@ class _Part:
     """Some rows of a question; those that are answered are not asked again."""
 
     def __init__(
-        self, protocol: Protocol, labelled: LabelMap, images: Tensor, rows: Tensor
+        self,
+        protocol: Protocol,
+        labelled: LabelMap,
+        images: Tensor,
+        rows: Tensor,
+        repeated: Callable[[int], None],
     ) -> None:
         self.protocol, self.labelled, self.images, self.rows = protocol, labelled, images, rows
         self.classes = [-1] * len(rows)
-        self.sent = 0  # images, each as often as it was sent
+        self.sent, self._repeated = False, repeated
         self._request: Request | None = None
 
     @property
@@ -216,13 +222,16 @@ class _Part:
         if self._request is None:
             here = [row for row, label in enumerate(self.classes) if label < 0]
             self._request = self.protocol.request(self.images[here])
-        self.sent += self.size
+        if self.sent:  # a process that is killed now may have paid for these, too
+            self._repeated(self.size)
+        self.sent = True
         return self._request
 
     def take(self, status: int, headers: Mapping[str, str], body: bytes, /) -> Failed | None:
         here = [row for row, label in enumerate(self.classes) if label < 0]
         worst: Failed | None = None
-        answers = self.protocol.answers(status, headers, body, len(here))
+        sent = "" if self._request is None else self._request.id
+        answers = self.protocol.answers(status, headers, body, len(here), sent)
         for row, answer in zip(here, answers, strict=True):
             failed = answer if isinstance(answer, Failed) else self._named(row, answer)
             if failed is not None and (worst is None or not failed.retry):

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -52,7 +52,7 @@ class Job(Protocol):
         """How many images are still open."""
 
     def request(self) -> Request:
-        """The call that asks for these."""
+        """The call that asks for these; it is sent next, and is in the books before."""
 
     def take(self, status: int, headers: Mapping[str, str], body: bytes, /) -> Failed | None:
         """Use a reply; what is the matter with images that are open now, if any are."""
@@ -115,17 +115,27 @@ class Transport:
             TeacherError: a call failed too often, or in a way that asking again will not help; or
                 the server asks for a longer pause than `settings.patience`.
         """
-        queue: SimpleQueue[Work | None] = SimpleQueue()
-        portal, ended = self._ready(), threading.Event()
-        calls = portal.start_task_soon(self._all, iter(jobs), queue, ended)
-        kept = self._keeper.submit(_keep, queue, ended, done)  # where no interrupt can reach it
+        portal, question = self._ready(), _Question()
+
+        def ask() -> None:  # in the keeper's thread, where no interrupt can reach it
+            queue: SimpleQueue[Work | None] = SimpleQueue()
+            ended = threading.Event()
+            calls = question.begin(
+                lambda: portal.start_task_soon(self._all, iter(jobs), queue, ended)
+            )
+            if calls is not None:
+                try:
+                    _keep(queue, ended, done)
+                finally:
+                    wait([calls])  # nothing is on its way any more, and all that came is kept
+                    question.over.set()
+                calls.result()
+
         try:
-            kept.result()
+            self._keeper.submit(ask).result()
         except BaseException:
-            calls.cancel()
-            wait([calls, kept])  # nothing is on its way any more, and all that came is kept
+            question.stop()
             raise
-        calls.result()
 
     def fetch(self, request: Request) -> tuple[int, bytes]:
         """One call, once: status and body; for metadata.
@@ -299,6 +309,31 @@ class Transport:
         except httpx2.HTTPError as error:
             reason = f"the connection failed ({type(error).__name__})"
             raise _Again(Failed(reason, retry=True)) from None
+
+
+class _Question:
+    """Calls that may be stopped at any moment: before they begin, or when all that came is kept."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._calls: Future[None] | None = None
+
+    def begin(self, start: Callable[[], Future[None]]) -> Future[None] | None:
+        """Start the calls, unless they were stopped before."""
+        with self._lock:
+            if not self._stopped:
+                self._calls = start()
+            return self._calls
+
+    def stop(self) -> None:
+        """Let nothing more be sent, and wait until what was on its way has ended."""
+        with self._lock:
+            self._stopped = True
+        if self._calls is not None:
+            self._calls.cancel()
+            self.over.wait()
 
 
 class _Stop:

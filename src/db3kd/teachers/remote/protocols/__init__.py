@@ -51,10 +51,11 @@ class Protocol(Kind):
         """The request for these images, within the encoder's bounds."""
 
     def answers(
-        self, status: int, headers: Mapping[str, str], body: bytes, asked: int
+        self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image asked, in their order; it never raises.
 
+        `sent`: the request's id; a reply that names another one is to another request, and failed.
         A request that failed as a whole is the same `Failed` for every image.
         """
 

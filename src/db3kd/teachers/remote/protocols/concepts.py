@@ -1,8 +1,10 @@
 """Nested JSON of images and concepts, with a code of its own inside the answer (Clarifai)."""
 
 import base64
+import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from jaxtyping import Float
@@ -23,6 +25,8 @@ from db3kd.teachers.remote.protocols.request import JSON, Request, address, chec
 from db3kd.teachers.remote.protocols.tensors import MANY
 
 SUCCESS, MIXED = 10000, 10010
+DIGITS = 16  # of a request's id
+OURS = re.compile(rf"([0-9a-f]{{{DIGITS}}})?-\d+")
 THROTTLED = (11005, 11006)
 CONNECTION = range(11000, 12000)  # keys, accounts and limits: asking again does not help
 
@@ -40,24 +44,28 @@ class Concepts:
         return MANY
 
     def request(self, images: Float[Tensor, "row channels height width"]) -> Request:
-        """One request for all images; each has its place as an id, by which answers are matched."""
+        """One request for all images; answers are matched by ids, of a digest and a place."""
+        files = self.encoder.files(images)
+        digest = hashlib.sha256(b"".join(files)).hexdigest()[:DIGITS]
         inputs = [
-            {"id": str(place), "data": {"image": {"base64": base64.b64encode(file).decode()}}}
-            for place, file in enumerate(self.encoder.files(images))
+            {"id": one, "data": {"image": {"base64": base64.b64encode(file).decode()}}}
+            for one, file in zip(_ids(digest, len(files)), files, strict=True)
         ]
         url, version = self.remote.url, self.remote.version
         if self.remote.model is not None:
             versions = () if version is None else ("versions", version)
             url = address(url, "v2", "models", self.remote.model, *versions, "outputs")
         body = msgspec.json.encode({"inputs": inputs})
-        return request(self.remote, url, body, {"Content-Type": JSON, "Accept": JSON})
+        made = request(self.remote, url, body, {"Content-Type": JSON, "Accept": JSON})
+        return replace(made, id=digest)
 
     def answers(
-        self, status: int, headers: Mapping[str, str], body: bytes, asked: int
+        self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised.
 
         Where some outputs are missing and the others say whose they are, only the missing failed.
+        Where none has an id of ours, they are taken in their order.
         """
         failed = refused(status, headers, body)
         if failed is not None:
@@ -71,7 +79,7 @@ class Concepts:
             failed = unreadable(what, headers, body)
             return [Failed(failed.reason, _retry(code), failed.after)] * asked
         outputs = value.get("outputs") if isinstance(value, dict) else None
-        places = _places(outputs, asked) if isinstance(outputs, list) else None
+        places = _places(outputs, _ids(sent, asked)) if isinstance(outputs, list) else None
         if not isinstance(outputs, list) or places is None:
             what = f"the reply has no list of {asked} outputs"
             return [unreadable(what, headers, body)] * asked
@@ -112,16 +120,20 @@ def _retry(code: int | None) -> bool:
     return code in THROTTLED or code not in CONNECTION
 
 
-def _places(outputs: list[object], asked: int) -> list[int] | None:
+def _ids(digest: str, asked: int) -> list[str]:
+    return [f"{digest}-{place}" for place in range(asked)]
+
+
+def _places(outputs: list[object], sent: list[str]) -> list[int] | None:
     """Whose each output is: by the ids that were sent, or else by its place if none is missing."""
     ids = [_id(output) for output in outputs]
-    known = {str(place): place for place in range(asked)}
+    known = {one: place for place, one in enumerate(sent)}
     places = [known[given] for given in ids if given in known]
     if len(places) == len(ids) == len(set(places)) and places:
         return places
-    if any(given in known for given in ids) and asked > 1:
-        return None  # some are ours, and some are not, or are there twice
-    return list(range(asked)) if len(outputs) == asked else None
+    if any(OURS.fullmatch(given or "") for given in ids):
+        return None  # some are ours and some are not, or are there twice, or of another request
+    return list(range(len(sent))) if len(outputs) == len(sent) else None
 
 
 def _id(output: object) -> str | None:

@@ -49,7 +49,7 @@ class Mlflow:
         return request(self.remote, url, body, {"Content-Type": JSON, "Accept": JSON})
 
     def answers(
-        self, status: int, headers: Mapping[str, str], body: bytes, asked: int
+        self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised."""
         failed = refused(status, headers, body)

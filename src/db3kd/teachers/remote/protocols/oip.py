@@ -70,10 +70,10 @@ class OpenInference:
         if self.remote.binary:
             headers = {"Content-Type": "application/octet-stream", LENGTH: str(len(head))}
         sent = head + blob if self.remote.binary else head
-        return request(self.remote, self._address("infer"), sent, headers)
+        return replace(request(self.remote, self._address("infer"), sent, headers), id=body["id"])
 
     def answers(
-        self, status: int, headers: Mapping[str, str], body: bytes, asked: int
+        self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised."""
         failed = refused(status, headers, body)
@@ -86,6 +86,9 @@ class OpenInference:
         value = parsed(headers, head)
         if isinstance(value, Failed):
             return [value] * asked
+        named = value.get("id") if isinstance(value, dict) else None
+        if sent and isinstance(named, str) and named not in ("", sent):
+            return [unreadable("the reply is to another request", headers, head)] * asked
         output = tensors.chosen(value, self.remote.output)
         if output is None:
             what = "the reply has no output" + (

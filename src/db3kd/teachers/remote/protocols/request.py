@@ -23,6 +23,8 @@ CHOICES = ("model", "version", "input", "output", "binary", "path", "body", "met
 class Request:
     """An HTTP request (RFC 9110); `${NAME}` in a value of its headers is still to be replaced.
 
+    `id`: by what name a reply may call it, where the protocol has names for requests.
+
     >>> Request("POST", "http://localhost/invocations", {"Accept": "text/plain"}, b"{}")
     Request(method='POST', url='http://localhost/invocations')
     """
@@ -31,6 +33,7 @@ class Request:
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    id: str = field(default="", repr=False)
 
 
 def request(remote: Remote, url: str, body: bytes, headers: Mapping[str, str]) -> Request:

@@ -68,7 +68,7 @@ class Template:
         return request(self.remote, self.remote.url, body, headers)
 
     def answers(
-        self, status: int, headers: Mapping[str, str], body: bytes, asked: int
+        self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised."""
         failed = refused(status, headers, body)
