@@ -94,7 +94,7 @@ def checked(keys: Sequence[bytes], classes: Classes) -> list[int]:
     values = classes.tolist() if isinstance(classes, Tensor) else list(classes)
     if len(values) != len(keys):
         raise InputError(f"{len(values)} classes for {len(keys)} keys; give one for each")
-    if any(len(key) != KEY for key in keys):
+    if set(map(len, keys)) - {KEY}:
         raise InputError(f"keys must be {KEY} bytes long; SHA-256 digests are")
     if values and not 0 <= min(values) <= max(values) <= LARGEST:
         wrong = min(values) if min(values) < 0 else max(values)

@@ -17,7 +17,7 @@ from db3kd.teachers.function import check_kind
 from db3kd.teachers.remote import protocols
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.names import LabelMap
-from db3kd.teachers.remote.protocols import Failed, Protocol, Request
+from db3kd.teachers.remote.protocols import Answer, Failed, Protocol, Request
 from db3kd.teachers.remote.seen import searched
 
 if TYPE_CHECKING:
@@ -230,22 +230,28 @@ class _Part:
     def take(self, status: int, headers: Mapping[str, str], body: bytes, /) -> Failed | None:
         here = [row for row, label in enumerate(self.classes) if label < 0]
         worst: Failed | None = None
+        known: dict[Answer, int | Failed] = {}
         sent = "" if self._request is None else self._request.id
         answers = self.protocol.answers(status, headers, body, len(here), sent)
         for row, answer in zip(here, answers, strict=True):
-            failed = answer if isinstance(answer, Failed) else self._named(row, answer)
-            if failed is not None and (worst is None or not failed.retry):
-                worst = failed
+            if answer not in known:
+                known[answer] = self._index(answer)
+            found = known[answer]
+            if isinstance(found, int):
+                self.classes[row] = found
+            elif worst is None or not found.retry:
+                worst = found
         if self.size < len(here):
             self._request = None  # the next is for fewer images
         return worst
 
-    def _named(self, row: int, answer: str | int) -> Failed | None:
+    def _index(self, answer: Answer) -> int | Failed:
+        if isinstance(answer, Failed):
+            return answer
         try:
-            self.classes[row] = self.labelled.index(answer)
+            return self.labelled.index(answer)
         except TeacherError as error:
             return Failed(str(error), retry=False)
-        return None
 
 
 def remote(

@@ -190,6 +190,11 @@ class Transport:
 
     async def _finish(self, job: Job, stop: "_Stop") -> None:
         """Ask until nothing of the job is open, or another one has failed for good."""
+        try:
+            await self._once(job, stop)
+            return
+        except _Again as error:  # seldom: what counts attempts takes a tenth of a quick call
+            first = error
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.settings.attempts),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE),
@@ -200,6 +205,8 @@ class Transport:
         try:
             async for attempt in attempts:
                 with attempt:
+                    if attempt.retry_state.attempt_number == 1:
+                        raise first
                     if stop.error is None:
                         await self._once(job, stop)
         except _Again as error:

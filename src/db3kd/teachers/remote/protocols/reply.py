@@ -144,6 +144,8 @@ def answer(value: object, names: Sequence[str] = ()) -> Answer:
     >>> answer(None), answer(0.5).reason
     ('', 'the teacher answered 0.5, which is no name and no whole number')
     """
+    if type(value) is int:  # nearly all are
+        return _number(value)
     for _ in range(NESTED):
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
