@@ -5,7 +5,8 @@
 `remote_over_bare.mlserver`: images a second of `db3kd.teachers.remote`, every answer kept in a
 store before it is used, over those of a client that sends the same requests, ready made, with as
 many at a time, and throws the replies away. `adapter_over_bare.mlserver`: without the store. All
-take turns on one server; a ratio is of the medians. The server is stock MLServer with a classifier
+take turns on one server, each in another order; a figure is the median of the ratios of a turn, and
+the table has their quartiles. The server is stock MLServer with a classifier
 of scikit-learn's digits, one worker, on this machine: `make servers` first. See README.md.
 """
 
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import httpx2
 import torch
@@ -32,7 +33,7 @@ from db3kd.teachers.remote.protocols import Request, of
 sys.path.insert(0, str(common.PROJECT / "tests"))
 from servers import real
 
-TURNS, QUICK_TURNS = 9, 3
+TURNS, QUICK_TURNS = 31, 3
 IMAGES, QUICK_IMAGES = 8_192, 2_048  # in a turn, in questions of so many:
 QUESTION = 4_096
 
@@ -73,12 +74,18 @@ def main() -> int:
         seconds = in_turns(ways, images, turns)
         teacher.close()
     rates = {name: [len(images) / each for each in some] for name, some in seconds.items()}
-    figures = {
-        f"{name}_over_bare.mlserver": median(rates[name]) / median(rates["bare"])
-        for name in ("remote", "adapter")
+    ratios = {
+        name: [own / bare for own, bare in zip(some, rates["bare"], strict=True)]
+        for name, some in rates.items()
     }
+    figures = {f"{name}_over_bare.mlserver": median(ratios[name]) for name in ("remote", "adapter")}
     table = [
-        {"way": name, "images_per_second": [round(r) for r in some]} for name, some in rates.items()
+        {
+            "way": name,
+            "images_per_second": [round(r) for r in some],
+            "over_bare_quartiles": [round(q, 4) for q in quantiles(ratios[name], n=4)],
+        }
+        for name, some in rates.items()
     ]
     setting = {
         "batch": given.batch,
@@ -104,7 +111,8 @@ def in_turns(
     """Seconds of each way, turn by turn; a first turn of all warms up and is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):
-        for name, way in ways.items():
+        first = turn % len(ways)
+        for name, way in (*list(ways.items())[first:], *list(ways.items())[:first]):
             started = time.perf_counter()
             way(images)
             if turn:
