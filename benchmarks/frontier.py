@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +34,13 @@ from db3kd.errors import Db3kdError
 from db3kd.journal import write_atomically
 from db3kd.networks import build
 from db3kd.run import Run
-from db3kd.settings import Budget, Synthesis, Training, Ways
+from db3kd.settings import Budget, Search, Synthesis, Training, Ways
 from db3kd.student import accuracy, predict, resident, train
 from db3kd.teacher import Teacher
 from db3kd.teachers import torch_module
 from spending import Case
 
-WAYS: dict[Ways, str] = {
+WAYS: dict[Ways | Literal["distances"], str] = {
     "noise": "uniform noise",
     "shapes": "structured images, asked at random",
     "chosen": "structured images and their descendants, those of which students doubt",
@@ -48,10 +49,12 @@ WAYS: dict[Ways, str] = {
     "qedg": "QEDG: a generator aimed at the boundary, asked where the student is unsure",
     "dfms": "DFMS-HL: a GAN of synthetic shapes, then generator and clone in turn",
     "disguide": "DisGUIDE, hard labels: a generator of images on which two clones disagree",
+    "distances": "chosen with a tenth of the queries; the others buy distances as soft labels",
 }
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
 STEPS = {5_000: 8_000, 25_000: 10_000, 100_000: 12_000, 250_000: 15_000, 1_000_000: 20_000}
 BATCH = 64
+MEASURED = 9  # queries for the distances of a pseudo sample, with way "distances"
 FORMAT = 1  # of what is kept: another number where this file changes what is bought
 
 
@@ -114,9 +117,9 @@ def main() -> int:
         problem = made(next(case for case in spending.CASES if case.name == name), work, given)
         for way, queries in cells(ways, budgets):
             steps = given.steps or steps_of(queries)
-            settings = synthesis_of(problem.case, way, queries, given.unasked)
+            plan = plan_of(problem.case, way, queries, given.unasked)
             training = Training(steps=steps, batch=BATCH, temperature=given.temperature)
-            line = cell(problem, settings, training, seeds=seeds)
+            line = cell(problem, plan, training, seeds=seeds)
             table.append(line)
             common.say(f"  {line}")
         lines = [line for line in table if line["data"] == name]
@@ -144,7 +147,17 @@ def figures_of(table: Sequence[common.Json]) -> dict[str, float]:
     return figures
 
 
-def cells(ways: Sequence[Ways], budgets: Sequence[int]) -> Iterator[tuple[Ways, int]]:
+@dataclass(frozen=True)
+class Plan:
+    """How a way spends a budget: on pseudo samples, and on their distances if there is a search."""
+
+    way: str
+    budget: int
+    settings: Synthesis
+    search: Search | None = None
+
+
+def cells(ways: Sequence[str], budgets: Sequence[int]) -> Iterator[tuple[str, int]]:
     """Ways and budgets, small budgets first."""
     for queries in sorted(budgets):
         for way in ways:
@@ -174,15 +187,15 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
     return Problem(case, teacher, test, weights, folder, device, torch.cat(answers))
 
 
-def cell(problem: Problem, settings: Synthesis, training: Training, *, seeds: int) -> common.Json:
+def cell(problem: Problem, plan: Plan, training: Training, *, seeds: int) -> common.Json:
     """Synthesize, train, test, for every seed; what is there already is not done again."""
-    found = [one(problem, settings, training, seed) for seed in range(seeds)]
+    found = [one(problem, plan, training, seed) for seed in range(seeds)]
     accuracies = [line["accuracy"] for line in found]
     return {
         "data": problem.case.name,
-        "way": settings.way,
-        "budget": settings.queries,
-        "unasked": settings.unasked,
+        "way": plan.way,
+        "budget": plan.budget,
+        "unasked": plan.settings.unasked,
         "asked": [line["asked"] for line in found],
         "seen_by_teacher": [line["seen"] for line in found],
         "accuracy": round(mean(accuracies), 2),
@@ -197,8 +210,9 @@ def cell(problem: Problem, settings: Synthesis, training: Training, *, seeds: in
     }
 
 
-def one(problem: Problem, settings: Synthesis, training: Training, seed: int) -> common.Json:
+def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.Json:
     """One seed of a cell; kept in the folder."""
+    settings = plan.settings
     sources = (
         *stale.STUDENT,
         "synthesis/*.py",
@@ -207,16 +221,21 @@ def one(problem: Problem, settings: Synthesis, training: Training, seed: int) ->
         "growing/*.py",
         "growing/*/*.py",
     )
-    made_of = stale.digest(sources, repr((settings, FORMAT)).encode(), problem.weights)
-    folder = problem.folder / f"{settings.way}-{settings.queries}-{seed}-{made_of}"
+    what = (settings, FORMAT) if plan.search is None else (settings, plan.search, FORMAT)
+    if plan.search is not None:
+        sources = (*sources, *stale.TOGETHER)
+    made_of = stale.digest(sources, repr(what).encode(), problem.weights)
+    folder = problem.folder / f"{plan.way}-{plan.budget}-{seed}-{made_of}"
     result = folder / f"student-{training.steps}-{training.temperature}.json"
     if result.exists():
         return dict(json.loads(result.read_text()))
     counter = folder / "seen-by-teacher"
     teacher = Counted(problem.teacher, counter)
-    budget = Budget(queries=settings.queries)
+    budget = Budget(queries=plan.budget)
     with Run(folder, teacher, budget=budget, seed=seed, device=problem.device) as run:
         samples = run.synthesize(problem.test.images.shape, settings)
+        if plan.search is not None:
+            samples = run.soften(plan.search)
         price, counts, asked = run.price_of(("synthesis",)), run.pseudo_counts, run.meter.spent
     seen = sum(map(int, counter.read_text().split()))
     started = time.perf_counter()
@@ -239,13 +258,20 @@ def one(problem: Problem, settings: Synthesis, training: Training, seed: int) ->
     return line
 
 
-def synthesis_of(case: Case, way: Ways, queries: int, unasked: int | None = None) -> Synthesis:
+def plan_of(case: Case, name: str, queries: int, unasked: int | None = None) -> Plan:
     """How a way spends so many queries, with students like the one that is trained."""
+    search = Search(per_image=MEASURED) if name == "distances" else None
+    way = Synthesis().way if search else cast("Ways", name)
     if unasked is None:
-        unasked = Synthesis().unasked if way == Synthesis().way else 0
-    return Synthesis(
-        queries=queries, way=way, surrogate=case.network, width=case.width, unasked=unasked
+        unasked = Synthesis().unasked if name == Synthesis().way else 0
+    settings = Synthesis(
+        queries=queries if search is None else queries // (1 + MEASURED),
+        way=way,
+        surrogate=case.network,
+        width=case.width,
+        unasked=unasked,
     )
+    return Plan(name, queries, settings, search)
 
 
 def student(problem: Problem, seed: int) -> nn.Module:

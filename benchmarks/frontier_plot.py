@@ -22,6 +22,7 @@ STYLES = {  # way: line, marker, colour
     "qedg": ("--", "v", "#67a9cf"),
     "dfms": ("-.", "D", "#1b7837"),
     "disguide": ("-.", "P", "#762a83"),
+    "distances": ("--", "o", "#b2182b"),
 }
 PAPER = {  # accuracy of ZSDB3KD, and what its settings cost (section 4.5; Tables 3 and 4)
     "mnist": (96.54, 1.6e10),

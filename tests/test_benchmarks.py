@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from db3kd.amortised import stages
 from db3kd.data import DataSet, TensorImages
 from db3kd.errors import InputError
 from db3kd.robustness import References
 from db3kd.settings import Search, Training
+from db3kd.synthesis import chosen
 from db3kd.teachers import function
 from db3kd.transfer_set import TransferSet
 
@@ -455,7 +457,7 @@ def test_the_frontier_counts_what_the_teacher_sees(
     images = TensorImages(torch.rand(30, 1, 4, 4))
     test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
     problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
-    wanted, training = frontier.synthesis_of(case, "shapes", 100), Training(steps=30)
+    wanted, training = frontier.plan_of(case, "shapes", 100), Training(steps=30)
     line = frontier.cell(problem, wanted, training, seeds=2)
     assert line["asked"] == line["seen_by_teacher"] == [100, 100]
     assert line["accuracies"][0] == pytest.approx(line["agreement"], abs=40)
@@ -466,6 +468,24 @@ def test_the_frontier_counts_what_the_teacher_sees(
     assert set(figures) == {f"accuracy.{name}.{place}" for name in ("shapes", "chosen", "default")}
     counter = next(tmp_path.glob("shapes-100-0-*/seen-by-teacher"))
     assert sum(map(int, counter.read_text().split())) == 100
+
+
+def test_the_frontier_buys_distances_within_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontier = module("frontier")
+    for steps in ("LEAST_STEPS", "MOST_STEPS"):
+        monkeypatch.setattr(stages, steps, 30)
+        monkeypatch.setattr(chosen, steps, 30)
+    case = replace(frontier.spending.CASES[0], network="small", width=1.0)
+    images = TensorImages(torch.rand(30, 1, 4, 4))
+    test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
+    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
+    plan = frontier.plan_of(case, "distances", 1000)
+    assert (plan.settings.way, plan.settings.queries, plan.settings.unasked) == ("chosen", 100, 0)
+    line = frontier.cell(problem, plan, Training(steps=30), seeds=1)
+    assert (line["way"], line["budget"]) == ("distances", 1000)
+    assert 200 < line["asked"][0] == line["seen_by_teacher"][0] <= 1000
 
 
 def test_the_frontier_has_a_plot(tmp_path: Path) -> None:

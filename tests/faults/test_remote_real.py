@@ -234,7 +234,8 @@ def test_a_run_through_faults_ends_as_one_without(
 ) -> None:
     with start(folder) as server:
         expected = undisturbed(tmp_path / "whole", digits, server, remote, way)
-        plan = Plan(seed=5, shares=SHARES, delay=0.4, silence=10, storm=4, restarts=(50,))
+        shares = {**SHARES, "stale": 0.03} if remote == MLSERVER else SHARES  # it has ids
+        plan = Plan(seed=5, shares=shares, delay=0.4, silence=10, storm=4, restarts=(50,))
         with proxy(server.url, plan, tmp_path / "log", restart=server.restart) as made:
             url = made.url + PATHS.get(remote, "")
             work = place(tmp_path / "faults", digits, url, remote, way)
