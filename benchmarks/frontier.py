@@ -29,7 +29,7 @@ import spending
 import stale
 import teachers
 from db3kd.amortised.surrogate import quick
-from db3kd.data import DataSet, in_memory, load
+from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError
 from db3kd.journal import write_atomically
 from db3kd.networks import build
@@ -37,7 +37,7 @@ from db3kd.run import Run
 from db3kd.settings import Budget, Search, Synthesis, Training, Ways
 from db3kd.student import accuracy, predict, resident, train
 from db3kd.teacher import Teacher
-from db3kd.teachers import torch_module
+from db3kd.teachers import sklearn, torch_module
 from spending import Case
 
 WAYS: dict[Ways | Literal["distances"], str] = {
@@ -171,20 +171,23 @@ def steps_of(queries: int) -> int:
 
 def made(case: Case, work: Path, given: common.Json) -> Problem:
     """The teacher, trained briefly, and test images."""
-    if case.lesson is None:
-        raise SystemExit(f"{case.name} has no network as a teacher")
     device = given.device
+    kind = "" if device == "cpu" else f"-{device.partition(':')[0]}"
+    folder = work / f"{case.name}{kind}"
+    if case.lesson is None:
+        machine, pixels, labels = teachers.digits()
+        teacher, weights = sklearn(machine), repr(machine.get_params()).encode()
+        test = DataSet(TensorImages(pixels), labels, tuple(map(str, range(10))))
+        return Problem(case, teacher, test, weights, folder, device, teacher.labels(pixels))
     data = load(case.lesson.data, "train")
     net = teachers.trained(case.lesson, DataSet(in_memory(data.images), data.labels, data.classes))
     test = load(case.lesson.data, "test")
     test = DataSet(in_memory(test.images), test.labels, test.classes)
     teacher = torch_module(net, classes=len(data.classes), device=device)
     blocks = torch.arange(len(test)).split(256)
-    answers = [teacher.labels(test.images.read(rows).to(device)).cpu() for rows in blocks]
-    kind = "" if device == "cpu" else f"-{device.partition(':')[0]}"
-    folder = work / f"{case.name}{kind}"
+    said = [teacher.labels(test.images.read(rows).to(device)).cpu() for rows in blocks]
     weights = case.lesson.path.read_bytes()
-    return Problem(case, teacher, test, weights, folder, device, torch.cat(answers))
+    return Problem(case, teacher, test, weights, folder, device, torch.cat(said))
 
 
 def cell(problem: Problem, plan: Plan, training: Training, *, seeds: int) -> common.Json:

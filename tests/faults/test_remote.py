@@ -596,6 +596,18 @@ def test_a_secret_is_sent_and_found_nowhere(
         assert set(heard) == {f"Bearer {secret}"}  # it did reach the server
 
 
+def test_a_secret_that_comes_back_as_the_name_of_a_class(
+    tiny: Tiny, tmp_path: Path, secret: str
+) -> None:
+    tiny.special = lambda headers, body: (200, {}, said_as_label(headers["Authorization"]))
+    remote = settings(tiny.url, headers=HEADERS, names=Names(unknown="extend"))
+    with asking(tmp_path, remote) as asked:
+        assert asked.teacher.labels(some_images(BATCH)).tolist() == [0] * BATCH
+        assert asked.stack.store is not None
+        assert asked.stack.store.names(asked.stack.identity) == ("Bearer ***",)
+    assert open_secrets(secret, tmp_path) == []
+
+
 @pytest.mark.parametrize("end", ["\u00e4", "\nX-More: 1", "\x00"])
 def test_a_secret_that_no_header_can_hold(
     tiny: Tiny, tmp_path: Path, secret: str, monkeypatch: pytest.MonkeyPatch, end: str
