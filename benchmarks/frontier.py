@@ -52,7 +52,7 @@ WAYS: dict[Ways | Literal["distances"], str] = {
     "distances": "chosen with a tenth of the queries; the others buy distances as soft labels",
 }
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
-STEPS = {5_000: 8_000, 25_000: 10_000, 100_000: 12_000, 250_000: 15_000, 1_000_000: 20_000}
+STEPS = {5_000: 8_000, 25_000: 20_000, 100_000: 30_000, 250_000: 40_000, 1_000_000: 60_000}
 BATCH = 64
 MEASURED = 9  # queries for the distances of a pseudo sample, with way "distances"
 FORMAT = 1  # of what is kept: another number where this file changes what is bought
