@@ -40,7 +40,7 @@ from remote_tools import (
 from torch import Tensor
 
 from conftest import Workshop
-from db3kd.errors import Db3kdError, InputError, MoneyExhausted, TeacherError
+from db3kd.errors import Db3kdError, InputError, MoneyExhausted, RunError, TeacherError
 from db3kd.recorded import Store, recorded
 from db3kd.settings import Encoding, Names, Price
 from db3kd.teachers.remote import teacher as adapter
@@ -186,6 +186,20 @@ def test_what_is_no_use_to_repeat_is_not_repeated(tiny: Tiny, tmp_path: Path, st
             asked.teacher.labels(some_images(40))
         assert asked.remote.calls.sent == 1
     assert f"{status}" in one_sentence(stop.value)
+
+
+def test_what_cannot_be_kept_is_not_bought(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RunError("the disk is full")
+
+    tiny.hold = 0.02
+    with asking(tmp_path, settings(tiny.url, concurrency=2)) as asked:
+        monkeypatch.setattr(Store, "settle", full)
+        with pytest.raises(RunError, match="the disk is full"):
+            asked.teacher.labels(some_images(200 * BATCH))
+    assert len(tiny.calls) < 100
 
 
 # Interrupts

@@ -125,7 +125,7 @@ class Transport:
             )
             if calls is not None:
                 try:
-                    _keep(queue, ended, done)
+                    _keep(queue, ended, done, failed=calls.cancel)
                 finally:
                     wait([calls])  # nothing is on its way any more, and all that came is kept
                     question.over.set()
@@ -361,15 +361,23 @@ class _Stop:
 
 
 def _keep(
-    queue: "SimpleQueue[Work | None]", ended: threading.Event, done: Callable[[list[Work]], None]
+    queue: "SimpleQueue[Work | None]",
+    ended: threading.Event,
+    done: Callable[[list[Work]], None],
+    *,
+    failed: Callable[[], object],
 ) -> None:
-    """Hand out jobs as they are done, those that are done together at once; all of them."""
+    """Hand out jobs as they are done, those that are done together at once; all of them.
+
+    `failed` is told when they cannot be kept: then nothing more should be bought.
+    """
     error: BaseException | None = None
     while ready := _ready(queue):
         try:
             done(ready)
         except BaseException as first:
             error = error or first
+            failed()
         ended.wait(GATHERING)
     if error is not None:
         raise error
