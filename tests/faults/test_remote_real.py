@@ -178,11 +178,12 @@ def asked(server: real.Server) -> list[str]:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What every other run must end as, and how many images it asked in how many seconds."""
+    """What every other run must end as, warnings included; images asked, in how many seconds."""
 
     shards: dict[str, object]
     figures: list[object]
     known: dict[str, int]
+    warned: str
     asked: int
     seconds: float
 
@@ -199,7 +200,8 @@ def undisturbed(
     new = asked(server)[before:]
     known = made.known()
     assert len(new) == len(set(new)) == len(known) == made.books()["answered"]
-    return Undisturbed(made.shards(), status(made.run)["figures"], known, len(new), seconds)
+    figures = status(made.run)["figures"]
+    return Undisturbed(made.shards(), figures, known, done.stderr, len(new), seconds)
 
 
 PATHS = {LITSERVE: "/predict"}
@@ -342,7 +344,7 @@ class Life:
     work: Place
     server: real.Server
     budget: int
-    first: int  # where the server's log was when it began
+    warned: str  # what it says on stderr in the end
     kills: Counter[str] = field(default_factory=Counter)
     between: int = 0  # kills while images were on their way
     in_flight: int = 0  # on the books after the last kill; a kill leaves them there for good
@@ -376,7 +378,7 @@ class Life:
                 before, self.in_flight = self.in_flight, self.work.books()["in_flight"]
                 self.between += self.in_flight > before
             return False
-        assert (process.returncode, errors) == (0, "")
+        assert (process.returncode, errors) == (0, self.warned)
         return True
 
     def compare(self, expected: Undisturbed) -> None:
@@ -412,7 +414,7 @@ def killed(
         home.mkdir()
         with before(server, home, seed + number) as made:
             work = place(home / "work", digits, made.url, MLSERVER, way, money=budget)
-            life = Life(work, server, budget, len(asked(server)))
+            life = Life(work, server, budget, expected.warned)
             while True:
                 left = times - kills.total() - life.kills.total()
                 now = moment(draw, work, made, expected) if left else lambda: False
