@@ -121,7 +121,9 @@ def main() -> int:
     """Measure what is not there yet, and write the result."""
     options = common.parser(__doc__)
     options.add_argument("--work", type=Path, help="folder of results that are kept")
-    options.add_argument("--without-students", action="store_true", help="distances alone")
+    options.add_argument(
+        "--taught", nargs="*", default=list(SIGHTS), choices=SIGHTS, help="students of these alone"
+    )
     options.add_argument("--threads", type=int, default=1, help="of torch; default: 1")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
@@ -135,7 +137,7 @@ def main() -> int:
             table.append(measured(bench, search, name, sight, told))
             common.say(f"  {table[-1]}")
         figures |= summed_up([line for line in table if line["search"] == name])
-    for sight, told in () if given.without_students else cells():
+    for sight, told in [cell for cell in cells() if cell[0] in given.taught]:
         line = taught(bench, size, sight, told)
         common.say(f"  {line}")
         table.append(line)
