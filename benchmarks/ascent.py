@@ -3,10 +3,12 @@
     python benchmarks/ascent.py [--quick] --json ascent.json [--work DIR] [--samples N]
 
 Noise of every class is pushed away from the boundary in a run; students half as wide as the teacher
-learn from the pseudo samples as they were after every fifth iteration, from a part of them, and
-with soft labels by their distances. `accuracy.DATA.iterations.N`, `.samples.N`, `.mbd.N`: mean over
-seeds of the student, in percent, last step; `queries.DATA.ascent` and `.mbd`: what it cost, by the
-books and by a counter within the teacher. Stopped and started again, it goes on. See README.md.
+learn from the pseudo samples as they were after every tenth iteration and copies of them, from a
+part of the last ones, from these without copies, and with soft labels by distance.
+`accuracy.DATA.iterations.N`, `.samples.N`, `.alone.N`, `.mbd.N`: mean over seeds of the student, in
+percent, last step, N samples that were pushed; `queries.DATA.ascent` and `.mbd`: what it cost, by
+the books and by a counter within the teacher; `.beside`: copies of earlier iterations, which only
+the curve needs. Stopped and started again, it goes on. See README.md.
 """
 
 import json
@@ -25,17 +27,21 @@ import frontier_plot
 import picture
 import spending
 import stale
+from db3kd.ascents import copied
+from db3kd.data import TensorImages
 from db3kd.errors import Db3kdError
 from db3kd.journal import write_atomically
 from db3kd.pictures import by_class, save, tiled
 from db3kd.run import Run
 from db3kd.settings import AscentPlan, Search, Synthesis, Training, paper_ascent
 from db3kd.student import accuracy, predict, resident, train
+from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
 
-EVERY = 5  # iterations between two that are kept
+EVERY = 5  # iterations between two that are kept; students learn from every other of these
 LEAST = 500  # pseudo samples of the smallest part; each part is twice the one before
-PER_IMAGE = 300  # answers for the distances of a sample
+PER_IMAGE = 100  # answers for the distances of a sample, or of a copy
+PUSHED = ("starts", "ascent", "copies")  # stages
 STEPS, BATCH = 10_000, 64
 FORMAT = 1  # of what is kept: another number where this file changes what is bought
 
@@ -105,14 +111,15 @@ def measured(
         evolution = run.evolution(classes)
         if evolution is not None:
             save(file.with_suffix(".evolution.png"), tiled(evolution, bounds=bounds))
-        figures = {f"queries.{name}.ascent": float(run.price_of(("starts", "ascent"))["queries"])}
-        for lesson in lessons(run, plan, samples, search):
+        figures = {f"queries.{name}.ascent": float(run.price_of(PUSHED)["queries"])}
+        for lesson in lessons(problem, run, plan, samples, search):
             found = [student(problem, lesson, folder, steps, seed) for seed in range(seeds)]
             table.append(
                 {
                     "data": name,
                     "kind": lesson.kind,
                     "number": lesson.number,
+                    "iteration": lesson.number if lesson.kind == "iterations" else plan.iterations,
                     "samples": len(lesson.samples),
                     "accuracy": round(mean(found), 2),
                     "spread": round(stdev(found), 2) if seeds > 1 else None,
@@ -126,23 +133,41 @@ def measured(
         if search is not None:
             figures[f"queries.{name}.mbd"] = float(run.price_of(("pseudo/",))["queries"])
         figures[f"queries.{name}.booked"] = float(run.meter.spent)
+        early = [line for line in table if line["kind"] == "iterations"]
+        beside = sum(line["samples"] * plan.copies // (1 + plan.copies) for line in early)
+        figures[f"queries.{name}.beside"] = float(beside)
     figures[f"queries.{name}.seen_by_teacher"] = float(sum(map(int, counter.read_text().split())))
     return figures, table
 
 
 def lessons(
-    run: Run, plan: AscentPlan, samples: TransferSet, search: Search | None
+    problem: frontier.Problem,
+    run: Run,
+    plan: AscentPlan,
+    samples: TransferSet,
+    search: Search | None,
 ) -> Iterator[Lesson]:
-    """What students learn from, the dear soft labels last."""
-    count = LEAST
-    while count < len(samples):
-        yield Lesson("samples", count, samples.select(torch.arange(count)))
-        count *= 2
-    yield Lesson("samples", len(samples), samples)
-    for iteration in range(EVERY, plan.iterations + 1, EVERY):
-        yield Lesson("iterations", iteration, run.pseudo_samples(iteration=iteration))
+    """What students learn from, the dear soft labels last; all samples are the last iteration."""
+    pushed = len(samples) // (1 + plan.copies)
+    sizes = [LEAST * 2**k for k in range(20) if LEAST * 2**k < pushed]
+    for count in (*sizes, pushed):
+        copies = torch.arange(pushed, pushed + count * plan.copies)
+        yield Lesson("samples", count, samples.select(torch.cat([torch.arange(count), copies])))
+    yield Lesson("alone", pushed, samples.select(torch.arange(pushed)))
+    for iteration in range(2 * EVERY, plan.iterations, 2 * EVERY):
+        early = run.pseudo_samples(iteration=iteration)
+        yield Lesson("iterations", iteration, with_copies(problem.teacher, early, plan.copies))
     if search is not None:
-        yield Lesson("mbd", len(samples), run.soften(search))
+        yield Lesson("mbd", pushed, run.soften(search))
+
+
+def with_copies(teacher: Teacher, samples: TransferSet, count: int) -> TransferSet:
+    """Samples and copies of them as the ascent makes of its last ones; not on the run's books."""
+    draw, images = torch.Generator().manual_seed(0), samples.images.read(torch.arange(len(samples)))
+    made = copied(images, count, bounds=teacher.bounds, draw=draw)
+    called = torch.cat([teacher.labels(part) for part in torch.split(made, 256)])
+    rows = torch.arange(len(made))
+    return samples.joined(TransferSet(TensorImages(made), rows, called, called))
 
 
 def student(
@@ -168,10 +193,12 @@ def draw(table: list[common.Json], file: Path, name: str) -> None:
     if plt is None or not table:
         return
     figure, grid = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
-    for axes, kind in zip(grid, ("iterations", "samples"), strict=True):
-        lines = [line for line in table if line["kind"] == kind]
+    by_samples = [line for line in table if line["kind"] == "samples"]
+    by_iterations = [line for line in table if line["kind"] == "iterations"] + by_samples[-1:]
+    panels = (("iterations", "iteration", by_iterations), ("samples", "number", by_samples))
+    for axes, (kind, across, lines) in zip(grid, panels, strict=True):
         axes.errorbar(
-            [line["number"] for line in lines],
+            [line[across] for line in lines],
             [line["accuracy"] for line in lines],
             [line["spread"] or 0.0 for line in lines],
             marker="o",

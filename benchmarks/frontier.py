@@ -239,7 +239,8 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
         samples = run.synthesize(problem.test.images.shape, settings)
         if plan.search is not None:
             samples = run.soften(plan.search)
-        price, counts, asked = run.price_of(("synthesis",)), run.pseudo_counts, run.meter.spent
+        price = run.price_of(("synthesis", "pseudo/"))
+        counts, asked = run.pseudo_counts, run.meter.spent
     seen = sum(map(int, counter.read_text().split()))
     started = time.perf_counter()
     net = student(problem, seed)

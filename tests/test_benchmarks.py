@@ -524,7 +524,9 @@ def test_an_ascent_is_measured_by_iterations_and_samples(
     images = TensorImages(torch.rand(30, 1, 4, 4))
     test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
     problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
-    plan = ascent.AscentPlan(samples=12, iterations=10, queries=200, search=40, every=5, step=0.1)
+    plan = ascent.AscentPlan(
+        samples=12, iterations=15, queries=200, search=40, every=5, copies=2, step=0.1
+    )
     search = Search(strategy="rows", queries=20, probes=8, references=2)
     file = tmp_path / "ascent.json"
     figures, table = ascent.measured(problem, plan, search, file, steps=10, seeds=2)
@@ -532,11 +534,13 @@ def test_an_ascent_is_measured_by_iterations_and_samples(
     assert found == [
         ("samples", 6),
         ("samples", 12),
-        ("iterations", 5),
+        ("alone", 12),
         ("iterations", 10),
         ("mbd", 12),
     ]
+    assert [line["samples"] for line in table] == [18, 36, 12, 36, 36]
     place = f"queries.{case.name}"
+    assert figures[f"{place}.beside"] == 24
     booked = figures[f"{place}.booked"]
     assert figures[f"{place}.ascent"] + figures[f"{place}.mbd"] == booked
     assert booked == figures[f"{place}.seen_by_teacher"]

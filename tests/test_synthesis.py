@@ -367,7 +367,9 @@ def test_every_name_is_a_way() -> None:
 
 LITTLE = Synthesis(
     way="ascent",
-    ascent=AscentPlan(samples=12, iterations=4, queries=150, search=60, every=2, shard=5, step=0.1),
+    ascent=AscentPlan(
+        samples=12, iterations=4, queries=150, search=60, every=2, copies=2, shard=5, step=0.1
+    ),
 )
 
 
@@ -375,12 +377,20 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
     teacher = Counting()
     with Run(tmp_path, teacher) as run:
         samples = run.synthesize(SHAPE, LITTLE)
-        assert run.meter.spent == teacher.asked == run.price_of(("starts", "ascent"))["queries"]
-        assert run.meter.spent <= run.planned_synthesis(LITTLE) == 12 * (50 + 150)
-        assert torch.equal(samples.own, teacher.teacher.labels(samples.images.read(samples.ids)))
-        assert run.pseudo_counts == [3, 3, 3, 3]
+        stages = ("starts", "ascent", "copies")
+        assert run.meter.spent == teacher.asked == run.price_of(stages)["queries"]
+        assert run.meter.spent <= run.planned_synthesis(LITTLE) == 12 * (50 + 150 + 2)
+        assert run.meter.by_stage["copies"] == 24
+        pixels = samples.images.read(torch.arange(36))
+        assert torch.equal(samples.own, teacher.teacher.labels(pixels))
+        assert torch.bincount(samples.own[:12]).tolist() == [3, 3, 3, 3]
+        assert sum(run.pseudo_counts) == len(samples) == 36
+        away = torch.cdist(pixels[12:].flatten(1), pixels[:12].flatten(1))
+        parents = torch.arange(12).repeat_interleave(2)
+        assert bool((away > 0.01).all())  # changed
+        assert away.gather(1, parents[:, None]).mean() < 0.9 * away.mean()  # and still like them
         early = run.pseudo_samples(iteration=2)
-        assert torch.equal(early.own, samples.own)
+        assert torch.equal(early.own, samples.own[:12])
         seen = torch.cat(teacher.shown)
         for image in early.images.read(torch.arange(len(early))):
             assert bool((seen == image).flatten(1).all(1).any())  # what the teacher was shown
@@ -392,7 +402,7 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
         assert not torch.equal(evolution[:, 0], evolution[:, 2])
     found = status(tmp_path)["stages"]
     assert found["starts"] == {"shards": 1, "done": 1, "pending": 0}
-    assert found["ascent"] == {"shards": 3, "done": 3, "pending": 0}
+    assert found["ascent"] == found["copies"] == {"shards": 3, "done": 3, "pending": 0}
 
 
 def test_a_stop_at_questions_of_the_ascent_changes_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The stages of ZSDB3KD: noise of every class, and its ascent away from the boundary, in shards.
+"""The stages of ZSDB3KD: noise of every class, its ascent away from the boundary, changed copies.
 
 How it is found and pushed is decided in `synthesis`; here it is cut into shards, so that a killed
 process continues where it was. An image is kept as the floats that the teacher was shown.
@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from db3kd.boundary import shown
 from db3kd.errors import InputError
+from db3kd.growing.changes import grow
 from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
 from db3kd.networks import Shape
 from db3kd.robustness import mix
-from db3kd.settings import AscentPlan
+from db3kd.settings import AscentPlan, Change
 from db3kd.synthesis.ascent import ascend
 from db3kd.synthesis.rows import Ascent, Ending, begin
 from db3kd.synthesis.shapes import shapes
@@ -26,19 +28,23 @@ from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
 OTHERS = 100  # noise inputs of each class that serve as starts of Eq. 8
+COPIED: tuple[Change, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")  # of copies
+PIECE = 1024  # copies in one question
 
 
 def most_queries(plan: AscentPlan) -> int:
     """The most that noise of every class and its ascent can cost.
 
-    >>> most_queries(AscentPlan(samples=10, noise=5, queries=100))
-    1050
+    >>> most_queries(AscentPlan(samples=10, noise=5, queries=100, copies=3))
+    1080
     """
-    return plan.samples * (plan.noise + plan.queries)
+    return plan.samples * (plan.noise + plan.queries + plan.copies)
 
 
 def ascend_all(shop: Workshop, shape: Shape, plan: AscentPlan) -> None:
-    """Find noise of every class and push all of it, what is not done yet; see `Run.synthesize`.
+    """Find noise of every class, push all of it and ask copies of it, what is not done yet.
+
+    See `Run.synthesize`.
 
     Raises:
         InputError: the teacher calls all noise the same, so that there is no boundary.
@@ -55,6 +61,43 @@ def ascend_all(shop: Workshop, shape: Shape, plan: AscentPlan) -> None:
     if shop.pending("ascent", len(own), plan.shard):
         work = _Work(shop, images, own, plan)
         shop.work("ascent", len(own), plan.shard, plan.queries, work)
+    if plan.copies:
+        _copy(shop, plan)
+
+
+def copied(
+    images: Float[Tensor, "row *image"],
+    count: int,
+    *,
+    bounds: tuple[float, float],
+    draw: torch.Generator,
+) -> Float[Tensor, "copy *image"]:
+    """So many changed copies of each image, one after the other; some are joined with another.
+
+    Costs no query. Random: `draw`, a generator on the CPU.
+
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> copied(torch.rand(2, 1, 4, 4), 3, bounds=(0.0, 1.0), draw=draw).shape
+    torch.Size([6, 1, 4, 4])
+    """
+    block = images.repeat_interleave(count, 0)
+    return grow(block, torch.arange(len(block)), COPIED, bounds=bounds, draw=draw).images
+
+
+def _copy(shop: Workshop, plan: AscentPlan) -> None:
+    """Ask changed copies of what held its class (the augmentation of section 4.5), a query each."""
+    images, count = _pushed(shop, None).images, plan.copies
+    shop.agree("copies", {"total": len(images), "size": plan.shard, "price": count})
+
+    def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        draw = torch.Generator().manual_seed(mix(shop.seed, "copies", shard))
+        made = copied(images.read(rows), count, bounds=teacher.bounds, draw=draw)
+        made = shown(made.to(shop.device), teacher.bounds)
+        called = torch.cat([teacher.labels(part).cpu() for part in torch.split(made, PIECE)])
+        counts = torch.bincount(called, minlength=shop.meter.classes)
+        return {"images": made.cpu(), "called": called.to(torch.int32)}, {"counts": counts.tolist()}
+
+    shop.work("copies", len(images), plan.shard, count, work)
 
 
 def _starts(shop: Workshop, shape: Shape, plan: AscentPlan) -> tuple[Tensor, Tensor]:
@@ -140,17 +183,29 @@ def _snapshots(kept: dict[str, Tensor], state: Ascent, plan: AscentPlan) -> dict
 
 
 def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
-    """The pseudo samples, with the classes that held all the way; those that lost it are left out.
+    """The pseudo samples whose class held all the way, and after them their copies.
 
-    `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`).
+    `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`),
+    without copies.
 
     Raises:
-        InputError: the stage is not finished, or that iteration was not kept.
+        InputError: a stage is not finished, or that iteration was not kept.
         Damaged: a shard cannot be trusted.
     """
-    settings = shop.configuration("ascent")
-    if not settings or shop.pending("ascent", settings["total"], settings["size"]):
-        raise InputError("the pseudo samples are not all made yet; synthesize them first")
+    samples, copies = _pushed(shop, iteration), shop.configuration("ascent")["copies"]
+    if iteration is not None or not copies:
+        return samples
+    _check_finished(shop, "copies")
+    done = shop.done("copies")
+    records = [{**done[n], "samples": copies * done[n]["samples"]} for n in sorted(done)]
+    called = torch.cat([shop.read(record)["called"].long() for record in records])
+    shelf = Shelf.of(shop.folder, records, samples.images.shape, eight_bit=False)
+    return samples.joined(TransferSet(shelf, torch.arange(len(called)), called, called))
+
+
+def _pushed(shop: Workshop, iteration: int | None) -> TransferSet:
+    """The pseudo samples whose class held, at the end or after so many iterations."""
+    settings = _check_finished(shop, "ascent")
     column = "images" if iteration is None else f"images.{iteration:04}"
     if iteration is not None and (not settings["every"] or iteration % settings["every"]):
         raise InputError(
@@ -165,6 +220,14 @@ def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
     shelf = Shelf.of(shop.folder, records, shape, eight_bit=False, column=column)
     whole = TransferSet(shelf, torch.arange(len(called)), called, called)
     return whole if bool(held.all()) else whole.select(held.nonzero()[:, 0])
+
+
+def _check_finished(shop: Workshop, stage: str) -> Json:
+    """The settings of a stage that is whole."""
+    settings = shop.configuration(stage)
+    if not settings or shop.pending(stage, settings["total"], settings["size"]):
+        raise InputError("the pseudo samples are not all made yet; synthesize them first")
+    return settings
 
 
 def evolution(shop: Workshop, count: int) -> Float[Tensor, "down across *image"] | None:

@@ -19,6 +19,7 @@ STAGES = (
     "unasked",
     "starts",
     "ascent",
+    "copies",
     "pseudo/rounds",
     "pseudo/distances",
     "evaluate",
@@ -129,7 +130,7 @@ def status(folder: str | Path) -> Json:
     if "spend" in settings and not decisions:
         working.append("trial")
     elif not students and not figures:
-        working += _ahead(stages, decisions[-1]["use"] if decisions else "mbd")
+        working += _ahead(settings, decisions[-1]["use"] if decisions else "mbd")
     return {
         "run": str(folder),
         "stage": working[0] if working else "distill" if not figures else "done",
@@ -183,8 +184,10 @@ def check_format(folder: Path, journal: Journal) -> None:
 
 def _ahead(stages: Json, use: str) -> list[str]:
     """The stage that comes next where nothing was trained yet, if there is one."""
+    if "ascent" in stages:
+        return ["copies"] if stages["ascent"]["copies"] and "copies" not in stages else []
     if "synthesis" in stages or "starts" in stages:
-        return ["ascent"] if {"synthesis", "ascent"}.isdisjoint(stages) else []
+        return [] if "synthesis" in stages else ["ascent"]
     if "answers" not in stages:
         return ["answers"]
     bought = [name for name in stages if name not in ("answers", "evaluate")]

@@ -161,7 +161,8 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
         )
     if "pseudo_mbd" in methods:
         way, ascent = recipe.synthesis.way, recipe.synthesis.ascent
-        count = ascent.samples if way == "ascent" else parts["synthesis"]
+        asked = ascent.samples * (1 + ascent.copies)
+        count = asked if way == "ascent" else parts["synthesis"]
         parts["distances"] = count * most_queries(recipe.label, classes)
     return {**parts, "total": sum(parts.values())}
 
@@ -452,7 +453,7 @@ class Job:
         """Queries and seconds that the labels of a method alone would have cost."""
         if is_pseudo(method):
             softened = ("pseudo/",) if method == "pseudo_mbd" else ()
-            return self.run.price_of(("synthesis", "starts", "ascent", *softened))
+            return self.run.price_of(("synthesis", "starts", "ascent", "copies", *softened))
         queries, seconds = len(self.own), 0.0
         if method == "auto":
             return {"queries": self.run.bought, "label_s": self.run.buying_seconds}

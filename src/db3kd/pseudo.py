@@ -185,8 +185,9 @@ def _eight_bit(shop: Workshop) -> bool:
 def counts(shop: Workshop) -> Int[Tensor, " classes"]:
     """How many pseudo samples the teacher called each class."""
     whole = torch.zeros(shop.meter.classes, dtype=torch.int64)
-    for record in (*shop.done("synthesis").values(), *shop.done("ascent").values()):
-        whole += torch.tensor(record["counts"])
+    for stage in ("synthesis", "ascent", "copies"):
+        for record in shop.done(stage).values():
+            whole += torch.tensor(record["counts"])
     return whole
 
 

@@ -32,7 +32,15 @@ Change = Literal[
     "shift", "rotate", "scale", "shear", "crop", "flip", "mix", "paste", "shade", "noise"
 ]
 Stage = Literal[
-    "answers", "grow", "rounds", "distances", "synthesis", "starts", "ascent", "evaluate"
+    "answers",
+    "grow",
+    "rounds",
+    "distances",
+    "synthesis",
+    "starts",
+    "ascent",
+    "copies",
+    "evaluate",
 ]
 Ways = Literal[
     "chosen",
@@ -61,8 +69,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     `queries`: the hard limit of the whole, None for no limit. `money`: likewise, in the currency of
     the teacher's price (`Price`). `stages`: limits of single stages by
-    name ("answers", "grow", "rounds", "distances", "synthesis", "starts", "ascent", "evaluate"); a
-    search together buys nearly all in "rounds", one row by row all in "distances".
+    name ("answers", "grow", "rounds", "distances", "synthesis", "starts", "ascent", "copies",
+    "evaluate"); a search together buys nearly all in "rounds", one row by row all in "distances".
 
     >>> Budget(queries=1000).queries
     1000
@@ -232,8 +240,9 @@ class AscentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `samples`: pseudo samples in all, as many of each class. `noise`: the most queries that finding
     noise of every class may cost, for each sample. `every`: images are kept after every so many
-    iterations too, for Fig. 6; 0 keeps the last only. `shard`: samples that are pushed, saved and
-    resumed together.
+    iterations too, for Fig. 6; 0 keeps the last only. `copies`: so many changed copies of each
+    sample are asked at the end, one query each: shifted, rotated, scaled, sheared, mixed, patched.
+    `shard`: samples that are pushed, saved and resumed together.
     `starts`: T of Eq. 8. `iterations`: the most. `queries`: the limit of a sample in all. `search`:
     the limit of its search for the nearest boundary point in one iteration. `anew`: every how many
     iterations that begins at the T starts; 1 is always, 0 at first only. `walk_steps`: steps of the
@@ -254,6 +263,7 @@ class AscentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     samples: Count = 2_000
     noise: Count = 50
     every: Natural = 0
+    copies: Natural = 10
     shard: Count = 200
     starts: Count = 20
     iterations: Count = 40

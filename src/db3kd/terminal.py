@@ -288,6 +288,7 @@ _BOUGHT = {
     "unasked": "images that were not asked",
     "starts": "noise of every class",
     "ascent": "pseudo samples",
+    "copies": "copies of pseudo samples",
     "pseudo/rounds": "distances of pseudo samples",
     "pseudo/distances": "distances of pseudo samples",
     "evaluate": "test images",
