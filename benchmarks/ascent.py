@@ -104,10 +104,9 @@ def measured(
         samples = run.synthesize(shape, Synthesis(way="ascent", ascent=plan))
         file.parent.mkdir(parents=True, exist_ok=True)
         bounds, classes = run.meter.bounds, run.meter.classes
-        save(
-            file.with_suffix(".classes.png"),
-            by_class(samples.images, samples.own, classes, bounds=bounds),
-        )
+        last = run.pseudo_samples(copies=False)
+        classwise = by_class(last.images, last.own, classes, bounds=bounds)
+        save(file.with_suffix(".classes.png"), classwise)
         evolution = run.evolution(classes)
         if evolution is not None:
             save(file.with_suffix(".evolution.png"), tiled(evolution, bounds=bounds))

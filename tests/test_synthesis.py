@@ -389,6 +389,9 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
         parents = torch.arange(12).repeat_interleave(2)
         assert bool((away > 0.01).all())  # changed
         assert away.gather(1, parents[:, None]).mean() < 0.9 * away.mean()  # and still like them
+        last = run.pseudo_samples(copies=False)
+        assert torch.equal(last.images.read(torch.arange(12)), pixels[:12])
+        assert len(last) == 12
         early = run.pseudo_samples(iteration=2)
         assert torch.equal(early.own, samples.own[:12])
         seen = torch.cat(teacher.shown)

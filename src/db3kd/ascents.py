@@ -182,8 +182,8 @@ def _snapshots(kept: dict[str, Tensor], state: Ascent, plan: AscentPlan) -> dict
     return {name: kept.get(name, state.image.cpu().clone()) for name in names}
 
 
-def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
-    """The pseudo samples whose class held all the way, and after them their copies.
+def ascended(shop: Workshop, *, iteration: int | None = None, copies: bool = True) -> TransferSet:
+    """The pseudo samples whose class held all the way, and after them their copies if wanted.
 
     `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`),
     without copies.
@@ -192,12 +192,12 @@ def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
         InputError: a stage is not finished, or that iteration was not kept.
         Damaged: a shard cannot be trusted.
     """
-    samples, copies = _pushed(shop, iteration), shop.configuration("ascent")["copies"]
-    if iteration is not None or not copies:
+    samples, each = _pushed(shop, iteration), shop.configuration("ascent")["copies"]
+    if iteration is not None or not each or not copies:
         return samples
     _check_finished(shop, "copies")
     done = shop.done("copies")
-    records = [{**done[n], "samples": copies * done[n]["samples"]} for n in sorted(done)]
+    records = [{**done[n], "samples": each * done[n]["samples"]} for n in sorted(done)]
     called = torch.cat([shop.read(record)["called"].long() for record in records])
     shelf = Shelf.of(shop.folder, records, samples.images.shape, eight_bit=False)
     return samples.joined(TransferSet(shelf, torch.arange(len(called)), called, called))

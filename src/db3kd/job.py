@@ -435,7 +435,7 @@ class Job:
 
     def draw(self) -> Path:
         """The picture of the pseudo samples, class by class, of at most a hundred classes."""
-        samples, meter = self.run.pseudo_samples(), self.run.meter
+        samples, meter = self.run.pseudo_samples(copies=False), self.run.meter
         count = min(meter.classes, MOST_ROWS)
         picture = by_class(samples.images, samples.own, count, bounds=meter.bounds)
         save(self.run.folder / "pseudo.png", picture)

@@ -234,18 +234,19 @@ class Run:
         return pseudo.planned(settings, budget=budget, reserved=reserved)
 
     def pseudo_samples(
-        self, *, softened: bool = False, iteration: int | None = None
+        self, *, softened: bool = False, iteration: int | None = None, copies: bool = True
     ) -> TransferSet:
         """What `synthesize` has bought, and `soften` measured; costs no query.
 
-        `iteration`: pseudo samples of way "ascent" as they were after so many iterations.
+        Of way "ascent": `iteration`, pseudo samples as they were after so many iterations, without
+        copies; not `copies`, the last ones without these.
 
         Raises:
             InputError: a stage is not finished.
             Damaged: a shard cannot be trusted.
         """
-        if iteration is not None:
-            return ascents.ascended(self._shop, iteration=iteration)
+        if iteration is not None or (not copies and self._shop.configuration("ascent")):
+            return ascents.ascended(self._shop, iteration=iteration, copies=copies)
         if softened:
             return pseudo.softened(self._shop, pseudo.made(self._shop))
         return pseudo.whole(self._shop)
