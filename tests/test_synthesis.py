@@ -420,6 +420,21 @@ def test_a_stop_at_questions_of_the_ascent_changes_nothing(tmp_path: Path) -> No
         assert dying.asked + rest.asked == whole.asked
 
 
+def test_copies_of_the_ascent_have_a_budget_of_their_own(tmp_path: Path) -> None:
+    with (
+        Run(tmp_path, Counting(), budget=Budget(stages={"copies": 10})) as run,
+        pytest.raises(BudgetExhausted, match="copies"),
+    ):
+        run.synthesize(SHAPE, LITTLE)
+    found = status(tmp_path)
+    assert found["stage"] == "copies"
+    assert found["stages"]["copies"] == {"shards": 3, "done": 1, "pending": 2}
+    assert found["queries"]["by_stage"]["copies"] == 10
+    made(tmp_path, LITTLE)
+    made(tmp_path / "whole", LITTLE)
+    assert files(tmp_path) == files(tmp_path / "whole")
+
+
 def test_samples_of_the_ascent_have_soft_labels_by_distance(tmp_path: Path) -> None:
     teacher = Counting()
     with Run(tmp_path, teacher) as run:
