@@ -197,6 +197,8 @@ def ascended(shop: Workshop, *, iteration: int | None = None, copies: bool = Tru
         return samples
     _check_finished(shop, "copies")
     done = shop.done("copies")
+    if not done:
+        return samples
     records = [{**done[n], "samples": each * done[n]["samples"]} for n in sorted(done)]
     called = torch.cat([shop.read(record)["called"].long() for record in records])
     shelf = Shelf.of(shop.folder, records, samples.images.shape, eight_bit=False)

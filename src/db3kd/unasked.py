@@ -27,7 +27,7 @@ from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
 STUDENTS, WIDER = 3, 2.0  # of the ensemble; and how much wider than those that choose
-BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 6000, 10_000  # of each of them
+BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 6000, 20_000  # of each of them
 SHARD, PIECE = 4096, 512  # images that are kept together, or made at once
 MOST_BYTES = 2**31  # of all of them
 
