@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -40,7 +40,7 @@ from db3kd.transfer_set import TransferSet
 
 EVERY = 5  # iterations between two that are kept; students learn from every other of these
 LEAST = 500  # pseudo samples of the smallest part; each part is twice the one before
-PER_IMAGE = 100  # answers for the distances of a sample, or of a copy
+PER_IMAGE = 100  # answers for the distances of a sample
 PUSHED = ("starts", "ascent", "copies")  # stages
 STEPS, BATCH = 10_000, 64
 FORMAT = 1  # of what is kept: another number where this file changes what is bought
@@ -177,8 +177,7 @@ def student(
     if (folder / name).exists():
         return float(json.loads((folder / name).read_text())["accuracy"])
     net, samples = frontier.student(problem, seed), lesson.samples
-    pixels = resident(samples.images)
-    samples = TransferSet(pixels, samples.ids, samples.own, samples.labels, samples.soft)
+    samples = replace(samples, images=resident(samples.images))
     train(net, samples, Training(steps=steps, batch=BATCH), seed=seed, device=problem.device)
     answers = predict(net, problem.test.images, device=problem.device).cpu()
     found = 100 * accuracy(answers, problem.test.labels)

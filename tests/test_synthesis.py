@@ -443,7 +443,10 @@ def test_samples_of_the_ascent_have_soft_labels_by_distance(tmp_path: Path) -> N
         search = Search(strategy="rows", queries=30, probes=10, references=3, shard=6)
         softened = run.soften(search)
         assert softened.soft is not None
-        assert len(softened.soft) == len(samples)
+        assert len(softened.soft) == 12
+        assert len(softened) == len(samples) == 36
+        assert softened.soft_rows is not None
+        assert softened.soft_rows.tolist() == [*range(12), *[-1] * 24]  # copies: answers alone
         assert run.meter.by_stage["pseudo/distances"] == teacher.asked - before
         assert run.meter.by_stage["answers"] == 0
 

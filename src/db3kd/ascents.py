@@ -86,7 +86,7 @@ def copied(
 
 def _copy(shop: Workshop, plan: AscentPlan) -> None:
     """Ask changed copies of what held its class (the augmentation of section 4.5), a query each."""
-    images, count = _pushed(shop, None).images, plan.copies
+    images, count = ascended(shop).images, plan.copies
     shop.agree("copies", {"total": len(images), "size": plan.shard, "price": count})
 
     def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
@@ -182,31 +182,15 @@ def _snapshots(kept: dict[str, Tensor], state: Ascent, plan: AscentPlan) -> dict
     return {name: kept.get(name, state.image.cpu().clone()) for name in names}
 
 
-def ascended(shop: Workshop, *, iteration: int | None = None, copies: bool = True) -> TransferSet:
-    """The pseudo samples whose class held all the way, and after them their copies if wanted.
+def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
+    """The pseudo samples whose class held all the way, without copies.
 
-    `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`),
-    without copies.
+    `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`).
 
     Raises:
-        InputError: a stage is not finished, or that iteration was not kept.
+        InputError: the stage is not finished, or that iteration was not kept.
         Damaged: a shard cannot be trusted.
     """
-    samples, each = _pushed(shop, iteration), shop.configuration("ascent")["copies"]
-    if iteration is not None or not each or not copies:
-        return samples
-    _check_finished(shop, "copies")
-    done = shop.done("copies")
-    if not done:
-        return samples
-    records = [{**done[n], "samples": each * done[n]["samples"]} for n in sorted(done)]
-    called = torch.cat([shop.read(record)["called"].long() for record in records])
-    shelf = Shelf.of(shop.folder, records, samples.images.shape, eight_bit=False)
-    return samples.joined(TransferSet(shelf, torch.arange(len(called)), called, called))
-
-
-def _pushed(shop: Workshop, iteration: int | None) -> TransferSet:
-    """The pseudo samples whose class held, at the end or after so many iterations."""
     settings = _check_finished(shop, "ascent")
     column = "images" if iteration is None else f"images.{iteration:04}"
     if iteration is not None and (not settings["every"] or iteration % settings["every"]):
@@ -222,6 +206,24 @@ def _pushed(shop: Workshop, iteration: int | None) -> TransferSet:
     shelf = Shelf.of(shop.folder, records, shape, eight_bit=False, column=column)
     whole = TransferSet(shelf, torch.arange(len(called)), called, called)
     return whole if bool(held.all()) else whole.select(held.nonzero()[:, 0])
+
+
+def with_copies(shop: Workshop, samples: TransferSet) -> TransferSet:
+    """The pseudo samples, and after them their copies with the answers, if any were wanted.
+
+    Raises:
+        InputError: the stage is not finished.
+        Damaged: a shard cannot be trusted.
+    """
+    if not shop.configuration("ascent").get("copies"):
+        return samples
+    each, done = _check_finished(shop, "copies")["price"], shop.done("copies")
+    if not done:
+        return samples  # none held its class
+    records = [{**done[n], "samples": each * done[n]["samples"]} for n in sorted(done)]
+    called = torch.cat([shop.read(record)["called"].long() for record in records])
+    shelf = Shelf.of(shop.folder, records, samples.images.shape, eight_bit=False)
+    return samples.joined(TransferSet(shelf, torch.arange(len(called)), called, called))
 
 
 def _check_finished(shop: Workshop, stage: str) -> Json:

@@ -161,8 +161,7 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
         )
     if "pseudo_mbd" in methods:
         way, ascent = recipe.synthesis.way, recipe.synthesis.ascent
-        asked = ascent.samples * (1 + ascent.copies)
-        count = asked if way == "ascent" else parts["synthesis"]
+        count = ascent.samples if way == "ascent" else parts["synthesis"]
         parts["distances"] = count * most_queries(recipe.label, classes)
     return {**parts, "total": sum(parts.values())}
 

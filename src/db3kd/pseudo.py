@@ -15,8 +15,9 @@ from torch import Tensor
 
 from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import quick
-from db3kd.ascents import ascend_all, ascended, most_queries
+from db3kd.ascents import ascend_all, ascended, most_queries, with_copies
 from db3kd.data import Images
+from db3kd.distances import check as check_search
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.errors import Damaged, InputError
 from db3kd.growing.shelf import Shelf
@@ -205,7 +206,7 @@ def warn_of_missing(shop: Workshop) -> None:
 
 
 def made(shop: Workshop) -> TransferSet:
-    """The pseudo samples that were asked, with the answers; images are read when they are needed.
+    """The pseudo samples that were asked, without copies; images are read when they are needed.
 
     Raises:
         InputError: the stage is not finished.
@@ -227,23 +228,29 @@ def made(shop: Workshop) -> TransferSet:
 
 
 def whole(shop: Workshop) -> TransferSet:
-    """The pseudo samples, and after them those of which nobody was asked, half of each batch."""
-    samples, more = made(shop), invented(shop, eight_bit=_eight_bit(shop))
+    """The pseudo samples and their copies, or those of which nobody was asked: half of a batch."""
+    samples, more = with_copies(shop, made(shop)), invented(shop, eight_bit=_eight_bit(shop))
     if more is None:
         return samples
     return replace(samples.joined(more), first=len(samples))
 
 
-def measure(shop: Workshop, samples: TransferSet, search: Search) -> None:
+def measure(shop: Workshop, search: Search) -> None:
     """Measure the distances of pseudo samples, with references drawn among these.
 
     Their classes are not asked again. Costs as `Run.measure`.
+
+    Raises:
+        InputError: the search does not fit the images.
     """
+    samples = made(shop)
+    check_search(search, samples.images.shape, shop.meter.classes)
     part = shop.within(PLACE)
     part.agree("answers", {"samples": len(samples)})
     measure_all(part, samples.images, samples.own, search)
 
 
-def softened(shop: Workshop, samples: TransferSet) -> TransferSet:
-    """Pseudo samples with soft labels by their distances (Eq. 6 and 7)."""
-    return samples.with_soft(soft_labels(found(shop.within(PLACE), "mbd"), samples.own))
+def softened(shop: Workshop) -> TransferSet:
+    """Pseudo samples with soft labels by distance (Eq. 6 and 7), and copies with answers alone."""
+    samples, distances = made(shop), found(shop.within(PLACE), "mbd")
+    return with_copies(shop, samples.with_soft(soft_labels(distances, samples.own)))

@@ -238,18 +238,18 @@ class Run:
     ) -> TransferSet:
         """What `synthesize` has bought, and `soften` measured; costs no query.
 
-        Of way "ascent": `iteration`, pseudo samples as they were after so many iterations, without
-        copies; not `copies`, the last ones without these.
+        `iteration`: those of way "ascent" as they were after so many iterations, without copies.
+        Not `copies`: without copies, and without images of which nobody was asked.
 
         Raises:
             InputError: a stage is not finished.
             Damaged: a shard cannot be trusted.
         """
-        if iteration is not None or (not copies and self._shop.configuration("ascent")):
-            return ascents.ascended(self._shop, iteration=iteration, copies=copies)
+        if iteration is not None:
+            return ascents.ascended(self._shop, iteration=iteration)
         if softened:
-            return pseudo.softened(self._shop, pseudo.made(self._shop))
-        return pseudo.whole(self._shop)
+            return pseudo.softened(self._shop)
+        return pseudo.whole(self._shop) if copies else pseudo.made(self._shop)
 
     @property
     def pseudo_counts(self) -> list[int]:
@@ -273,16 +273,15 @@ class Run:
     def soften(self, search: Search | None = None) -> TransferSet:
         """The pseudo samples with soft labels by their distances, with references among themselves.
 
-        Their classes are not asked again. Costs at most what `measure` costs beside the answers.
+        Their classes are not asked again; copies have their answers alone. Costs at most what
+        `measure` costs beside the answers.
 
         Raises:
             InputError: as `measure`; or nothing was synthesized yet.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        search, samples = validated(search or Search()), pseudo.made(self._shop)
-        check(search, samples.images.shape, self.meter.classes)
-        pseudo.measure(self._shop, samples, search)
-        return pseudo.softened(self._shop, samples)
+        pseudo.measure(self._shop, validated(search or Search()))
+        return pseudo.softened(self._shop)
 
     def spend(
         self,
