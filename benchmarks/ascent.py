@@ -153,7 +153,7 @@ def lessons(
         copies = torch.arange(pushed, pushed + count * plan.copies)
         yield Lesson("samples", count, samples.select(torch.cat([torch.arange(count), copies])))
     yield Lesson("alone", pushed, samples.select(torch.arange(pushed)))
-    for iteration in range(2 * EVERY, plan.iterations, 2 * EVERY):
+    for iteration in range(0, plan.iterations, 2 * EVERY):
         early = run.pseudo_samples(iteration=iteration)
         yield Lesson("iterations", iteration, with_copies(problem.teacher, early, plan.copies))
     if search is not None:

@@ -535,12 +535,13 @@ def test_an_ascent_is_measured_by_iterations_and_samples(
         ("samples", 6),
         ("samples", 12),
         ("alone", 12),
+        ("iterations", 0),
         ("iterations", 10),
         ("mbd", 12),
     ]
-    assert [line["samples"] for line in table] == [18, 36, 12, 36, 36]
+    assert [line["samples"] for line in table] == [18, 36, 12, 36, 36, 36]
     place = f"queries.{case.name}"
-    assert figures[f"{place}.beside"] == 24
+    assert figures[f"{place}.beside"] == 48
     booked = figures[f"{place}.booked"]
     assert figures[f"{place}.ascent"] + figures[f"{place}.mbd"] == booked
     assert booked == figures[f"{place}.seen_by_teacher"]

@@ -392,6 +392,10 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
         last = run.pseudo_samples(copies=False)
         assert torch.equal(last.images.read(torch.arange(12)), pixels[:12])
         assert len(last) == 12
+        noise = run.pseudo_samples(iteration=0)
+        found = noise.images.read(torch.arange(12))
+        assert torch.equal(noise.own, teacher.teacher.labels(found))
+        assert not torch.equal(found, pixels[:12])
         early = run.pseudo_samples(iteration=2)
         assert torch.equal(early.own, samples.own[:12])
         seen = torch.cat(teacher.shown)

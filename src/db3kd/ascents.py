@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.boundary import shown
+from db3kd.data import Images, TensorImages
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
 from db3kd.growing.shelf import Shelf
@@ -185,7 +186,8 @@ def _snapshots(kept: dict[str, Tensor], state: Ascent, plan: AscentPlan) -> dict
 def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
     """The pseudo samples whose class held all the way, without copies.
 
-    `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`).
+    `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`),
+    or 0, as they were found.
 
     Raises:
         InputError: the stage is not finished, or that iteration was not kept.
@@ -193,7 +195,7 @@ def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
     """
     settings = _check_finished(shop, "ascent")
     column = "images" if iteration is None else f"images.{iteration:04}"
-    if iteration is not None and (not settings["every"] or iteration % settings["every"]):
+    if iteration and (not settings["every"] or iteration % settings["every"]):
         raise InputError(
             f"images after {iteration} iterations were not kept; synthesis.ascent.every says which"
         )
@@ -203,7 +205,9 @@ def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
     called = torch.cat([part["called"].long() for part in parts])
     held = torch.cat([part["status"] != Ending.LOST for part in parts])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf = Shelf.of(shop.folder, records, shape, eight_bit=False, column=column)
+    shelf: Images = Shelf.of(shop.folder, records, shape, eight_bit=False, column=column)
+    if iteration == 0:
+        shelf = TensorImages(_starts_of(shop)[0][_order(shop, len(called))])
     whole = TransferSet(shelf, torch.arange(len(called)), called, called)
     return whole if bool(held.all()) else whole.select(held.nonzero()[:, 0])
 

@@ -238,7 +238,8 @@ class Run:
     ) -> TransferSet:
         """What `synthesize` has bought, and `soften` measured; costs no query.
 
-        `iteration`: those of way "ascent" as they were after so many iterations, without copies.
+        `iteration`: those of way "ascent" as they were after so many iterations, without copies; 0
+        is noise as it was found.
         Not `copies`: without copies, and without images of which nobody was asked.
 
         Raises:
