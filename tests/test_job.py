@@ -412,8 +412,11 @@ def test_an_ascent_has_a_picture_of_its_evolution(here: Workshop) -> None:
         "without_data.toml", ["synthesis.way=ascent", f"synthesis.ascent={ascent}"]
     )
     most = job.plan(wanted, samples=0, test_samples=50, classes=10)
-    assert (most["synthesis"], most["total"]) == (20 * 150, 3050)
+    assert (most["synthesis"], most["total"]) == (20 * (150 + 10), 3250)
     summary = job.run(wanted)
-    assert summary["queries"]["spent"] == here.asked() <= 3050
+    assert summary["queries"]["spent"] == here.asked() <= 3250
+    copies = summary["queries"]["by_stage"]["copies"]
+    assert 0 < copies <= 200
+    assert summary["samples"] == copies + copies // 10
     assert (here.run / "evolution.png").read_bytes().startswith(b"\x89PNG")
     assert job.synthesize(wanted)["classes"] == summary["classes"]

@@ -130,7 +130,8 @@ def status(folder: str | Path) -> Json:
     if "spend" in settings and not decisions:
         working.append("trial")
     elif not students and not figures:
-        working += _ahead(settings, decisions[-1]["use"] if decisions else "mbd")
+        copies = settings.get("ascent", {}).get("copies", 0)
+        working += _ahead(stages, decisions[-1]["use"] if decisions else "mbd", copies=copies)
     return {
         "run": str(folder),
         "stage": working[0] if working else "distill" if not figures else "done",
@@ -182,10 +183,10 @@ def check_format(folder: Path, journal: Journal) -> None:
         )
 
 
-def _ahead(stages: Json, use: str) -> list[str]:
+def _ahead(stages: Json, use: str, *, copies: int) -> list[str]:
     """The stage that comes next where nothing was trained yet, if there is one."""
     if "ascent" in stages:
-        return ["copies"] if stages["ascent"]["copies"] and "copies" not in stages else []
+        return ["copies"] if copies and "copies" not in stages else []
     if "synthesis" in stages or "starts" in stages:
         return [] if "synthesis" in stages else ["ascent"]
     if "answers" not in stages:
