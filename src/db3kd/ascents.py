@@ -20,8 +20,9 @@ from db3kd.journal import Json
 from db3kd.ledger import Taped
 from db3kd.networks import Shape
 from db3kd.robustness import mix
-from db3kd.settings import AscentPlan, Change
+from db3kd.settings import AscentPlan
 from db3kd.synthesis.ascent import ascend
+from db3kd.synthesis.chosen import CHANGES
 from db3kd.synthesis.rows import Ascent, Ending, begin
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.starts import find_starts
@@ -29,7 +30,6 @@ from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
 OTHERS = 100  # noise inputs of each class that serve as starts of Eq. 8
-COPIED: tuple[Change, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")  # of copies
 PIECE = 1024  # copies in one question
 
 
@@ -82,7 +82,7 @@ def copied(
     torch.Size([6, 1, 4, 4])
     """
     block = images.repeat_interleave(count, 0)
-    return grow(block, torch.arange(len(block)), COPIED, bounds=bounds, draw=draw).images
+    return grow(block, torch.arange(len(block)), CHANGES, bounds=bounds, draw=draw).images
 
 
 def _copy(shop: Workshop, plan: AscentPlan) -> None:
