@@ -50,7 +50,10 @@ WAYS: dict[Ways | Literal["distances"], str] = {
     "dfms": "DFMS-HL: a GAN of synthetic shapes, then generator and clone in turn",
     "disguide": "DisGUIDE, hard labels: a generator of images on which two clones disagree",
     "distances": "chosen with a tenth of the queries; the others buy distances as soft labels",
+    "unrelated": "KnockoffNets: unlabelled images of something else, at random; needs such images",
+    "unrelated_chosen": "such images, those of which students doubt",
 }
+UNRELATED = {"mnist": "fashion_mnist", "fashion": "mnist", "cifar10": "cifar100"}
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
 STEPS = {5_000: 8_000, 25_000: 20_000, 100_000: 30_000, 250_000: 40_000, 1_000_000: 60_000}
 BATCH = 64
@@ -116,6 +119,8 @@ def main() -> int:
     for name in ["mnist"] if given.quick else given.case:
         problem = made(next(case for case in spending.CASES if case.name == name), work, given)
         for way, queries in cells(ways, budgets):
+            if way.startswith("unrelated") and name not in UNRELATED:
+                continue  # no other images have this shape
             steps = given.steps or steps_of(queries)
             plan = plan_of(problem.case, way, queries, given.unasked)
             training = Training(steps=steps, batch=BATCH, temperature=given.temperature)
@@ -236,7 +241,8 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
     teacher = Counted(problem.teacher, counter)
     budget = Budget(queries=plan.budget)
     with Run(folder, teacher, budget=budget, seed=seed, device=problem.device) as run:
-        samples = run.synthesize(problem.test.images.shape, settings)
+        others = load(settings.images, "train").images if settings.images else None
+        samples = run.synthesize(problem.test.images.shape, settings, images=others)
         if plan.search is not None:
             samples = run.soften(plan.search)
         price = run.price_of(("synthesis", "pseudo/"))
@@ -274,6 +280,7 @@ def plan_of(case: Case, name: str, queries: int, unasked: int | None = None) -> 
         surrogate=case.network,
         width=case.width,
         unasked=unasked,
+        images=UNRELATED[case.name] if name.startswith("unrelated") else None,
     )
     return Plan(name, queries, settings, search)
 

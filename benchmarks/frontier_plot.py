@@ -23,6 +23,8 @@ STYLES = {  # way: line, marker, colour
     "dfms": ("-.", "D", "#1b7837"),
     "disguide": ("-.", "P", "#762a83"),
     "distances": ("--", "o", "#b2182b"),
+    "unrelated": (":", "s", "#8c510a"),
+    "unrelated_chosen": (":", "o", "#8c510a"),
 }
 PAPER = {  # accuracy of ZSDB3KD, and what its settings cost (section 4.5; Tables 3 and 4)
     "mnist": (96.54, 1.6e10),
