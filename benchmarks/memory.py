@@ -1,4 +1,4 @@
-"""Peak memory of labelling 60,000 and 600,000 images.
+"""Peak memory of labelling 60,000 and 600,000 images, and of making pseudo samples.
 
     python benchmarks/memory.py [--quick] --json memory.json
 
@@ -8,10 +8,13 @@ the rows of the smaller one ten times. `peak_rss_gib.label_60k` and so on: the s
 process also made the transfer set, whose soft labels are of the size of the set. The teacher costs
 nothing and counts. With --quick the sizes are 6,000 and 60,000. The query limit is small, so that
 the larger file takes minutes; `peak_rss_gib.default_search` is of a few hundred images with the
-default search, which shows what one shard needs. See README.md.
+default search, which shows what one shard needs. `peak_rss_gib.pseudo_80k`: of a process that
+makes 80,000 pseudo samples of 3 x 32 x 32 pixels (0.23 GiB) and trains a student on them;
+`times.pseudo_80k` is what it needed for that, divided by their size. See README.md.
 """
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -26,6 +29,7 @@ SIZES = (60_000, 600_000)
 QUICK_SIZES = (6_000, 60_000)
 DEFAULT_SEARCH = {"queries": 1000, "references": 100, "shard": 200}
 TWO_SHARDS = 400  # images; the second one shows whether the first left something behind
+PSEUDO, QUICK_PSEUDO, PIXELS = 80_000, 8_000, (3, 32, 32)
 
 
 def main() -> int:
@@ -34,22 +38,33 @@ def main() -> int:
     options.add_argument("--queries", type=int, default=4, help="for each row; default: 4")
     options.add_argument("--references", type=int, default=100, help="of each class; default: 100")
     options.add_argument("--shard", type=int, default=200, help="samples; default: 200")
+    options.add_argument("--only", choices=("label", "pseudo"), help="this half only")
     options.add_argument("--label", type=Path, help="used inside: label this file, here and now")
+    options.add_argument("--pseudo", type=int, help="used inside: make so many, here and now")
     given = options.parse_args()
     search = {"queries": given.queries, "references": given.references, "shard": given.shard}
     if given.label:
         given.json.write_text(json.dumps(_label(given.label, search)))
         return 0
+    if given.pseudo:
+        given.json.write_text(json.dumps(_synthesize(given.pseudo)))
+        return 0
     figures: dict[str, float] = {}
     table = []
     with tempfile.TemporaryDirectory() as folder:
-        for size in QUICK_SIZES if given.quick else SIZES:
-            table.append(_fresh_process(Path(folder), size, search))
-            peak = table[-1]["peak_rss_gib"]
-            figures[f"peak_rss_gib.{size // 1000}k"] = peak["measure"]
-            figures[f"peak_rss_gib.label_{size // 1000}k"] = peak["label"]
-        table.append(_fresh_process(Path(folder), TWO_SHARDS, DEFAULT_SEARCH))
-        figures["peak_rss_gib.default_search"] = table[-1]["peak_rss_gib"]["measure"]
+        if given.only != "pseudo":
+            for size in QUICK_SIZES if given.quick else SIZES:
+                table.append(_fresh_process(Path(folder), size, search))
+                peak = table[-1]["peak_rss_gib"]
+                figures[f"peak_rss_gib.{size // 1000}k"] = peak["measure"]
+                figures[f"peak_rss_gib.label_{size // 1000}k"] = peak["label"]
+            table.append(_fresh_process(Path(folder), TWO_SHARDS, DEFAULT_SEARCH))
+            figures["peak_rss_gib.default_search"] = table[-1]["peak_rss_gib"]["measure"]
+        if given.only != "label":
+            count = QUICK_PSEUDO if given.quick else PSEUDO
+            table.append(_process(Path(folder), [f"--pseudo={count}"]))
+            figures[f"peak_rss_gib.pseudo_{count // 1000}k"] = table[-1]["peak_rss_gib"]["student"]
+            figures[f"times.pseudo_{count // 1000}k"] = table[-1]["times"]
     setting = {**search, "quick": given.quick, "threads": table[0]["threads"]}
     common.write(given.json, figures=figures, setting=setting, table=table)
     return 0
@@ -57,12 +72,16 @@ def main() -> int:
 
 def _fresh_process(folder: Path, size: int, search: common.Json) -> common.Json:
     """Label the first `size` images in a process of its own."""
-    parquet, result = folder / "images.parquet", folder / "result.json"
+    parquet = folder / "images.parquet"
     _repeat_rows(_mnist(), parquet, size)
     arguments = [f"--{name}={value}" for name, value in search.items()]
-    subprocess.run(
-        [sys.executable, __file__, "--json", result, "--label", parquet, *arguments], check=True
-    )
+    return _process(folder, ["--label", str(parquet), *arguments])
+
+
+def _process(folder: Path, arguments: list[str]) -> common.Json:
+    """Run this file once more with these arguments, and return what it wrote."""
+    result = folder / "result.json"
+    subprocess.run([sys.executable, __file__, "--json", result, *arguments], check=True)
     row: common.Json = json.loads(result.read_text())
     common.say(f"  {row}")
     return row
@@ -139,6 +158,47 @@ def _label(parquet: Path, search: common.Json) -> common.Json:
         "peak_rss_gib": peak,
         "queries": spent,
         "seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _synthesize(count: int) -> common.Json:
+    """Make pseudo samples and train a student in this process; read off its peak memory."""
+    import msgspec
+    import torch
+
+    from db3kd.networks import build
+    from db3kd.run import Run
+    from db3kd.settings import Synthesis, Training
+    from db3kd.student import train
+    from db3kd.teachers import function
+
+    def brightest(block: torch.Tensor) -> torch.Tensor:
+        return block.mean((2, 3)).argmax(1)
+
+    settings = Synthesis(queries=count, way="shapes", unasked=0, surrogate="small")
+    network = build("small", PIXELS, 3, 0.25, seed=0)
+    training = Training(steps=20)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Run(folder, function(brightest, classes=3), seed=0) as run,
+    ):
+        run.synthesize(PIXELS, msgspec.structs.replace(settings, queries=TWO_SHARDS))
+    peak = {"start": _peak()}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Run(folder, function(brightest, classes=3), seed=0) as run,
+    ):
+        samples = run.synthesize(PIXELS, settings)
+        peak["synthesize"] = _peak()
+        train(network, samples, training, seed=0, device="cpu")
+        peak["student"] = _peak()
+    needed = (peak["student"] - peak["start"]) * 2**30
+    return {
+        "pseudo_samples": count,
+        "peak_rss_gib": peak,
+        "gib_of_samples": round(count * math.prod(PIXELS) / 2**30, 4),
+        "times": round(needed / (count * math.prod(PIXELS)), 3),
         "threads": torch.get_num_threads(),
     }
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import db3kd.ascents as ascents
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
 import db3kd.unasked as unasked
@@ -422,6 +423,23 @@ def test_a_stop_at_questions_of_the_ascent_changes_nothing(tmp_path: Path) -> No
         rest = made(folder, LITTLE)
         assert files(folder) == files(tmp_path / "whole")
         assert dying.asked + rest.asked == whole.asked
+
+
+def test_a_stop_between_ascent_and_copies_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ascents, "_copy", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path, LITTLE)
+    found = status(tmp_path)
+    assert found["stage"] == "copies"
+    assert found["stages"]["ascent"]["pending"] == 0
+    assert "copies" not in found["stages"]
+    assert made(tmp_path, LITTLE).asked == 24
 
 
 def test_copies_of_the_ascent_have_a_budget_of_their_own(tmp_path: Path) -> None:

@@ -87,8 +87,11 @@ def copied(
 
 def _copy(shop: Workshop, plan: AscentPlan) -> None:
     """Ask changed copies of what held its class (the augmentation of section 4.5), a query each."""
-    images, count = ascended(shop).images, plan.copies
-    shop.agree("copies", {"total": len(images), "size": plan.shard, "price": count})
+    held, count = sum(sum(done["counts"]) for done in shop.done("ascent").values()), plan.copies
+    shop.agree("copies", {"total": held, "size": plan.shard, "price": count})
+    if not shop.pending("copies", held, plan.shard):
+        return
+    images = ascended(shop).images
 
     def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         draw = torch.Generator().manual_seed(mix(shop.seed, "copies", shard))
@@ -98,7 +101,7 @@ def _copy(shop: Workshop, plan: AscentPlan) -> None:
         counts = torch.bincount(called, minlength=shop.meter.classes)
         return {"images": made.cpu(), "called": called.to(torch.int32)}, {"counts": counts.tolist()}
 
-    shop.work("copies", len(images), plan.shard, count, work)
+    shop.work("copies", held, plan.shard, count, work)
 
 
 def _starts(shop: Workshop, shape: Shape, plan: AscentPlan) -> tuple[Tensor, Tensor]:
