@@ -40,16 +40,17 @@ from db3kd.teacher import Teacher
 from db3kd.teachers import sklearn, torch_module
 from spending import Case
 
-WAYS: dict[Ways | Literal["distances"], str] = {
+WAYS: dict[Ways | Literal["alone", "distances"], str] = {
     "noise": "uniform noise",
     "shapes": "structured images, asked at random",
     "chosen": "structured images and their descendants, those of which students doubt",
+    "alone": "chosen, but students learn the answers alone, and no image of which nobody was asked",
     "dip_kd": "DIP-KD: multi-scale noise that a primer student tells apart",
     "ideal": "IDEAL: a generator fitted to the student, anew for each batch",
     "qedg": "QEDG: a generator aimed at the boundary, asked where the student is unsure",
     "dfms": "DFMS-HL: a GAN of synthetic shapes, then generator and clone in turn",
     "disguide": "DisGUIDE, hard labels: a generator of images on which two clones disagree",
-    "distances": "chosen with a tenth of the queries; the others buy distances as soft labels",
+    "distances": "alone with a tenth of the queries; the others buy distances as soft labels",
     "unrelated": "KnockoffNets: unlabelled images of something else, at random; needs such images",
     "unrelated_chosen": "such images, those of which students doubt",
 }
@@ -271,7 +272,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
 def plan_of(case: Case, name: str, queries: int, unasked: int | None = None) -> Plan:
     """How a way spends so many queries, with students like the one that is trained."""
     search = Search(per_image=MEASURED) if name == "distances" else None
-    way = Synthesis().way if search else cast("Ways", name)
+    way = Synthesis().way if name in ("alone", "distances") else cast("Ways", name)
     if unasked is None:
         unasked = Synthesis().unasked if name == Synthesis().way else 0
     settings = Synthesis(
