@@ -185,14 +185,15 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
         teacher, weights = sklearn(machine), repr(machine.get_params()).encode()
         test = DataSet(TensorImages(pixels), labels, tuple(map(str, range(10))))
         return Problem(case, teacher, test, weights, folder, device, teacher.labels(pixels))
-    data = load(case.lesson.data, "train")
-    net = teachers.trained(case.lesson, DataSet(in_memory(data.images), data.labels, data.classes))
-    test = load(case.lesson.data, "test")
+    lesson = case.lesson.on(device)
+    data = load(lesson.data, "train")
+    net = teachers.trained(lesson, DataSet(in_memory(data.images), data.labels, data.classes))
+    test = load(lesson.data, "test")
     test = DataSet(in_memory(test.images), test.labels, test.classes)
     teacher = torch_module(net, classes=len(data.classes), device=device)
     blocks = torch.arange(len(test)).split(256)
     said = [teacher.labels(test.images.read(rows).to(device)).cpu() for rows in blocks]
-    weights = case.lesson.path.read_bytes()
+    weights = lesson.path.read_bytes()
     return Problem(case, teacher, test, weights, folder, device, torch.cat(said))
 
 

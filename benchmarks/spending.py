@@ -210,16 +210,17 @@ def made(
         held = DataSet(TensorImages(images[rest]), labels[rest], tuple(map(str, range(10))))
         weights = repr(machine.get_params()).encode()
         return Problem(case, sklearn(machine), None, own, known, held, weights, folder, device)
-    data = load(case.lesson.data, "train")
+    lesson = case.lesson.on(device)
+    data = load(lesson.data, "train")
     data = DataSet(in_memory(data.images), data.labels, data.classes)
-    net = teachers.trained(case.lesson, data)
+    net = teachers.trained(lesson, data)
     draw = torch.Generator().manual_seed(SEED)
     rows = torch.randperm(len(data), generator=draw)[:count]
     own = TensorImages(in_memory(data.images).values[rows])
     known = data.labels[rows] if truth else None
-    test = load(case.lesson.data, "test")
+    test = load(lesson.data, "test")
     test = DataSet(in_memory(test.images), test.labels, test.classes)
-    weights = case.lesson.path.read_bytes()
+    weights = lesson.path.read_bytes()
     teacher = torch_module(net, classes=len(data.classes), device=device)
     return Problem(case, teacher, net, own, known, test, weights, folder, device)
 

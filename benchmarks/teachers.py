@@ -5,7 +5,7 @@
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from db3kd.student import load_network, save_network, train
 from db3kd.transfer_set import TransferSet
 
 FOLDER = Path(tempfile.gettempdir()) / "db3kd-benchmarks"
+ON_A_GPU = {"alexnet": (50_000, 30)}  # images and epochs; a CPU can teach these only briefly
 DIGITS_OF_TEACHER = 600  # images that the support vector machine is fitted on
 
 
@@ -33,11 +34,20 @@ class Lesson:
     data: str
     train: int  # images
     epochs: int
+    device: str = "cpu"
 
     @property
     def path(self) -> Path:
         """Where its weights are kept."""
-        return FOLDER / f"{self.name}-{self.train}-{self.epochs}.safetensors"
+        kind = "" if self.device == "cpu" else f"-{self.device.partition(':')[0]}"
+        return FOLDER / f"{self.name}-{self.train}-{self.epochs}{kind}.safetensors"
+
+    def on(self, device: str) -> "Lesson":
+        """The lesson on a device: on a GPU a longer one, where a CPU would be too slow."""
+        images, epochs = self.train, self.epochs
+        if device != "cpu":
+            images, epochs = ON_A_GPU.get(self.network, (images, epochs))
+        return replace(self, train=images, epochs=epochs, device=device)
 
 
 def trained(lesson: Lesson, data: DataSet) -> nn.Module:
@@ -51,10 +61,10 @@ def trained(lesson: Lesson, data: DataSet) -> nn.Module:
     started = time.perf_counter()
     part = subset(data, torch.arange(lesson.train))
     transfer = TransferSet(part.images, torch.arange(lesson.train), part.labels, part.labels)
-    train(net, transfer, Training(epochs=lesson.epochs), seed=0, device="cpu")
+    train(net, transfer, Training(epochs=lesson.epochs), seed=0, device=lesson.device)
     common.say(f"{lesson.name}: trained in {time.perf_counter() - started:.0f} s")
     lesson.path.parent.mkdir(exist_ok=True)
-    save_network(lesson.path, net)
+    save_network(lesson.path, net.cpu())
     return net.eval()
 
 
