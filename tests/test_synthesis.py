@@ -120,6 +120,23 @@ def test_a_pool_keeps_what_the_teacher_saw_and_no_more_than_it_may() -> None:
     assert teacher.asked == 4
 
 
+def test_large_images_are_asked_a_few_at_a_time() -> None:
+    pool = Pool(
+        2,
+        (3, 224, 224),
+        function(lambda images: images[:, 0, 0, 0] > 0.5, classes=2),
+        eight_bit=True,
+    )
+    assert pool.next(1024) == 0  # nothing may be asked yet
+    pool.allow(20_000)
+    image = 4 * 3 * 224 * 224
+    for candidates in (1, 4):
+        count = pool.next(1024, candidates)
+        assert count * candidates * image <= 2**28 < (count + 1) * candidates * image
+    assert pool.next(10) == 10
+    assert pool.next(1024, 10_000) == 1  # one goes always
+
+
 def test_a_pool_of_a_teacher_with_other_bounds_keeps_floats() -> None:
     bright = function(lambda images: images.flatten(1).mean(1) > 0, classes=2, bounds=(-1.0, 1.0))
     pool = Pool(2, SHAPE, bright, eight_bit=False)

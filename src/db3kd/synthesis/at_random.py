@@ -52,7 +52,7 @@ class AtRandom:
         draw = torch.Generator().manual_seed(mix(seed, "images"))
         low, high = pool.bounds
         while pool.rest:
-            images = self.source(min(ASKED, pool.rest), pool.shape, draw)
+            images = self.source(pool.next(ASKED), pool.shape, draw)
             pool.ask(images.mul(high - low).add_(low).to(pool.device))
 
 

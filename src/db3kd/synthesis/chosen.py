@@ -28,7 +28,7 @@ from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
 from db3kd.transfer_set import TransferSet
 
-ASKED = 1024  # images in one question
+ASKED = 1024  # images in one question, at most
 PIECE = 512  # images that are made at once, or shown to the students
 DESCENDED = 0.5  # share of the candidates that descend from what was asked
 CHANGES: tuple[Change, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
@@ -59,12 +59,12 @@ class Chosen:
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
         draw = torch.Generator().manual_seed(mix(seed, "images"))
-        first = not len(pool)
+        first, each = not len(pool), self.task.candidates
         if not first:
             teach_all(list(self.networks), pool, seed=seed, device=self.task.device, report=report)
         while pool.rest:
-            count, before = min(ASKED, pool.rest), len(pool) * self.task.candidates
-            wanted = count if first else count * self.task.candidates
+            count, before = pool.next(ASKED, each), len(pool) * each
+            wanted = count if first else count * each
             shown = pool.rounded(self.source(pool, before, wanted, draw))[1]
             if not first:
                 shown = shown[choose(thoughts(self.networks, shown), doubt, count)]

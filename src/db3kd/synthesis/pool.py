@@ -1,5 +1,7 @@
 """All that was asked so far, in one block of memory: what every way of synthesis learns from."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
@@ -9,6 +11,8 @@ from db3kd.data import eight_bits
 from db3kd.errors import InputError
 from db3kd.networks import Shape
 from db3kd.teacher import Teacher
+
+ROOM = 2**28  # bytes of the images, as floats, that are looked at for one question
 
 
 class Pool:
@@ -54,6 +58,10 @@ class Pool:
     def allow(self, queries: int) -> None:
         """Let so many more be asked."""
         self.rest = queries
+
+    def next(self, most: int, candidates: int = 1) -> int:
+        """How many to ask in one question: `most`, the rest, or what `ROOM` has candidates for."""
+        return min(most, self.rest, max(1, ROOM // (candidates * 4 * math.prod(self.shape))))
 
     def add(self, values: Tensor, answers: Int[Tensor, " row"]) -> None:
         """Put in what was asked before, as it was kept."""

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from db3kd.data import Images
 from db3kd.errors import InputError
 from db3kd.robustness import mix
-from db3kd.synthesis.chosen import Chosen
+from db3kd.synthesis.chosen import ASKED, Chosen
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
 
@@ -57,8 +57,9 @@ class Unrelated:
         """Ask `pool.rest` images."""
         if self.doubtful:
             self.chosen.spend(pool, seed=seed, report=report)
-        else:
-            pool.ask(self._next(pool, len(pool), pool.rest, torch.Generator()))
+            return
+        while pool.rest:
+            pool.ask(self._next(pool, len(pool), pool.next(ASKED), torch.Generator()))
 
     def _next(self, pool: Pool, before: int, count: int, draw: Generator) -> Tensor:
         """The next so many images, in an order of their own."""
