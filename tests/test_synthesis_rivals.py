@@ -209,6 +209,32 @@ def test_its_student_learns_an_easy_task(make: Make, monkeypatch: pytest.MonkeyP
 # What each of them is about
 
 
+@pytest.mark.parametrize(("low", "shape"), [(0.0, (1, 8, 12)), (-1.0, (3, 9, 9))])
+def test_moved_images_keep_within_the_bounds_and_differ(low: float, shape: Shape) -> None:
+    draw = torch.Generator().manual_seed(0)
+    light = torch.ones(64, *shape, requires_grad=True)
+    made = generator.moved(light, draw, low=low, turn=(1.6, 3.1), upside=True)
+    assert made.shape == light.shape
+    assert made.min() >= low - 1e-6
+    assert made.max() <= 1 + 1e-6
+    missing = made.flatten(1).amin(1) < low + 0.5  # is dark, unless an image hardly moved
+    assert missing.float().mean() > 0.9
+    (slope,) = torch.autograd.grad(made.sum(), light)
+    assert bool((slope.flatten(1).abs().sum(1) > 0).all())
+    corner = torch.full((64, *shape), low)
+    corner[..., : shape[1] // 2, : shape[2] // 2] = 1.0
+    for turn, upside, quadrants in (
+        ((0.0, 0.0), False, 2),  # mirrored or not
+        ((0.0, 0.0), True, 4),
+        ((3.14, 3.15), False, 2),  # upside down, and mirrored or not
+    ):
+        made = generator.moved(corner, draw, low=low, turn=turn, upside=upside)
+        lightest = nn.functional.adaptive_avg_pool2d(made.mean(1, keepdim=True), 2).flatten(1)
+        met = lightest.argmax(1).unique()
+        assert len(met) == quadrants, (turn, upside)
+        assert (int(met.min()) == 2) == (turn[0] > 0), met
+
+
 def taught(network: nn.Module) -> nn.Module:
     """The network, after lessons about quadrants on images that no way has made."""
     draw, teacher = torch.Generator().manual_seed(9), brightest_quadrant()
@@ -220,14 +246,26 @@ def taught(network: nn.Module) -> nn.Module:
     return network
 
 
-def test_ideal_aims_at_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ideal_s_images_are_what_they_were_aimed_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    aims = []
+    real = ideal.targets
+
+    def targets(count: int, classes: int, draw: torch.Generator) -> Tensor:
+        aims.append(real(count, classes, draw))
+        return aims[-1]
+
+    monkeypatch.setattr(ideal, "targets", targets)
+    monkeypatch.setattr(ideal, "moved", lambda images, draw, low: images)  # quadrants stay
     monkeypatch.setattr(ideal, "BATCH", 40)
-    monkeypatch.setattr(ideal, "GENERATOR_STEPS", 25)
+    monkeypatch.setattr(ideal, "GENERATOR_STEPS", 60)
+    monkeypatch.setattr(ideal, "INFORMATION", 1.0)  # doubt weighs more among four classes
     task = task_of(queries=40)
     way, pool = ideal.Ideal(task, seed=0), pool_for(task, brightest_quadrant())
     taught(way.networks.get_submodule("student"))
     spend(way, pool, 40)
-    assert pool.counts().min() >= 7  # ten of each were aimed at
+    aimed = torch.cat(aims)
+    assert aimed.bincount().tolist() == [10] * 4
+    assert (pool.answers == aimed).float().mean() > 0.6  # chance is 0.25
 
 
 def test_qedg_asks_what_its_student_doubts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +324,7 @@ def test_qedg_mirrors_only_what_keeps_its_answer(monkeypatch: pytest.MonkeyPatch
     assert loss(0) == pytest.approx(0.0, abs=1e-3)
     assert loss(1) == pytest.approx(0.0, abs=1e-3)
     monkeypatch.setattr(qedg, "FLIPS", 0.0)
-    assert loss(1) == pytest.approx(3 * 10, rel=1e-3)
+    assert loss(1) == pytest.approx(qedg.WRONG * 10, rel=1e-3)
 
 
 def test_dfms_begins_with_shapes_and_goes_on_where_it_was(

@@ -8,6 +8,7 @@ single resampling, then what joins two images, then what changes the light, then
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -69,11 +70,21 @@ def warped(
     )
     if not GEOMETRY & set(names):
         return images, flipped.long()
-    return _resampled(images, matrix), flipped.long()
+    return resampled(images, matrix), flipped.long()
 
 
-def _resampled(images: Tensor, matrix: Tensor) -> Tensor:
-    """Bilinear sampling at the matrix times each pixel's place, from -1 to 1."""
+def resampled(
+    images: Float[Tensor, "row channels height width"],
+    matrix: Float[Tensor, "row 2 3"],
+    *,
+    padding: Literal["border", "zeros"] = "border",
+) -> Float[Tensor, "row channels height width"]:
+    """Bilinear sampling at the matrix times each pixel's place, which is from -1 to 1.
+
+    >>> images, mirror = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]])
+    >>> resampled(images, mirror).flatten().tolist()
+    [2.0, 1.0]
+    """
     count, _, height, width = images.shape
     down = (torch.arange(height) + 0.5) * 2 / height - 1
     across = (torch.arange(width) + 0.5) * 2 / width - 1
@@ -82,7 +93,7 @@ def _resampled(images: Tensor, matrix: Tensor) -> Tensor:
     # One product of (2 rows, 3) and (3, pixels): ten times as fast as `affine_grid`.
     grid = (matrix.reshape(-1, 3) @ places).reshape(count, 2, height, width).permute(0, 2, 3, 1)
     return functional.grid_sample(
-        images, grid.to(images.device), padding_mode="border", align_corners=False
+        images, grid.to(images.device), padding_mode=padding, align_corners=False
     )
 
 

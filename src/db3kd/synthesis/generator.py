@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from db3kd.growing.changes import resampled
 from db3kd.networks import Shape
 from db3kd.synthesis.pool import Pool
 
@@ -23,6 +24,7 @@ SMALLEST_MAP = 8  # its sides are at most this long
 RATE = 1e-3  # Adam's, of generators and of what they are fitted to
 LESSON = 128  # images in one step of a network that learns from the pool
 ROUNDS, LEAST_ASKED = 100, 32  # so many rounds at least, unless that asks fewer images in each
+SHIFT = 1 / 7  # of a side: 4 of 28 pixels, which IDEAL's and QEDG's authors have
 
 Made = TypeVar("Made", bound=nn.Module)
 
@@ -157,10 +159,10 @@ def painted(
     steps: int,
     bounds: tuple[float, float],
 ) -> Float[Tensor, "row *image"]:
-    """Fit a generator and its latents together to a loss of their images; return the images.
+    """Fit a generator to a loss of its images, always of the same latents; return the images.
 
     One latent belongs to one image, so each image can have a target of its own although the
-    generator is not told any. Nothing is random.
+    generator is not told any. Nothing is random but what the loss draws.
 
     >>> generator = seeded(lambda: ImageGenerator((1, 8, 8)), 0)
     >>> latents = torch.randn(8, LATENT, generator=torch.Generator().manual_seed(0))
@@ -171,12 +173,49 @@ def painted(
     >>> bool(darker.mean() < dark.mean())
     True
     """
-    latents = latents.clone().requires_grad_()
-    optimiser = torch.optim.Adam([*generator.parameters(), latents], lr=RATE)
+    optimiser = torch.optim.Adam(generator.parameters(), lr=RATE)
     for _ in range(steps):
         descend(optimiser, loss(within(generator(latents), bounds)))
     with torch.no_grad():
         return within(generator(latents), bounds)
+
+
+def moved(
+    images: Float[Tensor, "row channels height width"],
+    draw: Generator,
+    *,
+    low: float,
+    turn: tuple[float, float] = (0.0, 0.0),
+    upside: bool = False,
+) -> Float[Tensor, "row channels height width"]:
+    """Images shifted, mirrored and turned, each in its own way; what is missing is `low`.
+
+    Shifts are up to `SHIFT` of the sides; half of the images are mirrored, with `upside` half are
+    upside down, too; `turn` is the least and the largest angle, in radians. Has a gradient. Random:
+    `draw`, a generator on the CPU.
+
+    >>> image = torch.tensor([[[[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]])
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> round(float(moved(image, draw, low=0.0, turn=(1.6, 3.1), upside=True)[0, 0, 1, 1]), 1) > 0
+    True
+    """
+    count, _, height, width = images.shape
+
+    def between(least: float, most: float) -> Tensor:
+        return torch.rand(count, generator=draw) * (most - least) + least
+
+    angle, ratio = between(*turn), height / width  # a turn is one of pixels
+    across = between(-1.0, 1.0).sign()
+    down = between(-1.0, 1.0).sign() if upside else torch.ones(count)
+    x, y = between(-2 * SHIFT, 2 * SHIFT), between(-2 * SHIFT, 2 * SHIFT)
+    matrix = torch.stack(
+        [
+            torch.stack([angle.cos() * across, -angle.sin() * down * ratio, x], 1),
+            torch.stack([angle.sin() * across / ratio, angle.cos() * down, y], 1),
+        ],
+        1,
+    )
+    return resampled(images - low, matrix, padding="zeros") + low
 
 
 def imbalance(probabilities: Float[Tensor, "row classes"]) -> Float[Tensor, ""]:
@@ -198,7 +237,7 @@ def targets(count: int, classes: int, draw: Generator) -> Int[Tensor, " row"]:
     return torch.randperm(classes, generator=draw)[torch.arange(count) % classes]
 
 
-def asked_at_once(queries: int, most: int) -> int:
+def asked_at_once(queries: int, most: int, rounds: int = ROUNDS) -> int:
     """How many images a round asks: `most`, or fewer where that would leave few rounds.
 
     The authors' budgets are hundreds of times larger than some here; a rival that is given only a
@@ -207,7 +246,7 @@ def asked_at_once(queries: int, most: int) -> int:
     >>> asked_at_once(25_000, 250), asked_at_once(5_000, 256), asked_at_once(500, 256)
     (250, 50, 32)
     """
-    return min(most, max(LEAST_ASKED, -(-queries // ROUNDS)))
+    return min(most, max(LEAST_ASKED, -(-queries // rounds)))
 
 
 def portions(total: int, most: int) -> list[int]:

@@ -1,5 +1,7 @@
 """QEDG: images near the student's boundary; only those are asked of which it is not sure."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
@@ -15,6 +17,7 @@ from db3kd.synthesis.generator import (
     descend,
     fixed,
     learning,
+    moved,
     painted,
     portions,
     seeded,
@@ -23,16 +26,17 @@ from db3kd.synthesis.generator import (
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
 
-BATCH = 256  # images asked a round, at most: the authors' for MNIST
+BATCH, ROUNDS = 256, 20  # images asked a round, at most, and rounds: the authors' for MNIST
 SPREAD = 10.0  # the authors' weight of the spread of the student's probabilities
 DIVERSITY = 0.1  # the authors' weight of the likeness of images with the same target
 DOUBTFUL = 0.7  # images of which the student is surer than this are not asked
 SURE = 0.95  # a mirror image keeps its answer where the student gives it more than this
-FLIPS = 0.5  # how often a mirror image is tried in a lesson
-LEAST_WEIGHT, MOST_WEIGHT = 1.5, 3.0  # of images about which the student is wrong
+FLIPS = 0.05  # how often a mirror image is tried in a lesson
+TURN = (math.pi / 2, math.pi)  # how far images are turned, as the authors do with MNIST
+WRONG = 2.0  # weight of images about which the student is wrong; the authors' 1.5 to 3
 TRIES = 3  # how often images are made for one question; then the least sure ones are asked
-GENERATOR_STEPS = 25  # a try
-STUDENT_STEPS = 80  # a round
+GENERATOR_STEPS = 100  # a try, as the authors have
+PASSES, STUDENT_STEPS = 20, 400  # a round: over all that was asked, as the authors; steps at most
 
 
 class Qedg:
@@ -40,13 +44,15 @@ class Qedg:
 
     Each round, a new generator is fitted to cross-entropy to balanced targets plus `SPREAD` times
     the standard deviation of the student's probabilities, so that images come to lie between
-    classes, plus `DIVERSITY` times the likeness of images with the same target. Images of which the
-    student is more than `DOUBTFUL` sure are made anew, `TRIES` times at most; what is still missing
-    are the least sure of the others. See `lesson` for what the student learns.
+    classes, plus `DIVERSITY` times the likeness of images with the same target. In each step its
+    images are shifted, mirrored, and turned by `TURN`, and once more before they are asked; what
+    the authors do to colours is left out. Images of which the student is more than `DOUBTFUL` sure
+    are made anew, `TRIES` times at most; what is still missing are the least sure of the others.
+    See `lesson` for what the student learns.
 
-    Costs one query an image; mirror images are never asked and not put into the pool. Random: the
-    weights, latents, targets, flips, and the order of lessons, all from the seeds. Errors: those of
-    `pool.ask`.
+    Costs one query an image; mirror images of lessons are never asked and not put into the pool.
+    Random: the weights, latents, targets, what is moved how, and the order of lessons, all from the
+    seeds. Errors: those of `pool.ask`.
 
     >>> from db3kd.networks import build
     >>> from db3kd.teachers import function
@@ -61,7 +67,7 @@ class Qedg:
     """
 
     def __init__(self, task: Task, *, seed: int) -> None:
-        self.task, self._asked = task, asked_at_once(task.queries, BATCH)
+        self.task, self._asked = task, asked_at_once(task.queries, BATCH, ROUNDS)
         self.networks = nn.ModuleDict({"student": task.student(mix(seed, "qedg student"))})
         self.networks.to(task.device)
 
@@ -73,7 +79,7 @@ class Qedg:
             optimiser = torch.optim.Adam(student.parameters(), lr=RATE)
             for turn, count in enumerate(portions(total, self._asked)):
                 pool.ask(self._doubtful(count, pool, mix(seed, "qedg generator", turn), draw))
-                for _ in range(STUDENT_STEPS):
+                for _ in range(min(STUDENT_STEPS, max(1, PASSES * len(pool) // LESSON))):
                     descend(optimiser, lesson(student, *pool.batch(LESSON, draw), draw))
                 report("QEDG", total - pool.rest, total)
 
@@ -90,6 +96,7 @@ class Qedg:
                 latents = torch.randn(count, LATENT, generator=draw).to(device)
 
                 def loss(images: Tensor, wanted: Tensor = wanted) -> Tensor:
+                    images = _moved(images, pool.bounds, draw)
                     logits: Tensor = student(images)
                     spread = logits.softmax(1).std(1, correction=0).mean()
                     near = DIVERSITY * likeness(images, wanted)
@@ -98,12 +105,17 @@ class Qedg:
                 images = painted(
                     generator, latents, loss, steps=GENERATOR_STEPS, bounds=pool.bounds
                 )
+                images = _moved(images, pool.bounds, draw)
                 made.append(images)
                 with torch.no_grad():  # of the image as the teacher will see it
                     sure.append(student(pool.rounded(images)[1]).softmax(1).amax(1))
                 if int((torch.cat(sure) <= DOUBTFUL).sum()) >= count:
                     break
         return torch.cat(made)[chosen(torch.cat(sure), count)]
+
+
+def _moved(images: Tensor, bounds: tuple[float, float], draw: Generator) -> Tensor:
+    return moved(images, draw, low=bounds[0], turn=TURN, upside=True)
 
 
 def chosen(sure: Float[Tensor, " row"], count: int) -> Int[Tensor, " chosen"]:
@@ -141,13 +153,13 @@ def lesson(
 
     A mirror image takes its image's place and keeps the answer where the student gives that answer
     more than `SURE`. Where the student says something else than the teacher, an image weighs
-    `LEAST_WEIGHT` to `MOST_WEIGHT`, the more the surer the student is. Random: what is mirrored.
+    `WRONG`. Random: what is mirrored.
 
     >>> sure = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     >>> sure[1].weight.data = torch.tensor([[5.0] * 4, [-5.0] * 4])
     >>> draw = torch.Generator().manual_seed(0)
-    >>> lesson(sure, torch.ones(1, 1, 2, 2), torch.tensor([1]), draw).item()  # 3 times 40
-    120.0
+    >>> lesson(sure, torch.ones(1, 1, 2, 2), torch.tensor([1]), draw).item()  # twice 40
+    80.0
     """
     with fixed(student), torch.no_grad():
         mirrored = images.flip(-1)
@@ -155,7 +167,5 @@ def lesson(
         tried = torch.rand(len(images), generator=draw).to(images.device) < FLIPS
         images = torch.where((kept & tried)[:, None, None, None], mirrored, images)
     logits = student(images)
-    sure, said = logits.detach().softmax(1).max(1)
-    wrong = LEAST_WEIGHT + (MOST_WEIGHT - LEAST_WEIGHT) * sure
-    weights = torch.where(said == answers, torch.ones_like(sure), wrong)
-    return (weights * F.cross_entropy(logits, answers, reduction="none")).mean()
+    loss = F.cross_entropy(logits, answers, reduction="none")
+    return torch.where(logits.argmax(1) == answers, loss, WRONG * loss).mean()
