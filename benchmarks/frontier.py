@@ -106,7 +106,9 @@ def main() -> int:
     options.add_argument(
         "--unasked", type=int, help="images that an ensemble labels; default: 60,000 for chosen"
     )
-    options.add_argument("--temperature", type=float, default=1.0, help="of soft labels")
+    options.add_argument(
+        "--temperature", type=float, help="of soft labels; default: the paper's for distances, or 1"
+    )
     options.add_argument("--device", default="cpu", help="of networks; default: cpu")
     options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
     given = options.parse_args()
@@ -124,7 +126,8 @@ def main() -> int:
                 continue  # no other images have this shape
             steps = given.steps or steps_of(queries)
             plan = plan_of(problem.case, way, queries, given.unasked)
-            training = Training(steps=steps, batch=BATCH, temperature=given.temperature)
+            usual = 1.0 if plan.search is None else Training().temperature
+            training = Training(steps=steps, batch=BATCH, temperature=given.temperature or usual)
             line = cell(problem, plan, training, seeds=seeds)
             table.append(line)
             common.say(f"  {line}")
@@ -136,7 +139,6 @@ def main() -> int:
         "ways": WAYS,
         "default": Synthesis().way,
         "unasked": given.unasked,
-        "temperature": given.temperature,
         "batch": BATCH,
     }
     common.write(given.json, figures=figures_of(table), setting=setting, table=table)
@@ -215,6 +217,7 @@ def cell(problem: Problem, plan: Plan, training: Training, *, seeds: int) -> com
         "teacher": round(problem.reached, 2),
         "fewest_of_a_class": [min(line["counts"]) for line in found],
         "steps": training.steps,
+        "temperature": training.temperature,
         "synthesis_s": [line["synthesis_s"] for line in found],
         "student_s": [line["student_s"] for line in found],
     }
