@@ -59,6 +59,17 @@ BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
 STEPS = {5_000: 8_000, 25_000: 20_000, 100_000: 30_000, 250_000: 40_000, 1_000_000: 60_000}
 BATCH = 64
 MEASURED = 9  # queries for the distances of a pseudo sample, with way "distances"
+SOURCES = (*stale.STUDENT, "pseudo.py", "unasked.py", "growing/*.py", "growing/*/*.py")
+OF_ALL_WAYS = ("at_random", "chosen", "fields", "pool", "shapes", "way")  # files of `synthesis`
+OF_ONE_WAY = {
+    "dip_kd": ("dip_kd",),
+    "ideal": ("ideal", "generator"),
+    "qedg": ("qedg", "generator"),
+    "dfms": ("dfms", "generator"),
+    "disguide": ("disguide", "generator"),
+    "unrelated": ("unrelated",),
+    "unrelated_chosen": ("unrelated",),
+}
 FORMAT = 1  # of what is kept: another number where this file changes what is bought
 
 
@@ -226,14 +237,8 @@ def cell(problem: Problem, plan: Plan, training: Training, *, seeds: int) -> com
 def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.Json:
     """One seed of a cell; kept in the folder."""
     settings = plan.settings
-    sources = (
-        *stale.STUDENT,
-        "synthesis/*.py",
-        "pseudo.py",
-        "unasked.py",
-        "growing/*.py",
-        "growing/*/*.py",
-    )
+    files = (*OF_ALL_WAYS, *OF_ONE_WAY.get(settings.way, ()))
+    sources = (*SOURCES, *(f"synthesis/{file}.py" for file in files))
     what = (settings, FORMAT) if plan.search is None else (settings, plan.search, FORMAT)
     if plan.search is not None:
         sources = (*sources, *stale.TOGETHER)
