@@ -385,9 +385,10 @@ def test_disguide_s_generator_finds_disagreement() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 4, 4), (1, 28, 28), (3, 32, 32), (3, 64, 40)])
 def test_the_generator_is_small(shape: Shape) -> None:
-    made = generator.seeded(lambda: generator.ImageGenerator(shape), 0)
-    assert sum(weights.numel() for weights in made.parameters()) < 350_000
-    assert made(torch.randn(2, generator.LATENT)).shape == (2, *shape)
+    for contrast in (True, False):
+        made = generator.seeded(lambda c=contrast: generator.ImageGenerator(shape, contrast=c), 0)
+        assert sum(weights.numel() for weights in made.parameters()) < 350_000
+        assert made(torch.randn(2, generator.LATENT)).shape == (2, *shape)
 
 
 def test_looking_leaves_a_network_as_it_was_even_after_an_error() -> None:

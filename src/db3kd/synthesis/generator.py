@@ -33,8 +33,9 @@ class ImageGenerator(nn.Module):
     """Latent numbers in, images in [0, 1] out: a small DCGAN (Radford et al., 2016).
 
     A linear layer makes a map of at most 8x8, then each stage enlarges it to twice the sides (or
-    one less, so that the last has exactly the image's) and convolves; batch normalisation before
-    the sigmoid keeps images from being black or white all over. For 28x28: 164,000 weights.
+    one less, so that the last has exactly the image's) and convolves. With `contrast` a batch
+    normalisation before the sigmoid keeps images from being black or white all over, but also about
+    as light as dark; IDEAL's and QEDG's authors have none. For 28x28: 164,000 weights.
 
     Weights are drawn from PyTorch's global generator: see `seeded`.
 
@@ -44,7 +45,7 @@ class ImageGenerator(nn.Module):
     (torch.Size([5, 1, 13, 17]), True)
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, contrast: bool = True) -> None:
         super().__init__()
         channels, height, width = shape
         stages = max(1, math.ceil(math.log2(max(height, width) / SMALLEST_MAP)))
@@ -61,8 +62,8 @@ class ImageGenerator(nn.Module):
             )
             for inputs, outputs in pairwise(filters)
         )
-        self.last = nn.Conv2d(filters[-1], channels, 3, padding=1, bias=False)
-        self.contrast = nn.BatchNorm2d(channels)
+        self.last = nn.Conv2d(filters[-1], channels, 3, padding=1, bias=not contrast)
+        self.contrast = nn.BatchNorm2d(channels) if contrast else nn.Identity()
 
     def forward(self, latents: Float[Tensor, "row latent"]) -> Float[Tensor, "row *image"]:
         """Paint one image for each latent."""

@@ -75,7 +75,8 @@ class Ideal:
     ) -> Float[Tensor, "row *image"]:
         """Images that the student calls one class each, all classes as often."""
         device, student = self.task.device, self.networks["student"]
-        generator = seeded(lambda: ImageGenerator(self.task.shape), seed).to(device)
+        shape = self.task.shape
+        generator = seeded(lambda: ImageGenerator(shape, contrast=False), seed).to(device)
         latents = torch.randn(count, LATENT, generator=draw).to(device)
         wanted = targets(count, self.task.classes, draw).to(device)
 

@@ -88,7 +88,8 @@ class Qedg:
     ) -> Float[Tensor, "row *image"]:
         """Images of which the student is not sure, where so many are found."""
         device, student = self.task.device, self.networks["student"]
-        generator = seeded(lambda: ImageGenerator(self.task.shape), seed).to(device)
+        shape = self.task.shape
+        generator = seeded(lambda: ImageGenerator(shape, contrast=False), seed).to(device)
         made, sure = [], []
         with fixed(student):
             for _ in range(TRIES):
