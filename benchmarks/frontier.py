@@ -137,8 +137,10 @@ def main() -> int:
                 continue  # no other images have this shape
             steps = given.steps or steps_of(queries)
             plan = plan_of(problem.case, way, queries, given.unasked)
-            usual = 1.0 if plan.search is None else Training().temperature
-            training = Training(steps=steps, batch=BATCH, temperature=given.temperature or usual)
+            heat = given.temperature
+            if heat is None:
+                heat = 1.0 if plan.search is None else Training().temperature
+            training = Training(steps=steps, batch=BATCH, temperature=heat)
             line = cell(problem, plan, training, seeds=seeds)
             table.append(line)
             common.say(f"  {line}")

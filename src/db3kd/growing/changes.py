@@ -60,17 +60,37 @@ def warped(
         x, y = x + between(-1.0, 1.0) * (1 - part), y + between(-1.0, 1.0) * (1 - part)
     flipped = between(0.0, 1.0) < OFTEN if "flip" in names else zero > 0
     across = torch.where(flipped, -across, across)
-    ratio = height / width  # a rotation is one of pixels
-    matrix = torch.stack(
+    matrix = placing(angle, across, down, x, y, ratio=height / width, shear=shear)
+    if not GEOMETRY & set(names):
+        return images, flipped.long()
+    return resampled(images, matrix), flipped.long()
+
+
+def placing(
+    angle: Float[Tensor, " row"],
+    across: Float[Tensor, " row"],
+    down: Float[Tensor, " row"],
+    x: Float[Tensor, " row"],
+    y: Float[Tensor, " row"],
+    *,
+    ratio: float,
+    shear: Float[Tensor, " row"] | float = 0.0,
+) -> Float[Tensor, "row 2 3"]:
+    """For `resampled`: turned by an angle, scaled across and down, sheared, shifted.
+
+    `ratio` is height by width, so that a turn is one of pixels; negative scales mirror.
+
+    >>> one, zero = torch.ones(1), torch.zeros(1)
+    >>> placing(zero, -one, one, zero, zero, ratio=1.0).tolist()
+    [[[-1.0, 0.0, 0.0], [-0.0, 1.0, 0.0]]]
+    """
+    return torch.stack(
         [
             torch.stack([angle.cos() * across, (shear - angle.sin()) * down * ratio, x], 1),
             torch.stack([angle.sin() * across / ratio, angle.cos() * down, y], 1),
         ],
         1,
     )
-    if not GEOMETRY & set(names):
-        return images, flipped.long()
-    return resampled(images, matrix), flipped.long()
 
 
 def resampled(

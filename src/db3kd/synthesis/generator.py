@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from db3kd.growing.changes import resampled
+from db3kd.growing.changes import placing, resampled
 from db3kd.networks import Shape
 from db3kd.synthesis.pool import Pool
 
@@ -205,17 +205,11 @@ def moved(
     def between(least: float, most: float) -> Tensor:
         return torch.rand(count, generator=draw) * (most - least) + least
 
-    angle, ratio = between(*turn), height / width  # a turn is one of pixels
+    angle = between(*turn)
     across = between(-1.0, 1.0).sign()
     down = between(-1.0, 1.0).sign() if upside else torch.ones(count)
     x, y = between(-2 * SHIFT, 2 * SHIFT), between(-2 * SHIFT, 2 * SHIFT)
-    matrix = torch.stack(
-        [
-            torch.stack([angle.cos() * across, -angle.sin() * down * ratio, x], 1),
-            torch.stack([angle.sin() * across / ratio, angle.cos() * down, y], 1),
-        ],
-        1,
-    )
+    matrix = placing(angle, across, down, x, y, ratio=height / width)
     return resampled(images - low, matrix, padding="zeros") + low
 
 
