@@ -520,6 +520,19 @@ def test_prediction_does_not_depend_on_the_batch(digits: tuple[TransferSet, Tran
         student.predict(network, images, device="cpu", batch=0)
 
 
+def test_large_images_are_shown_a_few_at_a_time() -> None:
+    shown = []
+
+    class Watching(nn.Flatten):
+        def forward(self, images: Tensor) -> Tensor:
+            shown.append(len(images))
+            return super().forward(images)[:, :10]
+
+    images = TensorImages(torch.zeros(60, 3, 224, 224))
+    assert student.predict(Watching(), images, device="cpu").shape == (60,)
+    assert shown == [27, 27, 6]
+
+
 def test_prediction_of_nothing_is_nothing(digits: tuple[TransferSet, TransferSet]) -> None:
     images = Rows(digits[1].images, torch.arange(0))
     assert student.predict(small(), images, device="cpu").shape == (0,)

@@ -6,6 +6,7 @@ leaves the global generator alone. Shapes are (channels, height, width).
 """
 
 import difflib
+import math
 from typing import Literal
 
 import torch
@@ -21,7 +22,20 @@ RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 LARGE_IMAGE = 112
 """From this many pixels on the shorter side `build` gives a ResNet the 224-pixel stem."""
 
+SHOWN, NUMBERS = 512, 2**22  # images that are shown to a network at once: at most, and of all
+
 Shape = tuple[int, int, int]
+
+
+def at_once(shape: tuple[int, ...]) -> int:
+    """How many images of one shape to show to a network at once: 512, fewer where they are large.
+
+    What a network keeps of each grows with the image: 512 of 224 pixels would take gigabytes.
+
+    >>> at_once((1, 28, 28)), at_once((3, 224, 224))
+    (512, 27)
+    """
+    return max(1, min(SHOWN, NUMBERS // math.prod(shape)))
 
 
 def lenet5(shape: Shape = (1, 28, 28), classes: int = 10, width: float = 1.0) -> nn.Sequential:

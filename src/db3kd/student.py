@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from db3kd.data import Images, Rows, TensorImages, in_memory
 from db3kd.errors import Damaged, InputError
 from db3kd.journal import write_atomically
+from db3kd.networks import at_once
 from db3kd.progress import Progress, silent
 from db3kd.settings import Training, validated
 from db3kd.soft_labels import temper
@@ -251,12 +252,13 @@ def _epoch(
 
 
 def predict(
-    network: nn.Module, images: Images, *, device: str | torch.device, batch: int = 512
+    network: nn.Module, images: Images, *, device: str | torch.device, batch: int | None = None
 ) -> Int[Tensor, "sample"]:
     """Return the network's top-1 class of every image, on the CPU.
 
     The network is moved to the device; its mode (training or evaluation) is as before afterwards.
-    `batch` images are read and shown at a time. Nothing is random; no queries of the teacher.
+    `batch` images are read and shown at a time, `networks.at_once` without it. Nothing is random;
+    no queries of the teacher.
 
     Raises:
         InputError: the device is not there, or `batch` is below 1.
@@ -265,6 +267,8 @@ def predict(
     >>> predict(network, TensorImages(torch.eye(3).reshape(3, 1, 1, 3)), device="cpu")
     tensor([0, 1, 2])
     """
+    if batch is None:
+        batch = at_once(images.shape)
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
     place = _device(device)

@@ -17,7 +17,7 @@ from db3kd.data import TensorImages
 from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
-from db3kd.networks import build
+from db3kd.networks import at_once, build
 from db3kd.robustness import mix
 from db3kd.settings import Training
 from db3kd.student import train
@@ -104,5 +104,8 @@ def _ensemble(shop: Workshop, pool: Pool, network: str, width: float) -> nn.Modu
 
 def _together(students: nn.ModuleList, images: Tensor) -> Tensor:
     """The logarithm of the mean of all students' probabilities."""
-    each = torch.stack([functional.softmax(student(images), 1) for student in students])
-    return each.mean(0).clamp_min(1e-6).log()
+    said = []
+    for part in torch.split(images, at_once(images.shape[1:])):
+        each = torch.stack([functional.softmax(student(part), 1) for student in students])
+        said.append(each.mean(0).clamp_min(1e-6).log())
+    return torch.cat(said)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from db3kd.boundary import norm, per_row
+from db3kd.networks import at_once
 
 TINY = 1e-12
-AT_ONCE = 512  # rows whose gradients are computed together
 LAST = 8  # steps whose mean is the direction
 
 
@@ -42,7 +42,8 @@ def nearest(
     >>> found.shape
     torch.Size([1, 1, 2, 2])
     """
-    parts = zip(torch.split(origin, AT_ONCE), torch.split(target, AT_ONCE), strict=True)
+    some = at_once(origin.shape[1:])
+    parts = zip(torch.split(origin, some), torch.split(target, some), strict=True)
     found = [_ddn(models, start, wanted, steps, bounds, shrink) for start, wanted in parts]
     return torch.cat(found) if found else origin.clone()
 
@@ -87,7 +88,8 @@ def tangent(
     ...         torch.tensor([1]))
     tensor([[[[0.5000, 0.0000]]]])
     """
-    parts = zip(torch.split(point, AT_ONCE), torch.split(target, AT_ONCE), strict=True)
+    some = at_once(point.shape[1:])
+    parts = zip(torch.split(point, some), torch.split(target, some), strict=True)
     slopes = [_slope(surrogate, here, wanted)[1] for here, wanted in parts]
     normal = -torch.cat(slopes)
     normal = normal / per_row(norm(normal).clamp(min=TINY), normal)

@@ -13,7 +13,7 @@ from db3kd.amortised.surrogate import Ensemble, Known
 from db3kd.data import Images
 from db3kd.descent import Walk, descend
 from db3kd.errors import InputError
-from db3kd.networks import Shape, build
+from db3kd.networks import Shape, at_once, build
 from db3kd.robustness import References, RobustnessMap, Status, descent_of, noise_of
 from db3kd.settings import Search
 from db3kd.teacher import Teacher
@@ -105,7 +105,7 @@ def knows(surrogate: Ensemble, images: Images, answers: Int[Tensor, " sample"]) 
     with torch.no_grad():
         found = [
             surrogate(images.read(rows).to(device)).argmax(1).cpu()
-            for rows in torch.split(some, 256)
+            for rows in torch.split(some, at_once(images.shape))
         ]
     right = (torch.cat(found) == answers[some]).float().mean()
     most = torch.bincount(answers[some]).max() / len(some)

@@ -20,6 +20,7 @@ from db3kd.data import TensorImages
 from db3kd.growing.changes import grow
 from db3kd.growing.choices.doubt import doubt
 from db3kd.growing.choose import choose
+from db3kd.networks import at_once
 from db3kd.robustness import mix
 from db3kd.settings import Change, Training
 from db3kd.student import train
@@ -29,7 +30,7 @@ from db3kd.synthesis.way import Report, Task
 from db3kd.transfer_set import TransferSet
 
 ASKED = 1024  # images in one question, at most
-PIECE = 512  # images that are made at once, or shown to the students
+PIECE = 512  # images that are made at once
 DESCENDED = 0.5  # share of the candidates that descend from what was asked
 CHANGES: tuple[Change, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
 BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 3, 1200, 4000  # of a lesson, for each student
@@ -101,7 +102,7 @@ def thoughts(
     students: nn.ModuleList, images: Float[Tensor, "row *image"]
 ) -> Float[Tensor, "student row classes"]:
     """Log-probabilities of every student for every image."""
-    parts = torch.split(images, PIECE)
+    parts = torch.split(images, at_once(images.shape[1:]))
     logits = [torch.cat([member(part) for part in parts]) for member in students]
     return functional.log_softmax(torch.stack(logits), 2)
 
