@@ -287,6 +287,27 @@ def test_interrupted_at_random_moments(
     assert len(taken) == len(set(taken))
 
 
+def test_interrupted_while_the_client_is_made(
+    tiny: Tiny, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients, make = 0, transport._client
+
+    def interrupting(*given: Any) -> Any:
+        nonlocal clients
+        clients += 1
+        signal.pthread_kill(main_thread(), signal.SIGINT)
+        return make(*given)
+
+    monkeypatch.setattr(transport, "_client", interrupting)
+    calling = transport.Transport(settings(tiny.url))
+    interrupts.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        calling.run([], print)
+    calling.run([], print)
+    calling.close()
+    assert clients == 1
+
+
 # Money
 
 

@@ -100,12 +100,12 @@ class Transport:
 
     def close(self) -> None:
         """Close all connections."""
-        self._portal = None
         self._keeper.shutdown()
+        self._portal = None
         self._open.close()
 
     def run(self, jobs: Iterable[Work], done: Callable[[list[Work]], None]) -> None:
-        """Send every job until it is done; `done` is called in this thread, with some at a time.
+        """Send every job until it is done; `done` is called in one thread, with some at a time.
 
         A job that was given up is among them too; a part of it may have been answered.
 
@@ -115,7 +115,7 @@ class Transport:
             TeacherError: a call failed too often, or in a way that asking again will not help; or
                 the server asks for a longer pause than `settings.patience`.
         """
-        portal, question = self._ready(), _Question()
+        portal, question = self._ready, _Question()
 
         def ask() -> None:  # in the keeper's thread, where no interrupt can reach it
             queue: SimpleQueue[Work | None] = SimpleQueue()
@@ -144,12 +144,17 @@ class Transport:
             TeacherError: it failed.
         """
         try:
-            status, _, body = self._ready().call(self._sent, request)
+            status, _, body = self._ready.call(self._sent, request)
         except _Again as error:
             raise TeacherError(f"{self.settings.url} failed: {error.failed.reason}") from None
         return status, body
 
+    @property
     def _ready(self) -> anyio.from_thread.BlockingPortal:
+        """The portal, with a client; made in the keeper's thread, where no interrupt comes."""
+        return self._keeper.submit(self._made).result()
+
+    def _made(self) -> anyio.from_thread.BlockingPortal:
         if self._portal is None:
             portal = self._open.enter_context(anyio.from_thread.start_blocking_portal())
             self._client = self._open.enter_context(
