@@ -58,6 +58,7 @@ UNRELATED = {"mnist": "fashion_mnist", "fashion": "mnist", "cifar10": "cifar100"
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
 STEPS = {5_000: 8_000, 25_000: 20_000, 100_000: 30_000, 250_000: 40_000, 1_000_000: 60_000}
 BATCH = 64
+LESSONS = 16  # rounds of a million queries; shards of the default size would make it 61
 MEASURED = 9  # queries for the distances of a pseudo sample, with way "distances"
 SOURCES = (*stale.STUDENT, "pseudo.py", "unasked.py", "growing/*.py", "growing/*/*.py")
 OF_ALL_WAYS = ("at_random", "chosen", "fields", "pool", "shapes", "way")  # files of `synthesis`
@@ -286,12 +287,14 @@ def plan_of(case: Case, name: str, queries: int, unasked: int | None = None) -> 
     way = Synthesis().way if name in ("alone", "distances") else cast("Ways", name)
     if unasked is None:
         unasked = Synthesis().unasked if name == Synthesis().way else 0
+    asked = queries if search is None else queries // (1 + MEASURED)
     settings = Synthesis(
-        queries=queries if search is None else queries // (1 + MEASURED),
+        queries=asked,
         way=way,
         surrogate=case.network,
         width=case.width,
         unasked=unasked,
+        shard=max(Synthesis().shard, asked // LESSONS),
         images=UNRELATED[case.name] if name.startswith("unrelated") else None,
     )
     return Plan(name, queries, settings, search)
