@@ -115,6 +115,7 @@ def main() -> int:
     options.add_argument("--budgets", nargs="+", type=int, help="queries, these only")
     options.add_argument("--seeds", type=int, default=3, help="of samples and student")
     options.add_argument("--steps", type=int, help="batches that a student learns from")
+    options.add_argument("--teacher-epochs", type=int, help="of the teacher's lesson; default: few")
     options.add_argument(
         "--unasked", type=int, help="images that an ensemble labels; default: 60,000 for chosen"
     )
@@ -153,6 +154,7 @@ def main() -> int:
         "ways": WAYS,
         "default": Synthesis().way,
         "unasked": given.unasked,
+        "teacher_epochs": given.teacher_epochs,
         "batch": BATCH,
     }
     common.write(given.json, figures=figures_of(table), setting=setting, table=table)
@@ -202,6 +204,8 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
         test = DataSet(TensorImages(pixels), labels, tuple(map(str, range(10))))
         return Problem(case, teacher, test, weights, folder, device, teacher.labels(pixels))
     lesson = case.lesson.on(device)
+    if given.teacher_epochs:
+        lesson = replace(lesson, epochs=given.teacher_epochs)
     data = load(lesson.data, "train")
     net = teachers.trained(lesson, DataSet(in_memory(data.images), data.labels, data.classes))
     test = load(lesson.data, "test")
