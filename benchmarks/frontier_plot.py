@@ -67,7 +67,7 @@ def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
     axes.tick_params(labelsize=8)
     picture.plain(axes)
     axes.set_title(f"{title}, without any data", loc="left", fontsize=10)
-    figure.tight_layout(rect=(0, 0, 0.84, 1))
+    figure.tight_layout(rect=(0, 0, 0.81, 1))
     figure.legend(*axes.get_legend_handles_labels(), loc="center right", frameon=False, fontsize=8)
     figure.savefig(file, dpi=150)
     plt.close(figure)
