@@ -89,6 +89,21 @@ def ratio(front: Front) -> float:
     return float((front.distance[rows] / truth(front)[rows]).mean())
 
 
+def test_a_surrogate_is_shown_a_few_large_images_at_a_time() -> None:
+    shown = []
+
+    class Watching(nn.Flatten):
+        def forward(self, images: Tensor) -> Tensor:
+            shown.append(len(images))
+            return super().forward(images)[:, :CLASSES]
+
+    images = torch.rand(28, 1, 1, 1).expand(28, 3, 224, 224)
+    wanted = torch.zeros(28, dtype=torch.int64)
+    assert nearest([Watching()], images, wanted, steps=1, bounds=(0.0, 1.0)).shape == images.shape
+    assert tangent(Watching(), images, images, wanted).shape == images.shape
+    assert shown == [27, 1] * 2
+
+
 def test_a_surrogate_that_knows_finds_the_closed_form() -> None:
     front, _ = searched(Distances(CORNERS))
     assert 0.99 < ratio(front) < 1.03

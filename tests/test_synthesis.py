@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import db3kd.ascents as ascents
 import db3kd.synthesis.at_random as at_random
@@ -189,6 +189,21 @@ def test_chosen_asks_what_its_students_doubt(monkeypatch: pytest.MonkeyPatch) ->
             way.spend(pool, seed=0, report=lambda what, done, total: None)
     assert len(asked) == 3
     assert all(float(gain) > 0 for gain in asked)
+
+
+def test_students_are_shown_a_few_large_images_at_a_time() -> None:
+    shown = []
+
+    class Watching(nn.Flatten):
+        def forward(self, images: Tensor) -> Tensor:
+            shown.append(len(images))
+            return super().forward(images)[:, :4]
+
+    images = torch.rand(60, 1, 1, 1).expand(60, 3, 224, 224)
+    students = nn.ModuleList([Watching()])
+    assert chosen.thoughts(students, images).shape == (1, 60, 4)
+    assert unasked._together(students, images).shape == (60, 4)
+    assert shown == [27, 27, 6] * 2
 
 
 def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from db3kd.amortised.surrogate import quick
 from db3kd.books import shards_of
@@ -17,11 +16,11 @@ from db3kd.data import TensorImages
 from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
-from db3kd.networks import at_once, build
+from db3kd.networks import build
 from db3kd.robustness import mix
 from db3kd.settings import Training
 from db3kd.student import train
-from db3kd.synthesis.chosen import descendants
+from db3kd.synthesis.chosen import descendants, thoughts
 from db3kd.synthesis.pool import Pool
 from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
@@ -104,8 +103,4 @@ def _ensemble(shop: Workshop, pool: Pool, network: str, width: float) -> nn.Modu
 
 def _together(students: nn.ModuleList, images: Tensor) -> Tensor:
     """The logarithm of the mean of all students' probabilities."""
-    said = []
-    for part in torch.split(images, at_once(images.shape[1:])):
-        each = torch.stack([functional.softmax(student(part), 1) for student in students])
-        said.append(each.mean(0).clamp_min(1e-6).log())
-    return torch.cat(said)
+    return thoughts(students, images).exp().mean(0).clamp_min(1e-6).log()
