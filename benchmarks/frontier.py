@@ -116,6 +116,10 @@ def main() -> int:
     options.add_argument("--seeds", type=int, default=3, help="of samples and student")
     options.add_argument("--steps", type=int, help="batches that a student learns from")
     options.add_argument("--teacher-epochs", type=int, help="of the teacher's lesson; default: few")
+    options.add_argument("--teacher-images", type=int, help="of its lesson; default: the case's")
+    options.add_argument(
+        "--surrogate", help="network of students that choose; default: as the one that is trained"
+    )
     options.add_argument(
         "--unasked", type=int, help="images that an ensemble labels; default: 60,000 for chosen"
     )
@@ -138,7 +142,7 @@ def main() -> int:
             if way.startswith("unrelated") and name not in UNRELATED:
                 continue  # no other images have this shape
             steps = given.steps or steps_of(queries)
-            plan = plan_of(problem.case, way, queries, given.unasked)
+            plan = plan_of(problem.case, way, queries, given.unasked, given.surrogate)
             heat = given.temperature
             if heat is None:
                 heat = 1.0 if plan.search is None else Training().temperature
@@ -155,6 +159,8 @@ def main() -> int:
         "default": Synthesis().way,
         "unasked": given.unasked,
         "teacher_epochs": given.teacher_epochs,
+        "teacher_images": given.teacher_images,
+        "surrogate": given.surrogate,
         "batch": BATCH,
     }
     common.write(given.json, figures=figures_of(table), setting=setting, table=table)
@@ -204,8 +210,8 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
         test = DataSet(TensorImages(pixels), labels, tuple(map(str, range(10))))
         return Problem(case, teacher, test, weights, folder, device, teacher.labels(pixels))
     lesson = case.lesson.on(device)
-    if given.teacher_epochs:
-        lesson = replace(lesson, epochs=given.teacher_epochs)
+    epochs, images = given.teacher_epochs, given.teacher_images
+    lesson = replace(lesson, epochs=epochs or lesson.epochs, train=images or lesson.train)
     data = load(lesson.data, "train")
     net = teachers.trained(lesson, DataSet(in_memory(data.images), data.labels, data.classes))
     test = load(lesson.data, "test")
@@ -285,8 +291,14 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
     return line
 
 
-def plan_of(case: Case, name: str, queries: int, unasked: int | None = None) -> Plan:
-    """How a way spends so many queries, with students like the one that is trained."""
+def plan_of(
+    case: Case,
+    name: str,
+    queries: int,
+    unasked: int | None = None,
+    surrogate: str | None = None,
+) -> Plan:
+    """How a way spends so many queries; students that choose are like the one that is trained."""
     search = Search(per_image=MEASURED) if name == "distances" else None
     way = Synthesis().way if name in ("alone", "distances") else cast("Ways", name)
     if unasked is None:
@@ -295,7 +307,7 @@ def plan_of(case: Case, name: str, queries: int, unasked: int | None = None) -> 
     settings = Synthesis(
         queries=asked,
         way=way,
-        surrogate=case.network,
+        surrogate=surrogate or case.network,
         width=case.width,
         unasked=unasked,
         shard=max(Synthesis().shard, asked // LESSONS),
