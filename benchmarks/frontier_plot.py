@@ -44,8 +44,10 @@ def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
     if plt is None or not table:
         return
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    for place, way in enumerate(STYLES):
-        aside = APART**place  # what costs the same stands side by side, to be told apart
+    drawn = [way for way in STYLES if any(line["way"] == way for line in table)]
+    for place, way in enumerate(drawn):
+        # What costs the same stands side by side about its place, in turns right and left.
+        aside = APART ** ((place + 1) // 2 * (1 if place % 2 else -1))
         some = [{**line, "budget": line["budget"] * aside} for line in table if line["way"] == way]
         picture.curve(axes, some, STYLES[way], label=way, bold=way == "chosen")
     axes.axhline(table[0]["teacher"], color="0.8", linewidth=1)
