@@ -38,7 +38,7 @@ PAPER = {  # accuracy of ZSDB3KD, and what its settings cost (section 4.5; Table
 def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
     """A line for each way, with the spread over seeds; the paper's point far to the right.
 
-    Of cells with equal budgets all but the first stand a little too far to the right.
+    Of cells with equal budgets all but the first stand a little beside their place.
     """
     plt = picture.pyplot()
     if plt is None or not table:
