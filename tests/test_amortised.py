@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from closed_form import prototypes
+from closed_form import Watching, prototypes
 from db3kd.amortised import memory
 from db3kd.amortised.front import Front
 from db3kd.amortised.memory import measure_together
@@ -90,18 +90,12 @@ def ratio(front: Front) -> float:
 
 
 def test_a_surrogate_is_shown_a_few_large_images_at_a_time() -> None:
-    shown = []
-
-    class Watching(nn.Flatten):
-        def forward(self, images: Tensor) -> Tensor:
-            shown.append(len(images))
-            return super().forward(images)[:, :CLASSES]
-
+    network = Watching()
     images = torch.rand(28, 1, 1, 1).expand(28, 3, 224, 224)
     wanted = torch.zeros(28, dtype=torch.int64)
-    assert nearest([Watching()], images, wanted, steps=1, bounds=(0.0, 1.0)).shape == images.shape
-    assert tangent(Watching(), images, images, wanted).shape == images.shape
-    assert shown == [27, 1] * 2
+    assert nearest([network], images, wanted, steps=1, bounds=(0.0, 1.0)).shape == images.shape
+    assert tangent(network, images, images, wanted).shape == images.shape
+    assert network.shown == [27, 1] * 2
 
 
 def test_a_surrogate_that_knows_finds_the_closed_form() -> None:

@@ -13,7 +13,7 @@ import db3kd.ascents as ascents
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
 import db3kd.unasked as unasked
-from closed_form import Watched, prototypes
+from closed_form import Watched, Watching, prototypes
 from db3kd.books import status
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
@@ -192,18 +192,12 @@ def test_chosen_asks_what_its_students_doubt(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_students_are_shown_a_few_large_images_at_a_time() -> None:
-    shown = []
-
-    class Watching(nn.Flatten):
-        def forward(self, images: Tensor) -> Tensor:
-            shown.append(len(images))
-            return super().forward(images)[:, :4]
-
+    network = Watching()
     images = torch.rand(60, 1, 1, 1).expand(60, 3, 224, 224)
-    students = nn.ModuleList([Watching()])
+    students = nn.ModuleList([network])
     assert chosen.thoughts(students, images).shape == (1, 60, 4)
     assert unasked._together(students, images).shape == (60, 4)
-    assert shown == [27, 27, 6] * 2
+    assert network.shown == [27, 27, 6] * 2
 
 
 def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
