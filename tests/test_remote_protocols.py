@@ -686,6 +686,12 @@ def test_no_reply_raises(kind: str, cases: int) -> None:
     fuzz(BODIES[kind], cases)
 
 
+@pytest.mark.parametrize("datatype", ["\x1b[2J", "BYTES\n", "x" * 5000])
+def test_a_datatype_of_any_text_is_told_in_one_short_line(datatype: str) -> None:
+    output = {"name": "y", "datatype": datatype, "shape": [1, 2], "data": [0.1, 0.9]}
+    check_anything(200, {}, json.dumps({"outputs": [output]}).encode(), 1)
+
+
 ODD = (None, True, 0, -1, 3, 2**70, 0.5, math.nan, "", "x", [], {}, [None] * 3, [[]] * 3, {"a": 1})
 
 

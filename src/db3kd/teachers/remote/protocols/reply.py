@@ -11,7 +11,7 @@ import msgspec
 
 from db3kd.teachers.remote.names import LONGEST
 
-SHOWN = 120  # characters of a body that a reason has at most
+SHOWN = 120  # characters of a server's text that a reason has at most
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 THROTTLED = re.compile(
     rb"throttl|too[ _-]?many[ _-]?requests|rate[ _-]?(limit|exceeded)|\"code\"\s*:\s*1100[56]\b",
@@ -75,9 +75,17 @@ def with_excerpt(what: str, body: bytes) -> str:
     >>> with_excerpt("the server answered 500", b"\x1b[2Jdown\n")
     'the server answered 500:  [2Jdown '
     """
-    text = body[: 4 * SHOWN].decode(errors="replace")[:SHOWN]
-    shown = "".join(character if character.isprintable() else " " for character in text)
+    shown = one_line(body[: 4 * SHOWN].decode(errors="replace"))
     return f"{what}: {shown}" if shown.strip() else what
+
+
+def one_line(text: str) -> str:
+    r"""The start of a server's text, as one line that no terminal takes for a command.
+
+    >>> one_line("FP\x1b32\n")
+    'FP 32 '
+    """
+    return "".join(character if character.isprintable() else " " for character in text[:SHOWN])
 
 
 def header(headers: Mapping[str, str], name: str) -> str:

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from db3kd.teachers.remote.protocols.reply import Answer, Failed, answer, answers, name, placed
+from db3kd.teachers.remote.protocols.reply import (
+    Answer,
+    Failed,
+    answer,
+    answers,
+    name,
+    one_line,
+    placed,
+)
 
 MANY = sys.maxsize
 RANK = 8  # axes of a tensor, at most
@@ -172,8 +180,8 @@ def _typed(value: object, datatype: str) -> object:
 
 
 def _several(datatype: str, width: int) -> Failed:
-    reason = f"the teacher answered {width} values of {datatype} for an image, and one is expected"
-    return Failed(reason, retry=False)
+    values = f"{width} values of {one_line(datatype)}"
+    return Failed(f"the teacher answered {values} for an image, and one is expected", retry=False)
 
 
 def _size(output: dict[str, Any]) -> int | None:
