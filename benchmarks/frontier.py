@@ -113,7 +113,8 @@ def main() -> int:
     options.add_argument("--case", nargs="+", default=["mnist", "fashion"], help="these data sets")
     options.add_argument("--only", nargs="+", choices=WAYS, help="these ways only")
     options.add_argument("--budgets", nargs="+", type=int, help="queries, these only")
-    options.add_argument("--seeds", type=int, default=3, help="of samples and student")
+    options.add_argument("--seeds", type=int, default=3, help="of samples and student: how many")
+    options.add_argument("--first-seed", type=int, default=0, help="the first of them; default: 0")
     options.add_argument("--steps", type=int, help="batches that a student learns from")
     options.add_argument("--teacher-epochs", type=int, help="of the teacher's lesson; default: few")
     options.add_argument("--teacher-images", type=int, help="of its lesson; default: the case's")
@@ -132,7 +133,7 @@ def main() -> int:
     if given.threads:
         torch.set_num_threads(given.threads)
     work = given.work or Path(tempfile.gettempdir()) / "db3kd-benchmarks" / "frontier"
-    seeds = 1 if given.quick else given.seeds
+    seeds = range(given.first_seed, given.first_seed + (1 if given.quick else given.seeds))
     budgets = given.budgets or ((1_000,) if given.quick else BUDGETS)
     ways = given.only or (("shapes",) if given.quick else tuple(WAYS))
     table: list[common.Json] = []
@@ -223,19 +224,20 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
     return Problem(case, teacher, test, weights, folder, device, torch.cat(said))
 
 
-def cell(problem: Problem, plan: Plan, training: Training, *, seeds: int) -> common.Json:
+def cell(problem: Problem, plan: Plan, training: Training, *, seeds: Sequence[int]) -> common.Json:
     """Synthesize, train, test, for every seed; what is there already is not done again."""
-    found = [one(problem, plan, training, seed) for seed in range(seeds)]
+    found = [one(problem, plan, training, seed) for seed in seeds]
     accuracies = [line["accuracy"] for line in found]
     return {
         "data": problem.case.name,
         "way": plan.way,
         "budget": plan.budget,
         "unasked": plan.settings.unasked,
+        "seeds": list(seeds),
         "asked": [line["asked"] for line in found],
         "seen_by_teacher": [line["seen"] for line in found],
         "accuracy": round(mean(accuracies), 2),
-        "spread": round(stdev(accuracies), 2) if seeds > 1 else None,
+        "spread": round(stdev(accuracies), 2) if len(seeds) > 1 else None,
         "accuracies": [round(each, 2) for each in accuracies],
         "agreement": round(mean(line["agreement"] for line in found), 2),
         "teacher": round(problem.reached, 2),

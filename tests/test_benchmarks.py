@@ -458,11 +458,11 @@ def test_the_frontier_counts_what_the_teacher_sees(
     test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
     problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
     wanted, training = frontier.plan_of(case, "shapes", 100), Training(steps=30)
-    line = frontier.cell(problem, wanted, training, seeds=2)
+    line = frontier.cell(problem, wanted, training, seeds=range(2))
     assert line["asked"] == line["seen_by_teacher"] == [100, 100]
     assert line["accuracies"][0] == pytest.approx(line["agreement"], abs=40)
     monkeypatch.setattr(frontier, "train", None)  # cannot be trained again
-    assert frontier.cell(problem, wanted, training, seeds=2) == line
+    assert frontier.cell(problem, wanted, training, seeds=range(2)) == line
     figures = frontier.figures_of([line, {**line, "way": "chosen"}])
     place = f"{case.name}.100"
     assert set(figures) == {f"accuracy.{name}.{place}" for name in ("shapes", "chosen", "default")}
@@ -483,7 +483,7 @@ def test_the_frontier_buys_distances_within_the_budget(
     problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
     plan = frontier.plan_of(case, "distances", 1000)
     assert (plan.settings.way, plan.settings.queries, plan.settings.unasked) == ("chosen", 100, 0)
-    line = frontier.cell(problem, plan, Training(steps=30), seeds=1)
+    line = frontier.cell(problem, plan, Training(steps=30), seeds=[1])
     assert (line["way"], line["budget"]) == ("distances", 1000)
     assert 200 < line["asked"][0] == line["seen_by_teacher"][0] <= 1000
 
