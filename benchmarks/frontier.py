@@ -38,6 +38,7 @@ from db3kd.settings import Budget, Search, Synthesis, Training, Ways
 from db3kd.student import accuracy, predict, resident, train
 from db3kd.teacher import Teacher
 from db3kd.teachers import sklearn, torch_module
+from db3kd.unasked import IMAGES
 from spending import Case
 
 WAYS: dict[Ways | Literal["alone", "distances"], str] = {
@@ -122,7 +123,7 @@ def main() -> int:
         "--surrogate", help="network of students that choose; default: as the one that is trained"
     )
     options.add_argument(
-        "--unasked", type=int, help="images that an ensemble labels; default: 60,000 for chosen"
+        "--unasked", type=int, help="images that an ensemble labels; default: as in a run"
     )
     options.add_argument(
         "--temperature", type=float, help="of soft labels; default: the paper's for distances, or 1"
@@ -304,7 +305,8 @@ def plan_of(
     search = Search(per_image=MEASURED) if name == "distances" else None
     way = Synthesis().way if name in ("alone", "distances") else cast("Ways", name)
     if unasked is None:
-        unasked = Synthesis().unasked if name == Synthesis().way else 0
+        alike = surrogate in (None, case.network)
+        unasked = IMAGES if name == Synthesis().way and alike else 0
     asked = queries if search is None else queries // (1 + MEASURED)
     settings = Synthesis(
         queries=asked,

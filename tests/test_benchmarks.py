@@ -488,6 +488,15 @@ def test_the_frontier_buys_distances_within_the_budget(
     assert 200 < line["asked"][0] == line["seen_by_teacher"][0] <= 1000
 
 
+def test_students_unlike_those_that_choose_have_no_unasked_images_by_default() -> None:
+    frontier = module("frontier")
+    case = next(case for case in frontier.spending.CASES if case.name == "cifar10")
+    alike = frontier.plan_of(case, "chosen", 100).settings
+    assert (alike.surrogate, alike.unasked) == (case.network, 60_000)
+    assert frontier.plan_of(case, "chosen", 100, surrogate="lenet5").settings.unasked == 0
+    assert frontier.plan_of(case, "chosen", 100, 5, "lenet5").settings.unasked == 5
+
+
 def test_the_frontier_has_a_plot(tmp_path: Path) -> None:
     plot = module("frontier_plot")
     line = {"way": "chosen", "budget": 5000, "accuracy": 97.0, "spread": 0.3, "teacher": 99.0}

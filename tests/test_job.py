@@ -398,6 +398,29 @@ def test_a_run_without_own_images_makes_its_own(
     assert here.asked() == before
 
 
+def test_students_unlike_those_that_choose_learn_the_answers_alone(
+    here: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("synthesis.chosen", "unasked"):
+        monkeypatch.setattr(f"db3kd.{module}.LEAST_STEPS", 20)
+        monkeypatch.setattr(f"db3kd.{module}.MOST_STEPS", 20)
+    monkeypatch.setattr("db3kd.unasked.IMAGES", 70)
+
+    def learned(*settings: str) -> int:
+        """Samples of the last student that was taught."""
+        summary = job.run(read_recipe("without_data.toml", ["synthesis.queries=120", *settings]))
+        assert summary["queries"]["spent"] == here.asked() == 170
+        return int([r for r in here.journal() if r["kind"] == "student"][-1]["samples"])
+
+    another = "student.network='resnet18'"
+    assert learned(another) == 120
+    assert not (here.run / "unasked").exists()
+    assert learned() == 190  # in the same folder, with the same answers
+    assert learned(another, "student.training.epochs=2") == 120
+    assert learned("student.training.epochs=2") == 190
+    assert learned("synthesis.unasked=0", "student.training.epochs=1") == 120
+
+
 def test_own_images_that_are_not_there_are_missed(here: Workshop) -> None:
     wanted = read_recipe("without_data.toml")
     for verb in (job.label, job.grow):

@@ -27,6 +27,7 @@ from db3kd.spending import Plan
 from db3kd.stack import Stack, paid, stacked, told
 from db3kd.student import resident
 from db3kd.transfer_set import TransferSet
+from db3kd.unasked import images_for
 
 MOST_ROWS = 100  # of a picture
 
@@ -333,8 +334,9 @@ class Job:
 
     def synthesize(self) -> None:
         """Make the pseudo samples, and measure their distances where a student needs these."""
-        recipe = self.recipe
-        shape, named = self.test.images.shape, recipe.synthesis.images
+        recipe, shape = self.recipe, self.test.images.shape
+        settings = msgspec.structs.replace(recipe.synthesis, unasked=self.unasked)
+        named = settings.images
         channels, height, width = shape
         images: Images | None = None
         if named is not None:
@@ -342,7 +344,7 @@ class Job:
                 raise InputError(f"unrelated images are made square, the teacher's are {shape}")
             found = load(named, recipe.data.train_split, size=height, channels=channels)
             images = found.images
-        self.run.synthesize(shape, recipe.synthesis, images=images, reserved=len(self.test))
+        self.run.synthesize(shape, settings, images=images, reserved=len(self.test))
         if "pseudo_mbd" in recipe.student.methods:
             self.run.soften(recipe.label)
 
@@ -354,11 +356,18 @@ class Job:
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, pixels in memory."""
         if is_pseudo(method):
-            samples = self.run.pseudo_samples(softened=method == "pseudo_mbd")
+            softened, unasked = method == "pseudo_mbd", self.unasked > 0
+            samples = self.run.pseudo_samples(softened=softened, unasked=unasked)
             return replace(samples, images=resident(samples.images))
         transfer = self.run.transfer_set(self.own.images, method, labels=self.truth)
         alone = len(transfer) == len(self.own)
         return replace(transfer, images=self.pixels if alone else resident(transfer.images))
+
+    @property
+    def unasked(self) -> int:
+        """How many images of which nobody is asked the students learn from."""
+        recipe = self.recipe
+        return images_for(recipe.student.network, recipe.synthesis, self.test.images.shape)
 
     @property
     def truth(self) -> Tensor | None:

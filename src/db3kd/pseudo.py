@@ -30,7 +30,7 @@ from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
 from db3kd.transfer_set import TransferSet
-from db3kd.unasked import invent, invented
+from db3kd.unasked import images_for, invent, invented
 from db3kd.workshop import Workshop
 
 QUERIES = 25_000  # where nobody says how many
@@ -80,21 +80,16 @@ def synthesize(
         ascend_all(shop, shape, settings.ascent)
         return
     size = max(1, min(settings.shard, -(-total // settings.rounds)))
-    shop.agree(
-        "synthesis",
-        {
-            **json.loads(msgspec.json.encode(settings)),
-            "shape": list(shape),
-            "total": total,
-            "size": size,
-        },
-    )
+    asked = json.loads(msgspec.json.encode(settings))
+    del asked["unasked"]  # another student may want none, or want them later
+    shop.agree("synthesis", {**asked, "shape": list(shape), "total": total, "size": size})
     work = _Work(shop, shape, settings, total, images)
     if total and shop.pending("synthesis", total, size):
         shop.work("synthesis", total, size, 1, work)
-    if total and settings.unasked:
-        name = network_of(settings.surrogate, shape)
-        invent(shop, work.pool_before(-(-total // size)), settings.unasked, name, settings.width)
+    name = network_of(settings.surrogate, shape)
+    unasked = images_for(name, settings, shape)
+    if total and unasked:
+        invent(shop, work.pool_before(-(-total // size)), unasked, name, settings.width)
 
 
 class _Work:
@@ -227,9 +222,10 @@ def made(shop: Workshop) -> TransferSet:
     return TransferSet(shelf, torch.arange(len(answers)), answers, answers)
 
 
-def whole(shop: Workshop) -> TransferSet:
+def whole(shop: Workshop, *, unasked: bool = True) -> TransferSet:
     """The pseudo samples and their copies, or those of which nobody was asked: half of a batch."""
-    samples, more = with_copies(shop, made(shop)), invented(shop, eight_bit=_eight_bit(shop))
+    samples = with_copies(shop, made(shop))
+    more = invented(shop, eight_bit=_eight_bit(shop)) if unasked else None
     if more is None:
         return samples
     return replace(samples.joined(more), first=len(samples))

@@ -602,7 +602,7 @@ def _of_data(recipe: Recipe) -> Iterator[Problem]:
     if synthesis.way.startswith("unrelated") != (synthesis.images is not None):
         text = 'synthesis.way = "unrelated" and synthesis.images, a data set, need each other'
         yield ("synthesis",), text
-    if synthesis.way == "ascent" and synthesis.unasked not in (0, Synthesis().unasked):
+    if synthesis.way == "ascent" and synthesis.unasked:
         text = 'synthesis.unasked has no use with synthesis.way = "ascent"; remove it'
         yield ("synthesis", "unasked"), text
     if data.test is None:

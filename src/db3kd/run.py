@@ -202,8 +202,9 @@ class Run:
         `docs/synthesis.md`. Costs `settings.queries`, or what the budget leaves but for `reserved`
         queries; by way "ascent" at most what `settings.ascent` allows. A class that is never
         answered is named in a warning. `images`: unlabelled ones of something else, from 0 to 1,
-        for way "unrelated". `settings.unasked` more images have soft labels by an ensemble, and
-        come last. Random by the run's seed.
+        for way "unrelated". `settings.unasked` more images (without it 60,000, as for a student
+        of the surrogate's network) have soft labels by an ensemble, and come last. Random by the
+        run's seed.
 
         Raises:
             InputError: a network that does not fit; nothing is left to ask with; or, by way
@@ -220,7 +221,7 @@ class Run:
             )
         pseudo.synthesize(self._shop, shape, settings, total, images)
         pseudo.warn_of_missing(self._shop)
-        return pseudo.whole(self._shop)
+        return pseudo.whole(self._shop, unasked=settings.unasked != 0)
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
         """How many pseudo samples are asked: as it began, or as it would be; no query.
@@ -234,13 +235,19 @@ class Run:
         return pseudo.planned(settings, budget=budget, reserved=reserved)
 
     def pseudo_samples(
-        self, *, softened: bool = False, iteration: int | None = None, copies: bool = True
+        self,
+        *,
+        softened: bool = False,
+        iteration: int | None = None,
+        copies: bool = True,
+        unasked: bool = True,
     ) -> TransferSet:
         """What `synthesize` has bought, and `soften` measured; costs no query.
 
         `iteration`: those of way "ascent" as they were after so many iterations, without copies; 0
         is noise as it was found.
-        Not `copies`: without copies, and without images of which nobody was asked.
+        Not `copies`: without copies, and without images of which nobody was asked. Not `unasked`:
+        without the latter alone.
 
         Raises:
             InputError: a stage is not finished.
@@ -250,7 +257,9 @@ class Run:
             return ascents.ascended(self._shop, iteration=iteration)
         if softened:
             return pseudo.softened(self._shop)
-        return pseudo.whole(self._shop) if copies else pseudo.made(self._shop)
+        if not copies:
+            return pseudo.made(self._shop)
+        return pseudo.whole(self._shop, unasked=unasked)
 
     @property
     def pseudo_counts(self) -> list[int]:

@@ -10,25 +10,40 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import quick
 from db3kd.books import shards_of
 from db3kd.data import TensorImages
 from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
-from db3kd.networks import build
+from db3kd.networks import Shape, build
 from db3kd.robustness import mix
-from db3kd.settings import Training
+from db3kd.settings import Synthesis, Training
 from db3kd.student import train
 from db3kd.synthesis.chosen import descendants, thoughts
 from db3kd.synthesis.pool import Pool
 from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
+IMAGES = 60_000  # where nobody says how many
 STUDENTS, WIDER = 3, 2.0  # of the ensemble; and how much wider than those that choose
 BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 6000, 20_000  # of each of them
 SHARD, PIECE = 4096, 512  # images that are kept together, or made at once
 MOST_BYTES = 2**31  # of all of them
+
+
+def images_for(student: str, settings: Synthesis, shape: Shape) -> int:
+    """How many such images a student of a network learns from; none if it is no surrogate's.
+
+    Another network may know better than three of the surrogate's, and then they mislead it.
+
+    >>> [images_for(student, Synthesis(), (3, 32, 32)) for student in ("lenet5", "alexnet")]
+    [60000, 0]
+    """
+    if settings.unasked is not None:
+        return settings.unasked
+    return IMAGES if student == network_of(settings.surrogate, shape) else 0
 
 
 def invent(shop: Workshop, pool: Pool, count: int, network: str, width: float) -> None:
