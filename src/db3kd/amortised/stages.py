@@ -10,12 +10,13 @@ from db3kd.amortised.front import Front
 from db3kd.amortised.rays import Asked
 from db3kd.amortised.search import advance, others, rounds_of
 from db3kd.amortised.surrogate import Ensemble, Known
-from db3kd.data import Images
+from db3kd.data import Images, Rows
 from db3kd.descent import Walk, descend
 from db3kd.errors import InputError
-from db3kd.networks import Shape, at_once, build
+from db3kd.networks import Shape, build
 from db3kd.robustness import References, RobustnessMap, Status, descent_of, noise_of
 from db3kd.settings import Search
+from db3kd.student import accuracy, predict
 from db3kd.teacher import Teacher
 
 PROBE_BYTES = 2**30  # of all probes that a surrogate learns from, in half precision
@@ -101,13 +102,8 @@ def knows(surrogate: Ensemble, images: Images, answers: Int[Tensor, " sample"]) 
     Asked before any query is spent on its proposals.
     """
     some = torch.linspace(0, len(answers) - 1, min(len(answers), 2000)).long()
-    device = next(surrogate.parameters()).device
-    with torch.no_grad():
-        found = [
-            surrogate(images.read(rows).to(device)).argmax(1).cpu()
-            for rows in torch.split(some, at_once(images.shape))
-        ]
-    right = (torch.cat(found) == answers[some]).float().mean()
+    found = predict(surrogate, Rows(images, some), device=next(surrogate.parameters()).device)
+    right = accuracy(found, answers[some])
     most = torch.bincount(answers[some]).max() / len(some)
     return bool(right > most + (1 - most) / 5)
 
