@@ -30,7 +30,7 @@ import stale
 import teachers
 from db3kd.amortised.surrogate import quick
 from db3kd.data import DataSet, TensorImages, in_memory, load
-from db3kd.errors import Db3kdError
+from db3kd.errors import Db3kdError, InputError
 from db3kd.journal import write_atomically
 from db3kd.networks import build
 from db3kd.run import Run
@@ -206,13 +206,15 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
     device = given.device
     kind = "" if device == "cpu" else f"-{device.partition(':')[0]}"
     folder = work / f"{case.name}{kind}"
+    epochs, images = given.teacher_epochs, given.teacher_images
     if case.lesson is None:
+        if epochs or images:
+            raise InputError(f"the teacher of {case.name} is no network; leave its lesson out")
         machine, pixels, labels = teachers.digits()
         teacher, weights = sklearn(machine), repr(machine.get_params()).encode()
         test = DataSet(TensorImages(pixels), labels, tuple(map(str, range(10))))
         return Problem(case, teacher, test, weights, folder, device, teacher.labels(pixels))
     lesson = case.lesson.on(device)
-    epochs, images = given.teacher_epochs, given.teacher_images
     lesson = replace(lesson, epochs=epochs or lesson.epochs, train=images or lesson.train)
     data = load(lesson.data, "train")
     net = teachers.trained(lesson, DataSet(in_memory(data.images), data.labels, data.classes))
