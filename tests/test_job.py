@@ -421,6 +421,15 @@ def test_students_unlike_those_that_choose_learn_the_answers_alone(
     assert learned("synthesis.unasked=0", "student.training.epochs=1") == 120
 
 
+def test_no_images_are_made_that_no_student_learns_from(here: Workshop) -> None:
+    wanted = ["synthesis.queries=40", "synthesis.rounds=1", "student.methods=['pseudo_mbd']"]
+    job.synthesize(read_recipe("without_data.toml", wanted))
+    assert sorted(file.name for file in here.run.iterdir() if file.is_dir()) == [
+        "pseudo",
+        "synthesis",
+    ]
+
+
 def test_own_images_that_are_not_there_are_missed(here: Workshop) -> None:
     wanted = read_recipe("without_data.toml")
     for verb in (job.label, job.grow):

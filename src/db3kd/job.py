@@ -356,8 +356,8 @@ class Job:
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, pixels in memory."""
         if is_pseudo(method):
-            softened, unasked = method == "pseudo_mbd", self.unasked > 0
-            samples = self.run.pseudo_samples(softened=softened, unasked=unasked)
+            softened = method == "pseudo_mbd"
+            samples = self.run.pseudo_samples(softened=softened, unasked=self.unasked > 0)
             return replace(samples, images=resident(samples.images))
         transfer = self.run.transfer_set(self.own.images, method, labels=self.truth)
         alone = len(transfer) == len(self.own)
@@ -365,8 +365,10 @@ class Job:
 
     @property
     def unasked(self) -> int:
-        """How many images of which nobody is asked the students learn from."""
+        """How many images of which nobody is asked students of method "pseudo" learn from."""
         recipe = self.recipe
+        if "pseudo" not in recipe.student.methods:
+            return 0
         return images_for(recipe.student.network, recipe.synthesis, self.test.images.shape)
 
     @property
