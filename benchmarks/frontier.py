@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Literal, cast
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -32,13 +33,13 @@ from db3kd.amortised.surrogate import quick
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError, InputError
 from db3kd.journal import write_atomically
-from db3kd.networks import build
+from db3kd.networks import Shape, build
 from db3kd.run import Run
 from db3kd.settings import Budget, Search, Synthesis, Training, Ways
 from db3kd.student import accuracy, predict, resident, train
 from db3kd.teacher import Teacher
 from db3kd.teachers import sklearn, torch_module
-from db3kd.unasked import IMAGES
+from db3kd.unasked import images_for
 from spending import Case
 
 WAYS: dict[Ways | Literal["alone", "distances"], str] = {
@@ -123,7 +124,7 @@ def main() -> int:
         "--surrogate", help="network of students that choose; default: as the one that is trained"
     )
     options.add_argument(
-        "--unasked", type=int, help="images that an ensemble labels; default: as in a run"
+        "--unasked", type=int, help="images that an ensemble labels; default: of chosen as in a run"
     )
     options.add_argument(
         "--temperature", type=float, help="of soft labels; default: the paper's for distances, or 1"
@@ -144,7 +145,8 @@ def main() -> int:
             if way.startswith("unrelated") and name not in UNRELATED:
                 continue  # no other images have this shape
             steps = given.steps or steps_of(queries)
-            plan = plan_of(problem.case, way, queries, given.unasked, given.surrogate)
+            shape = problem.test.images.shape
+            plan = plan_of(problem.case, shape, way, queries, given.unasked, given.surrogate)
             heat = given.temperature
             if heat is None:
                 heat = 1.0 if plan.search is None else Training().temperature
@@ -298,6 +300,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
 
 def plan_of(
     case: Case,
+    shape: Shape,
     name: str,
     queries: int,
     unasked: int | None = None,
@@ -306,9 +309,8 @@ def plan_of(
     """How a way spends so many queries; students that choose are like the one that is trained."""
     search = Search(per_image=MEASURED) if name == "distances" else None
     way = Synthesis().way if name in ("alone", "distances") else cast("Ways", name)
-    if unasked is None:
-        alike = surrogate in (None, case.network)
-        unasked = IMAGES if name == Synthesis().way and alike else 0
+    if unasked is None and name != Synthesis().way:
+        unasked = 0
     asked = queries if search is None else queries // (1 + MEASURED)
     settings = Synthesis(
         queries=asked,
@@ -319,6 +321,7 @@ def plan_of(
         shard=max(Synthesis().shard, asked // LESSONS),
         images=UNRELATED[case.name] if name.startswith("unrelated") else None,
     )
+    settings = msgspec.structs.replace(settings, unasked=images_for(case.network, settings, shape))
     return Plan(name, queries, settings, search)
 
 

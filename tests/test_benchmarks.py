@@ -457,7 +457,7 @@ def test_the_frontier_counts_what_the_teacher_sees(
     images = TensorImages(torch.rand(30, 1, 4, 4))
     test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
     problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
-    wanted, training = frontier.plan_of(case, "shapes", 100), Training(steps=30)
+    wanted, training = frontier.plan_of(case, images.shape, "shapes", 100), Training(steps=30)
     line = frontier.cell(problem, wanted, training, seeds=range(2))
     assert line["asked"] == line["seen_by_teacher"] == [100, 100]
     assert line["accuracies"][0] == pytest.approx(line["agreement"], abs=40)
@@ -481,7 +481,7 @@ def test_the_frontier_buys_distances_within_the_budget(
     images = TensorImages(torch.rand(30, 1, 4, 4))
     test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
     problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
-    plan = frontier.plan_of(case, "distances", 1000)
+    plan = frontier.plan_of(case, images.shape, "distances", 1000)
     assert (plan.settings.way, plan.settings.queries, plan.settings.unasked) == ("chosen", 100, 0)
     line = frontier.cell(problem, plan, Training(steps=30), seeds=[1])
     assert (line["way"], line["budget"]) == ("distances", 1000)
@@ -490,11 +490,14 @@ def test_the_frontier_buys_distances_within_the_budget(
 
 def test_students_unlike_those_that_choose_have_no_unasked_images_by_default() -> None:
     frontier = module("frontier")
-    case = next(case for case in frontier.spending.CASES if case.name == "cifar10")
-    alike = frontier.plan_of(case, "chosen", 100).settings
+    cases = {case.name: case for case in frontier.spending.CASES}
+    case, shape = cases["cifar10"], (3, 32, 32)
+    alike = frontier.plan_of(case, shape, "chosen", 100).settings
     assert (alike.surrogate, alike.unasked) == (case.network, 60_000)
-    assert frontier.plan_of(case, "chosen", 100, surrogate="lenet5").settings.unasked == 0
-    assert frontier.plan_of(case, "chosen", 100, 5, "lenet5").settings.unasked == 5
+    assert frontier.plan_of(case, shape, "chosen", 100, surrogate="lenet5").settings.unasked == 0
+    assert frontier.plan_of(case, shape, "chosen", 100, 5, "lenet5").settings.unasked == 5
+    auto = frontier.plan_of(cases["mnist"], (1, 28, 28), "chosen", 100, surrogate="auto").settings
+    assert auto.unasked == 60_000  # it means LeNet-5 there, which is the student
 
 
 def test_the_frontier_has_a_plot(tmp_path: Path) -> None:

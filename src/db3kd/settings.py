@@ -329,8 +329,7 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `unasked`: so many more images are made, as far as 2 GiB hold them, of which nobody is asked;
     what three wider students say of them together are soft labels. Without it, 60,000 in a recipe
     whose student is of the network `surrogate`, and none for another student, which knows better
-    than these. `shard`: the most images that
-    are made, asked and resumed together.
+    than these. `shard`: the most images that are made, asked and resumed together.
 
     >>> Synthesis(queries=5000).way
     'chosen'
