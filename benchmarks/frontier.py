@@ -46,6 +46,7 @@ WAYS: dict[Ways | Literal["alone", "distances"], str] = {
     "noise": "uniform noise",
     "shapes": "structured images, asked at random",
     "chosen": "structured images and their descendants, those of which students doubt",
+    "latent": "structured images, and such as are near them in what they are drawn from; by doubt",
     "alone": "chosen, but students learn the answers alone, and no image of which nobody was asked",
     "dip_kd": "DIP-KD: multi-scale noise that a primer student tells apart",
     "ideal": "IDEAL: a generator fitted to the student, anew for each batch",
@@ -65,6 +66,7 @@ MEASURED = 9  # queries for the distances of a pseudo sample, with way "distance
 SOURCES = (*stale.STUDENT, "pseudo.py", "unasked.py", "growing/*.py", "growing/*/*.py")
 OF_ALL_WAYS = ("at_random", "chosen", "fields", "pool", "shapes", "way")  # files of `synthesis`
 OF_ONE_WAY = {
+    "latent": ("latent",),
     "dip_kd": ("dip_kd",),
     "ideal": ("ideal", "generator"),
     "qedg": ("qedg", "generator"),

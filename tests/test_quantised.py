@@ -210,7 +210,7 @@ def test_a_run_asks_for_what_is_seen_in_every_stage(tmp_path: Path) -> None:
         assert torch.equal(seen(watched, watched.asked), watched.asked), name
 
 
-@pytest.mark.parametrize("way", ["ascent", "shapes", "noise", "chosen"])
+@pytest.mark.parametrize("way", ["ascent", "shapes", "noise", "chosen", "latent"])
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
 def test_pseudo_samples_are_what_was_seen(
     way: Any, bounds: tuple[float, float], tmp_path: Path

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,6 +31,7 @@ from db3kd.teachers import function
 SHAPE = (1, 4, 4)
 CORNERS = torch.eye(16)[:4] * 3
 SMALL = Synthesis(unasked=0, queries=90, rounds=3, width=1.0)
+OWN = [SMALL, msgspec.structs.replace(SMALL, way="latent")]  # the ways in which students choose
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +150,7 @@ def test_a_pool_of_a_teacher_with_other_bounds_keeps_floats() -> None:
 # The stage
 
 
-@pytest.mark.parametrize("way", ["chosen", "shapes", "noise"])
+@pytest.mark.parametrize("way", ["chosen", "latent", "shapes", "noise"])
 def test_a_run_asks_as_many_as_it_says(tmp_path: Path, way: str) -> None:
     teacher = Counting()
     with Run(tmp_path, teacher, budget=Budget(queries=100)) as run:
@@ -160,13 +162,13 @@ def test_a_run_asks_as_many_as_it_says(tmp_path: Path, way: str) -> None:
     assert status(tmp_path)["stages"]["synthesis"] == {"shards": 3, "done": 3, "pending": 0}
 
 
-def test_chosen_finds_more_of_the_rarest_class_than_shapes_do(tmp_path: Path) -> None:
+def test_students_find_more_of_the_rarest_class_than_shapes_do(tmp_path: Path) -> None:
     least = {}
-    for way in ("chosen", "shapes"):
+    for way in ("chosen", "latent", "shapes"):
         with Run(tmp_path / way, Counting()) as run:
             run.synthesize(SHAPE, Synthesis(unasked=0, way=way, queries=240, rounds=4, width=1.0))
             least[way] = min(run.pseudo_counts)
-    assert least["chosen"] > least["shapes"]
+    assert min(least["chosen"], least["latent"]) > least["shapes"]
 
 
 def test_chosen_asks_what_its_students_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,14 +211,15 @@ def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
     assert files(tmp_path / "three") != files(tmp_path / "one")
 
 
-def test_a_stop_at_any_question_changes_nothing(tmp_path: Path) -> None:
-    whole = made(tmp_path / "whole")
+@pytest.mark.parametrize("own", OWN, ids=["chosen", "latent"])
+def test_a_stop_at_any_question_changes_nothing(tmp_path: Path, own: Synthesis) -> None:
+    whole = made(tmp_path / "whole", own)
     for at in range(len(whole.shown)):
         folder = tmp_path / str(at)
         dying = Counting(dies_at=at)
         with pytest.raises(KeyboardInterrupt), Run(folder, dying) as run:
-            run.synthesize(SHAPE, SMALL)
-        rest = made(folder)
+            run.synthesize(SHAPE, own)
+        rest = made(folder, own)
         assert files(folder) == files(tmp_path / "whole")
         # The question in flight was booked, never answered, and is asked once more.
         assert dying.asked + rest.asked == whole.asked

@@ -135,6 +135,8 @@ class _Work:
         called = pool.answers[before:]
         counts = torch.bincount(called, minlength=pool.classes)
         columns = {"images": pool.values[before:].clone(), "called": called.to(torch.int32)}
+        if pool.origins is not None:
+            columns["origins"] = pool.origins[before:].clone()
         return columns, {"counts": counts.tolist()}
 
     def _prepare(self, shard: int) -> None:
@@ -166,7 +168,7 @@ class _Work:
         done = shop.done("synthesis")
         for earlier in range(shard):
             part = shop.read(done[earlier])
-            pool.add(part["images"], part["called"].long())
+            pool.add(part["images"], part["called"].long(), part.get("origins"))
         return pool
 
     def _report(self, what: str, done: int, total: int) -> None:

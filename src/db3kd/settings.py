@@ -44,6 +44,7 @@ Stage = Literal[
 ]
 Ways = Literal[
     "chosen",
+    "latent",
     "shapes",
     "noise",
     "dip_kd",

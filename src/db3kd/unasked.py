@@ -21,7 +21,8 @@ from db3kd.networks import Shape, build
 from db3kd.robustness import mix
 from db3kd.settings import Synthesis, Training
 from db3kd.student import train
-from db3kd.synthesis.chosen import descendants, thoughts
+from db3kd.synthesis.chosen import children, descendants, thoughts
+from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
 from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
@@ -57,12 +58,16 @@ def invent(shop: Workshop, pool: Pool, count: int, network: str, width: float) -
     if not pending:
         return
     students = _ensemble(shop, pool, network, width)
+    # More of what was asked, by the source that its way had.
+    source = descendants if pool.origins is None else Near(seed=mix(shop.seed, "unasked"))
 
     def work(_: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         draw = torch.Generator().manual_seed(mix(shop.seed, "unasked", shard))
         kept, soft = [], []
         for part in torch.split(rows, PIECE):
-            values, shown = pool.rounded(descendants(pool, 0, len(part), draw))
+            count = len(part)
+            made = source(pool, int(part[0]), count, children(count), draw).images
+            values, shown = pool.rounded(made)
             kept.append(values.cpu())
             soft.append(_together(students, shown).cpu())
         return {"images": torch.cat(kept), "soft": torch.cat(soft)}, {}

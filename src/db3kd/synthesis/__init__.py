@@ -9,12 +9,14 @@ from db3kd.synthesis.dfms import Dfms
 from db3kd.synthesis.dip_kd import DipKd
 from db3kd.synthesis.disguide import Disguide
 from db3kd.synthesis.ideal import Ideal
+from db3kd.synthesis.latent import latent_shapes
 from db3kd.synthesis.qedg import Qedg
 from db3kd.synthesis.unrelated import Unrelated, doubtful
 from db3kd.synthesis.way import Way
 
 WAYS: Mapping[Ways, Callable[..., Way]] = {
     "chosen": chosen_shapes,
+    "latent": latent_shapes,
     "shapes": plain_shapes,
     "noise": plain_noise,
     "dip_kd": DipKd,

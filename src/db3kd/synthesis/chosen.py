@@ -10,9 +10,10 @@ before, as many of each class.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -35,8 +36,18 @@ DESCENDED = 0.5  # share of the candidates that descend from what was asked
 CHANGES: tuple[Change, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
 BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 3, 1200, 4000  # of a lesson, for each student
 
-Source = Callable[[Pool, int, int, Generator], Tensor]
-"""(pool, images made before, count, generator) -> images within the pool's bounds."""
+
+@dataclass(frozen=True)
+class Made:
+    """Images within a pool's bounds; `origins` as in `Pool`."""
+
+    images: Float[Tensor, "row *image"]
+    origins: Int[Tensor, "row 2"] | None = None
+
+
+Source = Callable[[Pool, int, int, int, Generator], Made]
+"""(pool, candidates made before, count, children, generator) -> `count` candidates, of which
+`children` descend from images that were asked."""
 
 
 class Chosen:
@@ -66,10 +77,12 @@ class Chosen:
         while pool.rest:
             count, before = pool.next(ASKED, each), len(pool) * each
             wanted = count if first else count * each
-            shown = pool.rounded(self.source(pool, before, wanted, draw))[1]
+            made = self.source(pool, before, wanted, 0 if first else children(wanted), draw)
+            shown, origins = pool.rounded(made.images)[1], made.origins
             if not first:
-                shown = shown[choose(thoughts(self.networks, shown), doubt, count)]
-            pool.ask(shown)
+                rows = choose(thoughts(self.networks, shown), doubt, count)
+                shown, origins = shown[rows], None if origins is None else origins[rows.cpu()]
+            pool.ask(shown, origins)
 
 
 def teach_all(
@@ -107,15 +120,23 @@ def thoughts(
     return functional.log_softmax(torch.stack(logits), 2)
 
 
-def descendants(pool: Pool, before: int, count: int, draw: Generator) -> Tensor:
-    """New shapes and, once something was asked, as many descendants of that."""
+def children(candidates: int) -> int:
+    """How many of some candidates descend from images that were asked.
+
+    >>> children(9)
+    4
+    """
+    return round(candidates * DESCENDED)
+
+
+def descendants(pool: Pool, before: int, count: int, children: int, draw: Generator) -> Made:
+    """New shapes, and children of what was asked: changed, and mixed or patched with others."""
     del before
-    old = round(count * DESCENDED) if len(pool) else 0
-    made = [shapes(count - old, pool.shape, draw, bounds=pool.bounds).to(pool.device)]
-    for parents in torch.split(balanced_parents(pool, old, draw), PIECE) if old else ():
+    made = [shapes(count - children, pool.shape, draw, bounds=pool.bounds).to(pool.device)]
+    for parents in torch.split(balanced_parents(pool, children, draw), PIECE) if children else ():
         block = pool.read(parents)
         made.append(grow(block, parents, CHANGES, bounds=pool.bounds, draw=draw).images)
-    return torch.cat(made)
+    return Made(torch.cat(made))
 
 
 def balanced_parents(pool: Pool, count: int, draw: Generator) -> Tensor:

@@ -1,10 +1,10 @@
-"""Band-limited noise, which structured images are made of."""
+"""Band-limited noise, which structured images are made of: numbers on a grid, blended."""
 
 import math
 from functools import cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from db3kd.networks import Shape
@@ -23,10 +23,58 @@ def blend(size: int, points: int) -> Float[Tensor, "pixel point"]:
     return weights / weights.sum(1, keepdim=True)
 
 
+@cache
+def blends(size: int, most: int) -> Float[Tensor, "points pixel point"]:
+    """The same for every number of points up to `most`; points that are not there weigh nothing.
+
+    >>> blends(4, 3).shape, bool((blends(4, 3)[2, :, :2] == blend(4, 2)).all())
+    (torch.Size([4, 4, 3]), True)
+    """
+    table = torch.zeros(most + 1, size, most)
+    for points in range(1, most + 1):
+        table[points, :, :points] = blend(size, points)
+    return table
+
+
+def standard(noise: Float[Tensor, "row channels height width"]) -> Tensor:
+    """Each image and channel with mean 0 and standard deviation 1, in place.
+
+    >>> standard(torch.tensor([[[[1.0, 3.0]]]]))
+    tensor([[[[-1.,  1.]]]])
+    """
+    flat = noise.flatten(2)
+    flat.sub_(flat.mean(2, keepdim=True))
+    # Not `std`, which is ten times as slow on a CPU.
+    deviation = torch.linalg.vector_norm(flat, dim=2, keepdim=True) / math.sqrt(flat.shape[2])
+    return flat.div_(deviation.clamp_min_(1e-6)).reshape(noise.shape)
+
+
+def blended(
+    grid: Float[Tensor, "row channels most most"],
+    points: tuple[Int[Tensor, " row"], Int[Tensor, " row"]],
+    size: tuple[int, int],
+) -> Float[Tensor, "row channels height width"]:
+    """Band-limited noise of each image's own grid, so many of its points down and across.
+
+    Each image and channel has mean 0 and standard deviation 1.
+
+    >>> grid = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    >>> noise = blended(grid, (torch.tensor([2, 3]), torch.tensor([3, 2])), (8, 8))
+    >>> noise.shape, bool(noise.mean().abs() < 1e-6)
+    (torch.Size([2, 1, 8, 8]), True)
+    """
+    most, place = grid.shape[3], grid.device
+    down, across = (
+        blends(side, most).to(place)[count][:, None]
+        for side, count in zip(size, points, strict=True)
+    )
+    return standard(down @ grid @ across.mT)
+
+
 def field(
     count: int, shape: Shape, points: tuple[int, int], draw: Generator
 ) -> Float[Tensor, "row channels height width"]:
-    """Band-limited noise: normal numbers on a grid of so many points down and across, blended.
+    """Band-limited noise of grids with so many points down and across.
 
     Each image and channel has mean 0 and standard deviation 1. Random: `draw`.
 
@@ -35,12 +83,8 @@ def field(
     (torch.Size([2, 1, 8, 8]), True)
     """
     channels, height, width = shape
-    grid = torch.randn(count * channels, *points, generator=draw)
-    noise = (blend(height, points[0]) @ grid @ blend(width, points[1]).T).flatten(1)
-    noise = noise.sub_(noise.mean(1, keepdim=True))
-    # Not `std`, which is ten times as slow on a CPU.
-    deviation = torch.linalg.vector_norm(noise, dim=1, keepdim=True) / math.sqrt(height * width)
-    return noise.div_(deviation.clamp_min_(1e-6)).reshape(count, *shape)
+    grid = torch.randn(count, channels, *points, generator=draw)
+    return standard(blend(height, points[0]) @ grid @ blend(width, points[1]).T)
 
 
 def points(most: int, draw: Generator) -> tuple[int, int]:
@@ -49,9 +93,17 @@ def points(most: int, draw: Generator) -> tuple[int, int]:
     >>> all(2 <= count <= 14 for count in points(14, torch.Generator().manual_seed(0)))
     True
     """
-    power = torch.rand(2, generator=draw) * math.log(max(most, 2) / 2)
-    down, across = (2 * power.exp()).round().int().tolist()
+    down, across = counted(torch.rand(2, generator=draw), most).tolist()
     return down, across
+
+
+def counted(share: Float[Tensor, " row"], most: int) -> Int[Tensor, " row"]:
+    """From 2 to `most` as a share goes from 0 to 1, as many octaves of each.
+
+    >>> counted(torch.tensor([0.0, 0.5, 1.0]), 8)
+    tensor([2, 4, 8])
+    """
+    return (2 * (share * math.log(max(most, 2) / 2)).exp()).round().long()
 
 
 def between(count: int, low: float, high: float, draw: Generator) -> Float[Tensor, "row 1 1 1"]:
@@ -70,16 +122,3 @@ def often(count: int, share: float, draw: Generator) -> Float[Tensor, "row 1 1 1
     tensor([1., 1., 1.])
     """
     return (torch.rand(count, 1, 1, 1, generator=draw) < share).float()
-
-
-def centre(height: int, width: int, count: int, draw: Generator) -> Float[Tensor, "row 1 y x"]:
-    """A hill in the middle, of a height and steepness of its own for each image.
-
-    >>> hill = centre(5, 5, 1, torch.Generator().manual_seed(0))
-    >>> bool(hill[0, 0, 2, 2] > hill[0, 0, 0, 0])
-    True
-    """
-    down = torch.linspace(-1, 1, height).square().reshape(1, 1, -1, 1)
-    across = torch.linspace(-1, 1, width).square().reshape(1, 1, 1, -1)
-    away = down * between(count, 0.5, 2.0, draw) + across * between(count, 0.5, 2.0, draw)
-    return away.neg_().add_(0.7).mul_(between(count, 0.5, 2.5, draw))

@@ -20,7 +20,8 @@ class Pool:
 
     There is room for `size` of them from the start, so that none is ever copied to make more room.
     `eight_bit`: images are rounded to 8 bits *before* they are asked, and kept so. `rest` is how
-    many may still be asked, in this shard: a way asks until it is 0.
+    many may still be asked, in this shard: a way asks until it is 0. `origins`: what a way wants to
+    know later of where its images came from, two whole numbers each; None where it says nothing.
 
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
@@ -40,6 +41,7 @@ class Pool:
         kind = torch.uint8 if eight_bit else torch.float32
         self._values = torch.empty((size, *shape), dtype=kind)
         self._answers = torch.empty(size, dtype=torch.int64)
+        self._origins: Tensor | None = None
         self._count = self.rest = 0
 
     def __len__(self) -> int:
@@ -55,6 +57,11 @@ class Pool:
         """The images as they are kept: uint8 k/255, or float32."""
         return self._values[: self._count]
 
+    @property
+    def origins(self) -> Int[Tensor, "asked 2"] | None:
+        """Where each image came from, in the words of its way."""
+        return None if self._origins is None else self._origins[: self._count]
+
     def allow(self, queries: int) -> None:
         """Let so many more be asked."""
         self.rest = queries
@@ -63,15 +70,28 @@ class Pool:
         """How many to ask in one question: `most`, the rest, or what `ROOM` has candidates for."""
         return min(most, self.rest, max(1, ROOM // (candidates * 4 * math.prod(self.shape))))
 
-    def add(self, values: Tensor, answers: Int[Tensor, " row"]) -> None:
+    def add(
+        self,
+        values: Tensor,
+        answers: Int[Tensor, " row"],
+        origins: Int[Tensor, "row 2"] | None = None,
+    ) -> None:
         """Put in what was asked before, as it was kept."""
         stop = self._count + len(values)
+        if origins is not None:
+            if self._origins is None:
+                self._origins = torch.empty((len(self._answers), 2), dtype=torch.int64)
+            self._origins[self._count : stop] = origins
         self._values[self._count : stop] = values
         self._answers[self._count : stop] = answers
         self._count = stop
 
-    def ask(self, images: Float[Tensor, "row *image"]) -> Int[Tensor, " row"]:
+    def ask(
+        self, images: Float[Tensor, "row *image"], origins: Int[Tensor, "row 2"] | None = None
+    ) -> Int[Tensor, " row"]:
         """Ask for the class of new images, one query each; they are in the pool then.
+
+        A way gives origins with all of its images, or with none.
 
         Raises:
             InputError: more than may be asked.
@@ -81,7 +101,7 @@ class Pool:
             raise InputError(f"{len(images)} images, but only {self.rest} may still be asked")
         kept, shown = self.rounded(images)
         answers = self.teacher.labels(shown)
-        self.add(kept.cpu(), answers.cpu())
+        self.add(kept.cpu(), answers.cpu(), origins)
         self.rest -= len(images)
         return answers
 

@@ -4,18 +4,20 @@ One definition for grey and colour images of any size; nothing in it was fitted 
 follows what is known of all photographs and drawings: neighbouring pixels are alike, one thing lies
 before another, things are in the middle and often symmetric. (Learning from such images: Baradad et
 al. 2021; as priors of a hard-label distillation: DIP-KD, 2026.)
+
+An image is a function of its *latent*, so many independent standard normal numbers. A latent that
+moved a little and kept that law is another image, not far from the first and no less likely.
 """
 
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from db3kd.networks import Shape
-from db3kd.synthesis.fields import between, centre, field, often, points
+from db3kd.networks import Shape, at_once
+from db3kd.synthesis.fields import blended, counted
 
-FAMILY = 64  # images that share the grids of their noise
 STROKES, SYMMETRIC, CENTRED = 0.4, 0.35, 0.7  # shares of the images
 DARK, BRIGHT = 0.55, 0.1  # shares of the images whose ground is the lowest or the highest value
 
@@ -31,55 +33,133 @@ def shapes(
     >>> images.shape, bool((images >= 0).all() and (images <= 1).all())
     (torch.Size([3, 3, 9, 7]), True)
     """
+    made = torch.empty(count, *shape)
+    for block in torch.split(made, at_once(shape)):
+        latents = torch.randn(len(block), numbers(shape), generator=draw)
+        block.copy_(drawn(latents, shape, bounds=bounds))
+    return made
+
+
+def numbers(shape: Shape) -> int:
+    """How many numbers the latent of an image of that shape has.
+
+    >>> numbers((1, 28, 28)), numbers((3, 32, 32))
+    (1395, 5669)
+    """
+    most = _most(shape)
+    mask = 10 + 2 * (2 + most * most)
+    return mask + 1 + _of_texture(shape, most) + _of_texture(shape, 2 * most)
+
+
+def drawn(
+    latents: Float[Tensor, "row number"],
+    shape: Shape,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Float[Tensor, "row channels height width"]:
+    """The images of some latents, within the bounds, on their device.
+
+    Costs no query; nothing is random.
+
+    >>> latents = torch.zeros(1, numbers((1, 5, 5)))
+    >>> drawn(latents, (1, 5, 5))[0, 0, 2].round(decimals=2)
+    tensor([0.0100, 0.6600, 0.7200, 0.6600, 0.0100])
+    """
     low, high = bounds
-    families = [FAMILY] * (count // FAMILY) + ([count % FAMILY] if count % FAMILY else [])
-    made = [torch.empty(0, *shape), *(_family(some, shape, draw) for some in families)]
-    order = torch.randperm(count, generator=draw)
-    return torch.cat(made).index_select(0, order).mul_(high - low).add_(low).clamp_(low, high)
+    read, most = _Reader(latents), _most(shape)
+    mask = _mask(read, shape, most)
+    ground = _ground(read, shape, most)
+    images = ground.lerp_(_texture(read, shape, 2 * most, (-1.0, 3.0)), mask.expand_as(ground))
+    return images.mul_(high - low).add_(low).clamp_(low, high)
 
 
-def _family(count: int, shape: Shape, draw: Generator) -> Tensor:
-    """Images whose noise is on the same grids."""
-    _, height, width = shape
-    most = max(3, min(height, width) // 2)
-    mask = _mask(count, (1, height, width), most, draw)
-    ground = _ground(count, shape, most, draw)
-    fill = _texture(count, shape, 2 * most, between(count, -1.0, 3.0, draw), draw)
-    return torch.lerp(ground, fill, mask.expand(-1, shape[0], -1, -1))
+class _Reader:
+    """Reads the numbers of some latents, one after the other."""
+
+    def __init__(self, latents: Tensor) -> None:
+        self.latents, self.place = latents, 0
+
+    def normal(self, *size: int) -> Tensor:
+        """The next numbers as they are, for each image so many."""
+        first, self.place = self.place, self.place + math.prod(size)
+        return self.latents[:, first : self.place].reshape(-1, *size)
+
+    def between(self, low: float, high: float) -> Float[Tensor, "row 1 1 1"]:
+        """The next number, evenly spread."""
+        even: Tensor = torch.special.ndtr(self.normal(1, 1, 1))
+        return even.mul_(high - low).add_(low)
+
+    def often(self, share: float) -> Tensor:
+        """Whether: for about that share of the images."""
+        return self.between(0.0, 1.0) < share
+
+    def points(self, most: int) -> Int[Tensor, " row"]:
+        """How many points a grid has: from 2 to `most`, small numbers more often."""
+        return counted(self.between(0.0, 1.0).flatten(), most)
+
+    def field(self, channels: int, shape: Shape, most: int) -> Tensor:
+        """Band-limited noise of scales of its own for each image."""
+        points = self.points(most), self.points(most)
+        return blended(self.normal(channels, most, most), points, shape[1:])
+
+    def part(self, rows: Tensor, length: int) -> "_Reader":
+        """A reader of the next numbers of some images; they are read then, for all."""
+        first, self.place = self.place, self.place + length
+        return _Reader(self.latents[rows, first : self.place])
 
 
-def _mask(count: int, shape: Shape, most: int, draw: Generator) -> Tensor:
+def _most(shape: Shape) -> int:
+    """The most points of a grid, down or across; a texture may have twice as many."""
+    return max(3, min(shape[1:]) // 2)
+
+
+def _mask(read: _Reader, shape: Shape, most: int) -> Tensor:
     """Where the thing is: all that is above a level of the noise, or a band along that level."""
-    noise = field(count, shape, points(most, draw), draw)
-    noise.addcmul_(between(count, 0.0, 1.0, draw), field(count, shape, points(most, draw), draw))
+    noise = read.field(1, shape, most)
+    noise.addcmul_(read.between(0.0, 1.0), read.field(1, shape, most))
     mirrored = (noise + noise.flip(3)).div_(math.sqrt(2))
-    noise.lerp_(mirrored, often(count, SYMMETRIC, draw))
-    noise.addcmul_(often(count, CENTRED, draw), centre(*shape[1:], count, draw))
-    noise.sub_(between(count, -1.0, 1.2, draw))
-    sharp = between(count, math.log(1.5), math.log(15), draw).exp_()
-    band = noise.abs().neg_().add_(between(count, 0.15, 0.6, draw)).mul_(2)
-    return noise.lerp_(band, often(count, STROKES, draw)).mul_(sharp).sigmoid_()
+    noise = torch.where(read.often(SYMMETRIC), mirrored, noise)
+    noise.addcmul_(read.often(CENTRED).float(), _hill(read, shape))
+    noise.sub_(read.between(-1.0, 1.2))
+    sharp = read.between(math.log(1.5), math.log(15)).exp_()
+    band = noise.abs().neg_().add_(read.between(0.15, 0.6)).mul_(2)
+    return torch.where(read.often(STROKES), band, noise).mul_(sharp).sigmoid_()
 
 
-def _ground(count: int, shape: Shape, most: int, draw: Generator) -> Tensor:
+def _hill(read: _Reader, shape: Shape) -> Tensor:
+    """A hill in the middle, of a height and steepness of its own for each image."""
+    _, height, width = shape
+    down, across = (
+        torch.linspace(-1, 1, side, device=read.latents.device).square() for side in (height, width)
+    )
+    away = down[:, None] * read.between(0.5, 2.0) + across * read.between(0.5, 2.0)
+    return away.neg_().add_(0.7).mul_(read.between(0.5, 2.5))
+
+
+def _ground(read: _Reader, shape: Shape, most: int) -> Tensor:
     """What the thing lies on: the lowest value, the highest, or a texture."""
-    kind = torch.rand(count, generator=draw)
-    ground = (kind >= DARK).float().reshape(-1, 1, 1, 1).repeat(1, *shape)
-    soft = (kind >= DARK + BRIGHT).nonzero()[:, 0]
+    kind = read.between(0.0, 1.0)
+    ground = (kind >= DARK).float().repeat(1, *shape)
+    soft = (kind >= DARK + BRIGHT).flatten().nonzero()[:, 0]
+    part = read.part(soft, _of_texture(shape, most))
     if len(soft):
-        level = between(len(soft), -3.0, 2.0, draw)
-        ground[soft] = _texture(len(soft), shape, most, level, draw)
+        ground[soft] = _texture(part, shape, most, (-3.0, 2.0))
     return ground
 
 
-def _texture(count: int, shape: Shape, most: int, level: Tensor, draw: Generator) -> Tensor:
+def _texture(read: _Reader, shape: Shape, most: int, levels: tuple[float, float]) -> Tensor:
     """A level, a tint, and noise about them; part of the noise is each colour's own."""
-    channels, height, width = shape
-    noise = field(count, (1, height, width), points(most, draw), draw)
+    channels = shape[0]
+    level, rough = read.between(*levels), read.between(0.0, 1.5)
+    noise = read.field(1, shape, most)
     if channels > 1:
-        noise = noise + between(count, 0.0, 1.0, draw) * field(
-            count, shape, points(most, draw), draw
-        )
-        tint = torch.randn(count, channels, 1, 1, generator=draw)
-        level = level + tint * between(count, 0.0, 1.0, draw)
-    return (level + noise * between(count, 0.0, 1.5, draw)).sigmoid_()
+        noise = noise + read.between(0.0, 1.0) * read.field(channels, shape, most)
+        level = level + read.normal(channels, 1, 1) * read.between(0.0, 1.0)
+    return noise.mul_(rough).add_(level).sigmoid_()
+
+
+def _of_texture(shape: Shape, most: int) -> int:
+    """How many numbers of a latent a texture reads."""
+    channels, grid = shape[0], most * most
+    own = channels * grid + 2 + 2 + channels if channels > 1 else 0
+    return 2 + 2 + grid + own

@@ -5,12 +5,12 @@ or by a reward that needs scores; ActiveThief (Pal et al. 2020) by the student's
 """
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from db3kd.data import Images
 from db3kd.errors import InputError
 from db3kd.robustness import mix
-from db3kd.synthesis.chosen import ASKED, Chosen
+from db3kd.synthesis.chosen import ASKED, Chosen, Made
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
 
@@ -59,15 +59,16 @@ class Unrelated:
             self.chosen.spend(pool, seed=seed, report=report)
             return
         while pool.rest:
-            pool.ask(self._next(pool, len(pool), pool.next(ASKED), torch.Generator()))
+            made = self._next(pool, len(pool), pool.next(ASKED), 0, torch.Generator())
+            pool.ask(made.images)
 
-    def _next(self, pool: Pool, before: int, count: int, draw: Generator) -> Tensor:
+    def _next(self, pool: Pool, before: int, count: int, children: int, draw: Generator) -> Made:
         """The next so many images, in an order of their own."""
-        del draw
+        del children, draw
         places = torch.arange(before, before + count) % len(self.order)
         low, high = pool.bounds
         images = self.images.read(self.order[places])
-        return images.mul(high - low).add_(low).to(pool.device)
+        return Made(images.mul(high - low).add_(low).to(pool.device))
 
 
 def doubtful(task: Task, *, seed: int) -> Unrelated:

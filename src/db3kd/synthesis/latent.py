@@ -1,0 +1,98 @@
+"""Ask what students doubt, of new shapes and of shapes near those that were asked.
+
+Near in the latent, the normal numbers that an image of shapes is drawn from: a child is
+
+    z' = sqrt(1 - e^2) z + e xi,    xi ~ N(0, 1),
+
+so it is as sharp and as likely as any other shape, which an image that was shifted, mixed and
+patched again and again is not. (The step is that of Neal 1998 and Cotter et al. 2013, who walk so
+through a Gaussian prior.)
+
+A latent is longer than its image, and is not kept. It is drawn again from the image's origin: the
+row of its parent, or -1, and the seed of its own xi and e.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from db3kd.networks import at_once
+from db3kd.robustness import mix
+from db3kd.synthesis.chosen import Chosen, Made, balanced_parents
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.shapes import drawn, numbers
+from db3kd.synthesis.way import Task
+
+NEAREST, FARTHEST = 0.04, 0.5  # e, as many octaves of each
+SEEDS = 2**32  # that PyTorch's generator tells apart
+
+
+class Near:
+    """New shapes, and children of those that were asked, as many of each class; for `Chosen`.
+
+    Costs no query. Random by `seed` and by that of the generator it is given.
+
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> pool, draw = Pool(4, (1, 4, 4), bright, eight_bit=True), Generator().manual_seed(0)
+    >>> Near(seed=0)(pool, 0, 4, 0, draw).origins[:, 0]
+    tensor([-1, -1, -1, -1])
+    """
+
+    def __init__(self, *, seed: int) -> None:
+        self.first = mix(seed, "latents")
+
+    def __call__(self, pool: Pool, before: int, count: int, children: int, draw: Generator) -> Made:
+        """So many candidates, with their origins."""
+        parents = torch.full((count,), -1)
+        if children:
+            parents[count - children :] = balanced_parents(pool, children, draw)
+        seeds = (self.first % SEEDS + before + torch.arange(count)) % SEEDS
+        origins = torch.stack([parents, seeds], 1)
+        length, made = numbers(pool.shape), [torch.empty(0, *pool.shape, device=pool.device)]
+        for some in torch.split(origins, at_once(pool.shape)):
+            z = latents(some, pool.origins, length).to(pool.device)
+            made.append(drawn(z, pool.shape, bounds=pool.bounds))
+        return Made(torch.cat(made), origins)
+
+
+def latents(
+    origins: Int[Tensor, "row 2"], asked: Int[Tensor, "asked 2"] | None, length: int
+) -> Float[Tensor, "row number"]:
+    """The latents of images with these origins; `asked` are those of their ancestors.
+
+    >>> asked = torch.tensor([[-1, 7]])
+    >>> both = latents(torch.tensor([[-1, 7], [0, 8]]), asked, 1000)
+    >>> both.std(1).round(decimals=1), bool(torch.corrcoef(both)[0, 1] > 0.85)
+    (tensor([1., 1.]), True)
+    """
+    found, draw = torch.zeros(len(origins), length), Generator()
+    for z, (parent, seed) in zip(found, origins.tolist(), strict=True):
+        share = 1.0
+        while True:
+            noise = torch.randn(1 + length, generator=draw.manual_seed(seed))
+            if parent < 0 or asked is None:
+                z.add_(noise[1:], alpha=share)
+                break
+            step = _step(float(noise[0]))
+            z.add_(noise[1:], alpha=share * step)
+            share *= math.sqrt(1 - step * step)
+            parent, seed = asked[parent].tolist()
+    return found
+
+
+def _step(normal: float) -> float:
+    """How far a child moves, by a normal number."""
+    even = 0.5 * (1 + math.erf(normal / math.sqrt(2)))
+    return NEAREST * math.exp(even * math.log(FARTHEST / NEAREST))
+
+
+def latent_shapes(task: Task, *, seed: int) -> Chosen:
+    """The way "latent".
+
+    >>> latent_shapes.__name__
+    'latent_shapes'
+    """
+    return Chosen(task, Near(seed=seed), seed=seed)
