@@ -15,6 +15,7 @@ import picture
 
 STYLES = {  # way: line, marker, colour
     "chosen": ("-", "o", "#b2182b"),
+    "latent": ("-", "D", "#053061"),
     "alone": ("-", "o", "#f4a582"),
     "shapes": ("-", "s", "0.0"),
     "noise": (":", "x", "0.5"),

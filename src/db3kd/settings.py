@@ -320,11 +320,12 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """How pseudo samples are made where there are no own images (`docs/synthesis.md`).
 
     `queries`: how many answers; without it what `Budget.queries` leaves, and 25,000 where there is
-    no budget. `way`: "noise" and "shapes" ask random images, "chosen" those of which students
-    doubt; "dip_kd" makes images that a primer student tells apart; "ideal", "qedg", "dfms" and
-    "disguide" learn a generator; "ascent" is the paper's ZSDB3KD, whose settings are those of
-    `ascent` and no others; "unrelated" and "unrelated_chosen" ask unlabelled images of something
-    else, those of the data set `images`. `rounds`: at least so many times the students learn anew.
+    no budget. `way`: "noise" and "shapes" ask random images, "chosen" and "latent" those of which
+    students doubt, among shapes and what descends from them; "dip_kd" makes images that a primer
+    student tells apart; "ideal", "qedg", "dfms" and "disguide" learn a generator; "ascent" is the
+    paper's ZSDB3KD, whose settings are those of `ascent` and no others; "unrelated" and
+    "unrelated_chosen" ask unlabelled images of something else, those of the data set `images`.
+    `rounds`: at least so many times the students learn anew.
     `surrogate`, `width`, `members`: what and how many these students are; "auto" by the size of the
     images. `candidates`: so many images are made for one that is asked, where students choose.
     `unasked`: so many more images are made, as far as 2 GiB hold them, of which nobody is asked;
