@@ -124,14 +124,14 @@ def test_no_two_candidates_have_the_same_seed_and_children_are_of_every_class() 
 # In a run
 
 
-def made(folder: Path, settings: Synthesis) -> Run:
+def made(folder: Path) -> Run:
     corners = torch.eye(36)[:4]
     return Run(folder, Watched(prototypes(corners)))
 
 
 def test_origins_are_kept_and_lead_to_the_images(tmp_path: Path) -> None:
     settings = Synthesis(way="latent", unasked=0, queries=200, rounds=4, width=1.0)
-    with made(tmp_path, settings) as run:
+    with made(tmp_path) as run:
         run.synthesize(SHAPE, settings)
     shards = [load_file(file) for file in sorted(tmp_path.glob("synthesis/0*.safetensors"))]
     origins = torch.cat([shard["origins"] for shard in shards])
@@ -147,7 +147,7 @@ def test_origins_are_kept_and_lead_to_the_images(tmp_path: Path) -> None:
 
 def test_unasked_images_are_others_of_the_same_source(tmp_path: Path) -> None:
     settings = Synthesis(way="latent", unasked=40, queries=80, rounds=2, width=1.0)
-    with made(tmp_path, settings) as run:
+    with made(tmp_path) as run:
         run.synthesize(SHAPE, settings)
         samples = run.pseudo_samples()
         asked = run.pseudo_samples(copies=False)
