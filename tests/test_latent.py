@@ -105,6 +105,11 @@ def test_a_latent_does_not_depend_on_its_neighbours() -> None:
         assert torch.equal(latents(asked[row : row + 1], asked, LENGTH)[0], whole[row])
 
 
+def test_a_child_of_what_is_not_known_is_no_new_shape() -> None:
+    with pytest.raises(IndexError):
+        latents(torch.tensor([[0, 4]]), torch.empty(0, 2, dtype=torch.int64), LENGTH)
+
+
 def test_no_two_candidates_have_the_same_seed_and_children_are_of_every_class() -> None:
     bright = function(lambda images: images.flatten(1).mean(1) > 0.8, classes=2)
     pool, near, draw = Pool(64, SHAPE, bright, eight_bit=True), Near(seed=0), torch.Generator()

@@ -51,15 +51,16 @@ class Near:
             parents[count - children :] = balanced_parents(pool, children, draw)
         seeds = (self.first % SEEDS + before + torch.arange(count)) % SEEDS
         origins = torch.stack([parents, seeds], 1)
+        asked = origins[:0] if pool.origins is None else pool.origins
         length, made = numbers(pool.shape), [torch.empty(0, *pool.shape, device=pool.device)]
         for some in torch.split(origins, at_once(pool.shape)):
-            z = latents(some, pool.origins, length).to(pool.device)
+            z = latents(some, asked, length).to(pool.device)
             made.append(drawn(z, pool.shape, bounds=pool.bounds))
         return Made(torch.cat(made), origins)
 
 
 def latents(
-    origins: Int[Tensor, "row 2"], asked: Int[Tensor, "asked 2"] | None, length: int
+    origins: Int[Tensor, "row 2"], asked: Int[Tensor, "asked 2"], length: int
 ) -> Float[Tensor, "row number"]:
     """The latents of images with these origins; `asked` are those of their ancestors.
 
@@ -73,7 +74,7 @@ def latents(
         share = 1.0
         while True:
             noise = torch.randn(1 + length, generator=draw.manual_seed(seed))
-            if parent < 0 or asked is None:
+            if parent < 0:
                 z.add_(noise[1:], alpha=share)
                 break
             step = _step(float(noise[0]))
