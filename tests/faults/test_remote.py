@@ -308,6 +308,21 @@ def test_interrupted_while_the_client_is_made(
     assert clients == 1
 
 
+def test_there_is_one_keeper_though_its_start_is_interrupted(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calling, start = transport.Transport(settings(tiny.url)), threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    calling.run([], print)
+    calling.close()
+
+
 # Money
 
 

@@ -95,6 +95,8 @@ class Transport:
         self._bad, self._not_before = 0, 0.0  # calls that failed in a row; when the next may be
         self._open = ExitStack()
         self._keeper = ThreadPoolExecutor(1)
+        # Its thread starts here: a pool that is interrupted as it starts one would start another.
+        self._keeper.submit(int).result()
         self._portal: anyio.from_thread.BlockingPortal | None = None
         self._client: httpx2.AsyncClient
 
