@@ -108,6 +108,11 @@ def test_a_latent_does_not_depend_on_its_neighbours() -> None:
 def test_a_child_of_what_is_not_known_is_no_new_shape() -> None:
     with pytest.raises(IndexError):
         latents(torch.tensor([[0, 4]]), torch.empty(0, 2, dtype=torch.int64), LENGTH)
+    dark = function(lambda images: torch.zeros(len(images), dtype=torch.int64), classes=2)
+    pool = Pool(8, SHAPE, dark, eight_bit=True)
+    pool.add(torch.zeros(4, *SHAPE, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(IndexError):
+        Near(seed=0)(pool, 4, 4, 2, torch.Generator())
 
 
 def test_no_two_candidates_have_the_same_seed_and_children_are_of_every_class() -> None:
