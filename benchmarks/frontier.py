@@ -323,7 +323,8 @@ def plan_of(
         shard=max(Synthesis().shard, asked // LESSONS),
         images=UNRELATED[case.name] if name.startswith("unrelated") else None,
     )
-    settings = msgspec.structs.replace(settings, unasked=images_for(case.network, settings, shape))
+    more = images_for(case.network, settings, shape, asked=asked)
+    settings = msgspec.structs.replace(settings, unasked=more)
     return Plan(name, queries, settings, search)
 
 

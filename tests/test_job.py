@@ -404,7 +404,7 @@ def test_students_unlike_those_that_choose_learn_the_answers_alone(
     for module in ("synthesis.chosen", "unasked"):
         monkeypatch.setattr(f"db3kd.{module}.LEAST_STEPS", 20)
         monkeypatch.setattr(f"db3kd.{module}.MOST_STEPS", 20)
-    monkeypatch.setattr("db3kd.unasked.IMAGES", 70)
+    monkeypatch.setattr("db3kd.unasked.IMAGES", 190)
 
     def learned(*settings: str) -> int:
         """Samples of the last student that was taught."""

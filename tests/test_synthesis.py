@@ -21,7 +21,7 @@ from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputEr
 from db3kd.growing.choose import balanced
 from db3kd.pseudo import planned
 from db3kd.run import Run
-from db3kd.settings import AscentPlan, Budget, Search, Synthesis
+from db3kd.settings import AscentPlan, Budget, Search, Synthesis, Ways
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
@@ -583,6 +583,22 @@ def test_images_that_nobody_is_asked_about_have_soft_labels_and_cost_nothing(
         again = run.pseudo_samples()
         assert torch.equal(again.soft, samples.soft)
         assert len(run.soften(Search(strategy="rows", queries=10, probes=4, shard=60))) == 60
+
+
+@pytest.mark.parametrize(
+    ("way", "queries", "learned"),
+    [("chosen", 30, 40), ("latent", 30, 40), ("chosen", 50, 50), ("shapes", 30, 30)],
+)
+def test_images_that_nobody_is_asked_about_fill_up_what_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Ways, queries: int, learned: int
+) -> None:
+    monkeypatch.setattr(unasked, "LEAST_STEPS", 20)
+    monkeypatch.setattr(unasked, "MOST_STEPS", 20)
+    monkeypatch.setattr(unasked, "IMAGES", 40)
+    with Run(tmp_path, Counting()) as run:
+        wanted = Synthesis(way=way, queries=queries, rounds=1, width=1.0)
+        assert len(run.synthesize(SHAPE, wanted)) == learned
+        assert run.meter.spent == queries
 
 
 def test_a_stop_while_nobody_is_asked_changes_nothing(

@@ -369,7 +369,9 @@ class Job:
         recipe = self.recipe
         if "pseudo" not in recipe.student.methods:
             return 0
-        return images_for(recipe.student.network, recipe.synthesis, self.test.images.shape)
+        network, shape = recipe.student.network, self.test.images.shape
+        asked = self.run.planned_synthesis(recipe.synthesis, reserved=len(self.test))
+        return images_for(network, recipe.synthesis, shape, asked=asked)
 
     @property
     def truth(self) -> Tensor | None:

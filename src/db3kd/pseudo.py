@@ -30,7 +30,7 @@ from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
 from db3kd.transfer_set import TransferSet
-from db3kd.unasked import images_for, invent, invented
+from db3kd.unasked import invent, invented
 from db3kd.workshop import Workshop
 
 QUERIES = 25_000  # where nobody says how many
@@ -86,10 +86,9 @@ def synthesize(
     work = _Work(shop, shape, settings, total, images)
     if total and shop.pending("synthesis", total, size):
         shop.work("synthesis", total, size, 1, work)
-    name = network_of(settings.surrogate, shape)
-    unasked = images_for(name, settings, shape)
-    if total and unasked:
-        invent(shop, work.pool_before(-(-total // size)), unasked, name, settings.width)
+    if total and settings.unasked:
+        name = network_of(settings.surrogate, shape)
+        invent(shop, work.pool_before(-(-total // size)), settings.unasked, name, settings.width)
 
 
 class _Work:

@@ -25,6 +25,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd import ascents, growth, pseudo, spending
+from db3kd.amortised.stages import network_of
 from db3kd.books import ANSWERS_SHARD
 from db3kd.data import Images, TensorImages, check_images
 from db3kd.distances import (
@@ -68,6 +69,7 @@ from db3kd.student import (
 )
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
+from db3kd.unasked import images_for
 from db3kd.workshop import Workshop
 
 
@@ -202,9 +204,9 @@ class Run:
         `docs/synthesis.md`. Costs `settings.queries`, or what the budget leaves but for `reserved`
         queries; by way "ascent" at most what `settings.ascent` allows. A class that is never
         answered is named in a warning. `images`: unlabelled ones of something else, from 0 to 1,
-        for way "unrelated". `settings.unasked` more images (without it 60,000, as for a student
-        of the surrogate's network) have soft labels by an ensemble, and come last. Random by the
-        run's seed.
+        for way "unrelated". `settings.unasked` more images (without it as for a student of the
+        surrogate's network) have soft labels by an ensemble, and come last. Random by the run's
+        seed.
 
         Raises:
             InputError: a network that does not fit; nothing is left to ask with; or, by way
@@ -219,9 +221,12 @@ class Run:
                 f"the budget of {self.meter.budget.queries:,} queries leaves none for pseudo"
                 f" samples, since {reserved:,} are for test images; give more"
             )
+        student = network_of(settings.surrogate, shape)
+        more = images_for(student, settings, shape, asked=total)
+        settings = msgspec.structs.replace(settings, unasked=more)
         pseudo.synthesize(self._shop, shape, settings, total, images)
         pseudo.warn_of_missing(self._shop)
-        return pseudo.whole(self._shop, unasked=settings.unasked != 0)
+        return pseudo.whole(self._shop, unasked=more > 0)
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
         """How many pseudo samples are asked: as it began, or as it would be; no query.

@@ -27,24 +27,30 @@ from db3kd.synthesis.pool import Pool
 from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
-IMAGES = 60_000  # where nobody says how many
+IMAGES = 60_000  # and such as were asked, together, where nobody says how many
+OWN = ("chosen", "latent")  # ways that have such images; the literature's learn what they asked
 STUDENTS, WIDER = 3, 2.0  # of the ensemble; and how much wider than those that choose
 BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 6000, 20_000  # of each of them
 SHARD, PIECE = 4096, 512  # images that are kept together, or made at once
 MOST_BYTES = 2**31  # of all of them
 
 
-def images_for(student: str, settings: Synthesis, shape: Shape) -> int:
-    """How many such images a student of a network learns from; none if it is no surrogate's.
+def images_for(student: str, settings: Synthesis, shape: Shape, *, asked: int) -> int:
+    """How many such images a student of a network learns from, beside so many that are asked.
 
-    Another network may know better than three of the surrogate's, and then they mislead it.
+    None if it is no surrogate's: another network may know better than three of the surrogate's, and
+    then they mislead it.
 
-    >>> [images_for(student, Synthesis(), (3, 32, 32)) for student in ("lenet5", "alexnet")]
-    [60000, 0]
+    >>> shape = (3, 32, 32)
+    >>> [images_for("lenet5", Synthesis(), shape, asked=asked) for asked in (25_000, 100_000)]
+    [35000, 0]
+    >>> images_for("alexnet", Synthesis(), shape, asked=25_000)
+    0
     """
     if settings.unasked is not None:
         return settings.unasked
-    return IMAGES if student == network_of(settings.surrogate, shape) else 0
+    fits = settings.way in OWN and student == network_of(settings.surrogate, shape)
+    return max(0, IMAGES - asked) if fits else 0
 
 
 def invent(shop: Workshop, pool: Pool, count: int, network: str, width: float) -> None:

@@ -28,8 +28,7 @@ class DipKd:
 
     A primer student learns all answers after each shard. Before a batch is asked, its images are
     moved by some sign steps that lower the likeness of the primer's views of them.
-    In the paper the last student also learns the primer's soft labels; here `Synthesis.unasked` has
-    soft labels for any way.
+    In the paper the last student also learns the primer's soft labels; here it learns the answers.
 
     Costs one query an image. Random by `seed` (first weights) and by that of `spend`.
 
