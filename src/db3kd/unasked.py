@@ -38,8 +38,8 @@ MOST_BYTES = 2**31  # of all of them
 def images_for(student: str, settings: Synthesis, shape: Shape, *, asked: int) -> int:
     """How many such images a student of a network learns from, beside so many that are asked.
 
-    None if it is no surrogate's: another network may know better than three of the surrogate's, and
-    then they mislead it.
+    They are none for a network that is not the surrogate's: it may know better than three of these,
+    and then they mislead it.
 
     >>> shape = (3, 32, 32)
     >>> [images_for("lenet5", Synthesis(), shape, asked=asked) for asked in (25_000, 100_000)]
