@@ -52,7 +52,16 @@ def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
         some = [{**line, "budget": line["budget"] * aside} for line in table if line["way"] == way]
         picture.curve(axes, some, STYLES[way], label=way, bold=way == "chosen")
     axes.axhline(table[0]["teacher"], color="0.8", linewidth=1)
-    axes.annotate("teacher", (table[0]["budget"], table[0]["teacher"]), fontsize=7, color="0.4")
+    axes.annotate(
+        "teacher",
+        (0.99, table[0]["teacher"]),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7,
+        color="0.4",
+    )
     if title in PAPER:
         reached, price = PAPER[title]
         axes.plot([price], [reached], marker="*", markersize=10, color="0.0", linestyle="none")
