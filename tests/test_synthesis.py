@@ -198,8 +198,7 @@ def test_students_are_shown_a_few_large_images_at_a_time() -> None:
     images = torch.rand(60, 1, 1, 1).expand(60, 3, 224, 224)
     students = nn.ModuleList([network])
     assert chosen.thoughts(students, images).shape == (1, 60, 4)
-    assert unasked._together(students, images).shape == (60, 4)
-    assert network.shown == [27, 27, 6] * 2
+    assert network.shown == [27, 27, 6]
 
 
 def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
@@ -599,6 +598,24 @@ def test_images_that_nobody_is_asked_about_fill_up_what_was_asked(
         wanted = Synthesis(way=way, queries=queries, rounds=1, width=1.0)
         assert len(run.synthesize(SHAPE, wanted)) == learned
         assert run.meter.spent == queries
+
+
+def test_of_some_candidates_those_are_kept_of_which_the_ensemble_doubts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unasked, "LEAST_STEPS", 200)
+    monkeypatch.setattr(unasked, "MOST_STEPS", 200)
+    margins, rarest = [], []
+    for candidates in (1, 8):  # the same answers: a first round takes images as they come
+        wanted = Synthesis(queries=60, rounds=1, width=1.0, unasked=200, candidates=candidates)
+        with Run(tmp_path / str(candidates), Counting()) as run:
+            samples = run.synthesize(SHAPE, wanted)
+        assert samples.soft is not None
+        best = samples.soft.exp().topk(2, dim=1).values
+        margins.append(float((best[:, 0] - best[:, 1]).mean()))
+        rarest.append(int(samples.own[60:].bincount(minlength=4).min()))
+    assert margins[1] < margins[0]
+    assert rarest[1] > rarest[0]
 
 
 def test_a_stop_while_nobody_is_asked_changes_nothing(

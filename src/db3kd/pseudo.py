@@ -87,8 +87,7 @@ def synthesize(
     if total and shop.pending("synthesis", total, size):
         shop.work("synthesis", total, size, 1, work)
     if total and settings.unasked:
-        name = network_of(settings.surrogate, shape)
-        invent(shop, work.pool_before(-(-total // size)), settings.unasked, name, settings.width)
+        invent(shop, work.pool_before(-(-total // size)), settings)
 
 
 class _Work:

@@ -1,23 +1,27 @@
 """The stage that makes images of which nobody is asked: an ensemble says what they are.
 
 What some students of the same answers think together is right more often than what each thinks
-alone. A student can learn that from any number of images, and no answer is bought for it.
+alone. A student can learn that from any number of images, and no answer is bought for it. It learns
+most where the ensemble doubts, too, so of some candidates those are taken, as many of each class.
 """
 
 import math
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import quick
 from db3kd.books import shards_of
 from db3kd.data import TensorImages
+from db3kd.growing.choices.doubt import doubt
+from db3kd.growing.choose import choose
 from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
-from db3kd.networks import Shape, build
+from db3kd.networks import Shape, at_once, build
 from db3kd.robustness import mix
 from db3kd.settings import Synthesis, Training
 from db3kd.student import train
@@ -31,7 +35,7 @@ IMAGES = 60_000  # and such as were asked, together, where nobody says how many
 OWN = ("chosen", "latent")  # ways that have such images; the literature's learn what they asked
 STUDENTS, WIDER = 3, 2.0  # of the ensemble; and how much wider than those that choose
 BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 6000, 20_000  # of each of them
-SHARD, PIECE = 4096, 512  # images that are kept together, or made at once
+SHARD = 4096  # images that are kept together
 MOST_BYTES = 2**31  # of all of them
 
 
@@ -53,29 +57,37 @@ def images_for(student: str, settings: Synthesis, shape: Shape, *, asked: int) -
     return max(0, IMAGES - asked) if fits else 0
 
 
-def invent(shop: Workshop, pool: Pool, count: int, network: str, width: float) -> None:
-    """Teach the ensemble and make so many images, those that are not there yet; no query.
+def invent(shop: Workshop, pool: Pool, settings: Synthesis) -> None:
+    """Teach the ensemble and make all images that settings want, but those there already; no query.
 
     They are fewer where 2 GiB do not hold them. Random by the run's seed.
     """
-    count = min(count, MOST_BYTES // (math.prod(pool.shape) * pool.values.element_size()))
-    shop.agree("unasked", {"total": count, "size": SHARD, "price": 0, "network": network})
+    count = min(
+        settings.unasked or 0, MOST_BYTES // (math.prod(pool.shape) * pool.values.element_size())
+    )
+    network, each = network_of(settings.surrogate, pool.shape), settings.candidates
+    shop.agree(
+        "unasked",
+        {"total": count, "size": SHARD, "price": 0, "network": network, "candidates": each},
+    )
     pending = shop.pending("unasked", count, SHARD)
     if not pending:
         return
-    students = _ensemble(shop, pool, network, width)
+    students = _ensemble(shop, pool, network, settings.width)
     # More of what was asked, by the source that its way had.
     source = descendants if pool.origins is None else Near(seed=mix(shop.seed, "unasked"))
 
     def work(_: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         draw = torch.Generator().manual_seed(mix(shop.seed, "unasked", shard))
         kept, soft = [], []
-        for part in torch.split(rows, PIECE):
-            count = len(part)
-            made = source(pool, int(part[0]), count, children(count), draw).images
+        for part in torch.split(rows, at_once(pool.shape)):
+            wanted = len(part) * each
+            made = source(pool, int(part[0]) * each, wanted, children(wanted), draw).images
             values, shown = pool.rounded(made)
-            kept.append(values.cpu())
-            soft.append(_together(students, shown).cpu())
+            said = thoughts(students, shown)
+            chosen = choose(said, doubt, len(part))
+            kept.append(values[chosen].cpu())
+            soft.append(_together(said[:, chosen]).cpu())
         return {"images": torch.cat(kept), "soft": torch.cat(soft)}, {}
 
     for shard in pending:
@@ -127,6 +139,6 @@ def _ensemble(shop: Workshop, pool: Pool, network: str, width: float) -> nn.Modu
     return students
 
 
-def _together(students: nn.ModuleList, images: Tensor) -> Tensor:
-    """The logarithm of the mean of all students' probabilities."""
-    return thoughts(students, images).exp().mean(0).clamp_min(1e-6).log()
+def _together(said: Float[Tensor, "student row classes"]) -> Float[Tensor, "row classes"]:
+    """The logarithm of the mean of all students' probabilities, given as logarithms, too."""
+    return said.exp().mean(0).clamp_min(1e-6).log()
