@@ -327,8 +327,8 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     "unrelated_chosen" ask unlabelled images of something else, those of the data set `images`.
     `rounds`: at least so many times the students learn anew.
     `surrogate`, `width`, `members`: what and how many these students are; "auto" by the size of the
-    images. `candidates`: so many images are made for one that is asked, where students choose.
-    `unasked`: so many more images are made, as far as 2 GiB hold them, of which nobody is asked;
+    images. `candidates`: so many images are made for one that is taken, where students choose.
+    `unasked`: so many more images are taken, as far as 2 GiB hold them, of which nobody is asked;
     what three wider students say of them together are soft labels. Without it, as many as make
     60,000 with those that are asked, by the ways "chosen" and "latent", in a recipe whose student
     is of the network `surrogate`; none for another student, which knows better than these.
