@@ -197,7 +197,9 @@ def test_students_are_shown_a_few_large_images_at_a_time() -> None:
     network = Watching()
     images = torch.rand(60, 1, 1, 1).expand(60, 3, 224, 224)
     students = nn.ModuleList([network])
-    assert chosen.thoughts(students, images).shape == (1, 60, 4)
+    said = chosen.thoughts(students, images)
+    assert said.shape == (1, 60, 4)
+    assert unasked._together(said).shape == (60, 4)
     assert network.shown == [27, 27, 6]
 
 
