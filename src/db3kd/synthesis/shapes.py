@@ -7,6 +7,9 @@ al. 2021; as priors of a hard-label distillation: DIP-KD, 2026.)
 
 An image is a function of its *latent*, so many independent standard normal numbers. A latent that
 moved a little and kept that law is another image, not far from the first and no less likely.
+
+Shapes that are drawn together come in families, whose noise has the same scales; each image alone
+has the same law as without. Where answers are few, students learn a little more from families.
 """
 
 import math
@@ -20,12 +23,13 @@ from db3kd.synthesis.fields import blended, counted
 
 STROKES, SYMMETRIC, CENTRED = 0.4, 0.35, 0.7  # shares of the images
 DARK, BRIGHT = 0.55, 0.1  # shares of the images whose ground is the lowest or the highest value
+FAMILY = 64  # neighbours whose noise has the same scales
 
 
 def shapes(
     count: int, shape: Shape, draw: Generator, *, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Float[Tensor, "row channels height width"]:
-    """So many images of shapes on a ground, within the bounds.
+    """So many images of shapes on a ground, within the bounds, in families.
 
     Costs no query. Random: `draw`, a generator on the CPU.
 
@@ -36,7 +40,7 @@ def shapes(
     made = torch.empty(count, *shape)
     for block in torch.split(made, at_once(shape)):
         latents = torch.randn(len(block), numbers(shape), generator=draw)
-        block.copy_(drawn(latents, shape, bounds=bounds))
+        block.copy_(drawn(latents, shape, bounds=bounds, family=FAMILY))
     return made
 
 
@@ -56,8 +60,11 @@ def drawn(
     shape: Shape,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
+    family: int = 1,
 ) -> Float[Tensor, "row channels height width"]:
     """The images of some latents, within the bounds, on their device.
+
+    Scales of noise are those of the first latent of each family, so many neighbours.
 
     Costs no query; nothing is random.
 
@@ -66,7 +73,7 @@ def drawn(
     tensor([0.0100, 0.6600, 0.7200, 0.6600, 0.0100])
     """
     low, high = bounds
-    read, most = _Reader(latents), _most(shape)
+    read, most = _Reader(latents, family), _most(shape)
     mask = _mask(read, shape, most)
     ground = _ground(read, shape, most)
     images = ground.lerp_(_texture(read, shape, 2 * most, (-1.0, 3.0)), mask.expand_as(ground))
@@ -76,8 +83,8 @@ def drawn(
 class _Reader:
     """Reads the numbers of some latents, one after the other."""
 
-    def __init__(self, latents: Tensor) -> None:
-        self.latents, self.place = latents, 0
+    def __init__(self, latents: Tensor, family: int) -> None:
+        self.latents, self.family, self.place = latents, family, 0
 
     def normal(self, *size: int) -> Tensor:
         """The next numbers as they are, for each image so many."""
@@ -95,17 +102,19 @@ class _Reader:
 
     def points(self, most: int) -> Int[Tensor, " row"]:
         """How many points a grid has: from 2 to `most`, small numbers more often."""
-        return counted(self.between(0.0, 1.0).flatten(), most)
+        share = self.between(0.0, 1.0).flatten()
+        shared = share[:: self.family].repeat_interleave(self.family)[: len(share)]
+        return counted(shared, most)
 
     def field(self, channels: int, shape: Shape, most: int) -> Tensor:
-        """Band-limited noise of scales of its own for each image."""
+        """Band-limited noise of scales of its own for each family."""
         points = self.points(most), self.points(most)
         return blended(self.normal(channels, most, most), points, shape[1:])
 
     def part(self, rows: Tensor, length: int) -> "_Reader":
         """A reader of the next numbers of some images; they are read then, for all."""
         first, self.place = self.place, self.place + length
-        return _Reader(self.latents[rows, first : self.place])
+        return _Reader(self.latents[rows, first : self.place], self.family)
 
 
 def _most(shape: Shape) -> int:
