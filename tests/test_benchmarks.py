@@ -516,7 +516,7 @@ def test_steps_grow_with_the_answers() -> None:
         8000,
         8000,
         20000,
-        60000,
+        200000,
     ]
     assert frontier.WAYS.keys() == module("frontier_plot").STYLES.keys()
     assert list(frontier.cells(("noise", "chosen"), (9, 5))) == [
