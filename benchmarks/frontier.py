@@ -59,7 +59,7 @@ WAYS: dict[Ways | Literal["alone", "distances"], str] = {
 }
 UNRELATED = {"mnist": "fashion_mnist", "fashion": "mnist", "cifar10": "cifar100"}
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
-STEPS = {5_000: 8_000, 25_000: 20_000, 100_000: 30_000, 250_000: 40_000, 1_000_000: 200_000}
+STEPS = {5_000: 8_000, 25_000: 20_000, 100_000: 60_000, 250_000: 100_000, 1_000_000: 200_000}
 BATCH = 64
 LESSONS = 16  # rounds of a million queries; shards of the default size would make it 61
 MEASURED = 9  # queries for the distances of a pseudo sample, with way "distances"
