@@ -512,10 +512,12 @@ def test_the_frontier_has_a_plot(tmp_path: Path) -> None:
 
 def test_steps_grow_with_the_answers() -> None:
     frontier = module("frontier")
-    assert [frontier.steps_of(count) for count in (1, 5000, 5001, 10**7)] == [
+    assert [frontier.steps_of(count) for count in (1, 5000, 5001, 10**5, 10**5 + 1, 10**7)] == [
         8000,
         8000,
         20000,
+        60000,
+        100000,
         200000,
     ]
     assert frontier.WAYS.keys() == module("frontier_plot").STYLES.keys()
