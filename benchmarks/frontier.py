@@ -283,7 +283,8 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
     started = time.perf_counter()
     net = student(problem, seed)
     samples = replace(samples, images=resident(samples.images))
-    train(net, samples, training, seed=seed, device=problem.device)
+    halfway = result.with_suffix(".checkpoint")
+    train(net, samples, training, seed=seed, device=problem.device, checkpoint=halfway)
     seconds = time.perf_counter() - started
     answers = predict(net, problem.test.images, device=problem.device).cpu()
     line = {
@@ -297,6 +298,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
         "network": problem.case.network,
     }
     write_atomically(result, json.dumps(line).encode())
+    halfway.unlink(missing_ok=True)
     return line
 
 

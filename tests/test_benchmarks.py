@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from db3kd import student
 from db3kd.amortised import stages
 from db3kd.data import DataSet, TensorImages
 from db3kd.errors import InputError
@@ -468,6 +470,43 @@ def test_the_frontier_counts_what_the_teacher_sees(
     assert set(figures) == {f"accuracy.{name}.{place}" for name in ("shapes", "chosen", "default")}
     counter = next(tmp_path.glob("shapes-100-0-*/seen-by-teacher"))
     assert sum(map(int, counter.read_text().split())) == 100
+
+
+def test_a_student_of_the_frontier_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontier = module("frontier")
+    monkeypatch.setattr(student, "CHECKPOINT_SECONDS", 0.0)
+    case = replace(frontier.spending.CASES[0], network="small", width=1.0)
+    images = TensorImages(torch.rand(30, 1, 4, 4))
+    test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
+    plan, training = (
+        frontier.plan_of(case, images.shape, "shapes", 100),
+        Training(batch=10, steps=50),
+    )
+    epochs: list[int] = []
+
+    def lesson(*args: Any, stop: int = 99, **settings: Any) -> None:
+        def halt(epoch: int, _: nn.Module) -> None:
+            epochs.append(epoch)
+            if epoch == stop:
+                raise KeyboardInterrupt
+
+        student.train(*args, on_epoch=halt, **settings)
+
+    def agreement(folder: str) -> float:
+        place = tmp_path / folder
+        problem = frontier.Problem(case, TEACHER, test, b"", place, "cpu", test.labels)
+        return float(frontier.one(problem, plan, training, 0)["agreement"])
+
+    monkeypatch.setattr(frontier, "train", partial(lesson, stop=3))
+    with pytest.raises(KeyboardInterrupt):
+        agreement("stopped")
+    monkeypatch.setattr(frontier, "train", lesson)
+    stopped = agreement("stopped")
+    assert epochs == [1, 2, 3, 4, 5]
+    assert not list(tmp_path.rglob("*.checkpoint"))
+    assert agreement("whole") == stopped
 
 
 def test_the_frontier_buys_distances_within_the_budget(
