@@ -451,15 +451,20 @@ def _problem(spending: Any) -> Any:
 # Accuracy without data against queries
 
 
+def _tiny(frontier: Any, folder: Path) -> Any:
+    case = replace(frontier.spending.CASES[0], network="small", width=1.0)
+    images = TensorImages(torch.rand(30, 1, 4, 4))
+    test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
+    return frontier.Problem(case, TEACHER, test, b"", folder, "cpu", test.labels)
+
+
 def test_the_frontier_counts_what_the_teacher_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frontier = module("frontier")
-    case = replace(frontier.spending.CASES[0], network="small", width=1.0)
-    images = TensorImages(torch.rand(30, 1, 4, 4))
-    test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
-    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
-    wanted, training = frontier.plan_of(case, images.shape, "shapes", 100), Training(steps=30)
+    problem = _tiny(frontier, tmp_path)
+    case, training = problem.case, Training(steps=30)
+    wanted = frontier.plan_of(case, (1, 4, 4), "shapes", 100)
     line = frontier.cell(problem, wanted, training, seeds=range(2))
     assert line["asked"] == line["seen_by_teacher"] == [100, 100]
     assert line["accuracies"][0] == pytest.approx(line["agreement"], abs=40)
@@ -477,13 +482,8 @@ def test_a_student_of_the_frontier_goes_on_where_it_was_stopped(
 ) -> None:
     frontier = module("frontier")
     monkeypatch.setattr(student, "CHECKPOINT_SECONDS", 0.0)
-    case = replace(frontier.spending.CASES[0], network="small", width=1.0)
-    images = TensorImages(torch.rand(30, 1, 4, 4))
-    test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
-    plan, training = (
-        frontier.plan_of(case, images.shape, "shapes", 100),
-        Training(batch=10, steps=50),
-    )
+    problem, training = _tiny(frontier, tmp_path), Training(batch=10, steps=50)
+    plan = frontier.plan_of(problem.case, (1, 4, 4), "shapes", 100)
     epochs: list[int] = []
 
     def lesson(*args: Any, stop: int = 99, **settings: Any) -> None:
@@ -495,9 +495,8 @@ def test_a_student_of_the_frontier_goes_on_where_it_was_stopped(
         student.train(*args, on_epoch=halt, **settings)
 
     def agreement(folder: str) -> float:
-        place = tmp_path / folder
-        problem = frontier.Problem(case, TEACHER, test, b"", place, "cpu", test.labels)
-        return float(frontier.one(problem, plan, training, 0)["agreement"])
+        place = replace(problem, folder=tmp_path / folder)
+        return float(frontier.one(place, plan, training, 0)["agreement"])
 
     monkeypatch.setattr(frontier, "train", partial(lesson, stop=3))
     with pytest.raises(KeyboardInterrupt):
@@ -516,11 +515,8 @@ def test_the_frontier_buys_distances_within_the_budget(
     for steps in ("LEAST_STEPS", "MOST_STEPS"):
         monkeypatch.setattr(stages, steps, 30)
         monkeypatch.setattr(chosen, steps, 30)
-    case = replace(frontier.spending.CASES[0], network="small", width=1.0)
-    images = TensorImages(torch.rand(30, 1, 4, 4))
-    test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
-    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
-    plan = frontier.plan_of(case, images.shape, "distances", 1000)
+    problem = _tiny(frontier, tmp_path)
+    plan = frontier.plan_of(problem.case, (1, 4, 4), "distances", 1000)
     assert (plan.settings.way, plan.settings.queries, plan.settings.unasked) == ("chosen", 100, 0)
     line = frontier.cell(problem, plan, Training(steps=30), seeds=[1])
     assert (line["way"], line["budget"]) == ("distances", 1000)
@@ -573,10 +569,7 @@ def test_an_ascent_is_measured_by_iterations_and_samples(
 ) -> None:
     ascent, frontier = module("ascent"), module("frontier")
     monkeypatch.setattr(ascent, "LEAST", 6)
-    case = replace(frontier.spending.CASES[0], network="small", width=1.0)
-    images = TensorImages(torch.rand(30, 1, 4, 4))
-    test = DataSet(images, TEACHER.labels(images.values), ("a", "b", "c"))
-    problem = frontier.Problem(case, TEACHER, test, b"", tmp_path, "cpu", test.labels)
+    problem = _tiny(frontier, tmp_path)
     plan = ascent.AscentPlan(
         samples=12, iterations=15, queries=200, search=40, every=5, copies=2, step=0.1
     )
@@ -593,14 +586,14 @@ def test_an_ascent_is_measured_by_iterations_and_samples(
         ("mbd", 12),
     ]
     assert [line["samples"] for line in table] == [18, 36, 12, 36, 36, 36]
-    place = f"queries.{case.name}"
+    place = f"queries.{problem.case.name}"
     assert figures[f"{place}.beside"] == 48
     booked = figures[f"{place}.booked"]
     assert figures[f"{place}.ascent"] + figures[f"{place}.mbd"] == booked
     assert booked == figures[f"{place}.seen_by_teacher"]
     for kind in ("classes", "evolution"):
         assert file.with_suffix(f".{kind}.png").read_bytes().startswith(b"\x89PNG")
-    ascent.draw(table, file.with_suffix(".png"), case.name)
+    ascent.draw(table, file.with_suffix(".png"), problem.case.name)
     assert file.with_suffix(".png").exists()
     monkeypatch.setattr(ascent, "train", None)  # cannot be trained again
     assert ascent.measured(problem, plan, search, file, steps=10, seeds=2) == (figures, table)
