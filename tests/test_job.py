@@ -1,6 +1,7 @@
 """The verbs as functions: a recipe in, plain data out."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import msgspec.structs
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from conftest import Workshop
 from db3kd import job, student
 from db3kd.books import status
+from db3kd.checkup import check
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.recipe import Recipe, read_recipe
 from db3kd.terminal import spending
@@ -334,6 +337,16 @@ def test_a_factory_that_fails_is_named(here: Workshop, factory: str, sentence: s
 def test_what_cannot_work_is_one_sentence(here: Workshop, overrides: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         job.run(recipe(*overrides))
+    assert not here.run.exists()  # and nothing was asked
+
+
+def test_own_and_test_images_have_one_shape(here: Workshop) -> None:
+    Path("other/test/0").mkdir(parents=True)
+    Image.new("L", (9, 8)).save("other/test/0/one.png")
+    sentence = re.escape("own images are (1, 8, 8), the test images (1, 8, 9)")
+    with pytest.raises(InputError, match=sentence):
+        job.run(recipe("data.test=other", "data.test_samples=1"))
+    assert not here.run.exists()
 
 
 def test_pixels_stay_in_files_where_they_are_too_many(
@@ -367,6 +380,39 @@ def _vector(network: nn.Module) -> torch.Tensor:
 
 
 # Without own images
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["budget.queries=50"], "leaves none for pseudo samples, since 50 are for test images"),
+        (["synthesis.surrogate=lenet6"], "unknown network 'lenet6': did you mean lenet5"),
+        (["student.network=alexnet"], "alexnet needs images of at least 15x15 pixels"),
+    ],
+)
+def test_no_teacher_is_trained_for_a_run_that_comes_to_nothing(
+    here: Workshop, overrides: list[str], sentence: str
+) -> None:
+    text = (here.folder / "without_data.toml").read_text().replace("queries = 1500", "")
+    taught = 'network = "small"\nweights = "t.safetensors"\ntraining = { epochs = 1 }\n'
+    text = text.replace('kind = "sklearn"', f'kind = "network"\n{taught}data = "{here.digits}"')
+    here.write("taught.toml", text.replace('factory = "svm_teacher:make"', ""))
+
+    def fails(*_: Any) -> None:
+        raise AssertionError("a teacher is trained")
+
+    for verb in (job.run, check):
+        with pytest.raises(InputError, match=sentence):
+            verb(read_recipe("taught.toml", overrides), progress=fails)
+    assert not here.run.exists()
+
+
+def test_a_run_that_began_keeps_its_plan_when_its_budget_is_cut(here: Workshop) -> None:
+    text = (here.folder / "without_data.toml").read_text()
+    here.write("without_data.toml", text.replace("queries = 1500", 'way = "shapes"'))
+    job.synthesize(read_recipe("without_data.toml", ["budget.queries=150"]))
+    cut = read_recipe("without_data.toml", ["budget.queries=50"])
+    assert job.synthesize(cut)["queries"]["by_stage"]["synthesis"] == 100
 
 
 def test_a_run_without_own_images_makes_its_own(

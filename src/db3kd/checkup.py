@@ -42,13 +42,14 @@ def check(
     images, by the seed.
 
     Raises:
-        InputError: the recipe's data or teacher cannot be used.
+        InputError: the recipe's data, networks or teacher cannot be used.
         TeacherError: the teacher failed.
 
     >>> callable(check)
     True
     """
     train, test = job.data_of(recipe)
+    job.check_possible(recipe, train, test)
     data = train or test
     draw = torch.Generator().manual_seed(mix(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]

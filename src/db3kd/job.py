@@ -12,13 +12,13 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from db3kd import pseudo
 from db3kd.data import DataSet, Images, load, subset
 from db3kd.errors import InputError
 from db3kd.journal import Json, write_atomically
 from db3kd.networks import build
 from db3kd.pictures import by_class, save, tiled
 from db3kd.progress import Progress, silent
-from db3kd.pseudo import planned
 from db3kd.recipe import Recipe, resolved
 from db3kd.robustness import mix
 from db3kd.run import Run
@@ -157,7 +157,7 @@ def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Js
     if any(map(metric_of, methods)):
         parts["distances"] = samples * most_queries(recipe.label, classes)
     if any(map(is_pseudo, methods)):
-        parts["synthesis"] = planned(
+        parts["synthesis"] = pseudo.planned(
             recipe.synthesis, budget=recipe.budget.queries, reserved=test_samples
         )
     if "pseudo_mbd" in methods:
@@ -173,7 +173,8 @@ def opened(
 ) -> Iterator["Job"]:
     """Open the run of a recipe, with its data sets and teacher, for the length of a `with` block.
 
-    Costs no query. A "network" teacher without weights is trained first.
+    Costs no query. A "network" teacher without weights is trained first. What cannot come to a
+    student is refused before that.
 
     Raises:
         Db3kdError: see `Run` and `make_teacher`.
@@ -186,6 +187,7 @@ def opened(
         del images["test_samples"]
     stable = {"data": images, "teacher": told(recipe)}
     data, test = data_of(recipe)
+    check_possible(recipe, data, test)
     with (
         stacked(recipe, data or test, progress) as stack,
         Run(
@@ -208,6 +210,34 @@ def opened(
         job = Job(recipe, found, data, test, stack)
         job.announce()
         yield job
+
+
+def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
+    """Refuse what cannot come to a student, before a teacher is trained or asked.
+
+    Raises:
+        InputError: own and test images of two shapes; a network that does not fit them; a budget
+            without a single pseudo sample, unless the run began with more.
+
+    >>> callable(check_possible)
+    True
+    """
+    wanted, shape = recipe.student, test.images.shape
+    if data is not None and data.images.shape != shape:
+        raise InputError(
+            f"the own images are {data.images.shape}, the test images {shape} (channels, height,"
+            " width); set data.size or data.channels"
+        )
+    classes = max(2, len(test.classes))  # the teacher's are not known yet, and may be more
+    invents = any(map(is_pseudo, wanted.methods))
+    with torch.device("meta"):  # no weights are drawn
+        build(wanted.network, shape, classes, wanted.width, seed=0)
+        if invents:
+            pseudo.check(recipe.synthesis, shape, classes)
+    if invents and not Path(recipe.run, "journal.jsonl").exists():  # what began keeps its plan
+        budget, reserved = recipe.budget.queries, len(test)
+        total = pseudo.planned(recipe.synthesis, budget=budget, reserved=reserved)
+        pseudo.check_budget(total, budget=budget, reserved=reserved)
 
 
 def data_of(recipe: Recipe) -> tuple[DataSet | None, DataSet]:

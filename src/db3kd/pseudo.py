@@ -68,6 +68,24 @@ def check(settings: Synthesis, shape: Shape, classes: int) -> None:
     build(network_of(settings.surrogate, shape), shape, classes, settings.width, seed=0)
 
 
+def check_budget(total: int, *, budget: int | None, reserved: int) -> None:
+    """Refuse a budget that leaves nothing to ask with.
+
+    Raises:
+        InputError: no pseudo sample can be paid.
+
+    >>> check_budget(0, budget=10_000, reserved=10_000)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: the budget of 10,000 queries leaves none for pseudo samples, since ...
+    """
+    if total < 1:
+        raise InputError(
+            f"the budget of {budget:,} queries leaves none for pseudo samples, since {reserved:,}"
+            " are for test images; give more"
+        )
+
+
 def synthesize(
     shop: Workshop,
     shape: Shape,

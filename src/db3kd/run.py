@@ -216,11 +216,7 @@ class Run:
         settings = validated(settings or Synthesis())
         pseudo.check(settings, shape, self.meter.classes)
         total = self.planned_synthesis(settings, reserved=reserved)
-        if total < 1:
-            raise InputError(
-                f"the budget of {self.meter.budget.queries:,} queries leaves none for pseudo"
-                f" samples, since {reserved:,} are for test images; give more"
-            )
+        pseudo.check_budget(total, budget=self.meter.budget.queries, reserved=reserved)
         student = network_of(settings.surrogate, shape)
         more = images_for(student, settings, shape, asked=total)
         settings = msgspec.structs.replace(settings, unasked=more)
