@@ -253,10 +253,31 @@ def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(
 
 def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
     net = network()
+    net[1].eval()
     before = [part.clone() for part in net.state_dict().values()]
+    modes = [part.training for part in net.modules()]
     with Run(tmp_path, Counting()) as run:
         run.spend(images(), net, Spend(per_image=10), **QUICK)
     assert all(map(torch.equal, before, net.state_dict().values()))
+    assert [part.training for part in net.modules()] == modes
+    assert len(set(modes)) == 2
+
+
+@pytest.mark.parametrize(
+    ("net", "sentence"),
+    [
+        (build("small", (1, 4, 4), 3, seed=0), "network has 3 classes, but the teacher 4"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), r"image of shape \(1, 4, 4\): mat1 and"),
+        (nn.Flatten(0), r"must return \(images, classes\), got \(16,\) for one image"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_asked(
+    tmp_path: Path, net: nn.Module, sentence: str
+) -> None:
+    teacher = Counting()
+    with Run(tmp_path, teacher) as run, pytest.raises(InputError, match=sentence):
+        run.spend(images(), net, Spend(per_image=10), **QUICK)
+    assert not teacher.counts
 
 
 def test_running_again_asks_nothing(tmp_path: Path) -> None:

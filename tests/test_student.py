@@ -494,6 +494,8 @@ def test_what_cannot_be_trained_is_refused(digits: tuple[TransferSet, TransferSe
         run(few, train)
     with pytest.raises(InputError, match="3 classes but the transfer set 10"):
         run(few, softened(train))
+    with pytest.raises(InputError, match=r"fails on an image of shape \(1, 8, 8\): mat1"):
+        run(nn.Linear(3, 10), train)
     with pytest.raises(InputError, match="device must be"):
         run(small(), train, device="gpu")
     with pytest.raises(InputError, match="cuda:99 is not there"):

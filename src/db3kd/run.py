@@ -61,6 +61,7 @@ from db3kd.spending import with_grown, with_use
 from db3kd.student import (
     accuracy,
     agreement,
+    classes_of,
     load_network,
     predict,
     repeats,
@@ -319,7 +320,8 @@ class Run:
         it is.
 
         Raises:
-            InputError: as `grow` and `measure`; or a search that is not all classes at once.
+            InputError: as `grow` and `measure`; a search that is not all classes at once; or a
+                network that does not fit the images or the teacher's classes.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         search, grow = validated(search or Search()), validated(grow or Grow())
@@ -334,6 +336,10 @@ class Run:
         check(search, images.shape, self.meter.classes)
         if grow.changes:
             growth.check(grow, images.shape, self.meter.classes)
+        if (found := classes_of(network, images)) != self.meter.classes:
+            raise InputError(
+                f"the network has {found} classes, but the teacher {self.meter.classes}"
+            )
         own = self.answers(images)
         self._shop.agree("spend", dict(plan.__dict__))
         decision = self.decision or spending.decide(

@@ -128,7 +128,7 @@ def train(
     validated(training)
     place = _device(device)
     network.to(place)
-    _check_fit(network, transfer, training, place)
+    _check_fit(network, transfer, training)
     resident = _resident(transfer.images, place)
     labels = transfer.labels.to(place)
     soft = _Soft.of(transfer, training.temperature, place)
@@ -382,9 +382,43 @@ def _device(device: str | torch.device) -> torch.device:
     return place
 
 
-def _check_fit(
-    network: nn.Module, transfer: TransferSet, training: Training, place: torch.device
-) -> None:
+def classes_of(network: nn.Module, images: Images) -> int:
+    """How many classes a network tells apart, found out by the first image; it stays as it is.
+
+    Costs no query.
+
+    Raises:
+        InputError: it fails on the image, or returns anything but a row of scores for it.
+
+    >>> images = TensorImages(torch.zeros(2, 1, 8, 8))
+    >>> classes_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), images)
+    3
+    >>> classes_of(nn.Linear(64, 3), images)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: the network fails on an image of shape (1, 8, 8): mat1 and mat2 ...
+    """
+    image = images.read(torch.tensor([0]))
+    image = image.to(next((weight.device for weight in network.parameters()), image.device))
+    modes = [(part, part.training) for part in network.modules()]
+    try:
+        with torch.no_grad():
+            scores = network.eval()(image)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"the network fails on an image of shape {images.shape}: {reason}"
+        ) from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    found = tuple(scores.shape)
+    if len(found) != 2 or found[0] != 1:
+        raise InputError(f"the network must return (images, classes), got {found} for one image")
+    return int(found[1])
+
+
+def _check_fit(network: nn.Module, transfer: TransferSet, training: Training) -> None:
     """Refuse a set, a network and settings that do not fit each other."""
     if not len(transfer):
         raise InputError("the transfer set is empty; give at least one sample")
@@ -396,8 +430,7 @@ def _check_fit(
             "batch normalisation cannot learn from single images, got"
             f" {len(transfer)} images in batches of {training.batch}; give at least 2"
         )
-    with torch.no_grad():
-        classes = network.eval()(transfer.images.read(torch.tensor([0])).to(place)).shape[-1]
+    classes = classes_of(network, transfer.images)
     wanted = int(transfer.labels.max()) + 1 if transfer.soft is None else transfer.soft.shape[1]
     if wanted > classes or (transfer.soft is not None and wanted != classes):
         raise InputError(f"the network has {classes} classes but the transfer set {wanted}")
