@@ -69,6 +69,7 @@ def recipe(*overrides: str) -> Recipe:
     return read_recipe("recipe.toml", (*quick, *overrides))
 
 
+AT_ONCE = ("label.strategy=together", "label.queries=1000")
 BY_TRIAL = (
     "label.strategy=together",
     "label.queries=1000",
@@ -331,6 +332,8 @@ def test_a_factory_that_fails_is_named(here: Workshop, factory: str, sentence: s
         (("data.train=nowhere",), "no data set 'nowhere'"),
         (("data.test_split=validation",), "no split 'validation'"),
         (("student.network=lenet5",), "lenet5 needs images of at least"),
+        (("student.methods=['auto']", *AT_ONCE, "grow.surrogate=lenet6"), "mean lenet5"),
+        ((*AT_ONCE, "label.surrogate=lenet5"), "lenet5 needs images of at least"),
         (("teacher.factory=factories:linear",), "is no fitted classifier"),
     ],
 )

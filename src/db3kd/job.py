@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from db3kd import pseudo
+from db3kd import distances, growth, pseudo
 from db3kd.data import DataSet, Images, load, subset
 from db3kd.errors import InputError
 from db3kd.journal import Json, write_atomically
@@ -216,8 +216,8 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
     """Refuse what cannot come to a student, before a teacher is trained or asked.
 
     Raises:
-        InputError: own and test images of two shapes; a network that does not fit them; a budget
-            without a single pseudo sample, unless the run began with more.
+        InputError: own and test images of two shapes; a network or a setting that does not fit
+            them; a budget without a single pseudo sample, unless the run began with more.
 
     >>> callable(check_possible)
     True
@@ -229,11 +229,15 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
             " width); set data.size or data.channels"
         )
     classes = max(2, len(test.classes))  # the teacher's are not known yet, and may be more
-    invents = any(map(is_pseudo, wanted.methods))
+    tries, invents = "auto" in wanted.methods, any(map(is_pseudo, wanted.methods))
     with torch.device("meta"):  # no weights are drawn
         build(wanted.network, shape, classes, wanted.width, seed=0)
         if invents:
             pseudo.check(recipe.synthesis, shape, classes)
+        if recipe.grow.changes and (tries or any(map(is_grown, wanted.methods))):
+            growth.check(recipe.grow, shape, classes)
+        if tries or "pseudo_mbd" in wanted.methods or any(map(metric_of, wanted.methods)):
+            distances.check(recipe.label, shape, classes)
     if invents and not Path(recipe.run, "journal.jsonl").exists():  # what began keeps its plan
         budget, reserved = recipe.budget.queries, len(test)
         total = pseudo.planned(recipe.synthesis, budget=budget, reserved=reserved)
