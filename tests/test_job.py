@@ -71,8 +71,7 @@ def recipe(*overrides: str) -> Recipe:
 
 AT_ONCE = ("label.strategy=together", "label.queries=1000")
 BY_TRIAL = (
-    "label.strategy=together",
-    "label.queries=1000",
+    *AT_ONCE,
     "label.surrogate=none",
     "student.methods=['ce', 'auto']",
     "data.samples=30",
