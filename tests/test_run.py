@@ -504,6 +504,15 @@ def test_other_images_or_another_search_are_refused(finished: Path) -> None:
         everything(run)
 
 
+def test_a_student_that_cannot_see_the_test_images_costs_nothing(tmp_path: Path) -> None:
+    student = build("small", (1, 8, 8), CLASSES, 0.2, seed=0)
+    with opened(tmp_path, silent_teacher()) as run:
+        with pytest.raises(InputError, match=r"fails on an image of shape \(1, 4, 4\)"):
+            run.evaluate(student, TEST_IMAGES)
+        with pytest.raises(InputError, match="there are no images"):
+            run.evaluate(student, TensorImages(TEST_IMAGES.values[:0]))
+
+
 def _fields(search: Search) -> dict[str, Any]:
     return {name: getattr(search, name) for name in search.__struct_fields__}
 

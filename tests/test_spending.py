@@ -280,6 +280,12 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_asked(
     assert not teacher.counts
 
 
+def test_without_any_image_nothing_can_be_spent(tmp_path: Path) -> None:
+    none = TensorImages(torch.zeros(0, 1, 4, 4))
+    with Run(tmp_path, Counting()) as run, pytest.raises(InputError, match="there are no images"):
+        run.spend(none, network(), Spend(), **QUICK)
+
+
 def test_running_again_asks_nothing(tmp_path: Path) -> None:
     first = spent(tmp_path, Counting())
     before, teacher = files(tmp_path), Counting()

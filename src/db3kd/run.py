@@ -327,6 +327,7 @@ class Run:
         search, grow = validated(search or Search()), validated(grow or Grow())
         settings, training = validated(settings or Spend()), validated(training or Training())
         self._check_labels(labels, len(images))
+        _check_any(images)
         if not at_once(search):
             raise InputError(
                 'this search is row by row, which no trial can pay; set strategy = "together", or'
@@ -543,10 +544,13 @@ class Run:
         Costs one query for each test image, once for all students of the run.
 
         Raises:
-            InputError: images that are not finite or out of bounds; other images than before.
+            InputError: images that are not finite or out of bounds; other images than before; a
+                network that does not fit them.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         self._check_labels(labels, len(images))
+        _check_any(images)
+        classes_of(network, images)  # it fails before anything is asked, if it does
         theirs = self._classes("evaluate", images)
         mine = predict(network, images, device=self.device).cpu()
         result = Evaluation(
@@ -562,8 +566,7 @@ class Run:
 
     def _classes(self, stage: str, images: Images) -> Tensor:
         """The teacher's class of every image, asked for once in the life of the run."""
-        if not len(images):
-            raise InputError("there are no images")
+        _check_any(images)
         block = images.read(_ends(len(images)))
         check_images(block, self.meter.bounds)
         known = {"samples": len(images), "shape": list(images.shape), "images": fingerprint(block)}
@@ -621,6 +624,11 @@ class Evaluation:
 def _plain(record: msgspec.Struct) -> Json:
     plain: Json = json.loads(msgspec.json.encode(record))
     return plain
+
+
+def _check_any(images: Images) -> None:
+    if not len(images):
+        raise InputError("there are no images")
 
 
 def _ends(count: int) -> Int[Tensor, " row"]:
