@@ -26,7 +26,7 @@ from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
 from db3kd.lessons import taught
-from db3kd.networks import Shape, build
+from db3kd.networks import Shape, check_network
 from db3kd.robustness import mix
 from db3kd.settings import Change, Grow
 from db3kd.student import resident
@@ -96,7 +96,7 @@ def check(settings: Grow, shape: Shape, classes: int) -> None:
             " set grow.per_image = 0"
         )
     if settings.choose != "random":
-        build(network_of(settings.surrogate, shape), shape, classes, seed=0)
+        check_network(network_of(settings.surrogate, shape), shape, classes)
 
 
 def grow_all(

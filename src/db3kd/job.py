@@ -16,7 +16,7 @@ from db3kd import distances, growth, pseudo
 from db3kd.data import DataSet, Images, load, subset
 from db3kd.errors import InputError
 from db3kd.journal import Json, write_atomically
-from db3kd.networks import build
+from db3kd.networks import build, check_network
 from db3kd.pictures import by_class, save, tiled
 from db3kd.progress import Progress, silent
 from db3kd.recipe import Recipe, resolved
@@ -230,14 +230,13 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
         )
     classes = max(2, len(test.classes))  # the teacher's are not known yet, and may be more
     tries, invents = "auto" in wanted.methods, any(map(is_pseudo, wanted.methods))
-    with torch.device("meta"):  # no weights are drawn
-        build(wanted.network, shape, classes, wanted.width, seed=0)
-        if invents:
-            pseudo.check(recipe.synthesis, shape, classes)
-        if recipe.grow.changes and (tries or any(map(is_grown, wanted.methods))):
-            growth.check(recipe.grow, shape, classes)
-        if tries or "pseudo_mbd" in wanted.methods or any(map(metric_of, wanted.methods)):
-            distances.check(recipe.label, shape, classes)
+    check_network(wanted.network, shape, classes, wanted.width)
+    if invents:
+        pseudo.check(recipe.synthesis, shape, classes)
+    if recipe.grow.changes and (tries or any(map(is_grown, wanted.methods))):
+        growth.check(recipe.grow, shape, classes)
+    if tries or "pseudo_mbd" in wanted.methods or any(map(metric_of, wanted.methods)):
+        distances.check(recipe.label, shape, classes)
     if invents and not Path(recipe.run, "journal.jsonl").exists():  # what began keeps its plan
         budget, reserved = recipe.budget.queries, len(test)
         total = pseudo.planned(recipe.synthesis, budget=budget, reserved=reserved)

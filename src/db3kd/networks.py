@@ -280,6 +280,21 @@ def build(name: str, shape: Shape, classes: int, width: float = 1.0, *, seed: in
         return plain[name](shape, classes, width)
 
 
+def check_network(name: str, shape: Shape, classes: int, width: float = 1.0) -> None:
+    """Refuse what `build` would refuse, without drawing weights.
+
+    Raises:
+        InputError: as `build`.
+
+    >>> check_network("lenet5", (1, 8, 8), 10)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: lenet5 needs images of at least 16x16 pixels, got 8x8; ...
+    """
+    with torch.device("meta"):
+        build(name, shape, classes, width, seed=0)
+
+
 def _convolution(
     inputs: int, outputs: int, size: int, stride: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:

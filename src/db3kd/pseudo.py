@@ -23,7 +23,7 @@ from db3kd.errors import Damaged, InputError
 from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
-from db3kd.networks import Shape, build
+from db3kd.networks import Shape, build, check_network
 from db3kd.robustness import mix
 from db3kd.settings import Search, Synthesis
 from db3kd.synthesis import WAYS
@@ -65,7 +65,7 @@ def check(settings: Synthesis, shape: Shape, classes: int) -> None:
     """
     if settings.way == "ascent":
         return
-    build(network_of(settings.surrogate, shape), shape, classes, settings.width, seed=0)
+    check_network(network_of(settings.surrogate, shape), shape, classes, settings.width)
 
 
 def check_budget(total: int, *, budget: int | None, reserved: int) -> None:

@@ -13,7 +13,7 @@ from db3kd.amortised.surrogate import Ensemble, Known
 from db3kd.data import Images, Rows
 from db3kd.descent import Walk, descend
 from db3kd.errors import InputError
-from db3kd.networks import Shape, build
+from db3kd.networks import Shape, check_network
 from db3kd.robustness import References, RobustnessMap, Status, descent_of, noise_of
 from db3kd.settings import Search
 from db3kd.student import accuracy, predict
@@ -86,7 +86,7 @@ def check_together(search: Search, shape: Shape, classes: int) -> None:
             ' set surrogate = "none", or strategy = "rows"'
         )
     if search.surrogate != "none":
-        build(network_of(search.surrogate, shape), shape, classes, seed=0)
+        check_network(network_of(search.surrogate, shape), shape, classes)
 
 
 def steps_of(known: Known) -> int:
