@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -734,6 +735,20 @@ def test_another_student_stands_beside_the_first(finished: Path) -> None:
         assert set(shards(finished)) == before | added
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
+
+
+def test_the_same_labels_on_other_pixels_are_another_student(finished: Path) -> None:
+    with opened(finished, silent_teacher()) as run:
+        transfer = run.transfer_set(IMAGES, "mbd")
+        first = run.distill(network(), transfer, TRAINING)
+        values = IMAGES.values.clone()
+        values[3, 0, 2, 2] += 0.5  # one pixel of one image
+        other = run.distill(network(), replace(transfer, images=TensorImages(values)), TRAINING)
+        assert any(
+            not torch.equal(value, other.state_dict()[name])
+            for name, value in first.state_dict().items()
+        )
+        assert len(list(finished.glob("students/*.safetensors"))) == 2
 
 
 def test_a_student_whose_file_is_gone_is_trained_again(

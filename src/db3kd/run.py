@@ -64,9 +64,9 @@ from db3kd.student import (
     classes_of,
     load_network,
     predict,
-    repeats,
     save_network,
     train,
+    training_identity,
 )
 from db3kd.teacher import Teacher
 from db3kd.transfer_set import TransferSet
@@ -494,7 +494,8 @@ class Run:
             Damaged: a student or checkpoint cannot be trusted.
         """
         training = validated(training or Training())
-        identity = _identity(network, transfer, training, seed)
+        known = training_identity(network, transfer, training, seed)
+        identity = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
         file = f"students/{name}-{seed}-{identity[:8]}.safetensors"
         path = self.folder / file
         if self._student(identity) and path.exists():
@@ -634,18 +635,3 @@ def _check_any(images: Images) -> None:
 def _ends(count: int) -> Int[Tensor, " row"]:
     """A few rows from both ends, which stand for the whole set."""
     return torch.cat([torch.arange(min(16, count)), torch.arange(max(0, count - 16), count)])
-
-
-def _identity(network: nn.Module, transfer: TransferSet, training: Training, seed: int) -> str:
-    """What tells one training from every other."""
-    digest = hashlib.sha256()
-    for text in (repr(network), json.dumps(_plain(training), sort_keys=True), str(seed)):
-        digest.update(text.encode())
-    shown = repeats(transfer, training)
-    if shown > 1:
-        digest.update(f"own images {shown} times".encode())
-    tensors = [transfer.ids, transfer.labels, *network.state_dict().values()]
-    tensors += [part for part in (transfer.soft, transfer.soft_rows) if part is not None]
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from db3kd.data import Images, Rows, TensorImages, in_memory
+from db3kd.data import Images, Rows, TensorImages, content_digest, in_memory
 from db3kd.errors import Damaged, InputError
 from db3kd.journal import write_atomically
 from db3kd.networks import at_once
@@ -129,13 +129,13 @@ def train(
     place = _device(device)
     network.to(place)
     _check_fit(network, transfer, training)
+    identity = training_identity(network, transfer, training, seed) if checkpoint else {}
     resident = _resident(transfer.images, place)
     labels = transfer.labels.to(place)
     soft = _Soft.of(transfer, training.temperature, place)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=training.rate, weight_decay=training.weight_decay, fused=True
     )
-    identity = _identity(transfer, training, seed) if checkpoint else {}
     first = 0
     if checkpoint and checkpoint.exists():
         first = _resume(checkpoint, network, optimiser, identity)
@@ -519,20 +519,33 @@ def _rate(training: Training, step: int, steps: int) -> float:
 # Checkpoints and files
 
 
-def _identity(transfer: TransferSet, training: Training, seed: int) -> dict[str, str]:
-    """Return what tells one training from another, apart from the network's shape."""
+def training_identity(
+    network: nn.Module, transfer: TransferSet, training: Training, seed: int
+) -> dict[str, str]:
+    """What tells one training from every other: the network before it, the samples, the settings.
+
+    Samples are known by the content of their images, their ids, labels and soft labels. Costs no
+    query; images in memory are hashed, of others the files.
+
+    >>> labels = torch.tensor([0, 1])
+    >>> dark, light = (TensorImages(torch.full((2, 1, 1, 1), value)) for value in (0.0, 1.0))
+    >>> sets = [TransferSet(images, labels, labels, labels) for images in (dark, light)]
+    >>> known = [training_identity(nn.Linear(1, 2), each, Training(), 0) for each in sets]
+    >>> known[0]["transfer set"] == known[1]["transfer set"]
+    False
+    """
     tensors = {"ids": transfer.ids, "labels": transfer.labels}
     if transfer.soft is not None:
         tensors["soft"] = transfer.soft
     if transfer.soft_rows is not None:
         tensors["soft_rows"] = transfer.soft_rows
-    shown = repeats(transfer, training)
     return {
-        "format": "db3kd training 1",
-        **({"own images shown": str(shown)} if shown > 1 else {}),
+        "format": "db3kd training 2",
+        "own images shown": str(repeats(transfer, training)),
         "seed": str(seed),
         "training": json.dumps(msgspec.to_builtins(training), sort_keys=True),
-        "transfer set": _digest(tensors, {}),
+        "network": _digest(network.state_dict(), {"network": repr(network)}),
+        "transfer set": _digest(tensors, {"images": content_digest(transfer.images)}),
     }
 
 

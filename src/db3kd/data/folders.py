@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.data._decode import Form, check_rows, decoded, read_rows
+from db3kd.data.digest import combined, of_file
 from db3kd.errors import InputError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -39,6 +40,7 @@ class FolderImages:
         self, folder: Path, *, size: int | None = None, channels: int | None = None
     ) -> None:
         self._form = Form(size, channels)
+        self._digest = ""
         names = _class_folders(folder)
         if not names:
             raise InputError(f"{folder} has no subfolders; give one of images for each class")
@@ -61,6 +63,11 @@ class FolderImages:
         """Return the images of these rows; any order, repeats allowed."""
         check_rows(rows, len(self))
         return read_rows(self._encoded, self._where, rows, self._form, self.shape)
+
+    def digest(self) -> str:
+        """SHA-256 of the files and of what is made of their images; each file is read once."""
+        self._digest = self._digest or combined(f"{self._form}", map(of_file, self._files))
+        return self._digest
 
     def _where(self, row: int) -> str:
         return f"image {row} ({self._files[row]})"

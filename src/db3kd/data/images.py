@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from db3kd.data._decode import check_rows
+from db3kd.data.digest import Digested, combined, of_tensor
 from db3kd.errors import InputError
 
 
@@ -35,6 +36,22 @@ class Images(Protocol):
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
         """Return the images of these rows; any order, repeats allowed."""
+
+
+def content_digest(images: Images) -> str:
+    """SHA-256 of what images hold: equal digests mean equal pixels in equal order.
+
+    Images in files are known by the digests of these files; the same pixels kept in another way may
+    have another digest. Images that have no `digest` of their own are all read, 1024 at a time.
+
+    >>> dark, light = TensorImages(torch.zeros(2, 1, 4, 4)), TensorImages(torch.ones(2, 1, 4, 4))
+    >>> content_digest(dark) == content_digest(light)
+    False
+    """
+    if isinstance(images, Digested):
+        return images.digest()
+    blocks = torch.split(torch.arange(len(images)), 1024)
+    return combined(f"pixels {images.shape}", (of_tensor(images.read(rows)) for rows in blocks))
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,10 @@ class TensorImages:
         check_rows(rows, len(self))
         block = self.values.index_select(0, rows.to(self.values.device))
         return block.float().div_(255) if self.eight_bit else block
+
+    def digest(self) -> str:
+        """SHA-256 of the values."""
+        return of_tensor(self.values)
 
 
 def eight_bits(
@@ -137,6 +158,10 @@ class Rows:
         check_rows(rows, len(self))
         return self.images.read(self.rows[rows.to(self.rows.device)])
 
+    def digest(self) -> str:
+        """SHA-256 of the other images' digest and the rows."""
+        return combined("rows", (content_digest(self.images), of_tensor(self.rows)))
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -183,6 +208,10 @@ class Joined:
         found[~late] = early
         found[late] = self.second.read(rows[late] - len(self.first)).to(found.device)
         return found
+
+    def digest(self) -> str:
+        """SHA-256 of both digests."""
+        return combined("joined", (content_digest(self.first), content_digest(self.second)))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.data._decode import Form, check_rows, decoded, read_rows
+from db3kd.data.digest import combined, of_file
 from db3kd.data.images import DataSet
 from db3kd.errors import InputError
 
@@ -50,7 +51,8 @@ class ParquetImages:
     def __init__(
         self, files: Sequence[Path], *, size: int | None = None, channels: int | None = None
     ) -> None:
-        self._form = Form(size, channels)
+        self._form, self._files = Form(size, channels), tuple(files)
+        self._digest = ""
         self._groups: list[tuple[Path, int, str]] = []  # file, its row group, its image column
         counts: list[int] = []
         for file in files:
@@ -75,6 +77,11 @@ class ParquetImages:
         """Return the images of these rows; any order, repeats allowed."""
         check_rows(rows, len(self))
         return read_rows(self._encoded, self._where, rows, self._form, self.shape)
+
+    def digest(self) -> str:
+        """SHA-256 of the files and of what is made of their images; each file is read once."""
+        self._digest = self._digest or combined(f"{self._form}", map(of_file, self._files))
+        return self._digest
 
     def _group(self, row: int) -> int:
         return bisect_right(self._firsts, row) - 1

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from db3kd.data._decode import check_rows
+from db3kd.data.digest import combined, of_file
 from db3kd.errors import Damaged
 
 
@@ -19,7 +20,7 @@ from db3kd.errors import Damaged
 class Shelf:
     """Images in safetensors files, one after the other; `counts` says how many each holds.
 
-    They are in the `column` of that name.
+    They are in the `column` of that name. `digests`: those of the files, where they are known.
 
     Only the rows that are asked for are read, so that millions never sit in memory; neighbours are
     read together. They are uint8, k/255, where `eight_bit`, else float32.
@@ -42,6 +43,7 @@ class Shelf:
     shape: tuple[int, int, int]
     eight_bit: bool
     column: str = "images"
+    digests: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -57,7 +59,8 @@ class Shelf:
         known = list(records)
         files = tuple(folder / record["file"] for record in known)
         counts = tuple(record["samples"] for record in known)
-        return cls(files, counts, shape, eight_bit, column)
+        digests = tuple(record["sha256"] for record in known)
+        return cls(files, counts, shape, eight_bit, column, digests)
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -75,6 +78,11 @@ class Shelf:
                 found[here] = _read(file, self.column, rows[here] - first)
             first += count
         return found.float().div_(255) if self.eight_bit else found
+
+    def digest(self) -> str:
+        """SHA-256 of the files' digests."""
+        digests = self.digests or tuple(map(of_file, self.files))
+        return combined(f"{self.column} {self.counts}", digests)
 
 
 def _read(file: Path, column: str, rows: Tensor) -> Tensor:
