@@ -433,6 +433,21 @@ def test_a_budget_decides_how_many_answers_an_image_has(tmp_path: Path) -> None:
         assert dict(run.meter.by_stage) == stages
 
 
+def test_the_limit_of_a_stage_counts_what_the_trial_buys(tmp_path: Path) -> None:
+    teacher = Counting()
+    with pytest.raises(BudgetExhausted) as stopped:
+        spent(tmp_path, teacher, budget=Budget(stages={"grow": 10}))
+    bought = status(tmp_path)["queries"]["by_stage"]
+    assert bought["trial/grow"] + bought["grow"] <= 10
+    assert sum(teacher.counts) == COUNT + bought["trial/grow"]
+    assert stopped.value.stage == "grow"
+    limit = 200  # the trial's 150, and not all of what comes after it
+    with pytest.raises(BudgetExhausted):
+        spent(tmp_path, teacher, budget=Budget(stages={"grow": limit}))
+    bought = status(tmp_path)["queries"]["by_stage"]
+    assert bought["trial/grow"] + bought["grow"] <= limit
+
+
 def test_queries_for_test_images_are_left(tmp_path: Path) -> None:
     with Run(tmp_path, Counting(), budget=Budget(queries=400)) as run:
         assert run.planned(30, reserved=100).per_image == 270 // 30

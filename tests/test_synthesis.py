@@ -347,6 +347,21 @@ def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
         assert teacher.asked == run.meter.spent
 
 
+@pytest.mark.parametrize("stage", ["distances", "rounds"])
+def test_the_limit_of_a_stage_counts_what_pseudo_samples_buy(tmp_path: Path, stage: str) -> None:
+    together = Search(surrogate="none", per_image=10, references=3, shard=30)
+    rows = Search(strategy="rows", queries=40, probes=10, references=3, shard=30)
+    teacher, limit = Counting(), 130
+    budget = Budget(stages={stage: limit})  # type: ignore[dict-item]
+    with Run(tmp_path, teacher, budget=budget) as run:
+        run.synthesize(SHAPE, Synthesis(unasked=0, queries=60, way="shapes"))
+        with pytest.raises(BudgetExhausted) as stopped:
+            run.soften(rows if stage == "distances" else together)
+        assert stopped.value.stage == stage
+        assert 0 < run.meter.by_stage[f"pseudo/{stage}"] <= limit
+        assert teacher.asked == run.meter.spent
+
+
 # Teachers that nothing can be learned from
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from db3kd.errors import Damaged, InputError, RunError
 from db3kd.journal import Journal, Json, Tape
+from db3kd.settings import kind_of
 
 FORMAT = 1  # of run folders; a newer one is refused
 ANSWERS_SHARD = 4096  # images whose classes are asked for together
@@ -204,7 +205,7 @@ def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
         Damaged: what the images are is told by another stage, of which the journal knows nothing.
     """
     done, mine = finished(journal, stage), settings[stage]
-    kind = stage.rpartition("/")[2]
+    kind = kind_of(stage)
     if kind == "rounds":
         total = mine["rounds"] * mine["shards"]
     elif "total" in mine:

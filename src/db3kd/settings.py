@@ -72,6 +72,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     the teacher's price (`Price`). `stages`: limits of single stages by
     name ("answers", "grow", "rounds", "distances", "synthesis", "starts", "ascent", "copies",
     "evaluate"); a search together buys nearly all in "rounds", one row by row all in "distances".
+    A limit counts what a trial buys in its stage of that kind, too, and what pseudo samples do.
 
     >>> Budget(queries=1000).queries
     1000
@@ -80,6 +81,15 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     queries: Natural | None = None
     money: AtLeast0 | None = None
     stages: dict[Stage, Natural] = {}
+
+
+def kind_of(stage: str) -> str:
+    """The kind of a stage by its name on the books, wherever in a run it is.
+
+    >>> kind_of("trial/grow"), kind_of("grow")
+    ('grow', 'grow')
+    """
+    return stage.rpartition("/")[2]
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.settings import Budget, validated
+from db3kd.settings import Budget, kind_of, validated
 
 
 @runtime_checkable
@@ -120,10 +120,11 @@ class Meter:
 
     def check(self, asked: int) -> None:
         """Raise BudgetExhausted if a question of `asked` images would exceed a budget."""
-        stage = self._stage
+        kind = kind_of(self._stage)
+        of_kind = sum(count for name, count in self.by_stage.items() if kind_of(name) == kind)
         for spent, budget, name in (
             (self.spent, self.budget.queries, ""),
-            (self.by_stage.get(stage, 0), self._limits.get(stage), stage),
+            (of_kind, self._limits.get(kind), kind),
         ):
             if budget is not None and spent + asked > budget:
                 raise BudgetExhausted(spent=spent, asked=asked, budget=budget, stage=name)

@@ -26,7 +26,7 @@ from db3kd.journal import Drifted, Journal, Json, Tape, read_shard, write_shard,
 from db3kd.ledger import Taped
 from db3kd.progress import Progress
 from db3kd.robustness import mix
-from db3kd.settings import Budget, Search, differences, most_queries
+from db3kd.settings import Budget, Search, differences, kind_of, most_queries
 from db3kd.teacher import Meter, Teacher
 
 _log = logging.getLogger("db3kd")
@@ -321,7 +321,7 @@ class Workshop:
 
     def _most(self, stage: str) -> int:
         """The most queries that one shard of a stage can cost."""
-        kind = stage.rpartition("/")[2]
+        kind = kind_of(stage)
         known = self.configuration(stage)
         if "size" in known:
             return int(known["size"]) * int(known.get("price", 1))
