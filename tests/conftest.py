@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 TRAIN, TEST = 3, 5  # images of each class
+collect_ignore = ["fixtures"]  # recipes and folders of earlier versions, no tests
 
 FACTORY = '''"""An RBF SVM that writes a byte for each image it is asked, and takes its time."""
 

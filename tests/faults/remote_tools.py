@@ -204,8 +204,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def tiny_server() -> Iterator[Tiny]:
-    made = Tiny()
+def tiny_server(port: int = 0) -> Iterator[Tiny]:
+    made = Tiny(port)
     made.start()
     try:
         yield made

@@ -1,0 +1,50 @@
+"""Run folders of earlier versions are continued without a question, or refused; never misread."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+sys.path.insert(0, str(FIXTURES))
+from make_runs import KINDS, call, kept, summary  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"),
+    reason="they were made on x86, and arithmetic elsewhere rounds otherwise",
+)
+
+
+@pytest.fixture(params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    shutil.copytree(FIXTURES / "folders" / "images", tmp_path / "images")
+    shutil.copytree(FIXTURES / "folders" / request.param, tmp_path / request.param)
+    return tmp_path / str(request.param)
+
+
+def test_a_finished_run_is_continued_and_evaluated_without_a_question(folder: Path) -> None:
+    expected = json.loads((folder / "expected.json").read_text())
+    assert kept(folder) == expected["files"]
+    for verb in ("run", "evaluate"):
+        done = call(folder, verb, "recipe.toml", REFUSE="1")
+        assert done.returncode == 0, done.stderr
+        assert kept(folder) == expected["files"]
+        found = json.loads(call(folder, "status", "run", "--json").stdout)
+        assert found["queries"] == expected["queries"]
+        assert found["figures"] == expected["figures"]
+        assert found["stage"] == "done"
+        assert summary(folder) == expected["summary"]
+
+
+@pytest.mark.parametrize("folder", ["rows", "remote"], indirect=True)
+def test_what_is_not_there_any_more_would_be_asked(folder: Path) -> None:
+    """The teachers here do refuse: the test above would notice a question."""
+    shutil.rmtree(folder / "run")
+    for store in folder.glob("answers.db3kd*"):
+        os.unlink(store)
+    done = call(folder, "run", "recipe.toml", REFUSE="1")
+    assert done.returncode == 1, done.stdout
