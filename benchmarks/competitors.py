@@ -19,7 +19,8 @@ import stale
 import teachers
 from db3kd.amortised.memory import measure_together
 from db3kd.data import Images, TensorImages
-from db3kd.robustness import RobustnessMap, measure, mix
+from db3kd.robustness import RobustnessMap, measure
+from db3kd.seeds import derive_seed
 from db3kd.settings import Search, paper
 from db3kd.student import predict
 from db3kd.teacher import Meter
@@ -211,7 +212,7 @@ def _rival(name: str, rival: Rival) -> Competitor:
             start_curve=all_.start_curve[chosen, : len(checkpoints)],
             checkpoints=checkpoints,
         )
-        seed = mix(name, *(all_.key(row) for row in rows))
+        seed = derive_seed(name, *(all_.key(row) for row in rows))
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # the rivals draw from the global generators
         try:

@@ -14,6 +14,7 @@ import db3kd
 ROOMS = (
     "errors",
     "progress",
+    "seeds",
     "settings",
     "journal",
     "data",

@@ -30,8 +30,9 @@ from db3kd.errors import (
 )
 from db3kd.journal import Journal, Tape, read_shard
 from db3kd.networks import build
-from db3kd.robustness import References, choose_references, measure, mix
+from db3kd.robustness import References, choose_references, measure
 from db3kd.run import Run
+from db3kd.seeds import derive_seed
 from db3kd.settings import Budget, Search, Training
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.teachers import function
@@ -186,7 +187,7 @@ def test_a_run_finds_what_measure_finds(tmp_path: Path, metric: Any) -> None:
         own,
         classes=CLASSES,
         per_class=2,
-        generator=torch.Generator().manual_seed(mix(SEED, "references")),
+        generator=torch.Generator().manual_seed(derive_seed(SEED, "references")),
     )
     references = References(images[rows], own[rows], rejected)
     for shard, part in enumerate((slice(0, 4), slice(4, 7))):
@@ -196,7 +197,7 @@ def test_a_run_finds_what_measure_finds(tmp_path: Path, metric: Any) -> None:
             own[part],
             references,
             search,
-            noise_seed=mix(SEED, "distances", shard),
+            noise_seed=derive_seed(SEED, "distances", shard),
         )[metric]
         assert torch.equal(found.distance[part], expected.distance)
         assert torch.equal(found.queries[part].long(), expected.queries)

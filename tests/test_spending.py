@@ -411,7 +411,7 @@ def test_shares_are_judged_by_the_truth_of_images_not_seen(
     spent(tmp_path, Counting(), labels=truth)
     with Run(tmp_path, Counting()) as run:
         found, draw = run.selection, torch.Generator()
-        draw.manual_seed(spending.mix(spending.mix(0, "selection"), "folds"))
+        draw.manual_seed(spending.derive_seed(spending.derive_seed(0, "selection"), "folds"))
         held = torch.randperm(COUNT, generator=draw) % 5 == 0
         right = float((truth[held] == torch.arange(COUNT)[held] % 4).float().mean())
         assert found is not None

@@ -19,7 +19,7 @@ from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
 from db3kd.networks import Shape
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.settings import AscentPlan
 from db3kd.synthesis.ascent import ascend
 from db3kd.synthesis.chosen import CHANGES
@@ -94,7 +94,7 @@ def _copy(shop: Workshop, plan: AscentPlan) -> None:
     images = ascended(shop).images
 
     def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
-        draw = torch.Generator().manual_seed(mix(shop.seed, "copies", shard))
+        draw = torch.Generator().manual_seed(derive_seed(shop.seed, "copies", shard))
         made = copied(images.read(rows), count, bounds=teacher.bounds, draw=draw)
         made = shown(made.to(shop.device), teacher.bounds)
         called = torch.cat([teacher.labels(part).cpu() for part in torch.split(made, PIECE)])
@@ -113,7 +113,7 @@ def _starts(shop: Workshop, shape: Shape, plan: AscentPlan) -> tuple[Tensor, Ten
     )
 
     def work(teacher: Taped, _: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
-        draw = torch.Generator().manual_seed(mix(shop.seed, "starts", shard))
+        draw = torch.Generator().manual_seed(derive_seed(shop.seed, "starts", shard))
         found = find_starts(
             teacher,
             shape,
@@ -153,7 +153,7 @@ class _Work:
             self.images[self.others].to(place),
             self.own[self.others].to(place),
             plan,
-            seed=mix(self.shop.seed, "ascent", shard),
+            seed=derive_seed(self.shop.seed, "ascent", shard),
             after=after,
         )
         columns = {
@@ -265,7 +265,7 @@ def evolution(shop: Workshop, count: int) -> Float[Tensor, "down across *image"]
 
 def _order(shop: Workshop, count: int) -> Int[Tensor, " row"]:
     """In which order the noise of all classes is cut into shards."""
-    draw = torch.Generator().manual_seed(mix(shop.seed, "ascent", "order"))
+    draw = torch.Generator().manual_seed(derive_seed(shop.seed, "ascent", "order"))
     return torch.randperm(count, generator=draw)
 
 

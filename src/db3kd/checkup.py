@@ -15,7 +15,7 @@ from db3kd.journal import Json, write_atomically
 from db3kd.progress import Progress, silent
 from db3kd.recipe import Recipe
 from db3kd.recorded import float_keys
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.stack import stacked
 from db3kd.teacher import Bounds, Teacher
 from db3kd.teachers.noisy import canaries as make_canaries
@@ -51,7 +51,7 @@ def check(
     train, test = job.data_of(recipe)
     job.check_possible(recipe, train, test)
     data = train or test
-    draw = torch.Generator().manual_seed(mix(recipe.seed, "check"))
+    draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]
     some = data.images.read(rows).to(recipe.device)
     with stacked(recipe, train or test, progress, run="check") as stack:

@@ -28,9 +28,9 @@ from db3kd.robustness import (
     Status,
     choose_references,
     measure,
-    mix,
     sample_distance,
 )
+from db3kd.seeds import derive_seed
 from db3kd.settings import Metric, Search, at_once, most_queries
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.workshop import Work, Workshop
@@ -184,7 +184,7 @@ def _references(shop: Workshop, images: Images, own: Tensor, search: Search) -> 
         own,
         classes=shop.meter.classes,
         per_class=search.references,
-        generator=torch.Generator().manual_seed(mix(shop.seed, "references")),
+        generator=torch.Generator().manual_seed(derive_seed(shop.seed, "references")),
     )
     return References(
         images.read(rows).to(shop.device), own[rows].to(shop.device), rejected.to(shop.device)
@@ -259,7 +259,7 @@ def _by_rows(
             own[rows].to(shop.device),
             references,
             search,
-            noise_seed=mix(shop.seed, "distances", shard),
+            noise_seed=derive_seed(shop.seed, "distances", shard),
         )
         return _tensors(maps, rows)
 
@@ -300,7 +300,7 @@ def _finishing(
             None if learned else lessons.before(plan.rounds),
             references,
             learned=learned,
-            seed=mix(shop.seed, "distances", shard),
+            seed=derive_seed(shop.seed, "distances", shard),
         )
         mbd = result(front, seconds=time.perf_counter() - started)
         sd = sample_distance(front.origin, front.own, references)

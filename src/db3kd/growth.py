@@ -27,7 +27,7 @@ from db3kd.journal import Json
 from db3kd.ledger import Taped
 from db3kd.lessons import taught
 from db3kd.networks import Shape, check_network
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.settings import Change, Grow
 from db3kd.student import resident
 from db3kd.workshop import Workshop
@@ -149,14 +149,14 @@ class _Work:
         self.eight_bit = _eight_bit(shop, images)
         aware = level_of(shop.meter.bounds) > 0
         self.bounds = (0.0, 1.0) if self.eight_bit and not aware else shop.meter.bounds
-        seed = mix(shop.seed, "grow", "order")
+        seed = derive_seed(shop.seed, "grow", "order")
         self.order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
         self._taught: dict[int, Ensemble] = {}  # the last one
 
     def __call__(self, teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         number = self.plan.round_of(shard)
         students = None if self.settings.choose == "random" else self._students(number)
-        draw = torch.Generator().manual_seed(mix(self.shop.seed, "grow", shard))
+        draw = torch.Generator().manual_seed(derive_seed(self.shop.seed, "grow", shard))
         parts = [
             self._asked(teacher, block, self._changes(number), students, draw)
             for block in self._blocks(rows)
@@ -173,7 +173,7 @@ class _Work:
                 shape,
                 shop.meter.classes,
                 members=self.settings.members,
-                seed=mix(shop.seed, "students"),
+                seed=derive_seed(shop.seed, "students"),
             ).to(shop.device)
             taught(shop, "grow", number, students, self._known)
             self._taught = {number: students}

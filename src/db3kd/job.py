@@ -20,8 +20,8 @@ from db3kd.networks import build, check_network
 from db3kd.pictures import by_class, save, tiled
 from db3kd.progress import Progress, silent
 from db3kd.recipe import Recipe, resolved
-from db3kd.robustness import mix
 from db3kd.run import Run
+from db3kd.seeds import derive_seed
 from db3kd.settings import Method, is_grown, is_pseudo, metric_of, most_queries
 from db3kd.spending import Plan
 from db3kd.stack import Stack, paid, stacked, told
@@ -268,7 +268,7 @@ def _some(recipe: Recipe, name: str, split: str, wanted: int | None, key: str) -
         return data
     if wanted > len(data):
         raise InputError(f"data.{key} is {wanted:,}, but there are only {len(data):,} images")
-    generator = torch.Generator().manual_seed(mix(recipe.seed, key))
+    generator = torch.Generator().manual_seed(derive_seed(recipe.seed, key))
     return subset(data, torch.randperm(len(data), generator=generator)[:wanted].sort().values)
 
 

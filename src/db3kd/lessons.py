@@ -20,7 +20,8 @@ from db3kd.amortised.stages import (
 from db3kd.amortised.surrogate import Ensemble, Known, teach
 from db3kd.boundary import as_seen
 from db3kd.data import Images
-from db3kd.robustness import References, mix
+from db3kd.robustness import References
+from db3kd.seeds import derive_seed
 from db3kd.settings import Search
 from db3kd.workshop import Workshop
 
@@ -88,7 +89,7 @@ class Lessons:
             shape,
             self.shop.meter.classes,
             members=self.search.members,
-            seed=mix(self.shop.seed, "surrogate"),
+            seed=derive_seed(self.shop.seed, "surrogate"),
         ).to(self.shop.device)
         taught(self.shop, "rounds", number, surrogate, self._known)
         return surrogate
@@ -123,7 +124,7 @@ def taught(
                 surrogate,
                 answers,
                 steps=steps,
-                seed=mix(shop.seed, "lesson", later),
+                seed=derive_seed(shop.seed, "lesson", later),
                 device=shop.device,
                 report=report,
             )

@@ -24,7 +24,7 @@ from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
 from db3kd.networks import Shape, build, check_network
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.settings import Search, Synthesis
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
@@ -142,7 +142,9 @@ class _Work:
         pool.teacher = teacher
         pool.allow(len(rows))
         self._next = -1  # until the shard is whole
-        self._way.spend(pool, seed=mix(self.shop.seed, "synthesis", shard), report=self._report)
+        self._way.spend(
+            pool, seed=derive_seed(self.shop.seed, "synthesis", shard), report=self._report
+        )
         if pool.rest:
             raise InputError(f"way {self.settings.way!r} asked {pool.rest} images too few")
         if self._learns:
@@ -160,7 +162,7 @@ class _Work:
         if self._next == shard:
             return
         shop = self.shop
-        self._way = WAYS[self.settings.way](self.task, seed=mix(shop.seed, "way"))
+        self._way = WAYS[self.settings.way](self.task, seed=derive_seed(shop.seed, "way"))
         if self._learns and shard and shop.recall("synthesis", shard, self._way.networks) < shard:
             raise Damaged(
                 f"what was learned before shard {shard} of {shop.folder}/synthesis is missing; put"

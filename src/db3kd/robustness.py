@@ -4,7 +4,6 @@ A sample's own class is what the teacher answers. The metrics nest: MBD starts w
 where SD ends, so on one set of references MBD <= BD <= SD for every row.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -48,6 +47,7 @@ from db3kd.descent import (
 from db3kd.descent.seen import asks_nearer
 from db3kd.descent.walk import Noise
 from db3kd.errors import InputError
+from db3kd.seeds import derive_seed
 from db3kd.settings import Metric, Search, Subspaces, validated
 from db3kd.teacher import Teacher
 
@@ -504,7 +504,7 @@ def noise_of(search: Search, origin: Float[Tensor, "row *image"], seed: int) -> 
     subspace, shape = _subspace(search.subspace), tuple(origin.shape[1:])
 
     def draw(number: int) -> torch.Generator:
-        return torch.Generator(origin.device).manual_seed(mix(seed, number))
+        return torch.Generator(origin.device).manual_seed(derive_seed(seed, number))
 
     def noise(step: int, before: int, count: int) -> Tensor:
         return subspace.directions(step, before, count, shape, draw)
@@ -520,16 +520,6 @@ def _subspace(name: Subspaces) -> Subspace:
             return Smooth(name)
         case "sweep":
             return Sweep()
-
-
-def mix(*parts: int | str) -> int:
-    """One seed of 63 bits from several parts, so that nearby ones give unrelated streams.
-
-    >>> mix(0, 1) != mix(1, 0)
-    True
-    """
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def _along_references(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from db3kd.data import Images, Rows
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.growth import grow_all, grown
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.settings import Grow, Search, Spend, Training, Use
 from db3kd.student import predict, resident, train
 from db3kd.transfer_set import TransferSet
@@ -208,7 +208,7 @@ def halves(rounds: int) -> tuple[int, int]:
 
 def tried(shop: Workshop, samples: int, wanted: int) -> Int[Tensor, " row"]:
     """The own images on which both uses are tried, by the run's seed."""
-    draw = torch.Generator().manual_seed(mix(shop.seed, "trial"))
+    draw = torch.Generator().manual_seed(derive_seed(shop.seed, "trial"))
     return torch.randperm(samples, generator=draw)[:wanted].sort().values
 
 
@@ -310,7 +310,7 @@ class _Judge:
     ) -> None:
         self.shop, self.network, self.training, self.plain = shop, network, training, plain
         self.classes, self.folds, self.done, self.total = classes, folds, 0, sets * folds
-        draw = torch.Generator().manual_seed(mix(shop.seed, "folds"))
+        draw = torch.Generator().manual_seed(derive_seed(shop.seed, "folds"))
         self.fold = torch.randperm(len(plain), generator=draw) % FOLDS
         self.held = int((self.fold < folds).sum())
 

@@ -26,6 +26,7 @@ from db3kd.errors import Damaged, InputError
 from db3kd.journal import write_atomically
 from db3kd.networks import at_once
 from db3kd.progress import Progress, silent
+from db3kd.seeds import derive_seed
 from db3kd.settings import Training, validated
 from db3kd.soft_labels import temper
 from db3kd.transfer_set import TransferSet
@@ -148,10 +149,10 @@ def train(
     total = training.steps or training.epochs * each
     epochs = -(-total // each)
     for epoch in range(first, epochs):
-        generator = torch.Generator().manual_seed(_seed(seed, epoch, "order"))
+        generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         batches = _batches(transfer.images, resident, order, training.batch, place, generator)
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-            _reseed(place, _seed(seed, epoch, "dropout"))
+            _reseed(place, derive_seed(seed, "dropout", epoch))
             left = islice(batches, total - epoch * each)
             rates = (_rate(training, step, total) for step in count(epoch * each))
             loss = _epoch(network.train(), left, labels, soft, optimiser, training, rates)
@@ -495,12 +496,6 @@ def _batches(
 
 
 # Randomness and schedule
-
-
-def _seed(seed: int, epoch: int, purpose: str) -> int:
-    """Return a seed of its own for each epoch and purpose."""
-    digest = hashlib.sha256(f"{purpose}/{seed}/{epoch}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
 
 
 def _reseed(place: torch.device, seed: int) -> None:

@@ -22,7 +22,7 @@ from db3kd.growing.shelf import Shelf
 from db3kd.journal import Json
 from db3kd.ledger import Taped
 from db3kd.networks import Shape, at_once, build
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.settings import Synthesis, Training
 from db3kd.student import train
 from db3kd.synthesis.chosen import children, descendants, thoughts
@@ -75,10 +75,10 @@ def invent(shop: Workshop, pool: Pool, settings: Synthesis) -> None:
         return
     students = _ensemble(shop, pool, network, settings.width)
     # More of what was asked, by the source that its way had.
-    source = descendants if pool.origins is None else Near(seed=mix(shop.seed, "unasked"))
+    source = descendants if pool.origins is None else Near(seed=derive_seed(shop.seed, "unasked"))
 
     def work(_: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
-        draw = torch.Generator().manual_seed(mix(shop.seed, "unasked", shard))
+        draw = torch.Generator().manual_seed(derive_seed(shop.seed, "unasked", shard))
         kept, soft = [], []
         for part in torch.split(rows, at_once(pool.shape)):
             wanted = len(part) * each
@@ -118,7 +118,7 @@ def invented(shop: Workshop, *, eight_bit: bool) -> TransferSet | None:
 
 def _ensemble(shop: Workshop, pool: Pool, network: str, width: float) -> nn.ModuleList:
     """Students of all answers, from different first weights; kept once they are taught."""
-    seeds = [mix(shop.seed, "ensemble", k) for k in range(STUDENTS)]
+    seeds = [derive_seed(shop.seed, "ensemble", k) for k in range(STUDENTS)]
     made = [build(network, pool.shape, pool.classes, WIDER * width, seed=seed) for seed in seeds]
     students = nn.ModuleList(map(quick, made)).to(shop.device)
     if shop.recall("unasked", 0, students) == 0:

@@ -25,7 +25,7 @@ from db3kd.errors import Busy, ConfigurationDiffers, Damaged
 from db3kd.journal import Drifted, Journal, Json, Tape, read_shard, write_shard, writing
 from db3kd.ledger import Taped
 from db3kd.progress import Progress
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.settings import Budget, Search, differences, kind_of, most_queries
 from db3kd.teacher import Meter, Teacher
 
@@ -125,7 +125,7 @@ class Workshop:
             self.progress(f"{place}/{stage}", done, total, figures)
 
         part = copy.copy(self)
-        part._place, part.seed = f"{self._place}{place}/", mix(self.seed, place)
+        part._place, part.seed = f"{self._place}{place}/", derive_seed(self.seed, place)
         part.progress = progress
         return part
 

@@ -23,7 +23,8 @@ from db3kd.amortised.stages import (
 from db3kd.amortised.surrogate import Ensemble, Known, teach
 from db3kd.boundary import as_seen
 from db3kd.data import Images
-from db3kd.robustness import References, RobustnessMap, mix
+from db3kd.robustness import References, RobustnessMap
+from db3kd.seeds import derive_seed
 from db3kd.settings import Search, validated
 from db3kd.teacher import Teacher
 
@@ -73,7 +74,7 @@ def measure_together(
     rounds, surrogate, moved = 1, None, 1.0
     if search.surrogate != "none":
         rounds = rounds_of(search.per_image, classes)
-        name, first = network_of(search.surrogate, shape), mix(seed, "surrogate")
+        name, first = network_of(search.surrogate, shape), derive_seed(seed, "surrogate")
         surrogate = Ensemble(name, shape, classes, members=search.members, seed=first).to(device)
     probes, called = [torch.zeros(0, *shape).half()], [own[:0].cpu()]
     for number in range(rounds):
@@ -81,7 +82,7 @@ def measure_together(
             surrogate = None
         if surrogate is not None:
             known = Known(pool, answers, torch.cat(probes), torch.cat(called))
-            lesson = mix(seed, "lesson", number)
+            lesson = derive_seed(seed, "lesson", number)
             teach(surrogate, known, steps=steps_of(known), seed=lesson, device=device)
             if not knows(surrogate, pool, answers):
                 surrogate = None
@@ -97,5 +98,7 @@ def measure_together(
         probes.append(asked.probes.cpu())
         called.append(asked.called.cpu())
         report(number, result(front, seconds=time.perf_counter() - started))
-    rest(teacher, front, search, surrogate, references, learned=True, seed=mix(seed, "rest"))
+    rest(
+        teacher, front, search, surrogate, references, learned=True, seed=derive_seed(seed, "rest")
+    )
     return result(front, seconds=time.perf_counter() - started)

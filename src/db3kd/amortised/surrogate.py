@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from db3kd.data import Images
 from db3kd.networks import Shape, build
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.teachers.rewrites import BLOCK, pool_before_relu
 
 BATCH = 128  # images with their own answers, or probes, in one step
@@ -28,7 +28,8 @@ class Ensemble(nn.Module):
     def __init__(self, name: str, shape: Shape, classes: int, *, members: int, seed: int) -> None:
         super().__init__()
         self.members = nn.ModuleList(
-            quick(build(name, shape, classes, seed=mix(seed, "member", k))) for k in range(members)
+            quick(build(name, shape, classes, seed=derive_seed(seed, "member", k)))
+            for k in range(members)
         )
 
     def forward(self, images: Float[Tensor, "row *image"]) -> Float[Tensor, "row classes"]:

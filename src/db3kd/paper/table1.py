@@ -28,7 +28,7 @@ from db3kd.adapters import teacher_network
 from db3kd.errors import Db3kdError, InputError
 from db3kd.journal import Json, write_atomically
 from db3kd.recipe import Recipe, read_recipe, resolved
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.settings import Training
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.teacher import micro_batches
@@ -90,7 +90,7 @@ def table1(recipe: Recipe, *, quiet: bool = False) -> Json:
         with job.opened(recipe, progress) as at_work:
             plain = at_work.transfer("ce")
             found = at_work.run.distances("mbd")
-            draw = torch.Generator().manual_seed(mix(recipe.seed, "noise logits"))
+            draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "noise logits"))
             dealt = noise_activations(found.distance, found.own, generator=draw)
             teacher = teacher_network(recipe, at_work.own, progress)
             known = scores(teacher, plain, device=recipe.device)

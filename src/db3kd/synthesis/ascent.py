@@ -32,7 +32,8 @@ from db3kd.descent import Walk
 from db3kd.descent.tangent import tangents, unit
 from db3kd.descent.walk import LEAST_LEFT
 from db3kd.errors import InputError
-from db3kd.robustness import mix, noise_of
+from db3kd.robustness import noise_of
+from db3kd.seeds import derive_seed
 from db3kd.settings import AscentPlan
 from db3kd.synthesis.nearest import halve, nearest, rays, remember, search_of
 from db3kd.synthesis.rows import Ascent, Ending
@@ -148,7 +149,7 @@ def _gradient(
     if not int(count.max()):
         return state, gradient
     asked = count > 0
-    noise = noise_of(search_of(plan), state.image, mix(seed, "gradient"))
+    noise = noise_of(search_of(plan), state.image, derive_seed(seed, "gradient"))
     # Seen from the point itself every direction is a tangent: nothing is taken off the probes.
     mean = tangents(
         asks,

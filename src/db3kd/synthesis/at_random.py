@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from db3kd.networks import Shape
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
@@ -49,7 +49,7 @@ class AtRandom:
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
         del report
-        draw = torch.Generator().manual_seed(mix(seed, "images"))
+        draw = torch.Generator().manual_seed(derive_seed(seed, "images"))
         low, high = pool.bounds
         while pool.rest:
             images = self.source(pool.next(ASKED), pool.shape, draw)

@@ -22,7 +22,7 @@ from db3kd.growing.changes import grow
 from db3kd.growing.choices.doubt import doubt
 from db3kd.growing.choose import choose
 from db3kd.networks import at_once
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.settings import Change, Training
 from db3kd.student import train
 from db3kd.synthesis.pool import Pool
@@ -65,12 +65,12 @@ class Chosen:
     def __init__(self, task: Task, source: Source, *, seed: int) -> None:
         self.task, self.source = task, source
         self.networks = nn.ModuleList(
-            task.student(mix(seed, "member", k)) for k in range(task.members)
+            task.student(derive_seed(seed, "member", k)) for k in range(task.members)
         )
 
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
-        draw = torch.Generator().manual_seed(mix(seed, "images"))
+        draw = torch.Generator().manual_seed(derive_seed(seed, "images"))
         first, each = not len(pool), self.task.candidates
         if not first:
             teach_all(list(self.networks), pool, seed=seed, device=self.task.device, report=report)
@@ -105,7 +105,7 @@ def teach_all(
                 member,
                 known,
                 Training(steps=steps, batch=BATCH),
-                seed=mix(seed, "lesson", number),
+                seed=derive_seed(seed, "lesson", number),
                 device=device,
                 progress=progress,
             )

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from db3kd.networks import Shape
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.synthesis.generator import (
     LATENT,
     RATE,
@@ -66,18 +66,18 @@ class Dfms:
         self.task, self._asked = task, asked_at_once(task.queries, BATCH)
         self.networks = nn.ModuleDict(
             {
-                "student": task.student(mix(seed, "dfms clone")),
+                "student": task.student(derive_seed(seed, "dfms clone")),
                 "generator": seeded(
-                    lambda: ImageGenerator(task.shape), mix(seed, "dfms generator")
+                    lambda: ImageGenerator(task.shape), derive_seed(seed, "dfms generator")
                 ),
-                "critic": seeded(lambda: critic(task.shape), mix(seed, "dfms critic")),
+                "critic": seeded(lambda: critic(task.shape), derive_seed(seed, "dfms critic")),
             }
         ).to(task.device)
 
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
         total = pool.rest
-        with learning(self.task.device, mix(seed, "dfms")) as draw:
+        with learning(self.task.device, derive_seed(seed, "dfms")) as draw:
             self.networks.train()
             clone = self.networks["student"]
             optimiser = torch.optim.Adam(clone.parameters(), lr=RATE)

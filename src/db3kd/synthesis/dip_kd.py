@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from db3kd.growing.changes import warped
 from db3kd.networks import Shape
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.synthesis.chosen import teach_all
 from db3kd.synthesis.fields import between, field, often, points
 from db3kd.synthesis.pool import Pool
@@ -41,11 +41,11 @@ class DipKd:
 
     def __init__(self, task: Task, *, seed: int) -> None:
         self.task = task
-        self.networks = nn.ModuleDict({"student": task.student(mix(seed, "primer"))})
+        self.networks = nn.ModuleDict({"student": task.student(derive_seed(seed, "primer"))})
 
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
-        draw = torch.Generator().manual_seed(mix(seed, "images"))
+        draw = torch.Generator().manual_seed(derive_seed(seed, "images"))
         primer, (low, high), more = self.networks["student"], pool.bounds, pool.rest > 0
         primer.to(pool.device).eval()
         while pool.rest:

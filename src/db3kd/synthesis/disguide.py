@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.synthesis.generator import (
     LATENT,
     RATE,
@@ -57,10 +57,10 @@ class Disguide:
         self._batch = max(2, min(BATCH, task.queries))
         self.networks = nn.ModuleDict(
             {
-                "student": task.student(mix(seed, "disguide clone", 0)),
-                "second": task.student(mix(seed, "disguide clone", 1)),
+                "student": task.student(derive_seed(seed, "disguide clone", 0)),
+                "second": task.student(derive_seed(seed, "disguide clone", 1)),
                 "generator": seeded(
-                    lambda: ImageGenerator(task.shape), mix(seed, "disguide generator")
+                    lambda: ImageGenerator(task.shape), derive_seed(seed, "disguide generator")
                 ),
             }
         ).to(task.device)
@@ -68,7 +68,7 @@ class Disguide:
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
         total = pool.rest
-        with learning(self.task.device, mix(seed, "disguide")) as draw:
+        with learning(self.task.device, derive_seed(seed, "disguide")) as draw:
             self.networks.train()
             clones = [self.networks["student"], self.networks["second"]]
             learns = torch.optim.Adam([w for c in clones for w in c.parameters()], lr=RATE)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.synthesis.generator import (
     LATENT,
     RATE,
@@ -55,17 +55,17 @@ class Ideal:
 
     def __init__(self, task: Task, *, seed: int) -> None:
         self.task, self._asked = task, asked_at_once(task.queries, BATCH)
-        self.networks = nn.ModuleDict({"student": task.student(mix(seed, "ideal student"))})
+        self.networks = nn.ModuleDict({"student": task.student(derive_seed(seed, "ideal student"))})
         self.networks.to(task.device)
 
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
         student, total = self.networks["student"], pool.rest
-        with learning(self.task.device, mix(seed, "ideal")) as draw:
+        with learning(self.task.device, derive_seed(seed, "ideal")) as draw:
             student.train()
             optimiser = torch.optim.Adam(student.parameters(), lr=RATE)
             for epoch, count in enumerate(portions(total, self._asked)):
-                weights = mix(seed, "ideal generator", epoch)
+                weights = derive_seed(seed, "ideal generator", epoch)
                 pool.ask(self._images(count, pool.bounds, weights, draw))
                 teach(student, optimiser, pool, steps=STUDENT_STEPS, draw=draw)
                 report("IDEAL", total - pool.rest, total)

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from db3kd.networks import at_once
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.synthesis.chosen import Chosen, Made, balanced_parents
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import drawn, numbers
@@ -42,7 +42,7 @@ class Near:
     """
 
     def __init__(self, *, seed: int) -> None:
-        self.first = mix(seed, "latents")
+        self.first = derive_seed(seed, "latents")
 
     def __call__(self, pool: Pool, before: int, count: int, children: int, draw: Generator) -> Made:
         """So many candidates, with their origins."""

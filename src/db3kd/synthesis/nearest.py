@@ -10,7 +10,8 @@ from db3kd.descent import Walk, descend
 from db3kd.descent.seen import JUST_BELOW, just_below
 from db3kd.descent.tangent import unit
 from db3kd.descent.walk import LEAST_LEFT
-from db3kd.robustness import descent_of, mix, noise_of
+from db3kd.robustness import descent_of, noise_of
+from db3kd.seeds import derive_seed
 from db3kd.settings import AscentPlan, Search
 from db3kd.synthesis.rows import Ascent
 
@@ -65,7 +66,7 @@ def _look_anew(
         asks,
         state.image,
         replace(walk, memory=torch.zeros_like(walk.point)),
-        noise=noise_of(search_of(plan), state.image, mix(seed, "anew", state.iteration)),
+        noise=noise_of(search_of(plan), state.image, derive_seed(seed, "anew", state.iteration)),
         bounds=bounds,
         after_step=_nothing,
     )
@@ -141,7 +142,7 @@ def _walk_on(
 ) -> Walk:
     """Some steps of a descent from where it ended last time, for the rows that can pay for it."""
     search = search_of(plan)
-    noise = noise_of(search, state.image, mix(seed, "on"))
+    noise = noise_of(search, state.image, derive_seed(seed, "on"))
     first = state.iteration * plan.walk_steps
     for number in range(first, first + plan.walk_steps):
         rows = ((walk.left >= LEAST_LEFT) & (walk.distance > 0)).nonzero()[:, 0]

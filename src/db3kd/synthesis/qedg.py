@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.synthesis.generator import (
     LATENT,
     LESSON,
@@ -68,17 +68,19 @@ class Qedg:
 
     def __init__(self, task: Task, *, seed: int) -> None:
         self.task, self._asked = task, asked_at_once(task.queries, BATCH, ROUNDS)
-        self.networks = nn.ModuleDict({"student": task.student(mix(seed, "qedg student"))})
+        self.networks = nn.ModuleDict({"student": task.student(derive_seed(seed, "qedg student"))})
         self.networks.to(task.device)
 
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
         student, total = self.networks["student"], pool.rest
-        with learning(self.task.device, mix(seed, "qedg")) as draw:
+        with learning(self.task.device, derive_seed(seed, "qedg")) as draw:
             student.train()
             optimiser = torch.optim.Adam(student.parameters(), lr=RATE)
             for turn, count in enumerate(portions(total, self._asked)):
-                pool.ask(self._doubtful(count, pool, mix(seed, "qedg generator", turn), draw))
+                pool.ask(
+                    self._doubtful(count, pool, derive_seed(seed, "qedg generator", turn), draw)
+                )
                 for _ in range(min(STUDENT_STEPS, max(1, PASSES * len(pool) // LESSON))):
                     descend(optimiser, lesson(student, *pool.batch(LESSON, draw), draw))
                 report("QEDG", total - pool.rest, total)

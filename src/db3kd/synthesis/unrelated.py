@@ -9,7 +9,7 @@ from torch import Generator
 
 from db3kd.data import Images
 from db3kd.errors import InputError
-from db3kd.robustness import mix
+from db3kd.seeds import derive_seed
 from db3kd.synthesis.chosen import ASKED, Chosen, Made
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
@@ -48,7 +48,7 @@ class Unrelated:
                 f" {tuple(task.shape)}"
             )
         self.images: Images = task.images
-        draw = torch.Generator().manual_seed(mix(seed, "order"))
+        draw = torch.Generator().manual_seed(derive_seed(seed, "order"))
         self.order = torch.randperm(len(self.images), generator=draw)
         self.doubtful, self.chosen = doubtful, Chosen(task, self._next, seed=seed)
         self.networks = self.chosen.networks if doubtful else torch.nn.Module()
