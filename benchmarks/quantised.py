@@ -28,10 +28,10 @@ import stale
 from db3kd.boundary import norm
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError
-from db3kd.journal import write_atomically
 from db3kd.robustness import References, choose_references, minimal_boundary_distance
 from db3kd.run import Run
 from db3kd.settings import Encoding, Search, paper
+from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy
 from db3kd.teacher import Teacher
 from db3kd.teachers import quantised, torch_module

@@ -17,9 +17,9 @@ from db3kd.growing.changes import GEOMETRY, grow, warped
 from db3kd.growing.choices import disagreement, doubt
 from db3kd.growing.choose import balanced
 from db3kd.growing.shelf import Shelf
-from db3kd.journal import Journal
 from db3kd.run import Run
 from db3kd.settings import Budget, Change, Grow, Training
+from db3kd.storage.journal import Journal
 from db3kd.teachers import function
 
 ALL: tuple[Change, ...] = (*sorted(GEOMETRY), "mix", "paste", "shade", "noise")  # type: ignore[assignment]

@@ -16,7 +16,7 @@ ROOMS = (
     "progress",
     "seeds",
     "settings",
-    "journal",
+    "storage",
     "data",
     "teacher",
     "recorded",

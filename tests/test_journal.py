@@ -12,15 +12,10 @@ import torch
 from torch import Tensor
 
 from db3kd.errors import Damaged, RunError
-from db3kd.journal import (
-    Drifted,
-    Journal,
-    Tape,
-    read_shard,
-    write_atomically,
-    write_shard,
-    writing,
-)
+from db3kd.storage.files import write_atomically, writing
+from db3kd.storage.journal import Journal
+from db3kd.storage.shards import read_shard, write_shard
+from db3kd.storage.tape import Drifted, Tape
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from closed_form import as_references, linear, ordered_scores
 from db3kd.errors import BudgetExhausted, TeacherError
-from db3kd.journal import Drifted, Tape
 from db3kd.ledger import Taped, fingerprint
 from db3kd.robustness import RobustnessMap, measure
 from db3kd.settings import Budget, Search
+from db3kd.storage.tape import Drifted, Tape
 from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
 

@@ -28,13 +28,15 @@ from db3kd.errors import (
     InputError,
     TeacherError,
 )
-from db3kd.journal import Journal, Tape, read_shard
 from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure
 from db3kd.run import Run
 from db3kd.seeds import derive_seed
 from db3kd.settings import Budget, Search, Training
 from db3kd.soft_labels import concentrate, reciprocal_activations
+from db3kd.storage.journal import Journal
+from db3kd.storage.shards import read_shard
+from db3kd.storage.tape import Tape
 from db3kd.teachers import function
 
 CLASSES, SEED = 3, 7

@@ -257,7 +257,7 @@ def test_a_stop_between_a_lesson_kept_and_its_shard_changes_nothing(
 
 
 def _dying(monkeypatch: pytest.MonkeyPatch, at: int):  # type: ignore[no-untyped-def]
-    from db3kd.journal import write_shard
+    from db3kd.storage.shards import write_shard
 
     written: list[Path] = []
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db3kd.errors import Damaged, InputError, RunError
-from db3kd.journal import Journal, Json, Tape
 from db3kd.settings import kind_of
+from db3kd.storage.files import Json
+from db3kd.storage.journal import Journal
+from db3kd.storage.tape import Tape
 
 FORMAT = 1  # of run folders; a newer one is refused
 ANSWERS_SHARD = 4096  # images whose classes are asked for together

@@ -19,7 +19,6 @@ from db3kd.books import ANSWERS_SHARD, shards_of
 from db3kd.boundary import as_seen
 from db3kd.data import Images
 from db3kd.errors import InputError
-from db3kd.journal import Json
 from db3kd.ledger import Taped
 from db3kd.lessons import Lessons
 from db3kd.robustness import (
@@ -33,6 +32,7 @@ from db3kd.robustness import (
 from db3kd.seeds import derive_seed
 from db3kd.settings import Metric, Search, at_once, most_queries
 from db3kd.soft_labels import concentrate, reciprocal_activations
+from db3kd.storage.files import Json
 from db3kd.workshop import Work, Workshop
 
 

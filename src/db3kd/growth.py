@@ -23,12 +23,12 @@ from db3kd.growing.changes import grow
 from db3kd.growing.choices import SCORES
 from db3kd.growing.choose import choose
 from db3kd.growing.shelf import Shelf
-from db3kd.journal import Json
 from db3kd.ledger import Taped
 from db3kd.lessons import taught
 from db3kd.networks import Shape, check_network
 from db3kd.seeds import derive_seed
 from db3kd.settings import Change, Grow
+from db3kd.storage.files import Json
 from db3kd.student import resident
 from db3kd.workshop import Workshop
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from db3kd import distances, growth, pseudo
 from db3kd.data import DataSet, Images, load, subset
 from db3kd.errors import InputError
-from db3kd.journal import Json, write_atomically
 from db3kd.networks import build, check_network
 from db3kd.pictures import by_class, save, tiled
 from db3kd.progress import Progress, silent
@@ -25,6 +24,7 @@ from db3kd.seeds import derive_seed
 from db3kd.settings import Method, is_grown, is_pseudo, metric_of, most_queries
 from db3kd.spending import Plan
 from db3kd.stack import Stack, paid, stacked, told
+from db3kd.storage.files import Json, write_atomically
 from db3kd.student import resident
 from db3kd.transfer_set import TransferSet
 from db3kd.unasked import images_for

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.journal import Tape
+from db3kd.storage.tape import Tape
 from db3kd.teacher import Meter
 
 KEY_PIXELS = 256  # how many pixels of a question stand for it on the tape

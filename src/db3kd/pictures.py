@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from db3kd.data import Images
-from db3kd.journal import write_atomically
+from db3kd.storage.files import write_atomically
 
 SIDE = 56  # an image is enlarged to at least so many pixels
 GAP = 2  # white pixels between two images

@@ -39,7 +39,6 @@ from db3kd.distances import (
 )
 from db3kd.errors import InputError
 from db3kd.growth import Growth
-from db3kd.journal import Json, writing
 from db3kd.ledger import Taped, fingerprint
 from db3kd.progress import Progress, silent
 from db3kd.robustness import RobustnessMap
@@ -58,6 +57,7 @@ from db3kd.settings import (
     validated,
 )
 from db3kd.spending import with_grown, with_use
+from db3kd.storage.files import Json, writing
 from db3kd.student import (
     accuracy,
     agreement,

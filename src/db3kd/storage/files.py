@@ -1,0 +1,65 @@
+"""Files that are written whole or not at all, whatever happens to the process."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from db3kd.errors import RunError
+
+Json = dict[str, Any]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write (a full disk, no permission) into one sentence.
+
+    >>> with writing(Path("shard")):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.RunError: shard cannot be written (No space left on device); what was saved is safe
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written ({error.strerror}); what was saved before is safe,"
+            " run again once there is room"
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name, sync, rename.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "note"
+    >>> write_atomically(target, b"whole"); target.read_bytes()
+    b'whole'
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where folders can be synced."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+REPAIR = "put a copy of it back, or run again with --redo-damaged to buy its answers a second time"
