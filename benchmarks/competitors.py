@@ -18,10 +18,10 @@ import db3kd
 import stale
 import teachers
 from db3kd.amortised.memory import measure_together
+from db3kd.config.settings import Search, paper
 from db3kd.data import Images, TensorImages
 from db3kd.robustness import RobustnessMap, measure
 from db3kd.seeds import derive_seed
-from db3kd.settings import Search, paper
 from db3kd.student import predict
 from db3kd.teacher import Meter
 from rivals import MORE, RIVALS, Rival

@@ -30,11 +30,11 @@ import spending
 import stale
 import teachers
 from db3kd.amortised.surrogate import quick
+from db3kd.config.settings import Budget, Search, Synthesis, Training, Ways
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError, InputError
 from db3kd.networks import Shape, build
 from db3kd.run import Run
-from db3kd.settings import Budget, Search, Synthesis, Training, Ways
 from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy, predict, resident, train
 from db3kd.teacher import Teacher

@@ -28,10 +28,10 @@ import pupils
 import stale
 import teachers
 from db3kd.amortised.memory import measure_together
+from db3kd.config.settings import Search
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError
 from db3kd.robustness import RobustnessMap, measure
-from db3kd.settings import Search
 from db3kd.storage.files import write_atomically
 from db3kd.student import predict
 from db3kd.teacher import Meter, Teacher

@@ -120,9 +120,9 @@ def _label(parquet: Path, search: common.Json) -> common.Json:
     """Label one file in this process, and read off its peak memory on the way."""
     import torch
 
+    from db3kd.config.settings import Search
     from db3kd.data import ParquetImages
     from db3kd.run import Run
-    from db3kd.settings import Search
     from db3kd.teachers import function
 
     images = ParquetImages([parquet])
@@ -167,9 +167,9 @@ def _synthesize(count: int) -> common.Json:
     import msgspec
     import torch
 
+    from db3kd.config.settings import Synthesis, Training
     from db3kd.networks import build
     from db3kd.run import Run
-    from db3kd.settings import Synthesis, Training
     from db3kd.student import train
     from db3kd.teachers import function
 

@@ -10,9 +10,9 @@ import msgspec
 from torch import Tensor
 
 import common
+from db3kd.config.settings import Training
 from db3kd.data import DataSet
 from db3kd.networks import build
-from db3kd.settings import Training
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy, predict, train

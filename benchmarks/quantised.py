@@ -26,11 +26,12 @@ import pupils
 import rows
 import stale
 from db3kd.boundary import norm
+from db3kd.config.remote import Encoding
+from db3kd.config.settings import Search, paper
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError
 from db3kd.robustness import References, choose_references, minimal_boundary_distance
 from db3kd.run import Run
-from db3kd.settings import Encoding, Search, paper
 from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy
 from db3kd.teacher import Teacher

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 import common
+from db3kd.config.remote import Encoding, Remote
 from db3kd.errors import Db3kdError
 from db3kd.recorded import Recorded, Store
-from db3kd.settings import Encoding, Remote
 from db3kd.teachers.remote import RemoteTeacher, remote
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols import Request, of

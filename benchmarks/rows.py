@@ -12,8 +12,8 @@ import common
 import teachers
 import white_box
 from db3kd.boundary import per_row
+from db3kd.config.settings import Search
 from db3kd.robustness import References, boundary_distance, choose_references
-from db3kd.settings import Search
 from db3kd.teacher import Teacher
 from db3kd.teachers import sklearn, torch_module
 from teachers import Lesson

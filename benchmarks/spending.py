@@ -24,12 +24,12 @@ import curves
 import stale
 import teachers
 from db3kd.amortised.surrogate import quick
+from db3kd.config.recipe import Student
+from db3kd.config.settings import Budget, Grow, Search, Spend, Training
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError
 from db3kd.networks import build
-from db3kd.recipe import Student
 from db3kd.run import Run
-from db3kd.settings import Budget, Grow, Search, Spend, Training
 from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy, predict, train
 from db3kd.teacher import Teacher

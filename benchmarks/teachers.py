@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import common
+from db3kd.config.settings import Training
 from db3kd.data import DataSet, in_memory, load, subset
 from db3kd.errors import Damaged, InputError
 from db3kd.networks import build
-from db3kd.settings import Training
 from db3kd.student import load_network, save_network, train
 from db3kd.transfer_set import TransferSet
 

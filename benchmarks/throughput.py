@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 import common
+from db3kd.config.settings import Grow, Search, Synthesis, Training, Ways
 from db3kd.data import DataSet, TensorImages, in_memory, load, subset
 from db3kd.errors import Damaged, Db3kdError, InputError
 from db3kd.ledger import Taped
 from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure
 from db3kd.run import Run
-from db3kd.settings import Grow, Search, Synthesis, Training, Ways
 from db3kd.storage.tape import Tape
 from db3kd.student import accuracy, load_network, predict, save_network, train
 from db3kd.teacher import Meter, Teacher, micro_batches

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 import db3kd
+from db3kd.config.methods import Method
 from db3kd.data import TensorImages
 from db3kd.networks import build
 from db3kd.progress import Progress, silent
 from db3kd.robustness import References, minimal_boundary_distance
-from db3kd.settings import Method
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import write_atomically
 from db3kd.teacher import Meter, Teacher

@@ -12,10 +12,10 @@ from db3kd.amortised.propose import nearest, tangent
 from db3kd.amortised.search import advance, allowances, others
 from db3kd.amortised.surrogate import Ensemble
 from db3kd.boundary import norm
+from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted
 from db3kd.robustness import References
-from db3kd.settings import Budget, Search
 from db3kd.teacher import Meter, Teacher
 
 CLASSES, PIXELS = 4, 16

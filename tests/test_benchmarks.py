@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from db3kd import student
 from db3kd.amortised import stages
+from db3kd.config.settings import Search, Training
 from db3kd.data import DataSet, TensorImages
 from db3kd.errors import InputError
 from db3kd.robustness import References
-from db3kd.settings import Search, Training
 from db3kd.synthesis import chosen
 from db3kd.teachers import function
 from db3kd.transfer_set import TransferSet

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from closed_form import WIDE, ball, half_space
 from db3kd.boundary import Leaves, Reaches, asker, norm
+from db3kd.config.settings import Budget
 from db3kd.descent import (
     ArsOpt,
     CgbaH,
@@ -21,7 +22,6 @@ from db3kd.descent import (
 )
 from db3kd.descent.tangent import pressed
 from db3kd.descent.walk import Noise
-from db3kd.settings import Budget
 from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
 

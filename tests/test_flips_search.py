@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from closed_form import WIDE, as_references, half_space
+from db3kd.config.settings import Search
 from db3kd.robustness import References, measure
-from db3kd.settings import Search
 from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
 

@@ -11,6 +11,7 @@ import db3kd.amortised.stages as stages
 import db3kd.growth as growth
 from closed_form import Watched, prototypes
 from db3kd.books import finished, status
+from db3kd.config.settings import Budget, Change, Grow, Training
 from db3kd.data import Images, TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.growing.changes import GEOMETRY, grow, warped
@@ -18,7 +19,6 @@ from db3kd.growing.choices import disagreement, doubt
 from db3kd.growing.choose import balanced
 from db3kd.growing.shelf import Shelf
 from db3kd.run import Run
-from db3kd.settings import Budget, Change, Grow, Training
 from db3kd.storage.journal import Journal
 from db3kd.teachers import function
 

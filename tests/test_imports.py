@@ -15,7 +15,7 @@ ROOMS = (
     "errors",
     "progress",
     "seeds",
-    "settings",
+    "config",
     "storage",
     "data",
     "teacher",
@@ -43,7 +43,6 @@ ROOMS = (
     "pictures",
     "spending",
     "run",
-    "recipe",
     "adapters",
     "stack",
     "job",
@@ -140,7 +139,7 @@ def loaded_by(*modules: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("name", ["errors", "settings", "recipe", "cli"])
+@pytest.mark.parametrize("name", ["errors", "config.settings", "config.reading", "cli"])
 def test_light_rooms_start_without_torch(name: str) -> None:
     if importlib.util.find_spec(f"db3kd.{name}") is None:
         pytest.skip(f"db3kd.{name} does not exist yet")

@@ -16,8 +16,9 @@ from conftest import Workshop
 from db3kd import job, student
 from db3kd.books import status
 from db3kd.checkup import check
+from db3kd.config.reading import read_recipe
+from db3kd.config.recipe import Recipe
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.recipe import Recipe, read_recipe
 from db3kd.terminal import spending
 
 FACTORIES = """

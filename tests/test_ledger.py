@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from closed_form import as_references, linear, ordered_scores
+from db3kd.config.settings import Budget, Search
 from db3kd.errors import BudgetExhausted, TeacherError
 from db3kd.ledger import Taped, fingerprint
 from db3kd.robustness import RobustnessMap, measure
-from db3kd.settings import Budget, Search
 from db3kd.storage.tape import Drifted, Tape
 from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function

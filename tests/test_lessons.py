@@ -10,10 +10,10 @@ import db3kd.amortised.search as joint
 import db3kd.amortised.stages as stages
 from closed_form import prototypes
 from db3kd.books import status
+from db3kd.config.settings import Budget, Search, paper
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
 from db3kd.run import Run
-from db3kd.settings import Budget, Search, paper
 from db3kd.storage.journal import Journal
 from db3kd.teachers import function
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from closed_form import Watched
 from db3kd.boundary import Asks, Bracket, bisect, bisect_noisy, questions
+from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.ledger import Taped
 from db3kd.recorded import Recorded, Store
-from db3kd.settings import Budget
 from db3kd.storage.tape import Tape
 from db3kd.teacher import Bounds, Meter, Teacher
 from db3kd.teachers import function

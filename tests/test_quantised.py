@@ -13,11 +13,12 @@ from closed_form import as_references, linear
 from db3kd.amortised import stages
 from db3kd.amortised.memory import measure_together
 from db3kd.boundary import bisect, norm
+from db3kd.config.remote import Encoding, Remote
+from db3kd.config.settings import AscentPlan, Grow, Search, Synthesis
 from db3kd.data import TensorImages
 from db3kd.errors import InputError
 from db3kd.robustness import RobustnessMap, Status, measure
 from db3kd.run import Run
-from db3kd.settings import AscentPlan, Encoding, Grow, Remote, Search, Synthesis
 from db3kd.synthesis import chosen
 from db3kd.teacher import Bounds, Teacher
 from db3kd.teachers import quantised

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from db3kd.settings import Encoding, Names, Remote
+from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.teachers.remote import remote
 from servers import real
 from servers.plan import Plan

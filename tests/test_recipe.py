@@ -9,18 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db3kd import networks
+from db3kd.config.reading import read_recipe, resolved, to_json
+from db3kd.config.recipe import Data, Network, Recipe, Student, Teacher
+from db3kd.config.settings import Budget, Search, Training, paper, paper_ascent
+from db3kd.config.types import differences
 from db3kd.errors import RecipeError
-from db3kd.recipe import (
-    Data,
-    Network,
-    Recipe,
-    Student,
-    Teacher,
-    read_recipe,
-    resolved,
-    to_json,
-)
-from db3kd.settings import Budget, Search, Training, differences, paper, paper_ascent
 
 GOOD = """\
 # line 1
@@ -181,7 +174,7 @@ def test_networks_are_those_that_can_be_built():
 
 
 def test_torch_is_not_imported():
-    code = "import sys, db3kd.recipe; sys.exit('torch' in sys.modules)"
+    code = "import sys, db3kd.config.recipe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from db3kd import teachers
+from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, Busy, Damaged, Db3kdError, InputError, RunError
 from db3kd.errors import TeacherError as Failure
 from db3kd.recorded import Imported, InParts, Recorded, Settle, Store, float_keys
-from db3kd.settings import Budget
 from db3kd.teacher import Meter, Teacher
 from test_teachers import Conforms, linear_module
 

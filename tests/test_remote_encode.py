@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from db3kd.config.remote import Encoding, Names
 from db3kd.errors import InputError, TeacherError
-from db3kd.settings import Encoding, Names
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.names import LabelMap
 

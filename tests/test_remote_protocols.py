@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.errors import InputError, TeacherError
-from db3kd.settings import Encoding, Names, Remote
 from db3kd.teachers.remote import protocols
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.names import LabelMap

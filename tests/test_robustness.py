@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from closed_form import WIDE, as_references, half_space, linear
+from db3kd.config.methods import Metric
+from db3kd.config.settings import Budget, Search, paper
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.robustness import (
     References,
@@ -18,7 +20,6 @@ from db3kd.robustness import (
     sample_distance,
 )
 from db3kd.seeds import derive_seed
-from db3kd.settings import Budget, Metric, Search, paper
 from db3kd.teacher import Meter
 from db3kd.teachers import function
 

@@ -19,6 +19,7 @@ import db3kd.student
 from closed_form import WIDE, ordered_scores
 from conftest import student_content
 from db3kd.books import status
+from db3kd.config.settings import Budget, Search, Training
 from db3kd.data import TensorImages
 from db3kd.errors import (
     BudgetExhausted,
@@ -32,7 +33,6 @@ from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure
 from db3kd.run import Run
 from db3kd.seeds import derive_seed
-from db3kd.settings import Budget, Search, Training
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard

@@ -14,12 +14,13 @@ import db3kd.lessons as lessons
 import db3kd.spending as spending
 from closed_form import prototypes
 from db3kd.books import status
+from db3kd.config.methods import Use
+from db3kd.config.settings import Budget, Grow, Search, Spend, Training, paper
 from db3kd.data import Images, TensorImages
 from db3kd.distances import soft_labels
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
 from db3kd.networks import build
 from db3kd.run import Run
-from db3kd.settings import Budget, Grow, Search, Spend, Training, Use, paper
 from db3kd.spending import Decision, Plan
 from db3kd.transfer_set import TransferSet
 

@@ -16,12 +16,12 @@ import db3kd.synthesis.chosen as chosen
 import db3kd.unasked as unasked
 from closed_form import Watched, Watching, prototypes
 from db3kd.books import status
+from db3kd.config.settings import AscentPlan, Budget, Search, Synthesis, Ways
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.growing.choose import balanced
 from db3kd.pseudo import planned
 from db3kd.run import Run
-from db3kd.settings import AscentPlan, Budget, Search, Synthesis, Ways
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import FAMILY, drawn, numbers, shapes
@@ -410,8 +410,8 @@ def test_a_student_that_does_not_fit_is_refused_before_anything_is_bought(tmp_pa
 def test_every_name_is_a_way() -> None:
     from typing import get_args
 
+    from db3kd.config.settings import Ways
     from db3kd.networks import build
-    from db3kd.settings import Ways
     from db3kd.synthesis.way import Task
 
     assert {*WAYS, "ascent"} == set(get_args(Ways))

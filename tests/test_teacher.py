@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.settings import Budget
 from db3kd.teacher import Meter, Teacher, check_answers, micro_batches
 from db3kd.teachers import function
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from db3kd import teachers
+from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.settings import Budget
 from db3kd.teacher import Meter, Teacher
 
 # One classifier in four disguises: the largest of three linear scores of 16 pixels. Pixels are

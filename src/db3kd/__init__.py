@@ -16,6 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from db3kd import data, descent, networks, robustness, soft_labels, student, teachers
     from db3kd.books import status
+    from db3kd.config.reading import read_recipe
+    from db3kd.config.recipe import Recipe
+    from db3kd.config.settings import (
+        AscentPlan,
+        Budget,
+        Grow,
+        Search,
+        Spend,
+        Synthesis,
+        Training,
+    )
     from db3kd.data import DataSet, TensorImages, load
     from db3kd.errors import (
         BudgetExhausted,
@@ -28,15 +39,13 @@ if TYPE_CHECKING:
         RunError,
         TeacherError,
     )
-    from db3kd.recipe import Recipe, read_recipe
     from db3kd.run import Evaluation, Run
-    from db3kd.settings import AscentPlan, Budget, Grow, Search, Spend, Synthesis, Training
     from db3kd.teacher import Meter, Teacher
     from db3kd.transfer_set import TransferSet
 
 _HOME = {
-    "AscentPlan": "settings",
-    "Budget": "settings",
+    "AscentPlan": "config.settings",
+    "Budget": "config.settings",
     "BudgetExhausted": "errors",
     "Busy": "errors",
     "ConfigurationDiffers": "errors",
@@ -44,23 +53,23 @@ _HOME = {
     "DataSet": "data",
     "Db3kdError": "errors",
     "Evaluation": "run",
-    "Grow": "settings",
+    "Grow": "config.settings",
     "InputError": "errors",
     "Meter": "teacher",
-    "Recipe": "recipe",
+    "Recipe": "config.recipe",
     "RecipeError": "errors",
     "Run": "run",
     "RunError": "errors",
-    "Search": "settings",
-    "Spend": "settings",
-    "Synthesis": "settings",
+    "Search": "config.settings",
+    "Spend": "config.settings",
+    "Synthesis": "config.settings",
     "Teacher": "teacher",
     "TeacherError": "errors",
     "TensorImages": "data",
-    "Training": "settings",
+    "Training": "config.settings",
     "TransferSet": "transfer_set",
     "load": "data",
-    "read_recipe": "recipe",
+    "read_recipe": "config.reading",
     "status": "books",
 }
 _MODULES = {"data", "descent", "networks", "robustness", "soft_labels", "student", "teachers"}

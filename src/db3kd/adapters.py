@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from db3kd import teachers
+from db3kd.config.recipe import Recipe
+from db3kd.config.remote import Remote
 from db3kd.data import DataSet, in_memory, load
 from db3kd.errors import InputError
 from db3kd.networks import build
 from db3kd.progress import Progress, silent
-from db3kd.recipe import Recipe
-from db3kd.settings import Remote
 from db3kd.student import load_network, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.teachers.remote import remote
@@ -25,7 +25,7 @@ from db3kd.transfer_set import TransferSet
 def store_of(recipe: Recipe) -> Path | None:
     """The file that keeps a teacher's answers; None where none is wanted.
 
-    >>> from db3kd.recipe import Data, Recipe, Student, Teacher
+    >>> from db3kd.config.recipe import Data, Recipe, Student, Teacher
     >>> store_of(Recipe(run="runs/a", data=Data(train="d"), student=Student(network="lenet5"),
     ...                 teacher=Teacher(kind="remote", remote=Remote(url="", protocol="oip"))))
     PosixPath('runs/answers.db3kd')

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.boundary import shown
+from db3kd.config.settings import AscentPlan
 from db3kd.data import Images, TensorImages
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
@@ -19,7 +20,6 @@ from db3kd.growing.shelf import Shelf
 from db3kd.ledger import Taped
 from db3kd.networks import Shape
 from db3kd.seeds import derive_seed
-from db3kd.settings import AscentPlan
 from db3kd.storage.files import Json
 from db3kd.synthesis.ascent import ascend
 from db3kd.synthesis.chosen import CHANGES

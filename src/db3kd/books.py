@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from db3kd.config.settings import kind_of
 from db3kd.errors import Damaged, InputError, RunError
-from db3kd.settings import kind_of
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 from db3kd.storage.tape import Tape

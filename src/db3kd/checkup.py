@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3kd import job
+from db3kd.config.recipe import Recipe
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
 from db3kd.progress import Progress, silent
-from db3kd.recipe import Recipe
 from db3kd.recorded import float_keys
 from db3kd.seeds import derive_seed
 from db3kd.stack import stacked

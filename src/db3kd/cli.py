@@ -116,7 +116,7 @@ def check(
     options: _Options = _DEFAULT,
 ) -> None:
     """Ask the teacher a handful of real questions, and say what the run will cost."""
-    from db3kd.recipe import read_recipe
+    from db3kd.config.reading import read_recipe
 
     if images < 1:
         raise InputError(f"--images must be at least 1, got {images}")
@@ -142,7 +142,7 @@ def answers(
     options: _Options = _DEFAULT,
 ) -> None:
     """Show what was paid for the teacher's answers; import or export them."""
-    from db3kd.recipe import read_recipe
+    from db3kd.config.reading import read_recipe
 
     wanted = read_recipe(recipe, options.set_)
     from db3kd.checkup import books
@@ -171,7 +171,7 @@ def status(
 
 
 def _work(verb: str, path: Path, options: _Options) -> None:
-    from db3kd.recipe import read_recipe, resolved
+    from db3kd.config.reading import read_recipe, resolved
 
     recipe = read_recipe(path, options.set_)
     if not options.quiet:

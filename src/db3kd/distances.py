@@ -17,6 +17,8 @@ from torch import Tensor
 from db3kd.amortised.stages import Plan, check_together, one_round, rest, result, tensors_of
 from db3kd.books import ANSWERS_SHARD, shards_of
 from db3kd.boundary import as_seen
+from db3kd.config.methods import Metric
+from db3kd.config.settings import Search, at_once, most_queries
 from db3kd.data import Images
 from db3kd.errors import InputError
 from db3kd.ledger import Taped
@@ -30,7 +32,6 @@ from db3kd.robustness import (
     sample_distance,
 )
 from db3kd.seeds import derive_seed
-from db3kd.settings import Metric, Search, at_once, most_queries
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import Json
 from db3kd.workshop import Work, Workshop

@@ -17,6 +17,7 @@ from torch import Tensor
 from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import Ensemble, Known
 from db3kd.boundary import level_of, shown
+from db3kd.config.settings import Change, Grow
 from db3kd.data import Images, Joined, eight_bits
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
@@ -27,7 +28,6 @@ from db3kd.ledger import Taped
 from db3kd.lessons import taught
 from db3kd.networks import Shape, check_network
 from db3kd.seeds import derive_seed
-from db3kd.settings import Change, Grow
 from db3kd.storage.files import Json
 from db3kd.student import resident
 from db3kd.workshop import Workshop

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from db3kd import distances, growth, pseudo
+from db3kd.config.methods import Method, is_grown, is_pseudo, metric_of
+from db3kd.config.reading import resolved
+from db3kd.config.recipe import Recipe
+from db3kd.config.settings import most_queries
 from db3kd.data import DataSet, Images, load, subset
 from db3kd.errors import InputError
 from db3kd.networks import build, check_network
 from db3kd.pictures import by_class, save, tiled
 from db3kd.progress import Progress, silent
-from db3kd.recipe import Recipe, resolved
 from db3kd.run import Run
 from db3kd.seeds import derive_seed
-from db3kd.settings import Method, is_grown, is_pseudo, metric_of, most_queries
 from db3kd.spending import Plan
 from db3kd.stack import Stack, paid, stacked, told
 from db3kd.storage.files import Json, write_atomically
@@ -138,7 +140,7 @@ def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = Fal
 def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Json:
     """What a run costs at most, before anything is asked.
 
-    >>> from db3kd.recipe import Data, Recipe, Student, Teacher
+    >>> from db3kd.config.recipe import Data, Recipe, Student, Teacher
     >>> recipe = Recipe(run="r", data=Data(train="d"), teacher=Teacher(kind="onnx", file="t.onnx"),
     ...                 student=Student(network="lenet5"))
     >>> plan(recipe, samples=100, test_samples=50, classes=10)["total"]

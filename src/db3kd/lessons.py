@@ -19,10 +19,10 @@ from db3kd.amortised.stages import (
 )
 from db3kd.amortised.surrogate import Ensemble, Known, teach
 from db3kd.boundary import as_seen
+from db3kd.config.settings import Search
 from db3kd.data import Images
 from db3kd.robustness import References
 from db3kd.seeds import derive_seed
-from db3kd.settings import Search
 from db3kd.workshop import Workshop
 
 _log = logging.getLogger("db3kd")

@@ -29,6 +29,9 @@ from db3kd.boundary import (
     per_row,
     questions,
 )
+from db3kd.config.methods import Metric
+from db3kd.config.settings import Search, Subspaces
+from db3kd.config.types import validated
 from db3kd.data import check_images
 from db3kd.descent import (
     ArsOpt,
@@ -48,7 +51,6 @@ from db3kd.descent.seen import asks_nearer
 from db3kd.descent.walk import Noise
 from db3kd.errors import InputError
 from db3kd.seeds import derive_seed
-from db3kd.settings import Metric, Search, Subspaces, validated
 from db3kd.teacher import Teacher
 
 METRICS: tuple[Metric, ...] = ("sd", "bd", "mbd")  # each starts where the one before ends

@@ -27,6 +27,9 @@ from torch import Tensor, nn
 from db3kd import ascents, growth, pseudo, spending
 from db3kd.amortised.stages import network_of
 from db3kd.books import ANSWERS_SHARD
+from db3kd.config.methods import Method, Metric, is_grown, metric_of
+from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training, at_once
+from db3kd.config.types import validated
 from db3kd.data import Images, TensorImages, check_images
 from db3kd.distances import (
     check,
@@ -42,20 +45,6 @@ from db3kd.growth import Growth
 from db3kd.ledger import Taped, fingerprint
 from db3kd.progress import Progress, silent
 from db3kd.robustness import RobustnessMap
-from db3kd.settings import (
-    Budget,
-    Grow,
-    Method,
-    Metric,
-    Search,
-    Spend,
-    Synthesis,
-    Training,
-    at_once,
-    is_grown,
-    metric_of,
-    validated,
-)
 from db3kd.spending import with_grown, with_use
 from db3kd.storage.files import Json, writing
 from db3kd.student import (

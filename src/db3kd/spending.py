@@ -18,11 +18,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from db3kd.config.methods import Use
+from db3kd.config.settings import Grow, Search, Spend, Training
 from db3kd.data import Images, Rows
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.growth import grow_all, grown
 from db3kd.seeds import derive_seed
-from db3kd.settings import Grow, Search, Spend, Training, Use
 from db3kd.student import predict, resident, train
 from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop

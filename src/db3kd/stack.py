@@ -21,12 +21,13 @@ import safetensors.torch
 import torch
 
 from db3kd.adapters import make_teacher, store_of
+from db3kd.config.reading import resolved
+from db3kd.config.recipe import Recipe
+from db3kd.config.remote import Noise, Price, Remote
 from db3kd.data import DataSet
 from db3kd.errors import InputError
 from db3kd.progress import Progress, silent
-from db3kd.recipe import Recipe, resolved
 from db3kd.recorded import Recorded, Store
-from db3kd.settings import Noise, Price, Remote
 from db3kd.teacher import Teacher
 from db3kd.teachers.noisy import Canary, Voting, margin_for
 from db3kd.teachers.remote import Purse, RemoteTeacher
@@ -183,7 +184,7 @@ def told(recipe: Recipe) -> dict[str, Any]:
 
     How fast and how often it is asked, at what price, and where answers are kept may change.
 
-    >>> from db3kd.recipe import Data, Recipe, Student, Teacher
+    >>> from db3kd.config.recipe import Data, Recipe, Student, Teacher
     >>> recipe = Recipe(run="r", data=Data(train="d"), teacher=Teacher(kind="onnx", file="t.onnx"),
     ...                 student=Student(network="lenet5"))
     >>> told(recipe)["file"], "store" in told(recipe)

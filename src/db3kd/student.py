@@ -21,12 +21,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from db3kd.config.settings import Training
+from db3kd.config.types import validated
 from db3kd.data import Images, Rows, TensorImages, content_digest, in_memory
 from db3kd.errors import Damaged, InputError
 from db3kd.networks import at_once
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
-from db3kd.settings import Training, validated
 from db3kd.soft_labels import temper
 from db3kd.storage.files import write_atomically
 from db3kd.transfer_set import TransferSet

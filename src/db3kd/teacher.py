@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from db3kd.config.settings import Budget, kind_of
+from db3kd.config.types import validated
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.settings import Budget, kind_of, validated
 
 
 @runtime_checkable

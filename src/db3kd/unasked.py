@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from db3kd.amortised.stages import network_of
 from db3kd.amortised.surrogate import quick
 from db3kd.books import shards_of
+from db3kd.config.settings import Synthesis, Training
 from db3kd.data import TensorImages
 from db3kd.growing.choices.doubt import doubt
 from db3kd.growing.choose import choose
@@ -22,7 +23,6 @@ from db3kd.growing.shelf import Shelf
 from db3kd.ledger import Taped
 from db3kd.networks import Shape, at_once, build
 from db3kd.seeds import derive_seed
-from db3kd.settings import Synthesis, Training
 from db3kd.storage.files import Json
 from db3kd.student import train
 from db3kd.synthesis.chosen import children, descendants, thoughts

@@ -25,10 +25,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from db3kd.config.recipe import Data, Recipe, Student, Teacher
+from db3kd.config.remote import Encoding, Price, Remote
+from db3kd.config.settings import Budget
 from db3kd.data import DataSet, TensorImages
-from db3kd.recipe import Data, Recipe, Student, Teacher
 from db3kd.recorded import Recorded
-from db3kd.settings import Budget, Encoding, Price, Remote
 from db3kd.stack import Stack, stacked
 from db3kd.teachers.remote.teacher import RemoteTeacher
 from servers.log import Entry

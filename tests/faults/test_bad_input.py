@@ -24,12 +24,12 @@ from closed_form import WIDE, ordered_scores
 from conftest import Workshop, make_workshop
 from db3kd.books import status
 from db3kd.cli import main
+from db3kd.config.settings import Budget, Search, Training
 from db3kd.data import DataSet, TensorImages
 from db3kd.errors import Damaged, InputError, RunError, TeacherError
 from db3kd.networks import build
 from db3kd.robustness import Status
 from db3kd.run import Run
-from db3kd.settings import Budget, Search, Training
 from db3kd.teachers import function, torch_module
 
 DRAW = torch.Generator().manual_seed(5)

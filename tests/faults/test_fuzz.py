@@ -25,12 +25,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from db3kd.books import status
+from db3kd.config.reading import read_recipe, resolved, to_json
+from db3kd.config.recipe import Recipe
+from db3kd.config.remote import Encoding, Names, Remote
+from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, Db3kdError
-from db3kd.recipe import Recipe, read_recipe, resolved, to_json
 from db3kd.recorded import Store
 from db3kd.run import Run
-from db3kd.settings import Budget, Encoding, Names, Remote, Search
 from db3kd.stack import told
 from db3kd.storage.journal import Journal
 from db3kd.storage.tape import Tape

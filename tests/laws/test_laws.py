@@ -27,9 +27,10 @@ from closed_form import (
 )
 from db3kd import robustness
 from db3kd.boundary import norm
+from db3kd.config.methods import Metric
+from db3kd.config.settings import Budget, Descents, Search, Subspaces
 from db3kd.errors import BudgetExhausted
 from db3kd.robustness import METRICS, References, RobustnessMap, Status, measure
-from db3kd.settings import Budget, Descents, Metric, Search, Subspaces
 from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
 

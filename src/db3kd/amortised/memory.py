@@ -22,10 +22,11 @@ from db3kd.amortised.stages import (
 )
 from db3kd.amortised.surrogate import Ensemble, Known, teach
 from db3kd.boundary import as_seen
+from db3kd.config.settings import Search
+from db3kd.config.types import validated
 from db3kd.data import Images
 from db3kd.robustness import References, RobustnessMap
 from db3kd.seeds import derive_seed
-from db3kd.settings import Search, validated
 from db3kd.teacher import Teacher
 
 

@@ -10,12 +10,12 @@ from db3kd.amortised.front import Front
 from db3kd.amortised.rays import Asked
 from db3kd.amortised.search import advance, others, rounds_of
 from db3kd.amortised.surrogate import Ensemble, Known
+from db3kd.config.settings import Search
 from db3kd.data import Images, Rows
 from db3kd.descent import Walk, descend
 from db3kd.errors import InputError
 from db3kd.networks import Shape, check_network
 from db3kd.robustness import References, RobustnessMap, Status, descent_of, noise_of
-from db3kd.settings import Search
 from db3kd.student import accuracy, predict
 from db3kd.teacher import Teacher
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from db3kd.settings import Change
+from db3kd.config.settings import Change
 
 GEOMETRY: frozenset[Change] = frozenset({"shift", "rotate", "scale", "shear", "crop", "flip"})
 SHIFT = 0.11  # of the width and of the height, at most

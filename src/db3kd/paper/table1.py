@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from db3kd import job
 from db3kd.adapters import teacher_network
+from db3kd.config.reading import read_recipe, resolved
+from db3kd.config.recipe import Recipe
+from db3kd.config.settings import Training
 from db3kd.errors import Db3kdError, InputError
-from db3kd.recipe import Recipe, read_recipe, resolved
 from db3kd.seeds import derive_seed
-from db3kd.settings import Training
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import Json, write_atomically
 from db3kd.teacher import micro_batches

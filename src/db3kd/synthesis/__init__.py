@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from db3kd.settings import Ways
+from db3kd.config.settings import Ways
 from db3kd.synthesis.at_random import plain_noise, plain_shapes
 from db3kd.synthesis.chosen import chosen_shapes
 from db3kd.synthesis.dfms import Dfms

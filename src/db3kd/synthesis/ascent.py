@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.boundary import Asks, Leaves, along, asker, norm, per_row
+from db3kd.config.settings import AscentPlan
 from db3kd.data import check_images
 from db3kd.descent import Walk
 from db3kd.descent.tangent import tangents, unit
@@ -34,7 +35,6 @@ from db3kd.descent.walk import LEAST_LEFT
 from db3kd.errors import InputError
 from db3kd.robustness import noise_of
 from db3kd.seeds import derive_seed
-from db3kd.settings import AscentPlan
 from db3kd.synthesis.nearest import halve, nearest, rays, remember, search_of
 from db3kd.synthesis.rows import Ascent, Ending
 from db3kd.teacher import Teacher

@@ -17,13 +17,13 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from db3kd.config.settings import Change, Training
 from db3kd.data import TensorImages
 from db3kd.growing.changes import grow
 from db3kd.growing.choices.doubt import doubt
 from db3kd.growing.choose import choose
 from db3kd.networks import at_once
 from db3kd.seeds import derive_seed
-from db3kd.settings import Change, Training
 from db3kd.student import train
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from db3kd.config.settings import AscentPlan
 from db3kd.descent import Walk
 from db3kd.errors import InputError
-from db3kd.settings import AscentPlan
 
 
 class Ending(IntEnum):

@@ -7,7 +7,7 @@ from functools import partial
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.settings import Encoding
+from db3kd.config.remote import Encoding
 from db3kd.teacher import Teacher
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.seen import searched

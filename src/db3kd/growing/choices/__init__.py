@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Float
 from torch import Tensor
 
+from db3kd.config.settings import Choice
 from db3kd.growing.choices.disagreement import disagreement
 from db3kd.growing.choices.doubt import doubt
-from db3kd.settings import Choice
 
 Score = Callable[[Float[Tensor, "student row classes"]], Float[Tensor, " row"]]
 """How much is to be learned from asking: from the log-probabilities of some students."""

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from db3kd.config.remote import Encoding
+from db3kd.config.types import validated
 from db3kd.errors import InputError
-from db3kd.settings import Encoding, validated
 
 TRIES = 8  # times that an image is sent through JPEG until it comes to rest
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue: ITU-R BT.601, as Pillow has them

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from db3kd.config.remote import Names
+from db3kd.config.types import validated
 from db3kd.errors import InputError, TeacherError
-from db3kd.settings import Names, validated
 
 LONGEST = 1000  # characters of a name
 

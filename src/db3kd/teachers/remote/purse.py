@@ -2,8 +2,8 @@
 
 import math
 
+from db3kd.config.remote import Price
 from db3kd.errors import MoneyExhausted
-from db3kd.settings import Price
 
 
 class Purse:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from db3kd.config.remote import Encoding, Kind, Remote
 from db3kd.errors import InputError, TeacherError
-from db3kd.settings import Encoding, Kind, Remote
 from db3kd.teachers.function import check_kind
 from db3kd.teachers.remote import protocols
 from db3kd.teachers.remote.encode import Encoder
@@ -263,7 +263,7 @@ def remote(
 ) -> RemoteTeacher:
     """Hide a classifier behind HTTP behind the label-only door.
 
-    `db3kd.settings.Remote` says how it is asked. `classes` may be left out where its names are
+    `db3kd.config.remote.Remote` says how it is asked. `classes` may be left out where its names are
     known. `limits`: a file for limits a day. It is asked concurrently, with retries; a class index
     leaves, nothing else. Images are encoded as `settings.encoding` says, so what it sees of an
     image is `seen`. No secret is kept: headers are filled from the environment for each call.

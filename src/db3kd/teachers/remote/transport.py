@@ -26,8 +26,8 @@ import httpx2
 import pyrate_limiter
 import tenacity
 
+from db3kd.config.remote import Remote
 from db3kd.errors import InputError, TeacherError
-from db3kd.settings import Remote
 from db3kd.teachers.remote.protocols import Failed, Request
 from db3kd.teachers.remote.purse import Purse
 

@@ -7,7 +7,8 @@ from typing import runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from db3kd.settings import Remote, validated
+from db3kd.config.remote import Remote
+from db3kd.config.types import validated
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols.concepts import concepts
 from db3kd.teachers.remote.protocols.mlflow import mlflow

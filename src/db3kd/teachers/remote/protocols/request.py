@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from db3kd.config.remote import Remote, Verb
+from db3kd.config.types import validated
 from db3kd.errors import InputError
-from db3kd.settings import Remote, Verb, validated
 from db3kd.teachers.remote.encode import Encoder
 
 JSON = "application/json"

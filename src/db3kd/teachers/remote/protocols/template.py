@@ -10,8 +10,8 @@ import msgspec
 from jaxtyping import Float
 from torch import Tensor
 
+from db3kd.config.remote import Remote
 from db3kd.errors import InputError
-from db3kd.settings import Remote
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols.path import Missing, Path, path
 from db3kd.teachers.remote.protocols.reply import (

@@ -1,0 +1,170 @@
+"""Settings that cannot go together: each check gives the key that is wrong, and a sentence."""
+
+from collections.abc import Container, Iterator
+from typing import Any, get_args
+
+from db3kd.config.methods import Metric, is_grown, is_pseudo, metric_of
+from db3kd.config.recipe import Recipe, Student, Teacher
+from db3kd.config.settings import (
+    Grow,
+    Search,
+    at_once,
+)
+from db3kd.config.toml import Key
+
+Problem = tuple[Key, str]
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "network": ("network", "weights"),
+    "torch": ("factory",),
+    "sklearn": ("factory",),
+    "onnx": ("file",),
+    "function": ("factory",),
+    "remote": ("remote",),
+}
+
+
+def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Problem]:
+    """Yield every pair of settings that cannot go together.
+
+    `written`: the keys of [label] that the recipe names itself.
+    """
+    yield from _teacher(recipe.teacher)
+    label, student = recipe.label, recipe.student
+    late = [count for count in label.checkpoints if count > label.queries]
+    if at_once(label):
+        yield from _of_rows(label, student, written)
+    elif late:
+        yield (
+            ("label", "checkpoints"),
+            f"label.checkpoints has {late[0]}, beyond label.queries = {label.queries}",
+        )
+    yield from _of_data(recipe)
+    if "auto" in student.methods:
+        yield from _of_auto(recipe, written)
+    order = get_args(Metric)
+    needed = {name: metric for name in student.methods if (metric := metric_of(name))}
+    beyond = [name for name in needed if order.index(needed[name]) > order.index(label.metric)]
+    if beyond:
+        most = max((needed[name] for name in beyond), key=order.index)
+        yield (
+            ("student", "methods"),
+            f"student.methods has {beyond[0]!r}, but label.metric = {label.metric!r} does not"
+            f" measure it; set label.metric = {most!r}",
+        )
+    if any(is_grown(name) for name in student.methods) and recipe.grow.per_image:
+        yield from _growth(recipe.grow)
+    several: dict[str, tuple[Any, ...]] = {"methods": student.methods, "seeds": student.seeds}
+    for name, members in several.items():
+        if len(set(members)) < len(members):
+            text = f"student.{name} is {list(members)}; name each once"
+            yield ("student", name), text
+
+
+def _of_rows(label: Search, student: Student, written: Container[str]) -> Iterator[Problem]:
+    """Yield what has a meaning row by row only, where all classes are searched at once."""
+    by_default = "strategy" not in written
+    if label.queries != Search().queries or (by_default and "queries" in written):
+        yield (
+            ("label", "queries"),
+            f"label.queries = {label.queries} counts for each class, row by row; set label.strategy"
+            ' = "rows", or label.per_image instead',
+        )
+    if label.checkpoints:
+        yield (
+            ("label", "checkpoints"),
+            "label.checkpoints count the queries of one sample and class, row by row; set"
+            ' label.strategy = "rows", or remove them',
+        )
+    if "bd" in student.methods:
+        yield (
+            ("student", "methods"),
+            'student.methods has "bd", which label.strategy = "together", the default, does not'
+            ' measure; set label.strategy = "rows"',
+        )
+
+
+def _of_auto(recipe: Recipe, written: Container[str]) -> Iterator[Problem]:
+    """Yield what cannot go with a student whose method a trial decides."""
+    methods, label = recipe.student.methods, recipe.label
+    others = [name for name in methods if name not in ("auto", "ce")]
+    if others:
+        yield (
+            ("student", "methods"),
+            f'student.methods has "auto", which buys one thing only, and "{others[0]}"; name "auto"'
+            " alone, or the others",
+        )
+    if not at_once(label):
+        yield (
+            ("student", "methods"),
+            f'label.metric = "{label.metric}" with label.strategy = "{label.strategy}" is nothing'
+            ' that student.methods = ["auto"], the default, would buy; set student.methods ='
+            f' ["{label.metric}"]',
+        )
+    elif label.per_image != Search().per_image or "per_image" in written:
+        yield ("label", "per_image"), _no_use("label.per_image")
+    if recipe.grow.per_image != Grow().per_image:
+        yield ("grow", "per_image"), _no_use("grow.per_image")
+
+
+def _of_data(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what cannot go with own images, or without."""
+    data, methods = recipe.data, recipe.student.methods
+    others = [name for name in methods if is_pseudo(name) == (data.train is not None)]
+    if others and data.train is None:
+        text = f"student.methods has {others[0]!r}, which needs own images; set data.train"
+        yield ("student", "methods"), f'{text}, or take "pseudo"'
+    elif others:
+        text = f"student.methods has {others[0]!r}, which learns from no own images"
+        yield ("student", "methods"), f"{text}; remove data.train, or take another method"
+    if data.train is not None:
+        return
+    synthesis = recipe.synthesis
+    if synthesis.way.startswith("unrelated") != (synthesis.images is not None):
+        text = 'synthesis.way = "unrelated" and synthesis.images, a data set, need each other'
+        yield ("synthesis",), text
+    if synthesis.way == "ascent" and synthesis.unasked:
+        text = 'synthesis.unasked has no use with synthesis.way = "ascent"; remove it'
+        yield ("synthesis", "unasked"), text
+    if data.test is None:
+        yield ("data",), "'train' is missing in [data], or 'test' for a run without own images"
+    if data.samples is not None:
+        yield ("data", "samples"), "data.samples has no use without data.train; remove it"
+    teacher = recipe.teacher
+    if teacher.training is not None and teacher.data is None:
+        text = "'data' is missing in [teacher]; without data.train a teacher is trained on it"
+        yield ("teacher",), text
+
+
+def _no_use(name: str) -> str:
+    return (
+        f'{name} has no use where student.methods is ["auto"], the default; set spend.per_image, or'
+        " name the methods"
+    )
+
+
+def _growth(grow: Grow) -> Iterator[Problem]:
+    if not grow.changes:
+        text = "grow.changes is empty, so nothing new can be made; name some, or set"
+        yield ("grow", "changes"), f"{text} grow.per_image = 0"
+    if len(set(grow.changes)) < len(grow.changes):
+        yield ("grow", "changes"), f"grow.changes is {list(grow.changes)}; name each once"
+
+
+def _teacher(teacher: Teacher) -> Iterator[Problem]:
+    low, high = teacher.bounds
+    if low >= high:
+        text = f"teacher.bounds is [{low}, {high}]; give the lower bound, then the higher"
+        yield ("teacher", "bounds"), text
+    needed = _NEEDS[teacher.kind]
+    for name in needed:
+        if getattr(teacher, name) is None:
+            text = f"{name!r} is missing in [teacher]; kind = {teacher.kind!r} needs it"
+            yield ("teacher",), text
+    more = {"network": ("width", "training", "data"), "remote": ("classes",)}
+    useful = {*needed, *more.get(teacher.kind, ())}
+    defaults = Teacher(kind=teacher.kind)
+    names = ("factory", "file", "network", "width", "weights", "training", "data")
+    for name in (*names, "remote", "classes"):
+        if name not in useful and getattr(teacher, name) != getattr(defaults, name):
+            text = f"teacher.{name} has no use with kind = {teacher.kind!r}; remove it"
+            yield ("teacher", name), text

@@ -1,0 +1,235 @@
+"""From a file to a recipe that is checked whole, or an error that names file and line."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from db3kd.config.checks import Problem, contradictions
+from db3kd.config.recipe import _DEVICE, _FACTORY, Recipe
+from db3kd.config.settings import (
+    PAPER,
+    PAPER_ASCENT,
+    Search,
+)
+from db3kd.config.toml import Key, apply_override, lines_of, parse_toml, read_source
+from db3kd.errors import RecipeError
+
+_PATTERNS = {_FACTORY: "'module:function'", _DEVICE: "a device, such as cpu, cuda or cuda:1"}
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a TOML file and check all of it.
+
+    `overrides`: "student.training.epochs=3" and the like, applied in order. The value is TOML; a
+    word that is no TOML value is a string.
+
+    Raises:
+        RecipeError: the file cannot be read, or something in it is unknown, missing or impossible.
+            The text begins with file and line, or with the override; one line for each problem.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "recipe.toml"
+    ...     _ = file.write_text('''
+    ...         run = "runs/mnist"
+    ...         data.train = "mnist"
+    ...         teacher = {kind = "onnx", file = "teacher.onnx"}
+    ...         student.network = "lenet5"
+    ...     ''')
+    ...     recipe = read_recipe(file, ["label.metric=bd", "student.methods=['ce', 'bd']"])
+    >>> recipe.label.metric, recipe.student.methods
+    ('bd', ('ce', 'bd'))
+    """
+    source = read_source(path)
+    values, lines = parse_toml(source, path), lines_of(source)
+    places = {key: f"{path}:{line}" for key, line in lines.items()}
+    for override in overrides:
+        apply_override(override, values, places)
+    _refuse(_presets(values), places, path)
+    _of_pseudo_by_default(values)
+    _of_rows_by_default(values)
+    _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), places, path)
+    try:
+        recipe = msgspec.convert(values, Recipe)
+    except msgspec.ValidationError as error:
+        _refuse([_explained(str(error), values)], places, path)
+        raise
+    written = values.get("label", {}).keys()
+    _refuse(contradictions(recipe, written), places, path)
+    return recipe
+
+
+def _presets(values: dict[str, Any]) -> Iterator[Problem]:
+    """Replace each preset by what it stands for; what the recipe names itself stays."""
+    for key, paper in ((("label",), PAPER), (("synthesis", "ascent"), PAPER_ASCENT)):
+        around: Any = values
+        for part in key[:-1]:
+            around = around.get(part)
+            if not isinstance(around, dict):
+                break
+        table = around.get(key[-1]) if isinstance(around, dict) else None
+        if not isinstance(table, dict) or "preset" not in table:
+            continue
+        preset, name = table.pop("preset"), ".".join((*key, "preset"))
+        if preset == "paper":
+            around[key[-1]] = {**paper, **table}
+        elif preset != "default":
+            text = f'{name} is {json.dumps(preset)}; expected "paper" or "default"'
+            yield (*key, "preset"), text
+
+
+def _of_rows_by_default(values: dict[str, Any]) -> None:
+    """Where [label] asks for a search row by row, its metric is what students learn from."""
+    label, student = values.get("label"), values.get("student")
+    if not isinstance(label, dict) or not isinstance(student, dict) or "methods" in student:
+        return
+    metric = label.get("metric", Search().metric)
+    if metric in ("sd", "bd") or label.get("strategy") == "rows":
+        student["methods"] = [metric]
+
+
+def _of_pseudo_by_default(values: dict[str, Any]) -> None:
+    """Where there are no own images, students learn from pseudo samples."""
+    data, student = values.get("data"), values.get("student")
+    if not isinstance(data, dict) or "train" in data or not isinstance(student, dict):
+        return
+    student.setdefault("methods", ["pseudo"])
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain JSON data, with every default written out.
+
+    `msgspec.convert(resolved(recipe), Recipe)` is the recipe again.
+
+    Raises:
+        RecipeError: a record that was made in Python holds an impossible value.
+
+    >>> from db3kd.config.recipe import Data, Student, Teacher
+    >>> recipe = Recipe(
+    ...     run="runs/mnist",
+    ...     data=Data(train="mnist"),
+    ...     teacher=Teacher(kind="onnx", file="teacher.onnx"),
+    ...     student=Student(network="lenet5"),
+    ... )
+    >>> resolved(recipe)["student"]["seeds"]
+    [0]
+    """
+    values = msgspec.to_builtins(recipe)
+    _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), {}, "recipe")
+    try:
+        whole = msgspec.convert(values, Recipe)  # also makes the float 1.0 of a 1
+    except msgspec.ValidationError as error:
+        _refuse([_explained(str(error), values)], {}, "recipe")
+        raise
+    _refuse(contradictions(whole), {}, "recipe")
+    plain: dict[str, Any] = json.loads(msgspec.json.encode(whole))
+    return plain
+
+
+def to_json(recipe: Recipe) -> str:
+    """Return `resolved` as canonical JSON text: the same for equal recipes.
+
+    >>> from db3kd.config.recipe import Data, Student, Teacher
+    >>> recipe = Recipe(
+    ...     run="runs/mnist",
+    ...     data=Data(train="mnist"),
+    ...     teacher=Teacher(kind="onnx", file="teacher.onnx"),
+    ...     student=Student(network="lenet5"),
+    ... )
+    >>> json.loads(to_json(recipe)) == resolved(recipe)
+    True
+    """
+    return json.dumps(resolved(recipe), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _refuse(problems: Iterable[Problem], places: Mapping[Key, str], path: str | Path) -> None:
+    """Raise if there are problems, each with the place of its key or of the table around it."""
+    texts: list[str] = []
+    for key, text in problems:
+        around = (key[:length] for length in range(len(key), 0, -1))
+        first = f"{path}:1" if places else str(path)
+        texts.append(f"{next((places[some] for some in around if some in places), first)}: {text}")
+    if texts:
+        raise RecipeError("\n".join(texts))
+
+
+_KINDS = inspect.type_info(Recipe)
+
+
+def _wrong_keys_and_numbers(value: Any, kind: inspect.Type, key: Key) -> Iterator[Problem]:
+    """Yield every unknown key, every number that is not finite or needs more than 64 bits."""
+    if isinstance(value, dict):
+        known = _known(kind)
+        for name, inner in value.items():
+            if name in known:
+                yield from _wrong_keys_and_numbers(inner, known[name], (*key, name))
+            elif known:
+                where = f"[{'.'.join(key)}]" if key else "the recipe"
+                text = f"unknown key {name!r} in {where}{_nearest(name, known)}"
+                yield (*key, name), text
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _wrong_keys_and_numbers(inner, inspect.AnyType(), key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, f"{'.'.join(key)} is {value}; expected a finite number"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield key, f"{'.'.join(key)} is {value}; expected a number of 64 bits"
+
+
+def _known(kind: inspect.Type) -> dict[str, inspect.Type]:
+    """Return the names that a table of this kind may hold, and the kinds of their values."""
+    if isinstance(kind, inspect.UnionType):
+        return {name: some for part in kind.types for name, some in _known(part).items()}
+    if isinstance(kind, inspect.StructType):
+        return {field.name: field.type for field in kind.fields}
+    if isinstance(kind, inspect.DictType) and isinstance(kind.key_type, inspect.LiteralType):
+        return {str(name): kind.value_type for name in kind.key_type.values}
+    return {}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    advice = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{advice} (known: {', '.join(names)})"
+
+
+def _explained(error: str, values: dict[str, Any]) -> Problem:
+    """Turn the text of a msgspec error into the key and a sentence that says what was got."""
+    text, _, path = error.partition(" - at `$")
+    key = tuple(re.findall(r"\.([\w-]+)", path.partition("[...]")[0]))
+    name = ".".join(key)
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", text)
+    if missing:
+        return key, f"{missing[1]!r} is missing in {f'[{name}]' if key else 'the recipe'}"
+    value: Any = values
+    kind: inspect.Type = _KINDS
+    for part in key:
+        value, kind = value[part], _known(kind)[part]
+    if text.startswith("Invalid enum value"):
+        choices = [str(choice) for choice in _choices(kind)]
+        wrong = re.sub(r"^Invalid enum value ", "", text).strip("'")
+        return key, f"{name} has no choice {wrong!r}{_nearest(wrong, choices)}"
+    shown = json.dumps(value, default=str, ensure_ascii=False)
+    expected = text.replace("Expected ", "expected ").replace("`", "").replace("object", "table")
+    for pattern, words in _PATTERNS.items():
+        expected = expected.replace(f"str matching regex {pattern!r}", words)
+    return key, f"{name} is {shown}; {expected}"
+
+
+def _choices(kind: inspect.Type) -> tuple[Any, ...]:
+    """Return the literals that a value of this kind, or a member of it, may be."""
+    if isinstance(kind, inspect.LiteralType):
+        return tuple(kind.values)
+    if isinstance(kind, inspect.UnionType):
+        return tuple(choice for part in kind.types for choice in _choices(part))
+    if isinstance(kind, inspect.VarTupleType):
+        return _choices(kind.item_type)
+    return ()

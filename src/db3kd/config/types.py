@@ -1,0 +1,58 @@
+"""Kinds of numbers, and checks that every record of settings shares."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from db3kd.errors import InputError
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Above0 = Annotated[float, msgspec.Meta(gt=0)]
+AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]
+Flips = Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+
+def validated(record: Record) -> Record:
+    """Return the record unchanged if every value has its type and range.
+
+    Raises:
+        InputError: names the field and what was expected.
+
+    >>> from db3kd.config.settings import Training
+    >>> validated(Training(epochs=0))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: Training: Expected `int` >= 1 - at `$.epochs`
+    """
+    try:
+        msgspec.convert(msgspec.to_builtins(record), type(record))
+    except msgspec.ValidationError as error:
+        raise InputError(f"{type(record).__name__}: {error}") from None
+    return record
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return one line for each setting that differs between two resolved configurations.
+
+    >>> differences({"label": {"queries": 1000}}, {"label": {"queries": 2000}, "seed": 1})
+    ['label.queries: 1000 -> 2000', 'seed: (absent) -> 1']
+    """
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        f"{name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _leaves(values: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, str]]:
+    """Yield dotted names and JSON texts."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{start}{key}.")
+        else:
+            yield start + key, json.dumps(value, sort_keys=True, ensure_ascii=False)
