@@ -30,13 +30,13 @@ import stale
 from db3kd.ascents import copied
 from db3kd.config.settings import AscentPlan, Search, Synthesis, Training, paper_ascent
 from db3kd.data import TensorImages
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
 from db3kd.pictures import by_class, save, tiled
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy, predict, resident, train
 from db3kd.teacher import Teacher
-from db3kd.transfer_set import TransferSet
 
 EVERY = 5  # iterations between two that are kept; students learn from every other of these
 LEAST = 500  # pseudo samples of the smallest part; each part is twice the one before

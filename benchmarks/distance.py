@@ -68,7 +68,7 @@ def main() -> int:
         if given.case and case.name not in given.case:
             continue
         task = prepare(case, -(-rows // 9), work)
-        shelf = Shelf(task, work / case.folder, asked)
+        shelf = StoredImages(task, work / case.folder, asked)
         if not given.sum_up:
             _search(task, taking_part, shelf, rival_rows)
         results = {c.name: shelf.read(c) for c in taking_part}
@@ -90,7 +90,9 @@ def main() -> int:
     return 0
 
 
-def _search(task: Task, taking_part: Sequence[Competitor], shelf: "Shelf", rival_rows: int) -> None:
+def _search(
+    task: Task, taking_part: Sequence[Competitor], shelf: "StoredImages", rival_rows: int
+) -> None:
     """Ours one after the other; then the rivals in turn, comparable whenever it is stopped."""
     ours = [c for c in taking_part if not c.rival]
     plan = [(c, block) for c in ours for block in c.blocks(task, len(task.rows))]
@@ -111,7 +113,7 @@ def _search(task: Task, taking_part: Sequence[Competitor], shelf: "Shelf", rival
 
 
 @dataclass(frozen=True)
-class Shelf:
+class StoredImages:
     """The results of one case, a file of JSON lines for each competitor, a line for each row."""
 
     task: Task

@@ -30,12 +30,12 @@ import teachers
 from db3kd.amortised.memory import measure_together
 from db3kd.config.settings import Search
 from db3kd.data import DataSet, TensorImages, in_memory, load
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
 from db3kd.robustness import RobustnessMap, measure
 from db3kd.storage.files import write_atomically
 from db3kd.student import predict
 from db3kd.teacher import Meter, Teacher
-from db3kd.transfer_set import TransferSet
 from pupils import PUPILS, Pupil
 from quality import others, same_first, spearman
 from rows import OWN, POOL, Case, Task, prepare

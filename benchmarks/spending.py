@@ -27,6 +27,7 @@ from db3kd.amortised.surrogate import quick
 from db3kd.config.recipe import Student
 from db3kd.config.settings import Budget, Grow, Search, Spend, Training
 from db3kd.data import DataSet, TensorImages, in_memory, load
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
 from db3kd.networks import build
 from db3kd.run import Run
@@ -34,7 +35,6 @@ from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy, predict, train
 from db3kd.teacher import Teacher
 from db3kd.teachers import sklearn, torch_module
-from db3kd.transfer_set import TransferSet
 from teachers import Lesson
 
 METHODS = {

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import common
 from db3kd.config.settings import Training
 from db3kd.data import DataSet, in_memory, load, subset
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError
 from db3kd.networks import build
 from db3kd.student import load_network, save_network, train
-from db3kd.transfer_set import TransferSet
 
 FOLDER = Path(tempfile.gettempdir()) / "db3kd-benchmarks"
 ON_A_GPU = {"alexnet": (50_000, 30)}  # images and epochs; a CPU can teach these only briefly

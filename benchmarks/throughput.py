@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import common
 from db3kd.config.settings import Grow, Search, Synthesis, Training, Ways
 from db3kd.data import DataSet, TensorImages, in_memory, load, subset
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, Db3kdError, InputError
 from db3kd.ledger import Taped
 from db3kd.networks import build
@@ -36,7 +37,6 @@ from db3kd.student import accuracy, load_network, predict, save_network, train
 from db3kd.teacher import Meter, Teacher, micro_batches
 from db3kd.teachers import torch_module
 from db3kd.teachers.torch_module import TorchTeacher
-from db3kd.transfer_set import TransferSet
 
 BATCHES = (64, 128, 200, 256, 512, 1024)  # candidates for the raw teacher
 POOL = 20_000  # images that references are drawn from

@@ -18,11 +18,11 @@ from db3kd import student
 from db3kd.amortised import stages
 from db3kd.config.settings import Search, Training
 from db3kd.data import DataSet, TensorImages
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.robustness import References
 from db3kd.synthesis import chosen
 from db3kd.teachers import function
-from db3kd.transfer_set import TransferSet
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 needs_foolbox = pytest.mark.skipif(
@@ -138,7 +138,7 @@ def test_results_stay_on_the_shelf_and_a_torn_line_is_searched_again(tmp_path: P
         return real.search(task, rows, asked)
 
     ours = replace(real, search=search, images=1)
-    shelf = distance.Shelf(task, tmp_path, (50, 200))
+    shelf = distance.StoredImages(task, tmp_path, (50, 200))
     distance._search(task, [ours], shelf, 0)
     distance._search(task, [ours], shelf, 0)
     assert calls == [[0, 1], [2, 3], [4, 5]]
@@ -148,7 +148,7 @@ def test_results_stay_on_the_shelf_and_a_torn_line_is_searched_again(tmp_path: P
     assert calls[3:] == [[4, 5]]
     assert set(shelf.read(ours)) == {"70:1", "70:2", "71:1", "71:2", "72:1", "72:2"}
     assert shelf.read(replace(ours, version="another")) == {}
-    assert distance.Shelf(task, tmp_path, (50, 200, 500)).read(ours) == {}
+    assert distance.StoredImages(task, tmp_path, (50, 200, 500)).read(ours) == {}
 
 
 def test_a_row_that_is_not_across_when_asked_again_counts_as_its_start() -> None:

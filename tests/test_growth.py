@@ -13,11 +13,11 @@ from closed_form import Watched, prototypes
 from db3kd.books import finished, status
 from db3kd.config.settings import Budget, Change, Grow, Training
 from db3kd.data import Images, TensorImages
+from db3kd.data.stored import StoredImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.growing.changes import GEOMETRY, grow, warped
 from db3kd.growing.choices import disagreement, doubt
 from db3kd.growing.choose import balanced
-from db3kd.growing.shelf import Shelf
 from db3kd.run import Run
 from db3kd.storage.journal import Journal
 from db3kd.teachers import function
@@ -348,13 +348,13 @@ def test_a_shelf_reads_any_rows(tmp_path_factory: pytest.TempPathFactory, rows: 
     for number, (start, end) in enumerate(cuts):
         save_file({"images": values[start:end].clone()}, folder / f"{number}.safetensors")
     names = tuple(folder / f"{number}.safetensors" for number in range(3))
-    shelf = Shelf(names, (4, 1, 4), (1, 2, 2), eight_bit=True)
+    shelf = StoredImages(names, (4, 1, 4), (1, 2, 2), eight_bit=True)
     found = shelf.read(torch.tensor(rows, dtype=torch.int64))
     assert torch.equal(found, values[rows].float() / 255)
 
 
 def test_a_shelf_says_what_is_wrong(tmp_path: Path) -> None:
-    shelf = Shelf((tmp_path / "none.safetensors",), (2,), (1, 2, 2), eight_bit=True)
+    shelf = StoredImages((tmp_path / "none.safetensors",), (2,), (1, 2, 2), eight_bit=True)
     with pytest.raises(InputError, match="row 2"):
         shelf.read(torch.tensor([2]))
     with pytest.raises(Damaged, match=r"none\.safetensors"):

@@ -25,7 +25,6 @@ ROOMS = (
     "descent",
     "robustness",
     "soft_labels",
-    "transfer_set",
     "networks",
     "growing",
     "student",

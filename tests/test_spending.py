@@ -17,12 +17,12 @@ from db3kd.books import status
 from db3kd.config.methods import Use
 from db3kd.config.settings import Budget, Grow, Search, Spend, Training, paper
 from db3kd.data import Images, TensorImages
+from db3kd.data.transfer_set import TransferSet
 from db3kd.distances import soft_labels
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
 from db3kd.networks import build
 from db3kd.run import Run
 from db3kd.spending import Decision, Plan
-from db3kd.transfer_set import TransferSet
 
 CORNERS = torch.eye(16)[:4]
 COUNT = 30

@@ -15,9 +15,9 @@ from closed_form import Watching
 from db3kd import networks, student
 from db3kd.config.settings import Training
 from db3kd.data import Images, Rows, TensorImages, data_root, load
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError, RunError
 from db3kd.soft_labels import temper
-from db3kd.transfer_set import TransferSet
 
 LOG = math.log
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db3kd.data import TensorImages
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
-from db3kd.transfer_set import TransferSet
 
 SAMPLES, CLASSES = 5, 3
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Training,
     )
     from db3kd.data import DataSet, TensorImages, load
+    from db3kd.data.transfer_set import TransferSet
     from db3kd.errors import (
         BudgetExhausted,
         Busy,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     )
     from db3kd.run import Evaluation, Run
     from db3kd.teacher import Meter, Teacher
-    from db3kd.transfer_set import TransferSet
 
 _HOME = {
     "AscentPlan": "config.settings",
@@ -67,7 +67,7 @@ _HOME = {
     "TeacherError": "errors",
     "TensorImages": "data",
     "Training": "config.settings",
-    "TransferSet": "transfer_set",
+    "TransferSet": "data.transfer_set",
     "load": "data",
     "read_recipe": "config.reading",
     "status": "books",

@@ -13,13 +13,13 @@ from db3kd import teachers
 from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Remote
 from db3kd.data import DataSet, in_memory, load
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.networks import build
 from db3kd.progress import Progress, silent
 from db3kd.student import load_network, save_network, train
 from db3kd.teacher import Teacher
 from db3kd.teachers.remote import remote
-from db3kd.transfer_set import TransferSet
 
 
 def store_of(recipe: Recipe) -> Path | None:

@@ -14,9 +14,10 @@ from torch import Tensor
 from db3kd.boundary import shown
 from db3kd.config.settings import AscentPlan
 from db3kd.data import Images, TensorImages
+from db3kd.data.stored import StoredImages
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
-from db3kd.growing.shelf import Shelf
 from db3kd.ledger import Taped
 from db3kd.networks import Shape
 from db3kd.seeds import derive_seed
@@ -26,7 +27,6 @@ from db3kd.synthesis.chosen import CHANGES
 from db3kd.synthesis.rows import Ascent, Ending, begin
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.starts import find_starts
-from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
 OTHERS = 100  # noise inputs of each class that serve as starts of Eq. 8
@@ -208,7 +208,7 @@ def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
     called = torch.cat([part["called"].long() for part in parts])
     held = torch.cat([part["status"] != Ending.LOST for part in parts])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf: Images = Shelf.of(shop.folder, records, shape, eight_bit=False, column=column)
+    shelf: Images = StoredImages.of(shop.folder, records, shape, eight_bit=False, column=column)
     if iteration == 0:
         shelf = TensorImages(_starts_of(shop)[0][_order(shop, len(called))])
     whole = TransferSet(shelf, torch.arange(len(called)), called, called)
@@ -229,7 +229,7 @@ def with_copies(shop: Workshop, samples: TransferSet) -> TransferSet:
         return samples  # none held its class
     records = [{**done[n], "samples": each * done[n]["samples"]} for n in sorted(done)]
     called = torch.cat([shop.read(record)["called"].long() for record in records])
-    shelf = Shelf.of(shop.folder, records, samples.images.shape, eight_bit=False)
+    shelf = StoredImages.of(shop.folder, records, samples.images.shape, eight_bit=False)
     return samples.joined(TransferSet(shelf, torch.arange(len(called)), called, called))
 
 

@@ -19,11 +19,11 @@ from db3kd.amortised.surrogate import Ensemble, Known
 from db3kd.boundary import level_of, shown
 from db3kd.config.settings import Change, Grow
 from db3kd.data import Images, Joined, eight_bits
+from db3kd.data.stored import StoredImages
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
 from db3kd.growing.choices import SCORES
 from db3kd.growing.choose import choose
-from db3kd.growing.shelf import Shelf
 from db3kd.ledger import Taped
 from db3kd.lessons import taught
 from db3kd.networks import Shape, check_network
@@ -279,7 +279,7 @@ class Growth:
     it took, lessons included.
     """
 
-    images: Shelf
+    images: StoredImages
     called: Int[Tensor, " grown"]
     parents: Int[Tensor, " grown"]
     partners: Int[Tensor, " grown"]
@@ -308,7 +308,7 @@ def _growth(shop: Workshop, images: Images, shards: Iterable[int]) -> Growth:
             found.append(part[name].long())
     none = torch.zeros(0, dtype=torch.int64)
     records = [done[shard] for shard in wanted]
-    shelf = Shelf.of(shop.folder, records, images.shape, eight_bit=_eight_bit(shop, images))
+    shelf = StoredImages.of(shop.folder, records, images.shape, eight_bit=_eight_bit(shop, images))
     seconds = float(sum(done[shard]["wall_s"] for shard in wanted))
     whole = {name: torch.cat([none, *found]) for name, found in columns.items()}
     return Growth(shelf, **whole, seconds=seconds)

@@ -18,10 +18,11 @@ from db3kd.amortised.surrogate import quick
 from db3kd.ascents import ascend_all, ascended, most_queries, with_copies
 from db3kd.config.settings import Search, Synthesis
 from db3kd.data import Images
+from db3kd.data.stored import StoredImages
+from db3kd.data.transfer_set import TransferSet
 from db3kd.distances import check as check_search
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.errors import Damaged, InputError
-from db3kd.growing.shelf import Shelf
 from db3kd.ledger import Taped
 from db3kd.networks import Shape, build, check_network
 from db3kd.seeds import derive_seed
@@ -29,7 +30,6 @@ from db3kd.storage.files import Json
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
-from db3kd.transfer_set import TransferSet
 from db3kd.unasked import invent, invented
 from db3kd.workshop import Workshop
 
@@ -238,7 +238,7 @@ def made(shop: Workshop) -> TransferSet:
     called = [shop.read(done[shard])["called"].long() for shard in wanted]
     answers = torch.cat([torch.zeros(0, dtype=torch.int64), *called])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf = Shelf.of(shop.folder, records, shape, eight_bit=_eight_bit(shop))
+    shelf = StoredImages.of(shop.folder, records, shape, eight_bit=_eight_bit(shop))
     return TransferSet(shelf, torch.arange(len(answers)), answers, answers)
 
 

@@ -31,6 +31,7 @@ from db3kd.config.methods import Method, Metric, is_grown, metric_of
 from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training, at_once
 from db3kd.config.types import validated
 from db3kd.data import Images, TensorImages, check_images
+from db3kd.data.transfer_set import TransferSet
 from db3kd.distances import (
     check,
     found,
@@ -58,7 +59,6 @@ from db3kd.student import (
     training_identity,
 )
 from db3kd.teacher import Teacher
-from db3kd.transfer_set import TransferSet
 from db3kd.unasked import images_for
 from db3kd.workshop import Workshop
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from db3kd.config.methods import Use
 from db3kd.config.settings import Grow, Search, Spend, Training
 from db3kd.data import Images, Rows
+from db3kd.data.transfer_set import TransferSet
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.growth import grow_all, grown
 from db3kd.seeds import derive_seed
 from db3kd.student import predict, resident, train
-from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
 PER_IMAGE = 30  # answers for each own image where nobody says how many

@@ -24,13 +24,13 @@ from torch.nn import functional as F
 from db3kd.config.settings import Training
 from db3kd.config.types import validated
 from db3kd.data import Images, Rows, TensorImages, content_digest, in_memory
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError
 from db3kd.networks import at_once
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
 from db3kd.soft_labels import temper
 from db3kd.storage.files import write_atomically
-from db3kd.transfer_set import TransferSet
 
 RESIDENT_BYTES = 2 * 2**30
 """Images up to this size are kept in memory; on a GPU, up to a quarter of what is free."""

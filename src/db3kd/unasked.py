@@ -17,9 +17,10 @@ from db3kd.amortised.surrogate import quick
 from db3kd.books import shards_of
 from db3kd.config.settings import Synthesis, Training
 from db3kd.data import TensorImages
+from db3kd.data.stored import StoredImages
+from db3kd.data.transfer_set import TransferSet
 from db3kd.growing.choices.doubt import doubt
 from db3kd.growing.choose import choose
-from db3kd.growing.shelf import Shelf
 from db3kd.ledger import Taped
 from db3kd.networks import Shape, at_once, build
 from db3kd.seeds import derive_seed
@@ -28,7 +29,6 @@ from db3kd.student import train
 from db3kd.synthesis.chosen import children, descendants, thoughts
 from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
-from db3kd.transfer_set import TransferSet
 from db3kd.workshop import Workshop
 
 IMAGES = 60_000  # and such as were asked, together, where nobody says how many
@@ -111,7 +111,7 @@ def invented(shop: Workshop, *, eight_bit: bool) -> TransferSet | None:
     channels, height, width = shop.configuration("synthesis")["shape"]
     soft = torch.cat([shop.read(done[shard])["soft"] for shard in wanted])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf = Shelf.of(shop.folder, records, shape, eight_bit=eight_bit)
+    shelf = StoredImages.of(shop.folder, records, shape, eight_bit=eight_bit)
     rows = torch.arange(len(soft))
     return TransferSet(shelf, rows, soft.argmax(1), torch.full_like(rows, -1), soft)
 

@@ -41,7 +41,7 @@ class FolderImages:
     ) -> None:
         self._form = Form(size, channels)
         self._digest = ""
-        names = _class_folders(folder)
+        names = class_folders(folder)
         if not names:
             raise InputError(f"{folder} has no subfolders; give one of images for each class")
         files = [_image_files(folder / name) for name in names]
@@ -76,7 +76,8 @@ class FolderImages:
         return self._files[row].read_bytes()
 
 
-def _class_folders(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """The names of the subfolders that hold classes: all but hidden ones, in order."""
     return sorted(at.name for at in folder.iterdir() if at.is_dir() and at.name[0] != ".")
 
 

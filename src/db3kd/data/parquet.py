@@ -152,7 +152,12 @@ def _blocks(file: Path, group: int, column: str) -> Iterator[Any]:
     raise InputError(f"row group {group} of {file} has fewer rows than the file says")
 
 
-def _load_parquet(files: Sequence[Path], size: int | None, channels: int | None) -> DataSet:
+def load_parquet(files: Sequence[Path], size: int | None, channels: int | None) -> DataSet:
+    """The data set in the parquet files of one split; its labels are read.
+
+    Raises:
+        InputError: a file is not as it should be.
+    """
     images = ParquetImages(files, size=size, channels=channels)
     labels, classes = _labels(files)
     return DataSet(images, labels, classes)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from db3kd.data.folders import FolderImages, _class_folders
+from db3kd.data.folders import FolderImages, class_folders
 from db3kd.data.images import DataSet, subset
-from db3kd.data.parquet import _load_parquet
+from db3kd.data.parquet import load_parquet
 from db3kd.errors import InputError
 
 
@@ -53,7 +53,7 @@ def load(name: str, split: str, *, size: int | None = None, channels: int | None
     folder = _find(name, split)
     files = _split_files(folder)
     if files:
-        whole = _load_parquet(_choose(files, split, folder), size, channels)
+        whole = load_parquet(_choose(files, split, folder), size, channels)
     else:
         images = FolderImages(_class_root(folder, split), size=size, channels=channels)
         whole = DataSet(images, images.labels, images.classes)
@@ -155,8 +155,8 @@ def _choose(found: dict[str, dict[Path, list[Path]]], split: str, folder: Path) 
 
 def _class_root(folder: Path, split: str) -> Path:
     """Return the folder whose subfolders are the classes of a split."""
-    inner = _class_folders(folder)
-    splits = [name for name in inner if _class_folders(folder / name)]
+    inner = class_folders(folder)
+    splits = [name for name in inner if class_folders(folder / name)]
     if split in splits:
         return folder / split
     if splits:

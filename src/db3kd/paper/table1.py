@@ -28,13 +28,13 @@ from db3kd.adapters import teacher_network
 from db3kd.config.reading import read_recipe, resolved
 from db3kd.config.recipe import Recipe
 from db3kd.config.settings import Training
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError, InputError
 from db3kd.seeds import derive_seed
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import Json, write_atomically
 from db3kd.teacher import micro_batches
 from db3kd.terminal import shown, table
-from db3kd.transfer_set import TransferSet
 
 KD_TEMPERATURE = 4.0
 

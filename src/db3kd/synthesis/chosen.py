@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from db3kd.config.settings import Change, Training
 from db3kd.data import TensorImages
+from db3kd.data.transfer_set import TransferSet
 from db3kd.growing.changes import grow
 from db3kd.growing.choices.doubt import doubt
 from db3kd.growing.choose import choose
@@ -28,7 +29,6 @@ from db3kd.student import train
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
-from db3kd.transfer_set import TransferSet
 
 ASKED = 1024  # images in one question, at most
 PIECE = 512  # images that are made at once

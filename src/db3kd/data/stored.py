@@ -17,7 +17,7 @@ from db3kd.errors import Damaged
 
 
 @dataclass(frozen=True)
-class Shelf:
+class StoredImages:
     """Images in safetensors files, one after the other; `counts` says how many each holds.
 
     They are in the `column` of that name. `digests`: those of the files, where they are known.
@@ -33,7 +33,7 @@ class Shelf:
     >>> from safetensors.torch import save_file
     >>> file = Path(tempfile.mkdtemp()) / "0.safetensors"
     >>> save_file({"images": torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2)}, file)
-    >>> shelf = Shelf((file,), (3,), (1, 2, 2), eight_bit=True)
+    >>> shelf = StoredImages((file,), (3,), (1, 2, 2), eight_bit=True)
     >>> (shelf.read(torch.tensor([2, 0])) * 255)[:, 0, 0, 0].tolist()
     [8.0, 0.0]
     """
@@ -54,7 +54,7 @@ class Shelf:
         *,
         eight_bit: bool,
         column: str = "images",
-    ) -> "Shelf":
+    ) -> "StoredImages":
         """The shards of a run that these records of its journal name, in their order."""
         known = list(records)
         files = tuple(folder / record["file"] for record in known)
