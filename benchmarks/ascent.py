@@ -36,7 +36,7 @@ from db3kd.pictures import by_class, save, tiled
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy, predict, resident, train
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 
 EVERY = 5  # iterations between two that are kept; students learn from every other of these
 LEAST = 500  # pseudo samples of the smallest part; each part is twice the one before

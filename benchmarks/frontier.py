@@ -37,8 +37,8 @@ from db3kd.networks import Shape, build
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy, predict, resident, train
-from db3kd.teacher import Teacher
 from db3kd.teachers import sklearn, torch_module
+from db3kd.teachers.base import Teacher
 from db3kd.unasked import images_for
 from spending import Case
 

@@ -35,7 +35,8 @@ from db3kd.errors import Db3kdError
 from db3kd.robustness import RobustnessMap, measure
 from db3kd.storage.files import write_atomically
 from db3kd.student import predict
-from db3kd.teacher import Meter, Teacher
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 from pupils import PUPILS, Pupil
 from quality import others, same_first, spearman
 from rows import OWN, POOL, Case, Task, prepare

@@ -24,8 +24,8 @@ from torch import Tensor
 import common
 from db3kd.boundary import Asks, Bracket, bisect, bisect_noisy
 from db3kd.errors import TeacherError
-from db3kd.teacher import Teacher
 from db3kd.teachers import function
+from db3kd.teachers.base import Teacher
 from db3kd.teachers.noisy import Canary, Voting, flip_rate, margin_for
 
 FLIPS = (0.01, 0.05, 0.1)

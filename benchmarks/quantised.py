@@ -34,8 +34,8 @@ from db3kd.robustness import References, choose_references, minimal_boundary_dis
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy
-from db3kd.teacher import Teacher
 from db3kd.teachers import quantised, torch_module
+from db3kd.teachers.base import Teacher
 from db3kd.teachers.remote.encode import Encoder
 from pupils import PUPILS, Pupil
 from teachers import Lesson, trained, training_images

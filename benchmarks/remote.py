@@ -25,7 +25,7 @@ from torch import Tensor
 import common
 from db3kd.config.remote import Encoding, Remote
 from db3kd.errors import Db3kdError
-from db3kd.recorded import Recorded, Store
+from db3kd.teachers.cached import CachedTeacher, Store
 from db3kd.teachers.remote import RemoteTeacher, remote
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols import Request, of
@@ -64,7 +64,7 @@ def main() -> int:
         def kept(part: Tensor) -> None:
             turn[0] += 1  # a store of its own, so that nothing is known
             with Store(Path(folder) / f"{turn[0]}.db3kd") as store:
-                asked(Recorded(teacher, store, teacher.identity, key=teacher.keys), part)
+                asked(CachedTeacher(teacher, store, teacher.identity, key=teacher.keys), part)
 
         ways: dict[str, Callable[[Tensor], None]] = {
             "bare": lambda part: bare(requests(settings, part), given.concurrency),
@@ -121,7 +121,7 @@ def in_turns(
     return seconds
 
 
-def asked(teacher: Recorded | RemoteTeacher, images: Tensor) -> None:
+def asked(teacher: CachedTeacher | RemoteTeacher, images: Tensor) -> None:
     """Ask for all, in questions of a run's size."""
     for part in torch.split(images, QUESTION):
         teacher.labels(part)

@@ -14,8 +14,8 @@ import white_box
 from db3kd.boundary import per_row
 from db3kd.config.settings import Search
 from db3kd.robustness import References, boundary_distance, choose_references
-from db3kd.teacher import Teacher
 from db3kd.teachers import sklearn, torch_module
+from db3kd.teachers.base import Teacher
 from teachers import Lesson
 
 POOL = 4_000  # images that references are drawn from

@@ -33,8 +33,8 @@ from db3kd.networks import build
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
 from db3kd.student import accuracy, predict, train
-from db3kd.teacher import Teacher
 from db3kd.teachers import sklearn, torch_module
+from db3kd.teachers.base import Teacher
 from teachers import Lesson
 
 METHODS = {

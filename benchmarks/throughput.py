@@ -34,8 +34,9 @@ from db3kd.robustness import References, choose_references, measure
 from db3kd.run import Run
 from db3kd.storage.tape import Tape
 from db3kd.student import accuracy, load_network, predict, save_network, train
-from db3kd.teacher import Meter, Teacher, micro_batches
 from db3kd.teachers import torch_module
+from db3kd.teachers.base import Teacher, micro_batches
+from db3kd.teachers.meter import Meter
 from db3kd.teachers.torch_module import TorchTeacher
 
 BATCHES = (64, 128, 200, 256, 512, 1024)  # candidates for the raw teacher

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from db3kd.boundary import norm, per_row
 from db3kd.errors import Db3kdError
-from db3kd.teacher import Meter, Teacher
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 
 NUDGE = 1e-4  # share of the distance by which a point is moved out when asked again
 

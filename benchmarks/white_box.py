@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from db3kd.boundary import norm
 from db3kd.errors import InputError
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 
 STEPS = (200, 400)
 SHARPNESS = (1.0, 4.0, 16.0)  # of the soft votes whose gradients stand in for an SVM's

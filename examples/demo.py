@@ -32,7 +32,8 @@ from db3kd.progress import Progress, silent
 from db3kd.robustness import References, minimal_boundary_distance
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import write_atomically
-from db3kd.teacher import Meter, Teacher
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 from db3kd.terminal import shown, table
 
 METHODS: tuple[Method, ...] = ("ce", "sd", "bd", "mbd")

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from db3kd.robustness import References
-from db3kd.teacher import Teacher
 from db3kd.teachers import function
+from db3kd.teachers.base import Teacher
 
 WIDE = (-50.0, 50.0)  # bounds that nothing here reaches
 

@@ -16,7 +16,8 @@ from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted
 from db3kd.robustness import References
-from db3kd.teacher import Meter, Teacher
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 
 CLASSES, PIXELS = 4, 16
 CORNERS = torch.eye(PIXELS)[:CLASSES] * 3

@@ -15,8 +15,9 @@ from db3kd.errors import BudgetExhausted, InputError
 from db3kd.synthesis.ascent import ascend
 from db3kd.synthesis.rows import Ascent, Ending, begin
 from db3kd.synthesis.starts import Starts, find_starts, noise
-from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 
 DIMENSIONS = 24
 UNIT = torch.eye(DIMENSIONS)

@@ -22,8 +22,9 @@ from db3kd.descent import (
 )
 from db3kd.descent.tangent import pressed
 from db3kd.descent.walk import Noise
-from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 
 DIMENSIONS = 32
 UNIT = torch.eye(DIMENSIONS)

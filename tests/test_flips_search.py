@@ -7,8 +7,9 @@ from torch import Tensor
 from closed_form import WIDE, as_references, half_space
 from db3kd.config.settings import Search
 from db3kd.robustness import References, measure
-from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 
 
 def world() -> tuple[Tensor, Tensor, References, Tensor]:

@@ -18,8 +18,6 @@ ROOMS = (
     "config",
     "storage",
     "data",
-    "teacher",
-    "recorded",
     "teachers",
     "boundary",
     "descent",

@@ -10,8 +10,9 @@ from db3kd.errors import BudgetExhausted, TeacherError
 from db3kd.ledger import Taped, fingerprint
 from db3kd.robustness import RobustnessMap, measure
 from db3kd.storage.tape import Drifted, Tape
-from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 
 DRAW = torch.Generator().manual_seed(4)
 WEIGHTS = torch.randn(3, 6, generator=DRAW)

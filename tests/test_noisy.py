@@ -16,10 +16,11 @@ from db3kd.boundary import Asks, Bracket, bisect, bisect_noisy, questions
 from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.ledger import Taped
-from db3kd.recorded import Recorded, Store
 from db3kd.storage.tape import Tape
-from db3kd.teacher import Bounds, Meter, Teacher
 from db3kd.teachers import function
+from db3kd.teachers.base import Bounds, Teacher
+from db3kd.teachers.cached import CachedTeacher, Store
+from db3kd.teachers.meter import Meter
 from db3kd.teachers.noisy import Canary, FlipRate, Voting, canaries, flip_rate, margin_for
 from db3kd.teachers.noisy.flips import wilson
 from db3kd.teachers.noisy.voting import tally
@@ -142,7 +143,7 @@ def test_flip_rate_refuses_what_says_nothing(tmp_path: Path) -> None:
             lambda stored: Canary(stored, images_of(1), torch.tensor([0]), every=1),
         ):
             with pytest.raises(InputError, match="beneath"):
-                ask(Recorded(teacher, store, "t"))
+                ask(CachedTeacher(teacher, store, "t"))
 
 
 # Votes
@@ -296,7 +297,7 @@ def stored_votes(teacher: Teacher, store: Store, **more: int) -> Voting:
     """One identity for each question to an image, as docs/noisy.md has it."""
 
     def again(number: int) -> Teacher:
-        return Recorded(teacher, store, f"t repeat {number}" if number else "t", run="r")
+        return CachedTeacher(teacher, store, f"t repeat {number}" if number else "t", run="r")
 
     return Voting(again(0), most=7, margin=2, again=again, **more)
 
@@ -625,9 +626,11 @@ def test_canaries_past_a_store(tmp_path: Path) -> None:
     with Store(tmp_path / "answers") as store:
 
         def again(check: int) -> Teacher:
-            return Recorded(model, store, f"m canary {check}", run="r")
+            return CachedTeacher(model, store, f"m canary {check}", run="r")
 
-        canary = Canary(Recorded(model, store, "m", run="r"), KNOWN, ANSWERS, every=10, again=again)
+        canary = Canary(
+            CachedTeacher(model, store, "m", run="r"), KNOWN, ANSWERS, every=10, again=again
+        )
         canary.labels(images_of(10))
         assert store.books(run="r")["answered"] == model.asked == 130
         model.shift = 1.0

@@ -20,8 +20,8 @@ from db3kd.errors import InputError
 from db3kd.robustness import RobustnessMap, Status, measure
 from db3kd.run import Run
 from db3kd.synthesis import chosen
-from db3kd.teacher import Bounds, Teacher
 from db3kd.teachers import quantised
+from db3kd.teachers.base import Bounds, Teacher
 from db3kd.teachers.remote import remote
 from db3kd.teachers.remote.encode import Encoder
 

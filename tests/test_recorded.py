@@ -24,8 +24,9 @@ from db3kd import teachers
 from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, Busy, Damaged, Db3kdError, InputError, RunError
 from db3kd.errors import TeacherError as Failure
-from db3kd.recorded import Imported, InParts, Recorded, Settle, Store, float_keys
-from db3kd.teacher import Meter, Teacher
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.cached import CachedTeacher, Imported, InParts, Settle, Store, float_keys
+from db3kd.teachers.meter import Meter
 from test_teachers import Conforms, linear_module
 
 CLASSES = 7
@@ -92,7 +93,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-class TestRecorded(Conforms):
+class TestCachedTeacher(Conforms):
     """Whatever holds for a teacher holds for a recorded one."""
 
     @pytest.fixture
@@ -100,7 +101,7 @@ class TestRecorded(Conforms):
         def made(batch: int) -> Teacher:
             net = teachers.torch_module(linear_module(), classes=3)
             file = Store(tmp_path / "answers.db3kd")
-            return Recorded(net, file, "linear", chunk=batch, wave=16)
+            return CachedTeacher(net, file, "linear", chunk=batch, wave=16)
 
         return made
 
@@ -133,7 +134,7 @@ def test_each_image_is_asked_until_it_is_answered_and_never_again(
 ) -> None:
     teacher = kind(fails_at)
     with Store(tmp_path_factory.mktemp("store") / "answers.db3kd") as store:
-        recorded = Recorded(teacher, store, "squares", wave=wave, chunk=chunk)
+        recorded = CachedTeacher(teacher, store, "squares", wave=wave, chunk=chunk)
         handed = 0
         for question in questions:
             before, seen = kept(store), len(teacher.seen)
@@ -165,7 +166,7 @@ def kept(store: Store) -> set[int]:
 
 
 def test_answers_are_in_the_file_before_they_are_handed_out(store: Store) -> None:
-    recorded = Recorded(Logging(), store, "squares", wave=8, chunk=2)
+    recorded = CachedTeacher(Logging(), store, "squares", wave=8, chunk=2)
     recorded.labels(pictures(range(20)))
     with Store(store.path) as other:
         assert kept(other) == set(range(20))
@@ -173,7 +174,7 @@ def test_answers_are_in_the_file_before_they_are_handed_out(store: Store) -> Non
 
 def test_a_plain_teacher_is_asked_in_chunks_and_a_known_image_not_at_all(store: Store) -> None:
     teacher = Logging()
-    recorded = Recorded(teacher, store, "squares", wave=8, chunk=3)
+    recorded = CachedTeacher(teacher, store, "squares", wave=8, chunk=3)
     recorded.labels(pictures([5, 6]))
     recorded.labels(pictures([*range(12), 3, 3]))
     assert teacher.calls == [2, 3, 3, 2, 2]
@@ -182,8 +183,8 @@ def test_a_plain_teacher_is_asked_in_chunks_and_a_known_image_not_at_all(store: 
 
 def test_another_identity_is_another_teacher(store: Store) -> None:
     first, second = Logging(), Logging()
-    Recorded(first, store, "squares-v1").labels(pictures([1, 2]))
-    Recorded(second, store, "squares-v2").labels(pictures([1, 2]))
+    CachedTeacher(first, store, "squares-v1").labels(pictures([1, 2]))
+    CachedTeacher(second, store, "squares-v2").labels(pictures([1, 2]))
     assert first.seen == second.seen == [1, 2]
     assert store.identities() == ("squares-v1", "squares-v2")
 
@@ -191,7 +192,7 @@ def test_another_identity_is_another_teacher(store: Store) -> None:
 def test_a_failing_part_costs_nothing_that_was_answered(store: Store) -> None:
     teacher = Parts(fails_at=frozenset([4]))
     with pytest.raises(Failure, match="dead"):
-        Recorded(teacher, store, "squares").labels(pictures(range(30)))
+        CachedTeacher(teacher, store, "squares").labels(pictures(range(30)))
     assert store.books()["failed"] == 3
     assert len(kept(store)) == 27
 
@@ -199,7 +200,7 @@ def test_a_failing_part_costs_nothing_that_was_answered(store: Store) -> None:
 def test_what_a_budget_refused_is_not_on_the_books(store: Store) -> None:
     meter = Meter(Logging(), Budget(queries=5))
     with pytest.raises(BudgetExhausted):
-        Recorded(meter, store, "squares", chunk=4).labels(pictures(range(10)))
+        CachedTeacher(meter, store, "squares", chunk=4).labels(pictures(range(10)))
     books = store.books()
     assert (books["answered"], books["failed"], books["in_flight"]) == (4, 0, 0)
 
@@ -232,7 +233,7 @@ def test_a_teacher_that_settles_nonsense(
     teacher = Bad(does)
     assert isinstance(teacher, InParts)
     with pytest.raises(Failure, match=says):
-        Recorded(teacher, store, "squares").labels(pictures(range(4)))
+        CachedTeacher(teacher, store, "squares").labels(pictures(range(4)))
     assert store.books()["failed"] == failed
     assert store.books()["in_flight"] == 0
 
@@ -249,16 +250,16 @@ def test_keys_are_of_bytes_type_and_shape() -> None:
 def test_a_key_function_that_is_wrong(store: Store) -> None:
     for key, says in ((lambda images: [b"k" * 32], "1 keys for 2"), (lambda i: [b"k"] * 2, "32")):
         with pytest.raises(InputError, match=says):
-            Recorded(Logging(), store, "squares", key=key).labels(pictures([1, 2]))
+            CachedTeacher(Logging(), store, "squares", key=key).labels(pictures([1, 2]))
     for wave, chunk in ((0, 1), (1, 0)):
         with pytest.raises(InputError, match="at least 1"):
-            Recorded(Logging(), store, "squares", wave=wave, chunk=chunk)
+            CachedTeacher(Logging(), store, "squares", wave=wave, chunk=chunk)
     with pytest.raises(InputError, match="identity"):
-        Recorded(Logging(), store, "")
+        CachedTeacher(Logging(), store, "")
 
 
 def test_threads_share_a_store(store: Store) -> None:
-    recorded = Recorded(Parts(), store, "squares", wave=16)
+    recorded = CachedTeacher(Parts(), store, "squares", wave=16)
     with ThreadPoolExecutor(6) as pool:
         asked = [list(range(start, start + 60)) for start in range(0, 120, 10)]
         found = list(pool.map(lambda question: recorded.labels(pictures(question)), asked))
@@ -316,7 +317,7 @@ def test_an_interrupt_on_the_way_back_from_the_store(
         raise KeyboardInterrupt
 
     teacher, images = Logging(), pictures(range(5))
-    recorded = Recorded(teacher, store, "squares")
+    recorded = CachedTeacher(teacher, store, "squares")
     with monkeypatch.context() as patch:
         patch.setattr(Store, when, interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -429,7 +430,7 @@ def test_a_table_of_images_is_not_asked_again(store: Store, tmp_path: Path, stru
     )
     assert store.import_table(table, "squares", float_keys).added == 5
     teacher = Logging()
-    assert Recorded(teacher, store, "squares").labels(images / 255).tolist() == [0, 1, 2, 3, 4]
+    assert CachedTeacher(teacher, store, "squares").labels(images / 255).tolist() == [0, 1, 2, 3, 4]
     assert teacher.seen == []
     assert store.books() | {"imported": 5, "hits": 5} == store.books()
 
@@ -487,7 +488,7 @@ def write(folder: Path, **columns: Any) -> Path:
 def filled(path: Path) -> Path:
     with Store(path) as store:
         for first in range(0, 400, 20):
-            Recorded(Logging(), store, "squares").labels(pictures(range(first, first + 20)))
+            CachedTeacher(Logging(), store, "squares").labels(pictures(range(first, first + 20)))
         store.learn("squares", ["a", "b"])
         store.reserve("squares", 30)
     return path
@@ -579,14 +580,14 @@ def test_no_altered_byte_gives_a_wrong_answer_or_a_traceback(
             for ticket in store.open_tickets():
                 store.settle(ticket.ticket, (), (), failed=ticket.unsettled)
             store.export(file.with_name("answers.parquet"))
-            Recorded(Logging(), store, "squares").labels(pictures(range(380, 410)))
+            CachedTeacher(Logging(), store, "squares").labels(pictures(range(380, 410)))
             kept(store)
     except Db3kdError:
         pass
 
 
 def test_a_full_disk_loses_nothing_that_was_kept(store: Store) -> None:
-    recorded = Recorded(Logging(), store, "squares", wave=64, chunk=64)
+    recorded = CachedTeacher(Logging(), store, "squares", wave=64, chunk=64)
     recorded.labels(pictures(range(100)))
     (pages,) = store._base.execute("PRAGMA page_count").fetchone()
     store._base.execute(f"PRAGMA max_page_count={pages + 2}")
@@ -621,7 +622,7 @@ WORKER = """
 import os, random, sys, time, traceback
 from concurrent.futures import ThreadPoolExecutor
 import torch
-from db3kd.recorded import Recorded, Store
+from db3kd.teachers.cached import CachedTeacher, Store
 
 torch.set_num_threads(1)
 folder, images = sys.argv[1], int(sys.argv[2])
@@ -653,7 +654,7 @@ def work(kind, seed):
     numbers = list(range(images)) * 2
     random.Random(seed).shuffle(numbers)
     with Store(folder + "/answers.db3kd") as store:
-        teacher = Recorded(kind(), store, "squares", wave=64, chunk=16)
+        teacher = CachedTeacher(kind(), store, "squares", wave=64, chunk=16)
         while numbers:
             question, numbers = numbers[:150], numbers[150:]
             shown = torch.tensor(question, dtype=torch.float32).reshape(-1, 1, 1, 1) / 4096

@@ -20,8 +20,8 @@ from db3kd.robustness import (
     sample_distance,
 )
 from db3kd.seeds import derive_seed
-from db3kd.teacher import Meter
 from db3kd.teachers import function
+from db3kd.teachers.meter import Meter
 
 QUICK = paper(queries=300, probes=50)
 INF = float("inf")

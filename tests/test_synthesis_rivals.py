@@ -10,8 +10,8 @@ from db3kd.networks import Shape, build
 from db3kd.synthesis import chosen, dfms, dip_kd, disguide, generator, ideal, qedg
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
-from db3kd.teacher import Teacher
 from db3kd.teachers import function
+from db3kd.teachers.base import Teacher
 
 Make = Callable[..., Way]
 WAYS: list[Make] = [dip_kd.DipKd, ideal.Ideal, qedg.Qedg, dfms.Dfms, disguide.Disguide]

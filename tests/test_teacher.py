@@ -9,8 +9,9 @@ from torch import Tensor
 
 from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.teacher import Meter, Teacher, check_answers, micro_batches
 from db3kd.teachers import function
+from db3kd.teachers.base import Teacher, check_answers, micro_batches
+from db3kd.teachers.meter import Meter
 
 IMAGE = torch.zeros(1, 1, 2, 2)
 

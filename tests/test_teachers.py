@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from db3kd import teachers
 from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.teacher import Meter, Teacher
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 
 # One classifier in four disguises: the largest of three linear scores of 16 pixels. Pixels are
 # multiples of 1/4, weights whole and offsets multiples of 1/16, so every sum is exact in float32

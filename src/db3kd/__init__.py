@@ -41,7 +41,8 @@ if TYPE_CHECKING:
         TeacherError,
     )
     from db3kd.run import Evaluation, Run
-    from db3kd.teacher import Meter, Teacher
+    from db3kd.teachers.base import Teacher
+    from db3kd.teachers.meter import Meter
 
 _HOME = {
     "AscentPlan": "config.settings",
@@ -55,7 +56,7 @@ _HOME = {
     "Evaluation": "run",
     "Grow": "config.settings",
     "InputError": "errors",
-    "Meter": "teacher",
+    "Meter": "teachers.meter",
     "Recipe": "config.recipe",
     "RecipeError": "errors",
     "Run": "run",
@@ -63,7 +64,7 @@ _HOME = {
     "Search": "config.settings",
     "Spend": "config.settings",
     "Synthesis": "config.settings",
-    "Teacher": "teacher",
+    "Teacher": "teachers.base",
     "TeacherError": "errors",
     "TensorImages": "data",
     "Training": "config.settings",

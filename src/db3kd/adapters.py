@@ -18,7 +18,7 @@ from db3kd.errors import InputError
 from db3kd.networks import build
 from db3kd.progress import Progress, silent
 from db3kd.student import load_network, save_network, train
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 from db3kd.teachers.remote import remote
 
 

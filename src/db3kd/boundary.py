@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from db3kd.teacher import Bounds, Teacher
+from db3kd.teachers.base import Bounds, Teacher
 from db3kd.teachers.noisy.flips import check_share
 
 Asks = Callable[[Tensor, Tensor], Tensor]
@@ -109,7 +109,7 @@ def shown(
 
     >>> shown(torch.tensor([[-0.5, 0.25]]), (0.0, 1.0))
     tensor([[0.0000, 0.2500]])
-    >>> from db3kd.teacher import Bounds
+    >>> from db3kd.teachers.base import Bounds
     >>> shown(torch.tensor([[-0.5, 0.75]]), Bounds(0.0, 1.0, seen=torch.round, level=1.0))
     tensor([[0., 1.]])
     """

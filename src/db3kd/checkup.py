@@ -13,11 +13,11 @@ from db3kd.config.recipe import Recipe
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
 from db3kd.progress import Progress, silent
-from db3kd.recorded import float_keys
 from db3kd.seeds import derive_seed
 from db3kd.stack import stacked
 from db3kd.storage.files import Json, write_atomically
-from db3kd.teacher import Bounds, Teacher
+from db3kd.teachers.base import Bounds, Teacher
+from db3kd.teachers.cached import float_keys
 from db3kd.teachers.noisy import canaries as make_canaries
 from db3kd.teachers.remote import RemoteTeacher
 

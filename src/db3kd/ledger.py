@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.storage.tape import Tape
-from db3kd.teacher import Meter
+from db3kd.teachers.meter import Meter
 
 KEY_PIXELS = 256  # how many pixels of a question stand for it on the tape
 SCATTER = 2_654_435_761  # multiples of it fall all over the images, not on one column

@@ -51,7 +51,7 @@ from db3kd.descent.seen import asks_nearer
 from db3kd.descent.walk import Noise
 from db3kd.errors import InputError
 from db3kd.seeds import derive_seed
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 
 METRICS: tuple[Metric, ...] = ("sd", "bd", "mbd")  # each starts where the one before ends
 COARSE = 6  # halvings of a bracket, at most, while references are left to try

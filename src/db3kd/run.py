@@ -58,7 +58,7 @@ from db3kd.student import (
     train,
     training_identity,
 )
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 from db3kd.unasked import images_for
 from db3kd.workshop import Workshop
 

@@ -1,6 +1,6 @@
 """The teacher of a recipe, with all that stands between it and the meter: the one place for that.
 
-    Meter (a run's own)  ->  Canary  ->  Voting  ->  Recorded (pays each answer once)  ->  adapter
+    Meter (a run's own)  ->  Canary  ->  Voting  ->  CachedTeacher (pays each answer once)  ->  adapter
 
 Each but the adapter is there only where a recipe wants it. A query is an answer that a method uses,
 whether the store has it already or not, so that methods compare at equal budgets; money is what was
@@ -27,8 +27,8 @@ from db3kd.config.remote import Noise, Price, Remote
 from db3kd.data import DataSet
 from db3kd.errors import InputError
 from db3kd.progress import Progress, silent
-from db3kd.recorded import Recorded, Store
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.cached import CachedTeacher, Store
 from db3kd.teachers.noisy import Canary, Voting, margin_for
 from db3kd.teachers.remote import Purse, RemoteTeacher
 
@@ -125,7 +125,7 @@ def stacked(
 
         def asked(name: str) -> Teacher:
             """As often as the name is another, the same image is asked and kept anew."""
-            return Recorded(made, store, f"{identity}{name}", key=key, run=run)
+            return CachedTeacher(made, store, f"{identity}{name}", key=key, run=run)
 
         def repeated() -> int:
             names = [f"{identity} repeat {k}" for k in range(1, MOST_VOTES)]

@@ -31,7 +31,8 @@ from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
-from db3kd.teacher import Meter, Teacher
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 
 _log = logging.getLogger("db3kd")
 Work = Callable[[Taped, Tensor, int], tuple[dict[str, Tensor], Json]]

@@ -29,8 +29,8 @@ from db3kd.config.recipe import Data, Recipe, Student, Teacher
 from db3kd.config.remote import Encoding, Price, Remote
 from db3kd.config.settings import Budget
 from db3kd.data import DataSet, TensorImages
-from db3kd.recorded import Recorded
 from db3kd.stack import Stack, stacked
+from db3kd.teachers.cached import CachedTeacher
 from db3kd.teachers.remote.teacher import RemoteTeacher
 from servers.log import Entry
 
@@ -236,8 +236,8 @@ class Asked:
     stack: Stack
 
     @property
-    def teacher(self) -> Recorded:
-        return cast("Recorded", self.stack.teacher)
+    def teacher(self) -> CachedTeacher:
+        return cast("CachedTeacher", self.stack.teacher)
 
     @property
     def remote(self) -> RemoteTeacher:

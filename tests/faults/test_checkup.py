@@ -16,7 +16,7 @@ from remote_tools import Reply, Tiny, classify, concepts, levels_of, tiny_server
 from conftest import Workshop
 from db3kd import checkup
 from db3kd.config.reading import read_recipe
-from db3kd.recorded import Store
+from db3kd.teachers.cached import Store
 from servers import real
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"

@@ -31,12 +31,12 @@ from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, Db3kdError
-from db3kd.recorded import Store
 from db3kd.run import Run
 from db3kd.stack import told
 from db3kd.storage.journal import Journal
 from db3kd.storage.tape import Tape
 from db3kd.teachers import function
+from db3kd.teachers.cached import Store
 from db3kd.teachers.remote import remote, transport
 from servers.replies import NONSENSE
 

@@ -42,7 +42,8 @@ from torch import Tensor
 from conftest import Workshop
 from db3kd.config.remote import Encoding, Names, Price
 from db3kd.errors import Db3kdError, InputError, MoneyExhausted, RunError, TeacherError
-from db3kd.recorded import Store, recorded
+from db3kd.teachers.cached import Store
+from db3kd.teachers.cached import cached as recorded
 from db3kd.teachers.remote import teacher as adapter
 from db3kd.teachers.remote import transport
 from servers.plan import Fault, Plan

@@ -25,7 +25,7 @@ from conftest import Workshop
 from db3kd.books import status
 from db3kd.descent.tangent import CPU_POINTS
 from db3kd.errors import InputError
-from db3kd.recorded import Store
+from db3kd.teachers.cached import Store
 from servers import real
 from servers.plan import Fault, Plan
 from servers.proxy import Proxy, proxy

@@ -31,8 +31,9 @@ from db3kd.config.methods import Metric
 from db3kd.config.settings import Budget, Descents, Search, Subspaces
 from db3kd.errors import BudgetExhausted
 from db3kd.robustness import METRICS, References, RobustnessMap, Status, measure
-from db3kd.teacher import Meter, Teacher
 from db3kd.teachers import function
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.meter import Meter
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from db3kd.config.types import validated
 from db3kd.data import Images
 from db3kd.robustness import References, RobustnessMap
 from db3kd.seeds import derive_seed
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 
 
 def measure_together(

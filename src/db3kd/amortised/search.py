@@ -8,7 +8,7 @@ from db3kd.amortised.front import Front
 from db3kd.amortised.rays import JUST_BELOW, Asked, verify
 from db3kd.amortised.rounds import ByModel, ByReferences
 from db3kd.robustness import References
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 
 LEAST = 4  # queries that a row needs in a round, to be worth a proposal
 MOST_ROUNDS = 8

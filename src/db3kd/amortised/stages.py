@@ -17,7 +17,7 @@ from db3kd.errors import InputError
 from db3kd.networks import Shape, check_network
 from db3kd.robustness import References, RobustnessMap, Status, descent_of, noise_of
 from db3kd.student import accuracy, predict
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 
 PROBE_BYTES = 2**30  # of all probes that a surrogate learns from, in half precision
 LEAST_STEPS, MOST_STEPS = 1000, 4000  # of one lesson, for each member

@@ -1,4 +1,4 @@
-"""What a descent does where the teacher does not see every value (`db3kd.teacher.Bounds`)."""
+"""What a descent does where the teacher does not see every value (`db3kd.teachers.base.Bounds`)."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,7 +35,7 @@ def asks_nearer(
     to be; one that is not `nearer` then is taken as not across, for no query.
 
     >>> asks = lambda points, rows: points.flatten(1)[:, 0] > 0.5
-    >>> from db3kd.teacher import Bounds
+    >>> from db3kd.teachers.base import Bounds
     >>> rounds = Bounds(0.0, 1.0, seen=torch.round, level=1.0)
     >>> asks_nearer(asks, torch.ones(2, 1), torch.arange(2), torch.tensor([True, False]), rounds)
     (tensor([ True, False]), tensor([1, 0]))

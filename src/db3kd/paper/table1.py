@@ -33,7 +33,7 @@ from db3kd.errors import Db3kdError, InputError
 from db3kd.seeds import derive_seed
 from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import Json, write_atomically
-from db3kd.teacher import micro_batches
+from db3kd.teachers.base import micro_batches
 from db3kd.terminal import shown, table
 
 KD_TEMPERATURE = 4.0

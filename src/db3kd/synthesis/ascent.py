@@ -37,7 +37,7 @@ from db3kd.robustness import noise_of
 from db3kd.seeds import derive_seed
 from db3kd.synthesis.nearest import halve, nearest, rays, remember, search_of
 from db3kd.synthesis.rows import Ascent, Ending
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 
 
 def ascend(

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from db3kd.boundary import as_seen
 from db3kd.errors import InputError
 from db3kd.networks import Shape
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 
 Prior = Callable[[int, Generator], Tensor]
 """(count, draw) -> so many structured images within the teacher's bounds."""

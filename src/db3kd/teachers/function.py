@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.errors import Db3kdError, InputError, TeacherError
-from db3kd.teacher import Teacher, check_answers, micro_batches
+from db3kd.teachers.base import Teacher, check_answers, micro_batches
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.remote import Encoding
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.seen import searched
 
@@ -32,7 +32,7 @@ def quantised(teacher: Teacher, encoding: Encoding, shape: tuple[int, int, int])
 
     It is what `db3kd.teachers.remote.remote` does with the same encoding, without a server: PNG
     (ISO/IEC 15948) and "uint8" keep 256 grey levels, JPEG (ISO/IEC 10918) less. Its `bounds` are
-    `db3kd.teacher.Bounds`, so that searches ask only for images that it sees as they are, and
+    `db3kd.teachers.base.Bounds`, so that searches ask only for images that it sees as they are, and
     distances are of these. Size, channels and numbers of the encoding say how images are sent; a
     local teacher is shown its own shape, in its own units.
 

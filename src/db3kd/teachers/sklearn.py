@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.errors import InputError, TeacherError
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 from db3kd.teachers.function import function
 
 

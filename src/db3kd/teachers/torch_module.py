@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from db3kd.errors import TeacherError
-from db3kd.teacher import Teacher
+from db3kd.teachers.base import Teacher
 from db3kd.teachers.faster import CPU_BATCH, Variant, faster
 from db3kd.teachers.function import check_kind, function
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.errors import InputError, TeacherError
-from db3kd.teacher import Teacher, check_answers
+from db3kd.teachers.base import Teacher, check_answers
 from db3kd.teachers.noisy.flips import ask_all, check_past_store, check_share
 
 EFFECTS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # shares of other answers that a change may bring
@@ -38,7 +38,7 @@ class Canary:
     gives the teacher for the k-th check, k = 0, 1, ...; without it that is `teacher`, which then
     must not be a store.
 
-        Meter -> Canary -> Recorded -> adapter
+        Meter -> Canary -> CachedTeacher -> adapter
 
     Costs as many queries as there are known images at first, and again after each `every` queries,
     so 1 + N / every times in N queries, on top of the meter's count, counted in `asked`. Nothing is

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.errors import InputError
-from db3kd.recorded import Recorded
-from db3kd.teacher import Teacher, check_answers
+from db3kd.teachers.base import Teacher, check_answers
+from db3kd.teachers.cached import CachedTeacher
 
 
 @dataclass(frozen=True)
@@ -164,5 +164,5 @@ def check_past_store(teacher: object, again: object) -> None:
 
     >>> check_past_store(object(), None)
     """
-    if again is None and isinstance(teacher, Recorded):
+    if again is None and isinstance(teacher, CachedTeacher):
         raise InputError("a store answers repeats from memory; ask the teacher beneath it")

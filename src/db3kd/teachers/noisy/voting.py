@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from db3kd.errors import BudgetExhausted, InputError
-from db3kd.teacher import Teacher, check_answers
+from db3kd.teachers.base import Teacher, check_answers
 from db3kd.teachers.noisy.flips import check_past_store
 
 
@@ -24,11 +24,11 @@ class Voting:
     earlier processes. `undecided` counts images at which `most` came before the margin.
 
     `again` gives the teacher for the k-th question to an image, k = 0, 1, ...; without it that is
-    `teacher` each time. A store (`Recorded`) would answer repeats from memory, so with one the k-th
+    `teacher` each time. A store (`CachedTeacher`) would answer repeats from memory, so with one the k-th
     question needs an identity of its own; then each single answer is kept, and a vote that was
     interrupted, or is asked for again, pays nothing twice:
 
-        Meter -> Voting -> Recorded (one for each k) -> adapter
+        Meter -> Voting -> CachedTeacher (one for each k) -> adapter
 
     Costs from `margin` to `most` queries an image, all but the first in `repeats`. Nothing is
     random but the teacher. Images do not depend on their neighbours.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from db3kd.config.remote import Encoding
-from db3kd.teacher import Bounds
+from db3kd.teachers.base import Bounds
 
 STEP = 16  # grey levels to which JPEG rounds low frequencies at quality 50 (ISO/IEC 10918, K.1)
 

@@ -28,7 +28,7 @@ _KINDS: dict[str, Kind] = {"FP32": "float32", "UINT8": "uint8", "BYTES": "png"}
 _log = logging.getLogger("db3kd")
 
 Settle = Callable[..., None]
-"""What `db3kd.recorded.Settle` is: (rows, their classes, failed=, retried=, unsent=)."""
+"""What `db3kd.teachers.cached.Settle` is: (rows, their classes, failed=, retried=, unsent=)."""
 
 
 class RemoteTeacher:

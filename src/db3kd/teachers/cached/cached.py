@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.recorded.records import Classes
-from db3kd.recorded.store import Store
-from db3kd.teacher import Teacher, check_answers
+from db3kd.teachers.base import Teacher, check_answers
+from db3kd.teachers.cached.records import Classes
+from db3kd.teachers.cached.store import Store
 
 WAVE = 4096
 CHUNK = 1024
@@ -65,7 +65,7 @@ class InParts(Protocol):
         """
 
 
-class Recorded:
+class CachedTeacher:
     """A teacher that asks for each image once: every answer is kept before it is handed out.
 
     Not of the paper. A crash, another student or another epoch asks nothing twice. The
@@ -91,11 +91,11 @@ class Recorded:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from db3kd.teacher import Meter
+    >>> from db3kd.teachers.meter import Meter
     >>> from db3kd.teachers import function
     >>> meter = Meter(function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2))
     >>> store = Store(Path(tempfile.mkdtemp()) / "answers.db3kd")
-    >>> teacher = Recorded(meter, store, "bright-v1")
+    >>> teacher = CachedTeacher(meter, store, "bright-v1")
     >>> images = torch.tensor([0.9, 0.2, 0.9]).reshape(3, 1, 1, 1)
     >>> teacher.labels(images), meter.spent
     (tensor([1, 0, 1]), 2)

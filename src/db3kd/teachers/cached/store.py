@@ -15,17 +15,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from db3kd.errors import InputError
-from db3kd.recorded._blocks import Blocks
-from db3kd.recorded._file import check_process, opened, plainly, transaction
-from db3kd.recorded.records import (
-    Block,
-    Classes,
-    Imported,
-    OpenTicket,
-    check_count,
-    checked,
-)
-from db3kd.recorded.tables import read_table, write_table
+from db3kd.teachers.cached._blocks import Blocks
+from db3kd.teachers.cached._file import check_process, opened, plainly, transaction
+from db3kd.teachers.cached.records import Block, Classes, Imported, OpenTicket, check_count, checked
+from db3kd.teachers.cached.tables import read_table, write_table
 
 _BOOKS = ("answered", "failed", "retried", "hits", "imported")
 
@@ -318,7 +311,7 @@ class Store:
         it has the columns `image` (the bytes of a PNG, JPEG, BMP or WebP file, or a struct whose
         `bytes` are) and `label`. Images are read as float32 (row, channels, height, width) within
         `bounds`, and `key` says under which keys they are looked for: give the one of the
-        `Recorded` that will ask. `index` maps a label to a class (None: labels are classes).
+        `CachedTeacher` that will ask. `index` maps a label to a class (None: labels are classes).
 
         Raises:
             InputError: the file is no such table; images differ in shape; a label is no class.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from db3kd.data._decode import Form, decoded
 from db3kd.errors import InputError
-from db3kd.recorded.records import Block
 from db3kd.storage.files import writing
+from db3kd.teachers.cached.records import Block
 
 ROWS = 4096  # of a table that are imported together
 GROUP = 65_536  # rows of a row group that is written

@@ -1,0 +1,90 @@
+"""The meter that every query passes: counted before it is asked, and never beyond a budget."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.config.settings import Budget, kind_of
+from db3kd.config.types import validated
+from db3kd.errors import BudgetExhausted
+from db3kd.teachers.base import Teacher, check_answers
+
+
+class Meter:
+    """A teacher that counts every query before it is asked, and never lets a budget be exceeded.
+
+    One image shown once is one query. A question that fails has been counted: it may have been
+    paid. The answers are checked: as many as the images, whole numbers, within the classes.
+
+    Raises:
+        BudgetExhausted: the question would exceed the budget; it was not asked.
+        TeacherError: an answer is no class index.
+
+    >>> import torch
+    >>> from db3kd.teachers import function
+    >>> meter = Meter(function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2),
+    ...               Budget(queries=3))
+    >>> meter.labels(torch.ones(2, 1, 4, 4)), meter.spent
+    (tensor([1, 1]), 2)
+    >>> meter.labels(torch.ones(2, 1, 4, 4))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.BudgetExhausted: the budget of 3 queries is exhausted: 2 are spent ...
+    """
+
+    def __init__(
+        self, teacher: Teacher, budget: Budget | None = None, *, spent: dict[str, int] | None = None
+    ) -> None:
+        self._teacher = teacher
+        self._stage = ""
+        self.budget = validated(budget or Budget())
+        self.by_stage: dict[str, int] = dict(spent or {})
+        self._limits = {str(name): limit for name, limit in self.budget.stages.items()}
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self._teacher.classes
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a pixel."""
+        return self._teacher.bounds
+
+    @property
+    def spent(self) -> int:
+        """Queries counted so far, all stages together."""
+        return sum(self.by_stage.values())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Book the queries asked inside under `name`."""
+        before, self._stage = self._stage, name
+        try:
+            yield
+        finally:
+            self._stage = before
+
+    def check(self, asked: int) -> None:
+        """Raise BudgetExhausted if a question of `asked` images would exceed a budget."""
+        kind = kind_of(self._stage)
+        of_kind = sum(count for name, count in self.by_stage.items() if kind_of(name) == kind)
+        for spent, budget, name in (
+            (self.spent, self.budget.queries, ""),
+            (of_kind, self._limits.get(kind), kind),
+        ):
+            if budget is not None and spent + asked > budget:
+                raise BudgetExhausted(spent=spent, asked=asked, budget=budget, stage=name)
+
+    def book(self, asked: int) -> None:
+        """Count queries that were asked elsewhere, or in an earlier process."""
+        self.by_stage[self._stage] = self.by_stage.get(self._stage, 0) + asked
+
+    def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
+        """Class index of each image; one query each, counted before it is asked."""
+        asked = len(images)
+        self.check(asked)
+        self.book(asked)
+        return check_answers(self._teacher.labels(images), asked=asked, classes=self.classes)
