@@ -35,7 +35,9 @@ from db3kd.errors import Db3kdError
 from db3kd.pictures import by_class, save, tiled
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
-from db3kd.student import accuracy, predict, resident, train
+from db3kd.student.batches import resident
+from db3kd.student.evaluate import accuracy, predict
+from db3kd.student.training import train
 from db3kd.teachers.base import Teacher
 
 EVERY = 5  # iterations between two that are kept; students learn from every other of these

@@ -22,7 +22,7 @@ from db3kd.config.settings import Search, paper
 from db3kd.data import Images, TensorImages
 from db3kd.robustness import RobustnessMap, measure
 from db3kd.seeds import derive_seed
-from db3kd.student import predict
+from db3kd.student.evaluate import predict
 from db3kd.teachers.meter import Meter
 from rivals import MORE, RIVALS, Rival
 from rows import OWN, POOL, Task

@@ -33,10 +33,12 @@ from db3kd.amortised.surrogate import quick
 from db3kd.config.settings import Budget, Search, Synthesis, Training, Ways
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError, InputError
-from db3kd.networks import Shape, build
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
-from db3kd.student import accuracy, predict, resident, train
+from db3kd.student.batches import resident
+from db3kd.student.evaluate import accuracy, predict
+from db3kd.student.networks import Shape, build
+from db3kd.student.training import train
 from db3kd.teachers import sklearn, torch_module
 from db3kd.teachers.base import Teacher
 from db3kd.unasked import images_for

@@ -34,7 +34,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
 from db3kd.robustness import RobustnessMap, measure
 from db3kd.storage.files import write_atomically
-from db3kd.student import predict
+from db3kd.student.evaluate import predict
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
 from pupils import PUPILS, Pupil

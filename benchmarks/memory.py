@@ -168,9 +168,9 @@ def _synthesize(count: int) -> common.Json:
     import torch
 
     from db3kd.config.settings import Synthesis, Training
-    from db3kd.networks import build
     from db3kd.run import Run
-    from db3kd.student import train
+    from db3kd.student.networks import build
+    from db3kd.student.training import train
     from db3kd.teachers import function
 
     def brightest(block: torch.Tensor) -> torch.Tensor:

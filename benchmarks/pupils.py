@@ -13,10 +13,11 @@ import common
 from db3kd.config.settings import Training
 from db3kd.data import DataSet
 from db3kd.data.transfer_set import TransferSet
-from db3kd.networks import build
-from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import write_atomically
-from db3kd.student import accuracy, predict, train
+from db3kd.student.evaluate import accuracy, predict
+from db3kd.student.networks import build
+from db3kd.student.soft_labels import concentrate, reciprocal_activations
+from db3kd.student.training import train
 from stale import STUDENT, digest
 
 BATCH = 32

@@ -33,7 +33,7 @@ from db3kd.errors import Db3kdError
 from db3kd.robustness import References, choose_references, minimal_boundary_distance
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
-from db3kd.student import accuracy
+from db3kd.student.evaluate import accuracy
 from db3kd.teachers import quantised, torch_module
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.remote.encode import Encoder

@@ -29,10 +29,11 @@ from db3kd.config.settings import Budget, Grow, Search, Spend, Training
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
-from db3kd.networks import build
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
-from db3kd.student import accuracy, predict, train
+from db3kd.student.evaluate import accuracy, predict
+from db3kd.student.networks import build
+from db3kd.student.training import train
 from db3kd.teachers import sklearn, torch_module
 from db3kd.teachers.base import Teacher
 from teachers import Lesson

@@ -17,8 +17,9 @@ from db3kd.config.settings import Training
 from db3kd.data import DataSet, in_memory, load, subset
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError
-from db3kd.networks import build
-from db3kd.student import load_network, save_network, train
+from db3kd.student.files import load_network, save_network
+from db3kd.student.networks import build
+from db3kd.student.training import train
 
 FOLDER = Path(tempfile.gettempdir()) / "db3kd-benchmarks"
 ON_A_GPU = {"alexnet": (50_000, 30)}  # images and epochs; a CPU can teach these only briefly

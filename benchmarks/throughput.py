@@ -29,11 +29,13 @@ from db3kd.data import DataSet, TensorImages, in_memory, load, subset
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, Db3kdError, InputError
 from db3kd.ledger import Taped
-from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure
 from db3kd.run import Run
 from db3kd.storage.tape import Tape
-from db3kd.student import accuracy, load_network, predict, save_network, train
+from db3kd.student.evaluate import accuracy, predict
+from db3kd.student.files import load_network, save_network
+from db3kd.student.networks import build
+from db3kd.student.training import train
 from db3kd.teachers import torch_module
 from db3kd.teachers.base import Teacher, micro_batches
 from db3kd.teachers.meter import Meter

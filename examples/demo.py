@@ -27,11 +27,11 @@ from torch import Tensor
 import db3kd
 from db3kd.config.methods import Method
 from db3kd.data import TensorImages
-from db3kd.networks import build
 from db3kd.progress import Progress, silent
 from db3kd.robustness import References, minimal_boundary_distance
-from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import write_atomically
+from db3kd.student.networks import build
+from db3kd.student.soft_labels import concentrate, reciprocal_activations
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
 from db3kd.terminal import shown, table

@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from db3kd import student
 from db3kd.amortised import stages
 from db3kd.config.settings import Search, Training
 from db3kd.data import DataSet, TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.robustness import References
+from db3kd.student import train
+from db3kd.student import training as loop
 from db3kd.synthesis import chosen
 from db3kd.teachers import function
 
@@ -481,7 +482,7 @@ def test_a_student_of_the_frontier_goes_on_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frontier = module("frontier")
-    monkeypatch.setattr(student, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     problem, training = _tiny(frontier, tmp_path), Training(batch=10, steps=50)
     plan = frontier.plan_of(problem.case, (1, 4, 4), "shapes", 100)
     epochs: list[int] = []
@@ -492,7 +493,7 @@ def test_a_student_of_the_frontier_goes_on_where_it_was_stopped(
             if epoch == stop:
                 raise KeyboardInterrupt
 
-        student.train(*args, on_epoch=halt, **settings)
+        train(*args, on_epoch=halt, **settings)
 
     def agreement(folder: str) -> float:
         place = replace(problem, folder=tmp_path / folder)

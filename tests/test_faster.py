@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from db3kd import networks
+from db3kd.student import networks
 from db3kd.teachers import faster, torch_module
 from db3kd.teachers.faster import AsWritten, agree, probes
 from db3kd.teachers.rewrites import Maxima, channels_last, pool_before_relu

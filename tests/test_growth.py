@@ -365,7 +365,7 @@ def test_a_shelf_says_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_a_student_of_grown_images_learns_them(tmp_path: Path) -> None:
-    from db3kd.networks import build
+    from db3kd.student.networks import build
 
     with Run(tmp_path, Counting()) as run:
         run.grow(images(), SMALL)

@@ -22,8 +22,6 @@ ROOMS = (
     "boundary",
     "descent",
     "robustness",
-    "soft_labels",
-    "networks",
     "growing",
     "student",
     "amortised",

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import nn
 
 from conftest import Workshop
-from db3kd import job, student
+from db3kd import job
 from db3kd.books import status
 from db3kd.checkup import check
 from db3kd.config.reading import read_recipe
 from db3kd.config.recipe import Recipe
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
+from db3kd.student import batches
 from db3kd.terminal import spending
 
 FACTORIES = """
@@ -358,7 +359,7 @@ def test_pixels_stay_in_files_where_they_are_too_many(
     with job.opened(recipe()) as work:
         work.run.answers(work.train.images)
         resident = work.transfer("ce").images
-    monkeypatch.setattr(student, "RESIDENT_BYTES", 100)
+    monkeypatch.setattr(batches, "RESIDENT_BYTES", 100)
     with job.opened(recipe()) as work:
         rows = torch.arange(12)
         assert work.pixels is work.train.images

@@ -13,8 +13,8 @@ import db3kd.unasked as unasked
 from closed_form import Watched, prototypes
 from db3kd.config.settings import Synthesis
 from db3kd.data import eight_bits
-from db3kd.networks import Shape
 from db3kd.run import Run
+from db3kd.student.networks import Shape
 from db3kd.synthesis.latent import FARTHEST, NEAREST, Near, latents
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import drawn, numbers

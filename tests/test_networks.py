@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from db3kd import networks
 from db3kd.errors import InputError
+from db3kd.student import networks
 
 
 def size(network: nn.Module) -> int:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from db3kd import networks
 from db3kd.config.reading import read_recipe, resolved, to_json
 from db3kd.config.recipe import Data, Network, Recipe, Student, Teacher
 from db3kd.config.settings import Budget, Search, Training, paper, paper_ascent
 from db3kd.config.types import differences
 from db3kd.errors import RecipeError
+from db3kd.student import networks
 
 GOOD = """\
 # line 1

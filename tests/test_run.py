@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import db3kd.books
-import db3kd.student
+import db3kd.student.training
 from closed_form import WIDE, ordered_scores
 from conftest import student_content
 from db3kd.books import status
@@ -29,14 +29,14 @@ from db3kd.errors import (
     InputError,
     TeacherError,
 )
-from db3kd.networks import build
 from db3kd.robustness import References, choose_references, measure
 from db3kd.run import Run
 from db3kd.seeds import derive_seed
-from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard
 from db3kd.storage.tape import Tape
+from db3kd.student.networks import build
+from db3kd.student.soft_labels import concentrate, reciprocal_activations
 from db3kd.teachers import function
 
 CLASSES, SEED = 3, 7
@@ -694,7 +694,7 @@ def test_a_student_that_was_stopped_goes_on_to_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected, _, _ = whole
-    monkeypatch.setattr(db3kd.student, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(db3kd.student.training, "CHECKPOINT_SECONDS", 0.0)
     epochs: list[int] = []
 
     def stop(stage: str, done: int, total: int, figures: Any) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db3kd.errors import InputError
-from db3kd.soft_labels import (
+from db3kd.student.soft_labels import (
     CERTAIN,
     concentrate,
     reciprocal_activations,

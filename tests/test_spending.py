@@ -20,9 +20,9 @@ from db3kd.data import Images, TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.distances import soft_labels
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
-from db3kd.networks import build
 from db3kd.run import Run
 from db3kd.spending import Decision, Plan
+from db3kd.student.networks import build
 
 CORNERS = torch.eye(16)[:4]
 COUNT = 30

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from closed_form import Watching
-from db3kd import networks, student
+from db3kd import student
 from db3kd.config.settings import Training
 from db3kd.data import Images, Rows, TensorImages, data_root, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError, RunError
-from db3kd.soft_labels import temper
+from db3kd.student import batches, files, networks
+from db3kd.student import training as loop
+from db3kd.student.soft_labels import temper
 
 LOG = math.log
 
@@ -250,9 +252,9 @@ def test_a_set_too_large_for_memory_is_read_in_blocks(
     digits: tuple[TransferSet, TransferSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, test = digits
-    monkeypatch.setattr(student, "RESIDENT_BYTES", 0)
-    monkeypatch.setattr(student, "WINDOW_BYTES", 256 * 64)  # 256 images of 64 bytes
-    monkeypatch.setattr(student, "BLOCK", 16)
+    monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(batches, "WINDOW_BYTES", 256 * 64)  # 256 images of 64 bytes
+    monkeypatch.setattr(batches, "BLOCK", 16)
     images = Recorded(train.images)
     large = TransferSet(images, train.ids, train.own, train.labels)
     training = Training(epochs=15, batch=64, rate=3e-3)
@@ -281,7 +283,7 @@ def test_a_small_set_of_another_kind_is_read_once(digits: tuple[TransferSet, Tra
 @given(st.integers(1, 300), st.integers(1, 100))
 @settings(deadline=None, max_examples=50)
 def test_each_epoch_shows_each_image_once_in_full_batches(count: int, batch: int) -> None:
-    spans = student._spans(count, batch)
+    spans = batches.spans(count, batch)
     assert [row for start, stop in spans for row in range(start, stop)] == list(range(count))
     sizes = [stop - start for start, stop in spans]
     assert all(size == batch for size in sizes[:-1])
@@ -302,10 +304,10 @@ def test_a_last_batch_of_one_does_not_stop_batch_normalisation(
 def test_cosine_falls_to_zero_over_all_steps() -> None:
     cosine, constant = Training(rate=2.0), Training(rate=2.0, schedule="constant")
     # cos(0) = 1, cos(pi/2) = 0, cos(3 pi/4) = -sqrt(1/2): rates 2, 1, 1 - sqrt(1/2).
-    assert student._rate(cosine, 0, 100) == 2.0
-    assert student._rate(cosine, 50, 100) == pytest.approx(1.0)
-    assert student._rate(cosine, 75, 100) == pytest.approx(1 - math.sqrt(0.5))
-    assert student._rate(constant, 75, 100) == 2.0
+    assert loop._rate(cosine, 0, 100) == 2.0
+    assert loop._rate(cosine, 50, 100) == pytest.approx(1.0)
+    assert loop._rate(cosine, 75, 100) == pytest.approx(1 - math.sqrt(0.5))
+    assert loop._rate(constant, 75, 100) == 2.0
 
 
 def test_weight_decay_shrinks_the_weights(digits: tuple[TransferSet, TransferSet]) -> None:
@@ -359,7 +361,7 @@ def test_a_training_that_was_stopped_ends_in_the_same_network(
     make: Callable[[int], nn.Module],
     stops: tuple[int, ...],
 ) -> None:
-    monkeypatch.setattr(student, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     train = softened(digits[0].select(torch.arange(200)))
     training = Training(epochs=5, batch=64, weight_decay=0.1)
     whole = student.train(make(0), train, training, seed=3, device="cpu")
@@ -386,7 +388,7 @@ def test_a_training_that_was_stopped_ends_in_the_same_network(
 def test_stopped_within_an_epoch_it_goes_back_to_the_checkpoint(
     digits: tuple[TransferSet, TransferSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(student, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     train = digits[0].select(torch.arange(200))
     whole = student.train(restless(), train, SHORT, seed=3, device="cpu")
     calls = 0
@@ -419,7 +421,7 @@ def test_short_trainings_write_no_checkpoint(
 def checkpoint(
     digits: tuple[TransferSet, TransferSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    monkeypatch.setattr(student, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "training.safetensors"
     train = digits[0].select(torch.arange(50))
     student.train(small(), train, SHORT, seed=0, device="cpu", checkpoint=path)
@@ -468,7 +470,7 @@ def test_altered_metadata_is_damage(checkpoint: Path) -> None:
     assert content.count(three) == 1
     checkpoint.write_bytes(content.replace(three, two))
     with pytest.raises(Damaged, match="checksum"):
-        student._read(checkpoint)
+        files.read_tensors(checkpoint)
 
 
 # Bad input
@@ -722,7 +724,7 @@ def test_own_images_are_seen_often_enough_with_their_labels(
     monkeypatch: pytest.MonkeyPatch, in_memory: bool
 ) -> None:
     if not in_memory:
-        monkeypatch.setattr(student, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
     transfer, training = grown_set(10), Training(steps=40, batch=10)
     assert student.repeats(transfer, training) == 8  # 20 passes would take more than there are
     network = Seen()

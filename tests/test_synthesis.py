@@ -193,7 +193,7 @@ def test_chosen_asks_what_its_students_doubt(monkeypatch: pytest.MonkeyPatch) ->
         return rows
 
     monkeypatch.setattr("db3kd.growing.choose.balanced", watched)
-    from db3kd.networks import build
+    from db3kd.student.networks import build
     from db3kd.synthesis.way import Task
 
     task = Task(SHAPE, 4, 80, "cpu", lambda seed: build("small", SHAPE, 4, seed=seed))
@@ -411,7 +411,7 @@ def test_every_name_is_a_way() -> None:
     from typing import get_args
 
     from db3kd.config.settings import Ways
-    from db3kd.networks import build
+    from db3kd.student.networks import build
     from db3kd.synthesis.way import Task
 
     assert {*WAYS, "ascent"} == set(get_args(Ways))

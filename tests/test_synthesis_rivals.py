@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from db3kd.networks import Shape, build
+from db3kd.student.networks import Shape, build
 from db3kd.synthesis import chosen, dfms, dip_kd, disguide, generator, ideal, qedg
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way

@@ -4,7 +4,7 @@ import db3kd
 
 teacher = db3kd.teachers.torch_module(net, classes=10)     # or onnx, sklearn, function
 with db3kd.Run("runs/mnist", teacher, budget=db3kd.Budget(queries=20_000)) as run:
-    network = db3kd.networks.build("lenet5", images.shape, 10, width=0.5, seed=0)
+    network = db3kd.student.networks.build("lenet5", images.shape, 10, width=0.5, seed=0)
     student = run.distill(network, run.spend(images, network))
 
 Names load what they need when they are first used, so that `db3kd --help` does not wait for torch.
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from db3kd import data, descent, networks, robustness, soft_labels, student, teachers
+    from db3kd import data, descent, robustness, student, teachers
     from db3kd.books import status
     from db3kd.config.reading import read_recipe
     from db3kd.config.recipe import Recipe
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         TeacherError,
     )
     from db3kd.run import Evaluation, Run
+    from db3kd.student import networks, soft_labels
     from db3kd.teachers.base import Teacher
     from db3kd.teachers.meter import Meter
 
@@ -73,7 +74,15 @@ _HOME = {
     "read_recipe": "config.reading",
     "status": "books",
 }
-_MODULES = {"data", "descent", "networks", "robustness", "soft_labels", "student", "teachers"}
+_MODULES = {
+    "data": "data",
+    "descent": "descent",
+    "networks": "student.networks",
+    "robustness": "robustness",
+    "soft_labels": "student.soft_labels",
+    "student": "student",
+    "teachers": "teachers",
+}
 
 __all__ = [
     "AscentPlan",
@@ -115,7 +124,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"db3kd.{name}")
+        return import_module(f"db3kd.{_MODULES[name]}")
     if name in _HOME:
         return getattr(import_module(f"db3kd.{_HOME[name]}"), name)
     raise AttributeError(f"module 'db3kd' has no attribute {name!r}")

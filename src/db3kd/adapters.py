@@ -15,9 +15,10 @@ from db3kd.config.remote import Remote
 from db3kd.data import DataSet, in_memory, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
-from db3kd.networks import build
 from db3kd.progress import Progress, silent
-from db3kd.student import load_network, save_network, train
+from db3kd.student.files import load_network, save_network
+from db3kd.student.networks import build
+from db3kd.student.training import train
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.remote import remote
 

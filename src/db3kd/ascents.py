@@ -19,9 +19,9 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
 from db3kd.ledger import Taped
-from db3kd.networks import Shape
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
+from db3kd.student.networks import Shape
 from db3kd.synthesis.ascent import ascend
 from db3kd.synthesis.chosen import CHANGES
 from db3kd.synthesis.rows import Ascent, Ending, begin

@@ -32,8 +32,8 @@ from db3kd.robustness import (
     sample_distance,
 )
 from db3kd.seeds import derive_seed
-from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import Json
+from db3kd.student.soft_labels import concentrate, reciprocal_activations
 from db3kd.workshop import Work, Workshop
 
 

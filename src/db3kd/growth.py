@@ -26,10 +26,10 @@ from db3kd.growing.choices import SCORES
 from db3kd.growing.choose import choose
 from db3kd.ledger import Taped
 from db3kd.lessons import taught
-from db3kd.networks import Shape, check_network
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
-from db3kd.student import resident
+from db3kd.student.batches import resident
+from db3kd.student.networks import Shape, check_network
 from db3kd.workshop import Workshop
 
 ASKED = 1024  # images in one question at most

@@ -20,7 +20,6 @@ from db3kd.config.settings import most_queries
 from db3kd.data import DataSet, Images, load, subset
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
-from db3kd.networks import build, check_network
 from db3kd.pictures import by_class, save, tiled
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
@@ -28,7 +27,8 @@ from db3kd.seeds import derive_seed
 from db3kd.spending import Plan
 from db3kd.stack import Stack, paid, stacked, told
 from db3kd.storage.files import Json, write_atomically
-from db3kd.student import resident
+from db3kd.student.batches import resident
+from db3kd.student.networks import build, check_network
 from db3kd.unasked import images_for
 
 MOST_ROWS = 100  # of a picture

@@ -24,9 +24,9 @@ from db3kd.distances import check as check_search
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.errors import Damaged, InputError
 from db3kd.ledger import Taped
-from db3kd.networks import Shape, build, check_network
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
+from db3kd.student.networks import Shape, build, check_network
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way

@@ -48,16 +48,9 @@ from db3kd.progress import Progress, silent
 from db3kd.robustness import RobustnessMap
 from db3kd.spending import with_grown, with_use
 from db3kd.storage.files import Json, writing
-from db3kd.student import (
-    accuracy,
-    agreement,
-    classes_of,
-    load_network,
-    predict,
-    save_network,
-    train,
-    training_identity,
-)
+from db3kd.student.evaluate import accuracy, agreement, classes_of, predict
+from db3kd.student.files import load_network, save_network
+from db3kd.student.training import train, training_identity
 from db3kd.teachers.base import Teacher
 from db3kd.unasked import images_for
 from db3kd.workshop import Workshop

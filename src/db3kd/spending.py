@@ -25,7 +25,9 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.growth import grow_all, grown
 from db3kd.seeds import derive_seed
-from db3kd.student import predict, resident, train
+from db3kd.student.batches import resident
+from db3kd.student.evaluate import predict
+from db3kd.student.training import train
 from db3kd.workshop import Workshop
 
 PER_IMAGE = 30  # answers for each own image where nobody says how many

@@ -1,6 +1,6 @@
 """The teacher of a recipe, with all that stands between it and the meter: the one place for that.
 
-    Meter (a run's own)  ->  Canary  ->  Voting  ->  CachedTeacher (pays each answer once)  ->  adapter
+    Meter (a run's own) -> Canary -> Voting -> CachedTeacher (pays each answer once) -> adapter
 
 Each but the adapter is there only where a recipe wants it. A query is an answer that a method uses,
 whether the store has it already or not, so that methods compare at equal budgets; money is what was

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 if __name__ == "__main__":
-    import db3kd.student
+    import db3kd.student.training
     from db3kd.cli import main
     from db3kd.teachers.remote.teacher import RemoteTeacher
 
@@ -27,5 +27,5 @@ if __name__ == "__main__":
         return found
 
     RemoteTeacher.keys = written  # type: ignore[method-assign]
-    db3kd.student.CHECKPOINT_SECONDS = 0.1  # type: ignore[misc]  # 20 are longer than a run here
+    db3kd.student.training.CHECKPOINT_SECONDS = 0.1  # type: ignore[misc]  # 20 are longer than a run here
     main()

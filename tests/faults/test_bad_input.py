@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import db3kd.student
+import db3kd.student.training
 from closed_form import WIDE, ordered_scores
 from conftest import Workshop, make_workshop
 from db3kd.books import status
@@ -27,9 +27,9 @@ from db3kd.cli import main
 from db3kd.config.settings import Budget, Search, Training
 from db3kd.data import DataSet, TensorImages
 from db3kd.errors import Damaged, InputError, RunError, TeacherError
-from db3kd.networks import build
 from db3kd.robustness import Status
 from db3kd.run import Run
+from db3kd.student.networks import build
 from db3kd.teachers import function, torch_module
 
 DRAW = torch.Generator().manual_seed(5)
@@ -610,7 +610,7 @@ def test_a_damaged_student(copied: Command, finished: Workshop, damage: Damage) 
 def test_a_damaged_checkpoint(
     tmp_path: Path, damage: Damage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db3kd.student, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(db3kd.student.training, "CHECKPOINT_SECONDS", 0.0)
 
     def stop(stage: str, done: int, total: int, figures: Any) -> None:
         if stage == "student-0" and done == 2:

@@ -68,9 +68,9 @@ SLOWER = """
 
 import torch._dynamo  # which the first optimiser loads; seconds in which nothing goes on
 
-import db3kd.student
+import db3kd.student.training
 
-db3kd.student.CHECKPOINT_SECONDS = 0.1  # 20 seconds are longer than students take here
+db3kd.student.training.CHECKPOINT_SECONDS = 0.1  # 20 seconds are longer than students take here
 _predict = Counted.predict
 
 

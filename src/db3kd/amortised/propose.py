@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from db3kd.boundary import norm, per_row
-from db3kd.networks import at_once
+from db3kd.student.networks import at_once
 
 TINY = 1e-12
 LAST = 8  # steps whose mean is the direction

@@ -14,9 +14,9 @@ from db3kd.config.settings import Search
 from db3kd.data import Images, Rows
 from db3kd.descent import Walk, descend
 from db3kd.errors import InputError
-from db3kd.networks import Shape, check_network
 from db3kd.robustness import References, RobustnessMap, Status, descent_of, noise_of
-from db3kd.student import accuracy, predict
+from db3kd.student.evaluate import accuracy, predict
+from db3kd.student.networks import Shape, check_network
 from db3kd.teachers.base import Teacher
 
 PROBE_BYTES = 2**30  # of all probes that a surrogate learns from, in half precision

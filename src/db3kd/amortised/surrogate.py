@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from db3kd.data import Images
-from db3kd.networks import Shape, build
 from db3kd.seeds import derive_seed
+from db3kd.student.networks import Shape, build
 from db3kd.teachers.rewrites import BLOCK, pool_before_relu
 
 BATCH = 128  # images with their own answers, or probes, in one step

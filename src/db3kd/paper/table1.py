@@ -31,8 +31,8 @@ from db3kd.config.settings import Training
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError, InputError
 from db3kd.seeds import derive_seed
-from db3kd.soft_labels import concentrate, reciprocal_activations
 from db3kd.storage.files import Json, write_atomically
+from db3kd.student.soft_labels import concentrate, reciprocal_activations
 from db3kd.teachers.base import micro_batches
 from db3kd.terminal import shown, table
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from db3kd.networks import Shape
 from db3kd.seeds import derive_seed
+from db3kd.student.networks import Shape
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
@@ -30,7 +30,7 @@ class AtRandom:
 
     Costs one query an image. Random by the seed of `spend`.
 
-    >>> from db3kd.networks import build
+    >>> from db3kd.student.networks import build
     >>> from db3kd.teachers import function
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu",
     ...             student=lambda seed: build("small", (1, 4, 4), 2, seed=seed))

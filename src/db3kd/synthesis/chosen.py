@@ -23,9 +23,9 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.growing.changes import grow
 from db3kd.growing.choices.doubt import doubt
 from db3kd.growing.choose import choose
-from db3kd.networks import at_once
 from db3kd.seeds import derive_seed
-from db3kd.student import train
+from db3kd.student.networks import at_once
+from db3kd.student.training import train
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
@@ -55,7 +55,7 @@ class Chosen:
 
     Costs one query an image. Random by `seed` (first weights) and by that of `spend`.
 
-    >>> from db3kd.networks import build
+    >>> from db3kd.student.networks import build
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu",
     ...             student=lambda seed: build("small", (1, 4, 4), 2, seed=seed))
     >>> len(Chosen(task, descendants, seed=0).networks)

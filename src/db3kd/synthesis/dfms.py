@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from db3kd.networks import Shape
 from db3kd.seeds import derive_seed
+from db3kd.student.networks import Shape
 from db3kd.synthesis.generator import (
     LATENT,
     RATE,
@@ -49,7 +49,7 @@ class Dfms:
     Costs one query an image. Random: the weights, shapes, latents, and the order of lessons, all
     from the seeds. Errors: those of `pool.ask`.
 
-    >>> from db3kd.networks import build
+    >>> from db3kd.student.networks import build
     >>> from db3kd.teachers import function
     >>> task = Task((1, 8, 8), 2, queries=100, device="cpu",
     ...             student=lambda seed: build("small", (1, 8, 8), 2, seed=seed))

@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from db3kd.growing.changes import warped
-from db3kd.networks import Shape
 from db3kd.seeds import derive_seed
+from db3kd.student.networks import Shape
 from db3kd.synthesis.chosen import teach_all
 from db3kd.synthesis.fields import between, field, often, points
 from db3kd.synthesis.pool import Pool
@@ -32,7 +32,7 @@ class DipKd:
 
     Costs one query an image. Random by `seed` (first weights) and by that of `spend`.
 
-    >>> from db3kd.networks import build
+    >>> from db3kd.student.networks import build
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu",
     ...             student=lambda seed: build("small", (1, 4, 4), 2, seed=seed))
     >>> len(list(DipKd(task, seed=0).networks.children()))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from db3kd.networks import Shape
+from db3kd.student.networks import Shape
 
 
 @cache

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from db3kd.growing.changes import placing, resampled
-from db3kd.networks import Shape
+from db3kd.student.networks import Shape
 from db3kd.synthesis.pool import Pool
 
 LATENT = 64  # QEDG's authors have 512; fewer for a CPU

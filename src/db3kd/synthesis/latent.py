@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from db3kd.networks import at_once
 from db3kd.seeds import derive_seed
+from db3kd.student.networks import at_once
 from db3kd.synthesis.chosen import Chosen, Made, balanced_parents
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import drawn, numbers

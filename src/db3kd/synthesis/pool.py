@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from db3kd.boundary import shown
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
-from db3kd.networks import Shape
+from db3kd.student.networks import Shape
 from db3kd.teachers.base import Teacher
 
 ROOM = 2**28  # bytes of the images, as floats, that are looked at for one question

@@ -54,7 +54,7 @@ class Qedg:
     Random: the weights, latents, targets, what is moved how, and the order of lessons, all from the
     seeds. Errors: those of `pool.ask`.
 
-    >>> from db3kd.networks import build
+    >>> from db3kd.student.networks import build
     >>> from db3kd.teachers import function
     >>> task = Task((1, 8, 8), 2, queries=10, device="cpu",
     ...             student=lambda seed: build("small", (1, 8, 8), 2, seed=seed))

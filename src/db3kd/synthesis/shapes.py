@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from db3kd.networks import Shape, at_once
+from db3kd.student.networks import Shape, at_once
 from db3kd.synthesis.fields import blended, counted
 
 STROKES, SYMMETRIC, CENTRED = 0.4, 0.35, 0.7  # shares of the images

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from db3kd.boundary import as_seen
 from db3kd.errors import InputError
-from db3kd.networks import Shape
+from db3kd.student.networks import Shape
 from db3kd.teachers.base import Teacher
 
 Prior = Callable[[int, Generator], Tensor]

@@ -26,7 +26,7 @@ class Unrelated:
         InputError: the task has no images, or they are of another shape.
 
     >>> from db3kd.data import TensorImages
-    >>> from db3kd.networks import build
+    >>> from db3kd.student.networks import build
     >>> from db3kd.teachers import function
     >>> images = TensorImages(torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 1, 4, 4) / 4)
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", images=images,

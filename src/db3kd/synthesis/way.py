@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from db3kd.data import Images
-from db3kd.networks import Shape
+from db3kd.student.networks import Shape
 from db3kd.synthesis.pool import Pool
 
 Report = Callable[[str, int, int], None]
@@ -22,7 +22,7 @@ class Task:
     `members` and `candidates` are as in `Synthesis`. `images`: unlabelled images from 0 to 1, for
     the ways that ask such.
 
-    >>> from db3kd.networks import build
+    >>> from db3kd.student.networks import build
     >>> Task((1, 8, 8), 10, queries=100, device="cpu",
     ...      student=lambda seed: build("small", (1, 8, 8), 10, seed=seed)).queries
     100

@@ -24,8 +24,8 @@ class Voting:
     earlier processes. `undecided` counts images at which `most` came before the margin.
 
     `again` gives the teacher for the k-th question to an image, k = 0, 1, ...; without it that is
-    `teacher` each time. A store (`CachedTeacher`) would answer repeats from memory, so with one the k-th
-    question needs an identity of its own; then each single answer is kept, and a vote that was
+    `teacher` each time. A store (`CachedTeacher`) would answer repeats from memory, so with one the
+    k-th question needs an identity of its own; then each single answer is kept, and a vote that was
     interrupted, or is asked for again, pays nothing twice:
 
         Meter -> Voting -> CachedTeacher (one for each k) -> adapter

@@ -1,0 +1,85 @@
+"""The images of a training: what is kept in memory, and in which order they come."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from db3kd.data import Images, Rows, TensorImages, in_memory
+
+RESIDENT_BYTES = 2 * 2**30
+"""Images up to this size are kept in memory; on a GPU, up to a quarter of what is free."""
+WINDOW_BYTES = 2**30
+"""What is read at a time of larger sets, shuffled within."""
+BLOCK = 64
+"""Neighbouring images that are read together, so that files are not read at random places."""
+
+
+def resident(images: Images) -> Images:
+    """The same images, in memory unless they are more than `RESIDENT_BYTES`.
+
+    >>> resident(TensorImages(torch.zeros(2, 1, 4, 4))).shape
+    (1, 4, 4)
+    """
+    small = len(images) * image_bytes(images) <= RESIDENT_BYTES
+    return in_memory(images) if small else images
+
+
+def on_device(images: Images, place: torch.device) -> Tensor | None:
+    """Return all images on the device, encoded as they are kept, or None if they are too large."""
+    if isinstance(images, TensorImages) and images.values.device == place:
+        return images.values
+    limit = RESIDENT_BYTES
+    if place.type == "cuda":
+        limit = torch.cuda.mem_get_info(place)[0] // 4
+    if len(images) * image_bytes(images) > limit:
+        return None
+    return in_memory(images).values.to(place)
+
+
+def image_bytes(images: Images) -> int:
+    """Bytes of one image as it is kept in memory."""
+    return math.prod(images.shape) * (1 if images.eight_bit else 4)
+
+
+def spans(count: int, batch: int) -> list[tuple[int, int]]:
+    """Cut a set into batches; a last one of a single image joins the one before."""
+    starts = list(range(0, count, batch))
+    if batch > 1 and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def batches_of(
+    images: Images,
+    resident: Tensor | None,
+    order: Tensor,
+    batch: int,
+    place: torch.device,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each row of `order` once, as (images, rows) on the device, in an order drawn anew.
+
+    A set in memory is shuffled as a whole. Otherwise blocks of neighbours are shuffled, as many as
+    fit a window are read in file order, and the window is shuffled.
+    """
+    cuts = spans(len(order), batch)
+    window = len(cuts)
+    if resident is None:
+        blocks = torch.split(order, BLOCK)
+        shuffled = torch.randperm(len(blocks), generator=generator).tolist()
+        order = torch.cat([blocks[block] for block in shuffled])
+        window = max(1, WINDOW_BYTES // (image_bytes(images) * batch))
+    for group in (cuts[at : at + window] for at in range(0, len(cuts), window)):
+        first, last = group[0][0], group[-1][1]
+        rows = order[first:last].sort().values
+        values = in_memory(Rows(images, rows)).values if resident is None else resident
+        shuffle = torch.randperm(len(rows), generator=generator)
+        rows = rows[shuffle]
+        places = (shuffle if resident is None else rows).to(values.device)
+        rows = rows.to(place)
+        for start, stop in group:
+            pixels = values.index_select(0, places[start - first : stop - first]).to(place)
+            scaled = pixels if pixels.is_floating_point() else pixels.float().div_(255)
+            yield scaled, rows[start - first : stop - first]

@@ -1,0 +1,127 @@
+"""What a network answers, and how often two of them agree."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from db3kd.data import Images
+from db3kd.errors import InputError
+from db3kd.student.networks import at_once
+
+
+def predict(
+    network: nn.Module, images: Images, *, device: str | torch.device, batch: int | None = None
+) -> Int[Tensor, "sample"]:
+    """Return the network's top-1 class of every image, on the CPU.
+
+    The network is moved to the device; its mode (training or evaluation) is as before afterwards.
+    `batch` images are read and shown at a time, `networks.at_once` without it. Nothing is random;
+    no queries of the teacher.
+
+    Raises:
+        InputError: the device is not there, or `batch` is below 1.
+
+    >>> from db3kd.data import TensorImages
+    >>> network = nn.Flatten()
+    >>> predict(network, TensorImages(torch.eye(3).reshape(3, 1, 1, 3)), device="cpu")
+    tensor([0, 1, 2])
+    """
+    if batch is None:
+        batch = at_once(images.shape)
+    if batch < 1:
+        raise InputError(f"batch must be at least 1, got {batch}")
+    place = device_of(device)
+    mode = network.training
+    network.to(place).eval()
+    answers = [torch.zeros(0, dtype=torch.int64)]
+    try:
+        with torch.no_grad():
+            for start in range(0, len(images), batch):
+                rows = torch.arange(start, min(start + batch, len(images)))
+                answers.append(network(images.read(rows).to(place)).argmax(dim=1).cpu())
+    finally:
+        network.train(mode)
+    return torch.cat(answers)
+
+
+def accuracy(answers: Int[Tensor, "sample"], labels: Int[Tensor, "sample"]) -> float:
+    """Return the share of answers, 0 to 1, that are the true label.
+
+    Raises:
+        InputError: there are no answers, or not one for each label.
+
+    >>> accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 0]))
+    0.75
+    """
+    return agreement(answers, labels)
+
+
+def agreement(first: Int[Tensor, "sample"], second: Int[Tensor, "sample"]) -> float:
+    """Return the share of samples, 0 to 1, on which two models give the same answer.
+
+    Raises:
+        InputError: there are no answers, or not the same number of both.
+
+    >>> agreement(torch.tensor([1, 2]), torch.tensor([1, 1]))
+    0.5
+    """
+    if len(first) != len(second) or not len(first):
+        raise InputError(
+            f"answers must be of the same samples, at least one; got {len(first)} and {len(second)}"
+        )
+    return int((first == second.to(first.device)).sum()) / len(first)
+
+
+def device_of(device: str | torch.device) -> torch.device:
+    """Return the device with its number, if it is there."""
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise InputError(f'device must be "cpu", "cuda" or "cuda:N", got {device!r}') from None
+    if place.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (place.index or 0) >= count:
+            raise InputError(
+                f'device {place} is not there, {count} GPUs are; give "cpu" or another'
+            )
+        return (
+            place if place.index is not None else torch.device("cuda", torch.cuda.current_device())
+        )
+    return place
+
+
+def classes_of(network: nn.Module, images: Images) -> int:
+    """How many classes a network tells apart, found out by the first image; it stays as it is.
+
+    Costs no query.
+
+    Raises:
+        InputError: it fails on the image, or returns anything but a row of scores for it.
+
+    >>> from db3kd.data import TensorImages
+    >>> images = TensorImages(torch.zeros(2, 1, 8, 8))
+    >>> classes_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), images)
+    3
+    >>> classes_of(nn.Linear(64, 3), images)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: the network fails on an image of shape (1, 8, 8): mat1 and mat2 ...
+    """
+    image = images.read(torch.tensor([0]))
+    image = image.to(next((weight.device for weight in network.parameters()), image.device))
+    modes = [(part, part.training) for part in network.modules()]
+    try:
+        with torch.no_grad():
+            scores = network.eval()(image)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"the network fails on an image of shape {images.shape}: {reason}"
+        ) from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    found = tuple(scores.shape)
+    if len(found) != 2 or found[0] != 1:
+        raise InputError(f"the network must return (images, classes), got {found} for one image")
+    return int(found[1])
