@@ -17,10 +17,11 @@ from torch import Tensor
 import db3kd
 import stale
 import teachers
-from db3kd.amortised.memory import measure_together
 from db3kd.config.settings import Search, paper
 from db3kd.data import Images, TensorImages
-from db3kd.robustness import RobustnessMap, measure
+from db3kd.search.joint.in_memory import measure_together
+from db3kd.search.robustness import RobustnessMap
+from db3kd.search.rows import measure
 from db3kd.seeds import derive_seed
 from db3kd.student.evaluate import predict
 from db3kd.teachers.meter import Meter

@@ -29,11 +29,11 @@ import frontier_plot
 import spending
 import stale
 import teachers
-from db3kd.amortised.surrogate import quick
 from db3kd.config.settings import Budget, Search, Synthesis, Training, Ways
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError, InputError
 from db3kd.run import Run
+from db3kd.search.joint.surrogate import quick
 from db3kd.storage.files import write_atomically
 from db3kd.student.batches import resident
 from db3kd.student.evaluate import accuracy, predict

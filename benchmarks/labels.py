@@ -27,12 +27,13 @@ import panels
 import pupils
 import stale
 import teachers
-from db3kd.amortised.memory import measure_together
 from db3kd.config.settings import Search
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
-from db3kd.robustness import RobustnessMap, measure
+from db3kd.search.joint.in_memory import measure_together
+from db3kd.search.robustness import RobustnessMap
+from db3kd.search.rows import measure
 from db3kd.storage.files import write_atomically
 from db3kd.student.evaluate import predict
 from db3kd.teachers.base import Teacher

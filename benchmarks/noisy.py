@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 import common
-from db3kd.boundary import Asks, Bracket, bisect, bisect_noisy
 from db3kd.errors import TeacherError
+from db3kd.search.boundary import Asks, Bracket, bisect, bisect_noisy
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.noisy import Canary, Voting, flip_rate, margin_for

@@ -25,13 +25,14 @@ import common
 import pupils
 import rows
 import stale
-from db3kd.boundary import norm
 from db3kd.config.remote import Encoding
 from db3kd.config.settings import Search, paper
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError
-from db3kd.robustness import References, choose_references, minimal_boundary_distance
 from db3kd.run import Run
+from db3kd.search.boundary import norm
+from db3kd.search.robustness import References, choose_references
+from db3kd.search.rows import minimal_boundary_distance
 from db3kd.storage.files import write_atomically
 from db3kd.student.evaluate import accuracy
 from db3kd.teachers import quantised, torch_module

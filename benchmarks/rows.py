@@ -11,9 +11,10 @@ from torch import Tensor, nn
 import common
 import teachers
 import white_box
-from db3kd.boundary import per_row
 from db3kd.config.settings import Search
-from db3kd.robustness import References, boundary_distance, choose_references
+from db3kd.search.boundary import per_row
+from db3kd.search.robustness import References, choose_references
+from db3kd.search.rows import boundary_distance
 from db3kd.teachers import sklearn, torch_module
 from db3kd.teachers.base import Teacher
 from teachers import Lesson

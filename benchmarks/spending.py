@@ -23,13 +23,13 @@ import common
 import curves
 import stale
 import teachers
-from db3kd.amortised.surrogate import quick
 from db3kd.config.recipe import Student
 from db3kd.config.settings import Budget, Grow, Search, Spend, Training
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
 from db3kd.run import Run
+from db3kd.search.joint.surrogate import quick
 from db3kd.storage.files import write_atomically
 from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.networks import build

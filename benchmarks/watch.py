@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from db3kd.boundary import norm, per_row
 from db3kd.errors import Db3kdError
+from db3kd.search.boundary import norm, per_row
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from db3kd.boundary import norm
 from db3kd.errors import InputError
+from db3kd.search.boundary import norm
 from db3kd.teachers.base import Teacher
 
 STEPS = (200, 400)

@@ -28,7 +28,8 @@ import db3kd
 from db3kd.config.methods import Method
 from db3kd.data import TensorImages
 from db3kd.progress import Progress, silent
-from db3kd.robustness import References, minimal_boundary_distance
+from db3kd.search.robustness import References
+from db3kd.search.rows import minimal_boundary_distance
 from db3kd.storage.files import write_atomically
 from db3kd.student.networks import build
 from db3kd.student.soft_labels import concentrate, reciprocal_activations

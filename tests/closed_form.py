@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from db3kd.robustness import References
+from db3kd.search.robustness import References
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
 

@@ -5,17 +5,17 @@ import torch
 from torch import Tensor, nn
 
 from closed_form import Watching, prototypes
-from db3kd.amortised import memory
-from db3kd.amortised.front import Front
-from db3kd.amortised.memory import measure_together
-from db3kd.amortised.propose import nearest, tangent
-from db3kd.amortised.search import advance, allowances, others
-from db3kd.amortised.surrogate import Ensemble
-from db3kd.boundary import norm
 from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted
-from db3kd.robustness import References
+from db3kd.search.boundary import norm
+from db3kd.search.joint import in_memory as memory
+from db3kd.search.joint.front import Front
+from db3kd.search.joint.gradients import nearest, tangent
+from db3kd.search.joint.in_memory import measure_together
+from db3kd.search.joint.rounds import advance, allowances, others
+from db3kd.search.joint.surrogate import Ensemble
+from db3kd.search.robustness import References
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
 

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from torch import Generator, Tensor
 
 from closed_form import WIDE, half_space, linear, ordered_scores
-from db3kd.boundary import norm
 from db3kd.config.settings import AscentPlan, Budget, paper_ascent
 from db3kd.errors import BudgetExhausted, InputError
+from db3kd.search.boundary import norm
 from db3kd.synthesis.ascent import ascend
 from db3kd.synthesis.rows import Ascent, Ending, begin
 from db3kd.synthesis.starts import Starts, find_starts, noise

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from db3kd.amortised import stages
 from db3kd.config.settings import Search, Training
 from db3kd.data import DataSet, TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
-from db3kd.robustness import References
+from db3kd.search.joint import plan as stages
+from db3kd.search.robustness import References
 from db3kd.student import train
 from db3kd.student import training as loop
 from db3kd.synthesis import chosen

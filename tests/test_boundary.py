@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from closed_form import linear
-from db3kd.boundary import (
+from db3kd.search.boundary import (
     MOST_HALVINGS,
     Asks,
     Criterion,

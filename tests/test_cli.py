@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import Workshop, make_workshop
-from db3kd.descent.tangent import CPU_POINTS
+from db3kd.search.descent.tangent import CPU_POINTS
 
 VERBS = ("run", "label", "distill", "evaluate", "status")
 HEAVY = {"torch", "numpy", "pyarrow", "PIL", "sklearn"}

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from closed_form import WIDE, ball, half_space
-from db3kd.boundary import Leaves, Reaches, asker, norm
 from db3kd.config.settings import Budget
-from db3kd.descent import (
+from db3kd.search.boundary import Leaves, Reaches, asker, norm
+from db3kd.search.descent import (
     ArsOpt,
     CgbaH,
     Descent,
@@ -20,8 +20,8 @@ from db3kd.descent import (
     Walk,
     descend,
 )
-from db3kd.descent.tangent import pressed
-from db3kd.descent.walk import Noise
+from db3kd.search.descent.tangent import pressed
+from db3kd.search.descent.walk import Noise
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter

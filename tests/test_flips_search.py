@@ -6,7 +6,8 @@ from torch import Tensor
 
 from closed_form import WIDE, as_references, half_space
 from db3kd.config.settings import Search
-from db3kd.robustness import References, measure
+from db3kd.search.robustness import References
+from db3kd.search.rows import measure
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import db3kd.amortised.stages as stages
 import db3kd.growth as growth
+import db3kd.search.joint.plan as stages
 from closed_form import Watched, prototypes
 from db3kd.books import finished, status
 from db3kd.config.settings import Budget, Change, Grow, Training

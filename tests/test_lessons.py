@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import db3kd.amortised.search as joint
-import db3kd.amortised.stages as stages
+import db3kd.search.joint.plan as stages
+import db3kd.search.joint.rounds as joint
 from closed_form import prototypes
 from db3kd.books import status
 from db3kd.config.settings import Budget, Search, paper

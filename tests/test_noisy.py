@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from closed_form import Watched
-from db3kd.boundary import Asks, Bracket, bisect, bisect_noisy, questions
 from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.ledger import Taped
+from db3kd.search.boundary import Asks, Bracket, bisect, bisect_noisy, questions
 from db3kd.storage.tape import Tape
 from db3kd.teachers import function
 from db3kd.teachers.base import Bounds, Teacher

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from closed_form import as_references, linear
-from db3kd.amortised import stages
-from db3kd.amortised.memory import measure_together
-from db3kd.boundary import bisect, norm
 from db3kd.config.remote import Encoding, Remote
 from db3kd.config.settings import AscentPlan, Grow, Search, Synthesis
 from db3kd.data import TensorImages
 from db3kd.errors import InputError
-from db3kd.robustness import RobustnessMap, Status, measure
 from db3kd.run import Run
+from db3kd.search.boundary import bisect, norm
+from db3kd.search.joint import plan as stages
+from db3kd.search.joint.in_memory import measure_together
+from db3kd.search.robustness import RobustnessMap, Status
+from db3kd.search.rows import measure
 from db3kd.synthesis import chosen
 from db3kd.teachers import quantised
 from db3kd.teachers.base import Bounds, Teacher

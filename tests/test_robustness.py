@@ -9,12 +9,9 @@ from closed_form import WIDE, as_references, half_space, linear
 from db3kd.config.methods import Metric
 from db3kd.config.settings import Budget, Search, paper
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.robustness import (
-    References,
-    RobustnessMap,
-    Status,
+from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
+from db3kd.search.rows import (
     boundary_distance,
-    choose_references,
     measure,
     minimal_boundary_distance,
     sample_distance,

@@ -29,8 +29,9 @@ from db3kd.errors import (
     InputError,
     TeacherError,
 )
-from db3kd.robustness import References, choose_references, measure
 from db3kd.run import Run
+from db3kd.search.robustness import References, choose_references
+from db3kd.search.rows import measure
 from db3kd.seeds import derive_seed
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard

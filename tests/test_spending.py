@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import db3kd.amortised.stages as stages
 import db3kd.lessons as lessons
+import db3kd.search.joint.plan as stages
 import db3kd.spending as spending
 from closed_form import prototypes
 from db3kd.books import status

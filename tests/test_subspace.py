@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from db3kd.descent import Full, Smooth, Subspace, Sweep
-from db3kd.descent.subspace import block, from_frequencies, image_shape
+from db3kd.search.descent import Full, Smooth, Subspace, Sweep
+from db3kd.search.descent.subspace import block, from_frequencies, image_shape
 
 EVERY: tuple[Subspace, ...] = (Full(), Smooth("dct"), Smooth("bilinear"), Sweep())
 SHAPES = ((1, 28, 28), (3, 32, 32), (1, 8, 8), (1, 1, 5), (1, 1, 1), (2, 5, 7), (7,), (3, 96, 80))

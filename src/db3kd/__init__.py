@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from db3kd import data, descent, robustness, student, teachers
+    from db3kd import data, student, teachers
     from db3kd.books import status
     from db3kd.config.reading import read_recipe
     from db3kd.config.recipe import Recipe
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         TeacherError,
     )
     from db3kd.run import Evaluation, Run
+    from db3kd.search import descent, robustness
     from db3kd.student import networks, soft_labels
     from db3kd.teachers.base import Teacher
     from db3kd.teachers.meter import Meter
@@ -76,9 +77,9 @@ _HOME = {
 }
 _MODULES = {
     "data": "data",
-    "descent": "descent",
+    "descent": "search.descent",
     "networks": "student.networks",
-    "robustness": "robustness",
+    "robustness": "search",
     "soft_labels": "student.soft_labels",
     "student": "student",
     "teachers": "teachers",

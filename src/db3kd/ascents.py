@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import shown
 from db3kd.config.settings import AscentPlan
 from db3kd.data import Images, TensorImages
 from db3kd.data.stored import StoredImages
@@ -19,6 +18,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.growing.changes import grow
 from db3kd.ledger import Taped
+from db3kd.search.boundary import shown
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape

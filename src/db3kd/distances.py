@@ -14,23 +14,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.amortised.stages import Plan, check_together, one_round, rest, result, tensors_of
 from db3kd.books import ANSWERS_SHARD, shards_of
-from db3kd.boundary import as_seen
 from db3kd.config.methods import Metric
 from db3kd.config.settings import Search, at_once, most_queries
 from db3kd.data import Images
 from db3kd.errors import InputError
 from db3kd.ledger import Taped
 from db3kd.lessons import Lessons
-from db3kd.robustness import (
-    References,
-    RobustnessMap,
-    Status,
-    choose_references,
-    measure,
-    sample_distance,
-)
+from db3kd.search.boundary import as_seen
+from db3kd.search.joint.plan import Plan, check_together, one_round, rest, result, tensors_of
+from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
+from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
 from db3kd.student.soft_labels import concentrate, reciprocal_activations
@@ -195,7 +189,7 @@ def _references(shop: Workshop, images: Images, own: Tensor, search: Search) -> 
 def _together(
     shop: Workshop, images: Images, own: Tensor, search: Search, references: References
 ) -> Work:
-    """The rounds of `db3kd.amortised`; returns the work that makes distances of them."""
+    """The rounds of `db3kd.search.joint`; returns the work that makes distances of them."""
     classes, size = shop.meter.classes, search.shard
     references = replace(references, images=as_seen(references.images, shop.meter.bounds))
     plan = Plan.of(search, samples=len(images), shape=images.shape, classes=classes)

@@ -14,9 +14,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.amortised.stages import network_of
-from db3kd.amortised.surrogate import Ensemble, Known
-from db3kd.boundary import level_of, shown
 from db3kd.config.settings import Change, Grow
 from db3kd.data import Images, Joined, eight_bits
 from db3kd.data.stored import StoredImages
@@ -26,10 +23,12 @@ from db3kd.growing.choices import SCORES
 from db3kd.growing.choose import choose
 from db3kd.ledger import Taped
 from db3kd.lessons import taught
+from db3kd.search.boundary import level_of, shown
+from db3kd.search.joint.surrogate import Ensemble, Known
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
-from db3kd.student.networks import Shape, check_network
+from db3kd.student.networks import Shape, check_network, network_of
 from db3kd.workshop import Workshop
 
 ASKED = 1024  # images in one question at most

@@ -8,21 +8,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.amortised.front import Front
-from db3kd.amortised.stages import (
-    USEFUL,
-    Plan,
-    front_of,
-    knows,
-    network_of,
-    steps_of,
-)
-from db3kd.amortised.surrogate import Ensemble, Known, teach
-from db3kd.boundary import as_seen
 from db3kd.config.settings import Search
 from db3kd.data import Images
-from db3kd.robustness import References
+from db3kd.search.boundary import as_seen
+from db3kd.search.joint.front import Front
+from db3kd.search.joint.plan import USEFUL, Plan, front_of, knows, steps_of
+from db3kd.search.joint.surrogate import Ensemble, Known, teach
+from db3kd.search.robustness import References
 from db3kd.seeds import derive_seed
+from db3kd.student.networks import network_of
 from db3kd.workshop import Workshop
 
 _log = logging.getLogger("db3kd")

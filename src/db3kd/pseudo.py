@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.amortised.stages import network_of
-from db3kd.amortised.surrogate import quick
 from db3kd.ascents import ascend_all, ascended, most_queries, with_copies
 from db3kd.config.settings import Search, Synthesis
 from db3kd.data import Images
@@ -24,9 +22,10 @@ from db3kd.distances import check as check_search
 from db3kd.distances import found, measure_all, soft_labels
 from db3kd.errors import Damaged, InputError
 from db3kd.ledger import Taped
+from db3kd.search.joint.surrogate import quick
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
-from db3kd.student.networks import Shape, build, check_network
+from db3kd.student.networks import Shape, build, check_network, network_of
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way

@@ -25,7 +25,6 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd import ascents, growth, pseudo, spending
-from db3kd.amortised.stages import network_of
 from db3kd.books import ANSWERS_SHARD
 from db3kd.config.methods import Method, Metric, is_grown, metric_of
 from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training, at_once
@@ -45,11 +44,12 @@ from db3kd.errors import InputError
 from db3kd.growth import Growth
 from db3kd.ledger import Taped, fingerprint
 from db3kd.progress import Progress, silent
-from db3kd.robustness import RobustnessMap
+from db3kd.search.robustness import RobustnessMap
 from db3kd.spending import with_grown, with_use
 from db3kd.storage.files import Json, writing
 from db3kd.student.evaluate import accuracy, agreement, classes_of, predict
 from db3kd.student.files import load_network, save_network
+from db3kd.student.networks import network_of
 from db3kd.student.training import train, training_identity
 from db3kd.teachers.base import Teacher
 from db3kd.unasked import images_for
@@ -135,9 +135,9 @@ class Run:
     def measure(self, images: Images, search: Search | None = None) -> None:
         """Measure every image's distances to the boundary, shard by shard (section 3.2.1).
 
-        By default all classes of an image are searched at once (`db3kd.amortised`), each image with
-        one budget. References are drawn from the images themselves, among those that the teacher
-        calls so. Costs one query an image and at most `search.per_image` for each image; with
+        By default all classes of an image are searched at once (`db3kd.search.joint`), each image
+        with one budget. References are drawn from the images themselves, among those that the
+        teacher calls so. Costs one query an image and at most `search.per_image` for each image; with
         `search.strategy` "rows" at most `search.queries` for each image and other class. Random, by
         the run's seed.
 

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from db3kd.amortised.stages import network_of
-from db3kd.amortised.surrogate import quick
 from db3kd.books import shards_of
 from db3kd.config.settings import Synthesis, Training
 from db3kd.data import TensorImages
@@ -22,9 +20,10 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.growing.choices.doubt import doubt
 from db3kd.growing.choose import choose
 from db3kd.ledger import Taped
+from db3kd.search.joint.surrogate import quick
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
-from db3kd.student.networks import Shape, at_once, build
+from db3kd.student.networks import Shape, at_once, build, network_of
 from db3kd.student.training import train
 from db3kd.synthesis.chosen import children, descendants, thoughts
 from db3kd.synthesis.latent import Near

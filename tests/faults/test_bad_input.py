@@ -27,8 +27,8 @@ from db3kd.cli import main
 from db3kd.config.settings import Budget, Search, Training
 from db3kd.data import DataSet, TensorImages
 from db3kd.errors import Damaged, InputError, RunError, TeacherError
-from db3kd.robustness import Status
 from db3kd.run import Run
+from db3kd.search.robustness import Status
 from db3kd.student.networks import build
 from db3kd.teachers import function, torch_module
 

@@ -13,8 +13,8 @@ import pytest
 
 from conftest import Workshop, make_workshop
 from db3kd.books import status
-from db3kd.descent.tangent import CPU_POINTS
 from db3kd.errors import InputError
+from db3kd.search.descent.tangent import CPU_POINTS
 
 COMMAND = (
     "run",

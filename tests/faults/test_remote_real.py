@@ -23,8 +23,8 @@ from remote_tools import nothing_again
 
 from conftest import Workshop
 from db3kd.books import status
-from db3kd.descent.tangent import CPU_POINTS
 from db3kd.errors import InputError
+from db3kd.search.descent.tangent import CPU_POINTS
 from db3kd.teachers.cached import Store
 from servers import real
 from servers.plan import Fault, Plan

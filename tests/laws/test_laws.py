@@ -25,12 +25,13 @@ from closed_form import (
     to_half_space_in_box,
     to_largest,
 )
-from db3kd import robustness
-from db3kd.boundary import norm
 from db3kd.config.methods import Metric
 from db3kd.config.settings import Budget, Descents, Search, Subspaces
 from db3kd.errors import BudgetExhausted
-from db3kd.robustness import METRICS, References, RobustnessMap, Status, measure
+from db3kd.search import robustness
+from db3kd.search.boundary import norm
+from db3kd.search.robustness import References, RobustnessMap, Status
+from db3kd.search.rows import METRICS, measure
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter

@@ -91,11 +91,12 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     together.
 
     `strategy`, for a run's "mbd": "together", the default, searches all classes of a sample at once
-    (`db3kd.amortised`) and spends at most `per_image` queries on it; SD comes with it, BD does not.
+    (`db3kd.search.joint`) and spends at most `per_image` queries on it; SD comes with it, BD does
+    not.
     There `surrogate` is the network that proposes, one of `db3kd.networks.NAMES`, or "auto" by the
     size of the images, or "none" for references alone; `members`: how many of them vote. "rows"
     searches each sample and class on its own, as the paper does. "sd" and "bd", and the functions
-    of `db3kd.robustness`, are always row by row, whatever the strategy.
+    of `db3kd.search.robustness`, are always row by row, whatever the strategy.
 
     `flips`: the share of wrong answers, of a teacher that does not always say the same
     (`docs/noisy.md`); row by row only.

@@ -25,6 +25,7 @@ LARGE_IMAGE = 112
 SHOWN, NUMBERS = 512, 2**22  # images that are shown to a network at once: at most, and of all
 
 Shape = tuple[int, int, int]
+SMALLEST, SMALLEST_LENET = 4, 16  # pixels
 
 
 def at_once(shape: tuple[int, ...]) -> int:
@@ -278,6 +279,17 @@ def build(name: str, shape: Shape, classes: int, width: float = 1.0, *, seed: in
             return resnet(int(name.removeprefix("resnet")), shape, classes, width, stem)
         plain = {"small": small, "lenet5": lenet5, "alexnet": alexnet}
         return plain[name](shape, classes, width)
+
+
+def network_of(name: str, shape: Shape) -> str:
+    """The network of a surrogate, "auto" by the size of the images.
+
+    >>> network_of("auto", (1, 28, 28)), network_of("auto", (1, 8, 8))
+    ('lenet5', 'small')
+    """
+    if name != "auto":
+        return name
+    return "lenet5" if min(shape[1:]) >= SMALLEST_LENET else "small"
 
 
 def check_network(name: str, shape: Shape, classes: int, width: float = 1.0) -> None:

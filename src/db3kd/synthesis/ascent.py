@@ -26,14 +26,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, Leaves, along, asker, norm, per_row
 from db3kd.config.settings import AscentPlan
 from db3kd.data import check_images
-from db3kd.descent import Walk
-from db3kd.descent.tangent import tangents, unit
-from db3kd.descent.walk import LEAST_LEFT
 from db3kd.errors import InputError
-from db3kd.robustness import noise_of
+from db3kd.search.boundary import Asks, Leaves, along, asker, norm, per_row
+from db3kd.search.descent import Walk
+from db3kd.search.descent.settings import noise_of
+from db3kd.search.descent.tangent import tangents, unit
+from db3kd.search.descent.walk import LEAST_LEFT
 from db3kd.seeds import derive_seed
 from db3kd.synthesis.nearest import halve, nearest, rays, remember, search_of
 from db3kd.synthesis.rows import Ascent, Ending

@@ -5,13 +5,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from db3kd.boundary import Asks, along, bisect, finest, halvings, norm, per_row
 from db3kd.config.settings import AscentPlan, Search
-from db3kd.descent import Walk, descend
-from db3kd.descent.seen import JUST_BELOW, just_below
-from db3kd.descent.tangent import unit
-from db3kd.descent.walk import LEAST_LEFT
-from db3kd.robustness import descent_of, noise_of
+from db3kd.search.boundary import Asks, along, bisect, finest, halvings, norm, per_row
+from db3kd.search.descent import Walk, descend
+from db3kd.search.descent.seen import JUST_BELOW, just_below
+from db3kd.search.descent.settings import descent_of, noise_of
+from db3kd.search.descent.tangent import unit
+from db3kd.search.descent.walk import LEAST_LEFT
 from db3kd.seeds import derive_seed
 from db3kd.synthesis.rows import Ascent
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from db3kd.boundary import shown
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
+from db3kd.search.boundary import shown
 from db3kd.student.networks import Shape
 from db3kd.teachers.base import Teacher
 

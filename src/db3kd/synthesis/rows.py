@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.settings import AscentPlan
-from db3kd.descent import Walk
 from db3kd.errors import InputError
+from db3kd.search.descent import Walk
 
 
 class Ending(IntEnum):

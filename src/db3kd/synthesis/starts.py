@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from db3kd.boundary import as_seen
 from db3kd.errors import InputError
+from db3kd.search.boundary import as_seen
 from db3kd.student.networks import Shape
 from db3kd.teachers.base import Teacher
 

@@ -1,7 +1,7 @@
 """Teachers that do not always say the same: how often, what to do about it, and when to stop.
 
 `flip_rate` measures it, `Voting` asks again and lets the majority decide, `Canary` notices that the
-model behind the door was changed. See `docs/noisy.md`; `db3kd.boundary.bisect_noisy` is the search
+model behind the door was changed. See `docs/noisy.md`; `search.boundary.bisect_noisy` is the search
 that takes wrong answers into account.
 """
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, along
+from db3kd.search.boundary import Asks, along
 from db3kd.teachers.noisy.flips import margin_for
 
 DOUBT = 0.01  # how often a step may be judged wrongly, where answers are flipped
@@ -130,7 +130,7 @@ def descend(
     so that a row does not depend on its neighbours. At most `limit` queries a row. Where a share
     `flips` of the answers is wrong, each step is `confirmed`.
 
-    >>> from db3kd.descent import SignOpt
+    >>> from db3kd.search.descent import SignOpt
     >>> asks = lambda points, rows: points.flatten(1)[:, 0] > 1  # a half-space at distance 1
     >>> start = torch.tensor([[[[1.01, 2.0]]]])
     >>> walk = Walk.at(start, torch.linalg.vector_norm(start).reshape(1), step=0.2,

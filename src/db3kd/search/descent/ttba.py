@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks
-from db3kd.descent.seen import JUST_BELOW
-from db3kd.descent.tangent import (
+from db3kd.search.boundary import Asks
+from db3kd.search.descent.seen import JUST_BELOW
+from db3kd.search.descent.tangent import (
     Plane,
     count_misses,
     growing,
@@ -24,7 +24,7 @@ from db3kd.descent.tangent import (
     settle,
     shrinking,
 )
-from db3kd.descent.walk import Walk
+from db3kd.search.descent.walk import Walk
 
 TRIES, REFINEMENTS = 8, 2  # queries for the bridge, at most; of these, halvings of its bracket
 LONG, SHORT, FEW = 2 / 3, 0.9, 0.1  # shares of the bridge; of bridges shorter than FEW

@@ -8,25 +8,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.amortised.front import Front
-from db3kd.amortised.search import rounds_of
-from db3kd.amortised.stages import (
+from db3kd.config.settings import Search
+from db3kd.config.types import validated
+from db3kd.data import Images
+from db3kd.search.boundary import as_seen
+from db3kd.search.joint.front import Front
+from db3kd.search.joint.plan import (
     USEFUL,
     check_together,
     knows,
-    network_of,
     one_round,
     rest,
     result,
     steps_of,
 )
-from db3kd.amortised.surrogate import Ensemble, Known, teach
-from db3kd.boundary import as_seen
-from db3kd.config.settings import Search
-from db3kd.config.types import validated
-from db3kd.data import Images
-from db3kd.robustness import References, RobustnessMap
+from db3kd.search.joint.rounds import rounds_of
+from db3kd.search.joint.surrogate import Ensemble, Known, teach
+from db3kd.search.robustness import References, RobustnessMap
 from db3kd.seeds import derive_seed
+from db3kd.student.networks import network_of
 from db3kd.teachers.base import Teacher
 
 

@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, along, norm, per_row
-from db3kd.descent.seen import JUST_BELOW, asks_nearer, just_below
-from db3kd.descent.tangent import Plane, count_misses, growing, lay_planes, settle
-from db3kd.descent.walk import Walk
+from db3kd.search.boundary import Asks, along, norm, per_row
+from db3kd.search.descent.seen import JUST_BELOW, asks_nearer, just_below
+from db3kd.search.descent.tangent import Plane, count_misses, growing, lay_planes, settle
+from db3kd.search.descent.walk import Walk
 
 STEEPEST = 3.0  # slope of the boundary against the sphere that a bracket expects at most
 FINER = 16  # a difference is measured so much finer than other brackets

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from db3kd.amortised.front import Front
-from db3kd.amortised.rays import JUST_BELOW, Asked, verify
-from db3kd.amortised.rounds import ByModel, ByReferences
-from db3kd.robustness import References
+from db3kd.search.joint.front import Front
+from db3kd.search.joint.proposers import ByModel, ByReferences
+from db3kd.search.joint.rays import JUST_BELOW, Asked, verify
+from db3kd.search.robustness import References
 from db3kd.teachers.base import Teacher
 
 LEAST = 4  # queries that a row needs in a round, to be worth a proposal

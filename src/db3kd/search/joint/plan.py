@@ -6,17 +6,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from db3kd.amortised.front import Front
-from db3kd.amortised.rays import Asked
-from db3kd.amortised.search import advance, others, rounds_of
-from db3kd.amortised.surrogate import Ensemble, Known
 from db3kd.config.settings import Search
 from db3kd.data import Images, Rows
-from db3kd.descent import Walk, descend
 from db3kd.errors import InputError
-from db3kd.robustness import References, RobustnessMap, Status, descent_of, noise_of
+from db3kd.search.descent import Walk, descend
+from db3kd.search.descent.settings import descent_of, noise_of
+from db3kd.search.joint.front import Front
+from db3kd.search.joint.rays import Asked
+from db3kd.search.joint.rounds import advance, others, rounds_of
+from db3kd.search.joint.surrogate import Ensemble, Known
+from db3kd.search.robustness import References, RobustnessMap, Status
 from db3kd.student.evaluate import accuracy, predict
-from db3kd.student.networks import Shape, check_network
+from db3kd.student.networks import SMALLEST, Shape, check_network, network_of
 from db3kd.teachers.base import Teacher
 
 PROBE_BYTES = 2**30  # of all probes that a surrogate learns from, in half precision
@@ -26,7 +27,6 @@ FIRST_PASSES = 5  # of the first lesson over the images' own answers
 USEFUL = 0.05  # share of the rows that a round must move, or the surrogate is no longer asked
 WORTH_A_WALK = 30  # queries that a row must have left
 WALKED_AT_ONCE = 2000  # rows
-SMALLEST, SMALLEST_LENET = 4, 16  # pixels
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,6 @@ class Plan:
         some = max(1, min(count, PROBE_BYTES // each))
         rounds = 1 if search.surrogate == "none" else rounds_of(search.per_image, classes)
         return cls(rounds, tuple(place * count // some for place in range(some)))
-
-
-def network_of(name: str, shape: Shape) -> str:
-    """The network of a surrogate, "auto" by the size of the images.
-
-    >>> network_of("auto", (1, 28, 28)), network_of("auto", (1, 8, 8))
-    ('lenet5', 'small')
-    """
-    if name != "auto":
-        return name
-    return "lenet5" if min(shape[1:]) >= SMALLEST_LENET else "small"
 
 
 def check_together(search: Search, shape: Shape, classes: int) -> None:
@@ -155,7 +144,7 @@ def rest(
 ) -> None:
     """Spend what is left: for images that no lesson was made of, all; for others what rows spared.
 
-    What no proposal can use is walked, row by row, from the point that is there (`db3kd.descent`).
+    What no proposal can use is walked, row by row, from the point that is there.
     """
     passes = () if learned else (1,) if surrogate is None else (1, 2, 3)
     for number in passes:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, level_of
+from db3kd.search.boundary import Asks, level_of
 
 JUST_BELOW = 1 - 2.0**-18  # of the present distance, so that rounding never lengthens it
 

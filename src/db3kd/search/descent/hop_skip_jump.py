@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks
-from db3kd.descent.seen import JUST_BELOW
-from db3kd.descent.tangent import (
+from db3kd.search.boundary import Asks
+from db3kd.search.descent.seen import JUST_BELOW
+from db3kd.search.descent.tangent import (
     count_misses,
     growing,
     lay_planes,
@@ -22,7 +22,7 @@ from db3kd.descent.tangent import (
     settle,
     shrinking,
 )
-from db3kd.descent.walk import Walk
+from db3kd.search.descent.walk import Walk
 
 HALVINGS = 7  # of a step, at most
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import norm
-from db3kd.robustness import References
+from db3kd.search.boundary import norm
+from db3kd.search.robustness import References
 
 
 @dataclass(frozen=True)

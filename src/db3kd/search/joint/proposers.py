@@ -4,12 +4,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from db3kd.amortised.front import Front
-from db3kd.amortised.propose import nearest, tangent
-from db3kd.amortised.rays import JUST_BELOW, Rays
-from db3kd.amortised.surrogate import Ensemble
-from db3kd.boundary import norm, per_row
-from db3kd.robustness import References
+from db3kd.search.boundary import norm, per_row
+from db3kd.search.joint.front import Front
+from db3kd.search.joint.gradients import nearest, tangent
+from db3kd.search.joint.rays import JUST_BELOW, Rays
+from db3kd.search.joint.surrogate import Ensemble
+from db3kd.search.robustness import References
 
 LEAST_STEP = 0.2  # of the way to the foot of the perpendicular
 DDN_STEPS = 80

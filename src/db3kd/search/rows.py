@@ -1,20 +1,20 @@
-"""Sample robustness: SD, BD and MBD, three ways to fill a `RobustnessMap` (section 3.2.1).
-
-A sample's own class is what the teacher answers. The metrics nest: MBD starts where BD ends, BD
-where SD ends, so on one set of references MBD <= BD <= SD for every row.
-"""
+"""SD, BD and MBD row by row: three ways to fill a `RobustnessMap` (section 3.2.1)."""
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import replace
 
 import msgspec.structs
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import (
+from db3kd.config.methods import Metric
+from db3kd.config.settings import Search
+from db3kd.config.types import validated
+from db3kd.data import check_images
+from db3kd.errors import InputError
+from db3kd.search.boundary import (
     Asks,
     Reaches,
     along,
@@ -29,129 +29,18 @@ from db3kd.boundary import (
     per_row,
     questions,
 )
-from db3kd.config.methods import Metric
-from db3kd.config.settings import Search, Subspaces
-from db3kd.config.types import validated
-from db3kd.data import check_images
-from db3kd.descent import (
-    ArsOpt,
-    CgbaH,
-    Descent,
-    Full,
-    HopSkipJump,
-    SignOpt,
-    Smooth,
-    Subspace,
-    Sweep,
-    Ttba,
+from db3kd.search.descent import (
     Walk,
     descend,
 )
-from db3kd.descent.seen import asks_nearer
-from db3kd.descent.walk import Noise
-from db3kd.errors import InputError
-from db3kd.seeds import derive_seed
+from db3kd.search.descent.seen import asks_nearer
+from db3kd.search.descent.settings import descent_of, noise_of
+from db3kd.search.robustness import References, RobustnessMap, Status
 from db3kd.teachers.base import Teacher
 
 METRICS: tuple[Metric, ...] = ("sd", "bd", "mbd")  # each starts where the one before ends
 COARSE = 6  # halvings of a bracket, at most, while references are left to try
 ROW_BYTES = 64 * 2**20  # images of the rows that are walked at once; results do not depend on it
-
-
-class Status(IntEnum):
-    """How the search of one (sample, class) row ended.
-
-    OWN: the sample's own class, nothing to search. CONVERGED: nothing nearer can be found. LIMIT:
-    the row's query limit is reached, the distance is the best confirmed so far. NO_REFERENCE: there
-    is no image of that class to start from. REFERENCE_REJECTED: there are some, but the teacher
-    calls all of them something else. SAMPLE_REJECTED: the teacher calls the sample something else
-    than its expected class. In the last three the distance is +inf.
-
-    >>> Status(2).name
-    'LIMIT'
-    """
-
-    OWN = 0
-    CONVERGED = 1
-    LIMIT = 2
-    NO_REFERENCE = 3
-    REFERENCE_REJECTED = 4
-    SAMPLE_REJECTED = 5
-
-
-@dataclass(frozen=True)
-class References:
-    """Images that serve as starts, each asked once: `answers` is what the teacher called them.
-
-    `rejected` marks the classes of which there were images, all of them called something else.
-
-    >>> References(torch.zeros(2, 1, 4, 4), torch.tensor([0, 2]), torch.zeros(3, dtype=torch.bool))
-    References(2 images of 2 classes)
-    """
-
-    images: Float[Tensor, "reference *image"]
-    answers: Int[Tensor, " reference"]
-    rejected: Bool[Tensor, " classes"]
-
-    def __repr__(self) -> str:
-        return (
-            f"References({len(self.answers)} images of {len(set(self.answers.tolist()))} classes)"
-        )
-
-
-def choose_references(
-    answers: Int[Tensor, " sample"],
-    *,
-    classes: int,
-    per_class: int,
-    generator: torch.Generator,
-    expected: Int[Tensor, " sample"] | None = None,
-) -> tuple[Int[Tensor, " reference"], Bool[Tensor, " classes"]]:
-    """Draw at most `per_class` images of each class among those that the teacher calls so.
-
-    Returns their row numbers (by class, then ascending) and which classes are rejected: with
-    `expected` labels, an image serves only where the teacher agrees. Costs no query: the answers
-    are already there. The draw is random.
-
-    >>> draw = torch.Generator().manual_seed(0)
-    >>> choose_references(torch.tensor([0, 1, 1, 0]), classes=3, per_class=1, generator=draw)
-    (tensor([0, 1]), tensor([False, False, False]))
-    """
-    agreed = torch.ones_like(answers, dtype=torch.bool) if expected is None else answers == expected
-    order = torch.randperm(len(answers), generator=generator)
-    chosen, rejected = [], torch.zeros(classes, dtype=torch.bool)
-    for k in range(classes):
-        usable = order[(agreed & (answers == k))[order]]
-        chosen.append(usable[:per_class].sort().values)
-        rejected[k] = expected is not None and not len(usable) and bool((expected == k).any())
-    return torch.cat(chosen), rejected
-
-
-@dataclass(frozen=True)
-class RobustnessMap:
-    """Distances of samples to the teacher's boundary, with their price and how they ended.
-
-    `distance[sample, class]` is Euclidean, in the units of the image, 0 for the own class and +inf
-    where nothing was found. `queries` counts the answers each row cost, `status` holds `Status`
-    values. `curve[sample, class, k]` is the best distance within the k-th checkpoint's queries.
-    `points` are the points themselves, where they were asked for. `seconds` is what the metric
-    took, those before it included.
-
-    >>> white = References(torch.ones(1, 1, 2, 2), torch.tensor([1]),
-    ...                    torch.zeros(2, dtype=torch.bool))
-    >>> sd = sample_distance(torch.zeros(1, 1, 2, 2), torch.tensor([0]), white)
-    >>> sd.distance, sd.queries
-    (tensor([[0., 2.]]), tensor([[0, 0]]))
-    """
-
-    metric: Metric
-    own: Int[Tensor, " sample"]
-    distance: Float[Tensor, "sample classes"]
-    queries: Int[Tensor, "sample classes"]
-    status: Int[Tensor, "sample classes"]
-    curve: Float[Tensor, "sample classes checkpoint"]
-    points: Float[Tensor, "sample classes *image"] | None = None
-    seconds: float = 0.0
 
 
 def sample_distance(
@@ -475,53 +364,6 @@ class _Rows:
         """Keep the best distance at every checkpoint that is not passed yet."""
         open_ = walk.spent[:, None] <= self.checkpoints
         self.curve = torch.where(open_ | first, walk.distance[:, None], self.curve)
-
-
-def descent_of(search: Search) -> Descent:
-    """The way of walking that the settings name.
-
-    >>> descent_of(Search()).patience
-    20
-    """
-    match search.descent:
-        case "sign_opt":
-            return SignOpt(search.probes, search.step, search.tolerance, search.smoothing)
-        case "hop_skip_jump":
-            return HopSkipJump(search.probes)
-        case "cgba_h":
-            return CgbaH(search.probes)
-        case "ttba":
-            return Ttba(search.probes)
-        case "ars_opt":
-            return ArsOpt(search.probes)
-
-
-def noise_of(search: Search, origin: Float[Tensor, "row *image"], seed: int) -> Noise:
-    """The probes' noise from the subspace that the settings name; random, drawn from `seed`.
-
-    >>> noise = noise_of(Search(subspace="dct"), torch.zeros(1, 1, 8, 8), 0)
-    >>> noise(0, 0, 5).shape
-    torch.Size([5, 1, 8, 8])
-    """
-    subspace, shape = _subspace(search.subspace), tuple(origin.shape[1:])
-
-    def draw(number: int) -> torch.Generator:
-        return torch.Generator(origin.device).manual_seed(derive_seed(seed, number))
-
-    def noise(step: int, before: int, count: int) -> Tensor:
-        return subspace.directions(step, before, count, shape, draw)
-
-    return noise
-
-
-def _subspace(name: Subspaces) -> Subspace:
-    match name:
-        case "full":
-            return Full()
-        case "dct" | "bilinear":
-            return Smooth(name)
-        case "sweep":
-            return Sweep()
 
 
 def _along_references(

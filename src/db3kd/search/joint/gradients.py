@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from db3kd.boundary import norm, per_row
+from db3kd.search.boundary import norm, per_row
 from db3kd.student.networks import at_once
 
 TINY = 1e-12

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from db3kd.amortised.front import Front
-from db3kd.boundary import along, level_of, norm, per_row
+from db3kd.search.boundary import along, level_of, norm, per_row
+from db3kd.search.joint.front import Front
 from db3kd.teachers.base import Teacher
 
 JUST_BELOW = 0.995  # of the best distance: what is nearer by less is not worth a question

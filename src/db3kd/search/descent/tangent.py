@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import (
+from db3kd.search.boundary import (
     Asks,
     along,
     bisect,
@@ -26,8 +26,8 @@ from db3kd.boundary import (
     per_row,
     shown,
 )
-from db3kd.descent.seen import asks_nearer, just_below
-from db3kd.descent.walk import Walk
+from db3kd.search.descent.seen import asks_nearer, just_below
+from db3kd.search.descent.walk import Walk
 
 CPU_POINTS, GPU_POINTS = 512, 16384  # probes asked at once, at most: full batches for the teacher
 CPU_BYTES = 16 * 2**20  # and of so many bytes, or of one row

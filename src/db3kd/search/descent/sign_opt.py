@@ -16,10 +16,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks, along, between, bisect, finest, halvings, norm, per_row
-from db3kd.descent.seen import asks_nearer, just_below
-from db3kd.descent.tangent import tangents
-from db3kd.descent.walk import Walk, replaced
+from db3kd.search.boundary import (
+    Asks,
+    along,
+    between,
+    bisect,
+    finest,
+    halvings,
+    norm,
+    per_row,
+)
+from db3kd.search.descent.seen import asks_nearer, just_below
+from db3kd.search.descent.tangent import tangents
+from db3kd.search.descent.walk import Walk, replaced
 
 QUARTERINGS, SCALINGS = 5, 8  # at most, in one step
 COARSE = 2.0**-6  # of its width: to where a bracket is halved while steps are compared

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.boundary import Asks
-from db3kd.descent.tangent import (
+from db3kd.search.boundary import Asks
+from db3kd.search.descent.tangent import (
     Plane,
     count_misses,
     growing,
@@ -26,7 +26,7 @@ from db3kd.descent.tangent import (
     settle,
     shrinking,
 )
-from db3kd.descent.walk import Walk
+from db3kd.search.descent.walk import Walk
 
 TRIES, REFINEMENTS = 9, 2  # queries on the arc, at most; of these, halvings of the angle's bracket
 LARGER, SMALLER, AGAIN = 1.6, 0.4, 1.3  # factors of the angle: across, not across, next step
