@@ -209,7 +209,8 @@ def workshop(tmp_path: Path, digits: Path) -> Workshop:
 @pytest.fixture
 def hasty_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few and small steps of the ways that learn a generator."""
-    from db3kd.synthesis import chosen, dfms, dip_kd, disguide, generator, ideal, qedg
+    from db3kd.synthesis import chosen
+    from db3kd.synthesis.rivals import dfms, dip_kd, disguide, generator, ideal, qedg
 
     monkeypatch.setattr(chosen, "LEAST_STEPS", 10)
     monkeypatch.setattr(dip_kd, "BATCH", 16)

@@ -12,9 +12,9 @@ from closed_form import WIDE, half_space, linear, ordered_scores
 from db3kd.config.settings import AscentPlan, Budget, paper_ascent
 from db3kd.errors import BudgetExhausted, InputError
 from db3kd.search.boundary import norm
-from db3kd.synthesis.ascent import ascend
-from db3kd.synthesis.rows import Ascent, Ending, begin
-from db3kd.synthesis.starts import Starts, find_starts, noise
+from db3kd.synthesis.ascent.ascend import ascend
+from db3kd.synthesis.ascent.starts import Starts, find_starts, noise
+from db3kd.synthesis.ascent.state import Ascent, Ending, begin
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter

@@ -15,11 +15,10 @@ from db3kd.config.settings import Budget, Change, Grow, Training
 from db3kd.data import Images, TensorImages
 from db3kd.data.stored import StoredImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
-from db3kd.growing.changes import GEOMETRY, grow, warped
-from db3kd.growing.choices import disagreement, doubt
-from db3kd.growing.choose import balanced
 from db3kd.run import Run
 from db3kd.storage.journal import Journal
+from db3kd.synthesis.acquisition import balanced, disagreement, doubt
+from db3kd.synthesis.augmentation import GEOMETRY, grow, warped
 from db3kd.teachers import function
 
 ALL: tuple[Change, ...] = (*sorted(GEOMETRY), "mix", "paste", "shade", "noise")  # type: ignore[assignment]

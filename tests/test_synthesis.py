@@ -19,10 +19,10 @@ from db3kd.books import status
 from db3kd.config.settings import AscentPlan, Budget, Search, Synthesis, Ways
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
-from db3kd.growing.choose import balanced
 from db3kd.pseudo import planned
 from db3kd.run import Run
 from db3kd.synthesis import WAYS
+from db3kd.synthesis.acquisition import balanced
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import FAMILY, drawn, numbers, shapes
 from db3kd.synthesis.way import Way
@@ -192,7 +192,7 @@ def test_chosen_asks_what_its_students_doubt(monkeypatch: pytest.MonkeyPatch) ->
         asked.append(scores[rows].mean() - scores.mean())
         return rows
 
-    monkeypatch.setattr("db3kd.growing.choose.balanced", watched)
+    monkeypatch.setattr("db3kd.synthesis.acquisition.balanced", watched)
     from db3kd.student.networks import build
     from db3kd.synthesis.way import Task
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from db3kd.student.networks import Shape, build
-from db3kd.synthesis import chosen, dfms, dip_kd, disguide, generator, ideal, qedg
+from db3kd.synthesis import chosen
 from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.rivals import dfms, dip_kd, disguide, generator, ideal, qedg
 from db3kd.synthesis.way import Task, Way
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher

@@ -16,17 +16,17 @@ from db3kd.data import Images, TensorImages
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
-from db3kd.growing.changes import grow
 from db3kd.ledger import Taped
 from db3kd.search.boundary import shown
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape
-from db3kd.synthesis.ascent import ascend
+from db3kd.synthesis.ascent.ascend import ascend
+from db3kd.synthesis.ascent.starts import find_starts
+from db3kd.synthesis.ascent.state import Ascent, Ending, begin
+from db3kd.synthesis.augmentation import grow
 from db3kd.synthesis.chosen import CHANGES
-from db3kd.synthesis.rows import Ascent, Ending, begin
 from db3kd.synthesis.shapes import shapes
-from db3kd.synthesis.starts import find_starts
 from db3kd.workshop import Workshop
 
 OTHERS = 100  # noise inputs of each class that serve as starts of Eq. 8

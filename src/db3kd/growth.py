@@ -18,9 +18,6 @@ from db3kd.config.settings import Change, Grow
 from db3kd.data import Images, Joined, eight_bits
 from db3kd.data.stored import StoredImages
 from db3kd.errors import InputError
-from db3kd.growing.changes import grow
-from db3kd.growing.choices import SCORES
-from db3kd.growing.choose import choose
 from db3kd.ledger import Taped
 from db3kd.lessons import taught
 from db3kd.search.boundary import level_of, shown
@@ -29,6 +26,8 @@ from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.networks import Shape, check_network, network_of
+from db3kd.synthesis.acquisition import SCORES, choose
+from db3kd.synthesis.augmentation import grow
 from db3kd.workshop import Workshop
 
 ASKED = 1024  # images in one question at most

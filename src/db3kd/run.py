@@ -137,9 +137,9 @@ class Run:
 
         By default all classes of an image are searched at once (`db3kd.search.joint`), each image
         with one budget. References are drawn from the images themselves, among those that the
-        teacher calls so. Costs one query an image and at most `search.per_image` for each image; with
-        `search.strategy` "rows" at most `search.queries` for each image and other class. Random, by
-        the run's seed.
+        teacher calls so. Costs one query an image and at most `search.per_image` for each image;
+        with `search.strategy` "rows" at most `search.queries` for each image and other class.
+        Random, by the run's seed.
 
         Raises:
             InputError: as `answers`; the teacher gave the same answer to every image; or settings

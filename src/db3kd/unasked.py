@@ -17,14 +17,13 @@ from db3kd.config.settings import Synthesis, Training
 from db3kd.data import TensorImages
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
-from db3kd.growing.choices.doubt import doubt
-from db3kd.growing.choose import choose
 from db3kd.ledger import Taped
 from db3kd.search.joint.surrogate import quick
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape, at_once, build, network_of
 from db3kd.student.training import train
+from db3kd.synthesis.acquisition import choose, doubt
 from db3kd.synthesis.chosen import children, descendants, thoughts
 from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from db3kd.config.settings import Ways
 from db3kd.synthesis.at_random import plain_noise, plain_shapes
 from db3kd.synthesis.chosen import chosen_shapes
-from db3kd.synthesis.dfms import Dfms
-from db3kd.synthesis.dip_kd import DipKd
-from db3kd.synthesis.disguide import Disguide
-from db3kd.synthesis.ideal import Ideal
 from db3kd.synthesis.latent import latent_shapes
-from db3kd.synthesis.qedg import Qedg
+from db3kd.synthesis.rivals.dfms import Dfms
+from db3kd.synthesis.rivals.dip_kd import DipKd
+from db3kd.synthesis.rivals.disguide import Disguide
+from db3kd.synthesis.rivals.ideal import Ideal
+from db3kd.synthesis.rivals.qedg import Qedg
 from db3kd.synthesis.unrelated import Unrelated, doubtful
 from db3kd.synthesis.way import Way
 

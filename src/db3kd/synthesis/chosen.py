@@ -20,12 +20,11 @@ from torch.nn import functional
 from db3kd.config.settings import Change, Training
 from db3kd.data import TensorImages
 from db3kd.data.transfer_set import TransferSet
-from db3kd.growing.changes import grow
-from db3kd.growing.choices.doubt import doubt
-from db3kd.growing.choose import choose
 from db3kd.seeds import derive_seed
 from db3kd.student.networks import at_once
 from db3kd.student.training import train
+from db3kd.synthesis.acquisition import choose, doubt
+from db3kd.synthesis.augmentation import grow
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from db3kd.growing.changes import placing, resampled
 from db3kd.student.networks import Shape
+from db3kd.synthesis.augmentation import placing, resampled
 from db3kd.synthesis.pool import Pool
 
 LATENT = 64  # QEDG's authors have 512; fewer for a CPU

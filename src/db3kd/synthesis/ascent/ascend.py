@@ -35,8 +35,8 @@ from db3kd.search.descent.settings import noise_of
 from db3kd.search.descent.tangent import tangents, unit
 from db3kd.search.descent.walk import LEAST_LEFT
 from db3kd.seeds import derive_seed
-from db3kd.synthesis.nearest import halve, nearest, rays, remember, search_of
-from db3kd.synthesis.rows import Ascent, Ending
+from db3kd.synthesis.ascent.nearest import halve, nearest, rays, remember, search_of
+from db3kd.synthesis.ascent.state import Ascent, Ending
 from db3kd.teachers.base import Teacher
 
 
@@ -61,7 +61,7 @@ def ascend(
         InputError: images and answers do not fit together.
         BudgetExhausted, TeacherError: from the teacher; the last state shown can be continued.
 
-    >>> from db3kd.synthesis.rows import begin
+    >>> from db3kd.synthesis.ascent.state import begin
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1)[:, 0] > 0.5, classes=2)
     >>> dark = torch.tensor([0.45, 0.5, 0.5, 0.5]).reshape(1, 1, 2, 2)

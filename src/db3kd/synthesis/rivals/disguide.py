@@ -6,7 +6,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from db3kd.seeds import derive_seed
-from db3kd.synthesis.generator import (
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.rivals.generator import (
     LATENT,
     RATE,
     ImageGenerator,
@@ -19,7 +20,6 @@ from db3kd.synthesis.generator import (
     seeded,
     within,
 )
-from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
 
 BATCH = 256  # the authors': images in a step, and asked a round, at most

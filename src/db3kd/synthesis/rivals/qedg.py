@@ -8,7 +8,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from db3kd.seeds import derive_seed
-from db3kd.synthesis.generator import (
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.rivals.generator import (
     LATENT,
     LESSON,
     RATE,
@@ -23,7 +24,6 @@ from db3kd.synthesis.generator import (
     seeded,
     targets,
 )
-from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
 
 BATCH, ROUNDS = 256, 20  # images asked a round, at most, and rounds: the authors' for MNIST

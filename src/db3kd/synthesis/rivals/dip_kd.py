@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from db3kd.growing.changes import warped
 from db3kd.seeds import derive_seed
 from db3kd.student.networks import Shape
+from db3kd.synthesis.augmentation import warped
 from db3kd.synthesis.chosen import teach_all
 from db3kd.synthesis.fields import between, field, often, points
 from db3kd.synthesis.pool import Pool

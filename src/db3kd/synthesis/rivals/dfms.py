@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from db3kd.seeds import derive_seed
 from db3kd.student.networks import Shape
-from db3kd.synthesis.generator import (
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.rivals.generator import (
     LATENT,
     RATE,
     ImageGenerator,
@@ -23,7 +24,6 @@ from db3kd.synthesis.generator import (
     teach,
     within,
 )
-from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
 
 BATCH = 128  # images in a step of the GAN, and asked a round, at most; the authors have 64

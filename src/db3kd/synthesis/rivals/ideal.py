@@ -6,7 +6,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from db3kd.seeds import derive_seed
-from db3kd.synthesis.generator import (
+from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.rivals.generator import (
     LATENT,
     RATE,
     ImageGenerator,
@@ -20,7 +21,6 @@ from db3kd.synthesis.generator import (
     targets,
     teach,
 )
-from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
 
 BATCH = 250  # images asked an epoch, at most: the authors' for MNIST, with 100 epochs

@@ -13,7 +13,7 @@ from db3kd.search.descent.settings import descent_of, noise_of
 from db3kd.search.descent.tangent import unit
 from db3kd.search.descent.walk import LEAST_LEFT
 from db3kd.seeds import derive_seed
-from db3kd.synthesis.rows import Ascent
+from db3kd.synthesis.ascent.state import Ascent
 
 
 def nearest(

@@ -1,0 +1,83 @@
+"""Which of some candidates are asked: those that teach most, as many of each class.
+
+An acquisition function says how much an answer would teach, from what some students think of the
+candidates: the margin between the two likeliest classes, or BALD.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3kd.config.settings import Choice
+
+Score = Callable[[Float[Tensor, "student row classes"]], Float[Tensor, " row"]]
+"""How much an answer would teach: from the log-probabilities of some students."""
+
+
+def doubt(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Tensor, " row"]:
+    """One minus the margin between the two likeliest classes, of the mean over the students.
+
+    >>> sure, torn = torch.tensor([0.98, 0.02]).log(), torch.tensor([0.5, 0.5]).log()
+    >>> doubt(torch.stack([sure, torn])[None])
+    tensor([0.0400, 1.0000])
+    """
+    best = log_probabilities.exp().mean(0).topk(2, dim=1).values
+    return 1 - (best[:, 0] - best[:, 1])
+
+
+def disagreement(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Tensor, " row"]:
+    """Entropy of the students' mean less the mean of their entropies (BALD, Houlsby et al. 2011).
+
+    In nats, 0 where all say the same.
+
+    >>> one, other = torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log()
+    >>> same, different = torch.stack([one, one]), torch.stack([one, other])
+    >>> [round(abs(float(disagreement(each))), 4) for each in (same, different)]
+    [0.0, 0.6931]
+    """
+    each = log_probabilities.exp()
+    return _entropy(each.mean(0)) - _entropy(each).mean(0)
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    """In nats, of the last dimension."""
+    return -(probabilities * probabilities.clamp_min(1e-30).log()).sum(-1)
+
+
+SCORES: Mapping[Choice, Score] = {"doubt": doubt, "disagreement": disagreement}
+"""All but "random", which needs no students."""
+
+
+def balanced(
+    scores: Float[Tensor, " row"], seen: Int[Tensor, " row"], wanted: int
+) -> Int[Tensor, " chosen"]:
+    """The rows of the highest scores, in turns of the classes that they are `seen` as.
+
+    The best of every class come before the second of any; a class that has no more is passed over.
+
+    >>> scores, seen = torch.tensor([0.9, 0.8, 0.1, 0.7]), torch.tensor([0, 0, 1, 0])
+    >>> balanced(scores, seen, 2)
+    tensor([0, 2])
+    """
+    order = scores.argsort(descending=True, stable=True)
+    turn = torch.zeros_like(seen)
+    for kind in range(int(seen.max()) + 1):
+        mine = order[seen[order] == kind]
+        turn[mine] = torch.arange(len(mine), device=turn.device)
+    later = turn.double() - scores.argsort(stable=True).argsort().double() / (len(scores) + 1)
+    return later.argsort(stable=True)[:wanted].sort().values
+
+
+def choose(
+    log_probabilities: Float[Tensor, "student row classes"], score: Score, wanted: int
+) -> Int[Tensor, " chosen"]:
+    """The rows to ask, by what some students think of them; costs no query.
+
+    >>> thoughts = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.1, 0.9]]]).log()
+    >>> choose(thoughts, doubt, 2)
+    tensor([1, 2])
+    """
+    seen = log_probabilities.exp().mean(0).argmax(1)
+    return balanced(score(log_probabilities), seen, wanted)

@@ -1,0 +1,1 @@
+"""Other papers' ways to make samples without data, each by its own algorithm."""
