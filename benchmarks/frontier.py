@@ -34,6 +34,7 @@ from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError, InputError
 from db3kd.run import Run
 from db3kd.search.joint.surrogate import quick
+from db3kd.stages.ensemble_labels import images_for
 from db3kd.storage.files import write_atomically
 from db3kd.student.batches import resident
 from db3kd.student.evaluate import accuracy, predict
@@ -41,7 +42,6 @@ from db3kd.student.networks import Shape, build
 from db3kd.student.training import train
 from db3kd.teachers import sklearn, torch_module
 from db3kd.teachers.base import Teacher
-from db3kd.unasked import images_for
 from spending import Case
 
 WAYS: dict[Ways | Literal["alone", "distances"], str] = {

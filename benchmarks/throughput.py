@@ -28,10 +28,10 @@ from db3kd.config.settings import Grow, Search, Synthesis, Training, Ways
 from db3kd.data import DataSet, TensorImages, in_memory, load, subset
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, Db3kdError, InputError
-from db3kd.ledger import Taped
 from db3kd.run import Run
 from db3kd.search.robustness import References, choose_references
 from db3kd.search.rows import measure
+from db3kd.stages.taped import Taped
 from db3kd.storage.tape import Tape
 from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.files import load_network, save_network

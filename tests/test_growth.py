@@ -7,15 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import db3kd.growth as growth
 import db3kd.search.joint.plan as stages
+import db3kd.stages.growing as growth
 from closed_form import Watched, prototypes
-from db3kd.books import finished, status
 from db3kd.config.settings import Budget, Change, Grow, Training
 from db3kd.data import Images, TensorImages
 from db3kd.data.stored import StoredImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.run import Run
+from db3kd.stages.accounts import finished, status
 from db3kd.storage.journal import Journal
 from db3kd.synthesis.acquisition import balanced, disagreement, doubt
 from db3kd.synthesis.augmentation import GEOMETRY, grow, warped

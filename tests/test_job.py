@@ -14,11 +14,11 @@ from torch import nn
 
 from conftest import Workshop
 from db3kd import job
-from db3kd.books import status
 from db3kd.checkup import check
 from db3kd.config.reading import read_recipe
 from db3kd.config.recipe import Recipe
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
+from db3kd.stages.accounts import status
 from db3kd.student import batches
 from db3kd.terminal import spending
 
@@ -454,7 +454,7 @@ def test_students_unlike_those_that_choose_learn_the_answers_alone(
     for module in ("synthesis.chosen", "unasked"):
         monkeypatch.setattr(f"db3kd.{module}.LEAST_STEPS", 20)
         monkeypatch.setattr(f"db3kd.{module}.MOST_STEPS", 20)
-    monkeypatch.setattr("db3kd.unasked.IMAGES", 190)
+    monkeypatch.setattr("db3kd.stages.ensemble_labels.IMAGES", 190)
 
     def learned(*settings: str) -> int:
         """Samples of the last student that was taught."""

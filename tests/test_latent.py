@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import db3kd.stages.ensemble_labels as unasked
 import db3kd.synthesis.chosen as chosen
-import db3kd.unasked as unasked
 from closed_form import Watched, prototypes
 from db3kd.config.settings import Synthesis
 from db3kd.data import eight_bits

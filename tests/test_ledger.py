@@ -7,9 +7,9 @@ from torch import Tensor
 from closed_form import as_references, linear, ordered_scores
 from db3kd.config.settings import Budget, Search
 from db3kd.errors import BudgetExhausted, TeacherError
-from db3kd.ledger import Taped, fingerprint
 from db3kd.search.robustness import RobustnessMap
 from db3kd.search.rows import measure
+from db3kd.stages.taped import Taped, fingerprint
 from db3kd.storage.tape import Drifted, Tape
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher

@@ -9,11 +9,11 @@ from torch import Tensor
 import db3kd.search.joint.plan as stages
 import db3kd.search.joint.rounds as joint
 from closed_form import prototypes
-from db3kd.books import status
 from db3kd.config.settings import Budget, Search, paper
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
 from db3kd.run import Run
+from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
 from db3kd.teachers import function
 

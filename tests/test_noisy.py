@@ -14,8 +14,8 @@ from torch import Tensor
 from closed_form import Watched
 from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.ledger import Taped
 from db3kd.search.boundary import Asks, Bracket, bisect, bisect_noisy, questions
+from db3kd.stages.taped import Taped
 from db3kd.storage.tape import Tape
 from db3kd.teachers import function
 from db3kd.teachers.base import Bounds, Teacher

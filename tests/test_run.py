@@ -14,11 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import db3kd.books
+import db3kd.stages.accounts
 import db3kd.student.training
 from closed_form import WIDE, ordered_scores
 from conftest import student_content
-from db3kd.books import status
 from db3kd.config.settings import Budget, Search, Training
 from db3kd.data import TensorImages
 from db3kd.errors import (
@@ -33,6 +32,7 @@ from db3kd.run import Run
 from db3kd.search.robustness import References, choose_references
 from db3kd.search.rows import measure
 from db3kd.seeds import derive_seed
+from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard
 from db3kd.storage.tape import Tape
@@ -861,7 +861,7 @@ def test_status_reads_again_what_changed_while_it_read(
     spent = status(finished)["queries"]["spent"]
     path.write_bytes(b"".join(lines[:place]))
     (finished / "distances" / "00001.tape").write_bytes(b"")
-    real = db3kd.books.Journal
+    real = db3kd.stages.accounts.Journal
 
     def meanwhile(*arguments: Any, **options: Any) -> Journal:
         found = real(*arguments, **options)
@@ -869,7 +869,7 @@ def test_status_reads_again_what_changed_while_it_read(
         (finished / "distances" / "00001.tape").unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(db3kd.books, "Journal", meanwhile)
+    monkeypatch.setattr(db3kd.stages.accounts, "Journal", meanwhile)
     assert status(finished)["queries"]["spent"] == spent
 
 

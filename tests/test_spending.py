@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import db3kd.lessons as lessons
 import db3kd.search.joint.plan as stages
-import db3kd.spending as spending
+import db3kd.stages.surrogates as lessons
+import db3kd.stages.trial as spending
 from closed_form import prototypes
-from db3kd.books import status
 from db3kd.config.methods import Use
 from db3kd.config.settings import Budget, Grow, Search, Spend, Training, paper
 from db3kd.data import Images, TensorImages
 from db3kd.data.transfer_set import TransferSet
-from db3kd.distances import soft_labels
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
 from db3kd.run import Run
-from db3kd.spending import Decision, Plan
+from db3kd.stages.accounts import status
+from db3kd.stages.distances import soft_labels
+from db3kd.stages.trial import Decision, Plan
 from db3kd.student.networks import build
 
 CORNERS = torch.eye(16)[:4]

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import db3kd.ascents as ascents
+import db3kd.stages.ascent as ascents
+import db3kd.stages.ensemble_labels as unasked
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
-import db3kd.unasked as unasked
 from closed_form import Watched, Watching, prototypes
-from db3kd.books import status
 from db3kd.config.settings import AscentPlan, Budget, Search, Synthesis, Ways
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
-from db3kd.pseudo import planned
 from db3kd.run import Run
+from db3kd.stages.accounts import status
+from db3kd.stages.synthesis import planned
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.acquisition import balanced
 from db3kd.synthesis.pool import Pool
@@ -244,7 +244,7 @@ def test_a_stop_between_a_lesson_kept_and_its_shard_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(tmp_path / "whole")
-    monkeypatch.setattr("db3kd.workshop.write_shard", _dying(monkeypatch, at=4))
+    monkeypatch.setattr("db3kd.stages.workspace.write_shard", _dying(monkeypatch, at=4))
     with pytest.raises(KeyboardInterrupt), Run(tmp_path / "cut", Counting()) as run:
         run.synthesize(SHAPE, SMALL)
     monkeypatch.undo()
@@ -659,7 +659,7 @@ def test_a_stop_while_nobody_is_asked_changes_nothing(
     for at in (2, 3, 4):  # the ensemble, then its shards
         folder = tmp_path / str(at)
         with monkeypatch.context() as patch:
-            patch.setattr("db3kd.workshop.write_shard", _dying(patch, at=at + 1))
+            patch.setattr("db3kd.stages.workspace.write_shard", _dying(patch, at=at + 1))
             with pytest.raises(KeyboardInterrupt), Run(folder, Counting()) as run:
                 run.synthesize(SHAPE, wanted)
         teacher = made(folder, wanted)

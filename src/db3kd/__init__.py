@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from db3kd import data, student, teachers
-    from db3kd.books import status
     from db3kd.config.reading import read_recipe
     from db3kd.config.recipe import Recipe
     from db3kd.config.settings import (
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     )
     from db3kd.run import Evaluation, Run
     from db3kd.search import descent, robustness
+    from db3kd.stages.accounts import status
     from db3kd.student import networks, soft_labels
     from db3kd.teachers.base import Teacher
     from db3kd.teachers.meter import Meter
@@ -73,7 +73,7 @@ _HOME = {
     "TransferSet": "data.transfer_set",
     "load": "data",
     "read_recipe": "config.reading",
-    "status": "books",
+    "status": "stages.accounts",
 }
 _MODULES = {
     "data": "data",

@@ -164,7 +164,7 @@ def status(
     ] = False,
 ) -> None:
     """Show what a run folder holds, also while a command works in it."""
-    from db3kd.books import status as read_status
+    from db3kd.stages.accounts import status as read_status
 
     found = read_status(folder)
     _print(json.dumps(found, indent=2) if json_ else _status_text(found))

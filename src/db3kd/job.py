@@ -12,7 +12,6 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from db3kd import distances, growth, pseudo
 from db3kd.config.methods import Method, is_grown, is_pseudo, metric_of
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
@@ -24,12 +23,15 @@ from db3kd.pictures import by_class, save, tiled
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
 from db3kd.seeds import derive_seed
-from db3kd.spending import Plan
 from db3kd.stack import Stack, paid, stacked, told
+from db3kd.stages import distances
+from db3kd.stages import growing as growth
+from db3kd.stages import synthesis as pseudo
+from db3kd.stages.ensemble_labels import images_for
+from db3kd.stages.trial import Plan
 from db3kd.storage.files import Json, write_atomically
 from db3kd.student.batches import resident
 from db3kd.student.networks import build, check_network
-from db3kd.unasked import images_for
 
 MOST_ROWS = 100  # of a picture
 

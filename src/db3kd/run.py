@@ -24,14 +24,27 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from db3kd import ascents, growth, pseudo, spending
-from db3kd.books import ANSWERS_SHARD
 from db3kd.config.methods import Method, Metric, is_grown, metric_of
 from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training, at_once
 from db3kd.config.types import validated
 from db3kd.data import Images, TensorImages, check_images
 from db3kd.data.transfer_set import TransferSet
-from db3kd.distances import (
+from db3kd.errors import InputError
+from db3kd.progress import Progress, silent
+from db3kd.search.robustness import RobustnessMap
+from db3kd.stages import (
+    ascent as ascents,
+)
+from db3kd.stages import (
+    growing as growth,
+)
+from db3kd.stages import (
+    synthesis as pseudo,
+)
+from db3kd.stages import (
+    trial as spending,
+)
+from db3kd.stages.distances import (
     check,
     found,
     measure_all,
@@ -40,20 +53,18 @@ from db3kd.distances import (
     seconds_of_lessons,
     soft_labels,
 )
-from db3kd.errors import InputError
-from db3kd.growth import Growth
-from db3kd.ledger import Taped, fingerprint
-from db3kd.progress import Progress, silent
-from db3kd.search.robustness import RobustnessMap
-from db3kd.spending import with_grown, with_use
+from db3kd.stages.ensemble_labels import images_for
+from db3kd.stages.growing import Growth
+from db3kd.stages.table import ANSWERS_SHARD
+from db3kd.stages.taped import Taped, fingerprint
+from db3kd.stages.trial import with_grown, with_use
+from db3kd.stages.workspace import Workshop
 from db3kd.storage.files import Json, writing
 from db3kd.student.evaluate import accuracy, agreement, classes_of, predict
 from db3kd.student.files import load_network, save_network
 from db3kd.student.networks import network_of
 from db3kd.student.training import train, training_identity
 from db3kd.teachers.base import Teacher
-from db3kd.unasked import images_for
-from db3kd.workshop import Workshop
 
 
 class Run:

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 import db3kd.student.training
 from closed_form import WIDE, ordered_scores
 from conftest import Workshop, make_workshop
-from db3kd.books import status
 from db3kd.cli import main
 from db3kd.config.settings import Budget, Search, Training
 from db3kd.data import DataSet, TensorImages
 from db3kd.errors import Damaged, InputError, RunError, TeacherError
 from db3kd.run import Run
 from db3kd.search.robustness import Status
+from db3kd.stages.accounts import status
 from db3kd.student.networks import build
 from db3kd.teachers import function, torch_module
 

@@ -24,7 +24,6 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from torch import Tensor
 
-from db3kd.books import status
 from db3kd.config.reading import read_recipe, resolved, to_json
 from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Encoding, Names, Remote
@@ -33,6 +32,7 @@ from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, Db3kdError
 from db3kd.run import Run
 from db3kd.stack import told
+from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
 from db3kd.storage.tape import Tape
 from db3kd.teachers import function

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from conftest import Workshop, make_workshop
-from db3kd.books import status
 from db3kd.errors import InputError
 from db3kd.search.descent.tangent import CPU_POINTS
+from db3kd.stages.accounts import status
 
 COMMAND = (
     "run",

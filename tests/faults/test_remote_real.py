@@ -22,9 +22,9 @@ import pytest
 from remote_tools import nothing_again
 
 from conftest import Workshop
-from db3kd.books import status
 from db3kd.errors import InputError
 from db3kd.search.descent.tangent import CPU_POINTS
+from db3kd.stages.accounts import status
 from db3kd.teachers.cached import Store
 from servers import real
 from servers.plan import Fault, Plan

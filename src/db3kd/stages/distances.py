@@ -14,21 +14,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.books import ANSWERS_SHARD, shards_of
 from db3kd.config.methods import Metric
 from db3kd.config.settings import Search, at_once, most_queries
 from db3kd.data import Images
 from db3kd.errors import InputError
-from db3kd.ledger import Taped
-from db3kd.lessons import Lessons
 from db3kd.search.boundary import as_seen
 from db3kd.search.joint.plan import Plan, check_together, one_round, rest, result, tensors_of
 from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
 from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
+from db3kd.stages.surrogates import Lessons
+from db3kd.stages.table import ANSWERS_SHARD, shards_of
+from db3kd.stages.taped import Taped
+from db3kd.stages.workspace import Work, Workshop
 from db3kd.storage.files import Json
 from db3kd.student.soft_labels import concentrate, reciprocal_activations
-from db3kd.workshop import Work, Workshop
 
 
 def check(search: Search, shape: tuple[int, int, int], classes: int) -> None:

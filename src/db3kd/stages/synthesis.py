@@ -13,24 +13,24 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.ascents import ascend_all, ascended, most_queries, with_copies
 from db3kd.config.settings import Search, Synthesis
 from db3kd.data import Images
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
-from db3kd.distances import check as check_search
-from db3kd.distances import found, measure_all, soft_labels
 from db3kd.errors import Damaged, InputError
-from db3kd.ledger import Taped
 from db3kd.search.joint.surrogate import quick
 from db3kd.seeds import derive_seed
+from db3kd.stages.ascent import ascend_all, ascended, most_queries, with_copies
+from db3kd.stages.distances import check as check_search
+from db3kd.stages.distances import found, measure_all, soft_labels
+from db3kd.stages.ensemble_labels import invent, invented
+from db3kd.stages.taped import Taped
+from db3kd.stages.workspace import Workshop
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape, build, check_network, network_of
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
-from db3kd.unasked import invent, invented
-from db3kd.workshop import Workshop
 
 QUERIES = 25_000  # where nobody says how many
 PLACE = "pseudo"  # where distances of pseudo samples are on the books

@@ -22,13 +22,13 @@ from db3kd.config.methods import Use
 from db3kd.config.settings import Grow, Search, Spend, Training
 from db3kd.data import Images, Rows
 from db3kd.data.transfer_set import TransferSet
-from db3kd.distances import found, measure_all, soft_labels
-from db3kd.growth import grow_all, grown
 from db3kd.seeds import derive_seed
+from db3kd.stages.distances import found, measure_all, soft_labels
+from db3kd.stages.growing import grow_all, grown
+from db3kd.stages.workspace import Workshop
 from db3kd.student.batches import resident
 from db3kd.student.evaluate import predict
 from db3kd.student.training import train
-from db3kd.workshop import Workshop
 
 PER_IMAGE = 30  # answers for each own image where nobody says how many
 LEAST, FEWEST = 8, 20  # answers an image, and own images, that a trial is worth its price for

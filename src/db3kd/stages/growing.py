@@ -18,17 +18,17 @@ from db3kd.config.settings import Change, Grow
 from db3kd.data import Images, Joined, eight_bits
 from db3kd.data.stored import StoredImages
 from db3kd.errors import InputError
-from db3kd.ledger import Taped
-from db3kd.lessons import taught
 from db3kd.search.boundary import level_of, shown
 from db3kd.search.joint.surrogate import Ensemble, Known
 from db3kd.seeds import derive_seed
+from db3kd.stages.surrogates import taught
+from db3kd.stages.taped import Taped
+from db3kd.stages.workspace import Workshop
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.networks import Shape, check_network, network_of
 from db3kd.synthesis.acquisition import SCORES, choose
 from db3kd.synthesis.augmentation import grow
-from db3kd.workshop import Workshop
 
 ASKED = 1024  # images in one question at most
 BLOCK_BYTES = 2**25  # of images that one question is chosen from, as numbers of 32 bits

@@ -20,13 +20,14 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from db3kd.books import ANSWERS_SHARD, FORMAT, STAGES, add_up, check_format, finished, shards_of
 from db3kd.config.settings import Budget, Search, kind_of, most_queries
 from db3kd.config.types import differences
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged
-from db3kd.ledger import Taped
 from db3kd.progress import Progress
 from db3kd.seeds import derive_seed
+from db3kd.stages.accounts import FORMAT, add_up, check_format, finished
+from db3kd.stages.table import ANSWERS_SHARD, STAGES, shards_of
+from db3kd.stages.taped import Taped
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard, write_shard

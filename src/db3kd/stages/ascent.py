@@ -16,9 +16,10 @@ from db3kd.data import Images, TensorImages
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
-from db3kd.ledger import Taped
 from db3kd.search.boundary import shown
 from db3kd.seeds import derive_seed
+from db3kd.stages.taped import Taped
+from db3kd.stages.workspace import Workshop
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape
 from db3kd.synthesis.ascent.ascend import ascend
@@ -27,7 +28,6 @@ from db3kd.synthesis.ascent.state import Ascent, Ending, begin
 from db3kd.synthesis.augmentation import grow
 from db3kd.synthesis.chosen import CHANGES
 from db3kd.synthesis.shapes import shapes
-from db3kd.workshop import Workshop
 
 OTHERS = 100  # noise inputs of each class that serve as starts of Eq. 8
 PIECE = 1024  # copies in one question

@@ -5,37 +5,12 @@ from pathlib import Path
 
 from db3kd.config.settings import kind_of
 from db3kd.errors import Damaged, InputError, RunError
+from db3kd.stages.table import ANSWERS_SHARD, STAGES, shards_of
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 from db3kd.storage.tape import Tape
 
 FORMAT = 1  # of run folders; a newer one is refused
-ANSWERS_SHARD = 4096  # images whose classes are asked for together
-STAGES = (
-    "answers",
-    "trial/grow",
-    "trial/distances",
-    "grow",
-    "rounds",
-    "distances",
-    "synthesis",
-    "unasked",
-    "starts",
-    "ascent",
-    "copies",
-    "pseudo/rounds",
-    "pseudo/distances",
-    "evaluate",
-)
-
-
-def shards_of(samples: int, size: int) -> int:
-    """How many shards of this size hold the samples.
-
-    >>> shards_of(401, 200)
-    3
-    """
-    return -(-samples // size)
 
 
 @dataclass(frozen=True)

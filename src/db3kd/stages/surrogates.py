@@ -16,8 +16,8 @@ from db3kd.search.joint.plan import USEFUL, Plan, front_of, knows, steps_of
 from db3kd.search.joint.surrogate import Ensemble, Known, teach
 from db3kd.search.robustness import References
 from db3kd.seeds import derive_seed
+from db3kd.stages.workspace import Workshop
 from db3kd.student.networks import network_of
-from db3kd.workshop import Workshop
 
 _log = logging.getLogger("db3kd")
 

@@ -12,14 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from db3kd.books import shards_of
 from db3kd.config.settings import Synthesis, Training
 from db3kd.data import TensorImages
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
-from db3kd.ledger import Taped
 from db3kd.search.joint.surrogate import quick
 from db3kd.seeds import derive_seed
+from db3kd.stages.table import shards_of
+from db3kd.stages.taped import Taped
+from db3kd.stages.workspace import Workshop
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape, at_once, build, network_of
 from db3kd.student.training import train
@@ -27,7 +28,6 @@ from db3kd.synthesis.acquisition import choose, doubt
 from db3kd.synthesis.chosen import children, descendants, thoughts
 from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
-from db3kd.workshop import Workshop
 
 IMAGES = 60_000  # and such as were asked, together, where nobody says how many
 OWN = ("chosen", "latent")  # ways that have such images; the literature's learn what they asked
