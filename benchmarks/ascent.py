@@ -31,7 +31,7 @@ from db3kd.config.settings import AscentPlan, Search, Synthesis, Training, paper
 from db3kd.data import TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
-from db3kd.pictures import by_class, save, tiled
+from db3kd.job.pictures import by_class, save, tiled
 from db3kd.run import Run
 from db3kd.stages.ascent import copied
 from db3kd.storage.files import write_atomically

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 import db3kd
+from db3kd.cli.terminal import shown, table
 from db3kd.config.methods import Method
 from db3kd.data import TensorImages
 from db3kd.progress import Progress, silent
@@ -35,7 +36,6 @@ from db3kd.student.networks import build
 from db3kd.student.soft_labels import concentrate, reciprocal_activations
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
-from db3kd.terminal import shown, table
 
 METHODS: tuple[Method, ...] = ("ce", "sd", "bd", "mbd")
 # Row by row, since BD is compared too; the default, all classes at once, does not pass it.

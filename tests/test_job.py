@@ -14,13 +14,14 @@ from torch import nn
 
 from conftest import Workshop
 from db3kd import job
-from db3kd.checkup import check
+from db3kd.cli.terminal import spending
 from db3kd.config.reading import read_recipe
 from db3kd.config.recipe import Recipe
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
+from db3kd.job.check import check
+from db3kd.job.session import data_of
 from db3kd.stages.accounts import status
 from db3kd.student import batches
-from db3kd.terminal import spending
 
 FACTORIES = """
 import torch
@@ -192,7 +193,7 @@ def test_whose_labels_cross_entropy_uses(here: Workshop) -> None:
 
 def test_a_part_of_the_images_is_drawn_by_the_seed(here: Workshop) -> None:
     def chosen(*overrides: str) -> list[int]:
-        own, _ = job.data_of(recipe(*overrides))
+        own, _ = data_of(recipe(*overrides))
         assert own is not None
         return [int(row) for row in own.images.rows]
 
@@ -202,10 +203,10 @@ def test_a_part_of_the_images_is_drawn_by_the_seed(here: Workshop) -> None:
     assert chosen() != chosen("seed=2")
     with pytest.raises(InputError, match=r"data\.samples is 31, but there are only 30 images"):
         chosen("data.samples=31")
-    _, test = job.data_of(recipe("data.test_samples=7"))
+    _, test = data_of(recipe("data.test_samples=7"))
     assert len(test) == 7
     with pytest.raises(InputError, match=r"data\.test_samples is 51, but there are only 50"):
-        job.data_of(recipe("data.test_samples=51"))
+        data_of(recipe("data.test_samples=51"))
 
 
 def test_a_run_buys_what_its_methods_need(here: Workshop) -> None:
@@ -228,18 +229,18 @@ def test_a_run_buys_what_its_methods_need(here: Workshop) -> None:
 
 
 def test_plan_is_the_most_that_a_run_costs(here: Workshop) -> None:
-    found = job.plan(recipe(), samples=12, test_samples=50, classes=10)
+    found = job.forecast(recipe(), samples=12, test_samples=50, classes=10)
     # 12 answers, 12 x 9 rows of 20 queries, 50 test images.
     parts = {"answers": 12, "spend": 0, "grow": 0, "distances": 2160, "synthesis": 0}
     parts["evaluate"] = 50
     assert found == {**parts, "total": 2222}
     assert job.run(recipe())["queries"]["spent"] <= 2222
     sd = read_recipe("recipe.toml", ["label.metric=sd", "student.methods=['sd']"])
-    assert job.plan(sd, samples=12, test_samples=50, classes=10)["total"] == 62
+    assert job.forecast(sd, samples=12, test_samples=50, classes=10)["total"] == 62
     auto = [*BY_TRIAL, "spend.per_image=10"]
-    found = job.plan(recipe(*auto), samples=12, test_samples=50, classes=10)
+    found = job.forecast(recipe(*auto), samples=12, test_samples=50, classes=10)
     assert (found["spend"], found["total"]) == (120, 182)
-    found = job.plan(
+    found = job.forecast(
         recipe(*BY_TRIAL, "budget.queries=100"), samples=12, test_samples=50, classes=10
     )
     assert (found["spend"], found["total"]) == (36, 98)
@@ -432,7 +433,7 @@ def test_a_run_without_own_images_makes_its_own(
             "student.methods=['pseudo', 'pseudo_mbd']",
         ],
     )
-    most = job.plan(wanted, samples=0, test_samples=50, classes=10)
+    most = job.forecast(wanted, samples=0, test_samples=50, classes=10)
     assert (most["synthesis"], most["distances"], most["total"]) == (120, 120 * 9 * 30, 32570)
     summary = job.run(wanted)
     books = summary["queries"]
@@ -493,7 +494,7 @@ def test_an_ascent_has_a_picture_of_its_evolution(here: Workshop) -> None:
     wanted = read_recipe(
         "without_data.toml", ["synthesis.way=ascent", f"synthesis.ascent={ascent}"]
     )
-    most = job.plan(wanted, samples=0, test_samples=50, classes=10)
+    most = job.forecast(wanted, samples=0, test_samples=50, classes=10)
     assert (most["synthesis"], most["total"]) == (20 * (150 + 10), 3250)
     summary = job.run(wanted)
     assert summary["queries"]["spent"] == here.asked() <= 3250

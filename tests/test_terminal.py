@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from db3kd import terminal
+from db3kd.cli import terminal
+from db3kd.cli.terminal import shown, table
 from db3kd.progress import Progress
-from db3kd.terminal import shown, table
 
 
 class Clock:

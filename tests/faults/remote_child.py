@@ -12,7 +12,7 @@ import numpy as np
 
 if __name__ == "__main__":
     import db3kd.student.training
-    from db3kd.cli import main
+    from db3kd.cli.main import main
     from db3kd.teachers.remote.teacher import RemoteTeacher
 
     FILE = os.open("keys", os.O_WRONLY | os.O_APPEND | os.O_CREAT)

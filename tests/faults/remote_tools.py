@@ -29,7 +29,7 @@ from db3kd.config.recipe import Data, Recipe, Student, Teacher
 from db3kd.config.remote import Encoding, Price, Remote
 from db3kd.config.settings import Budget
 from db3kd.data import DataSet, TensorImages
-from db3kd.stack import Stack, stacked
+from db3kd.job.teacher import Stack, stacked
 from db3kd.teachers.cached import CachedTeacher
 from db3kd.teachers.remote.teacher import RemoteTeacher
 from servers.log import Entry

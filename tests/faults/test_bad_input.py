@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import db3kd.student.training
 from closed_form import WIDE, ordered_scores
 from conftest import Workshop, make_workshop
-from db3kd.cli import main
+from db3kd.cli.main import main
 from db3kd.config.settings import Budget, Search, Training
 from db3kd.data import DataSet, TensorImages
 from db3kd.errors import Damaged, InputError, RunError, TeacherError

@@ -14,8 +14,8 @@ import safetensors.torch
 from remote_tools import Reply, Tiny, classify, concepts, levels_of, tiny_server
 
 from conftest import Workshop
-from db3kd import checkup
 from db3kd.config.reading import read_recipe
+from db3kd.job import check as checkup
 from db3kd.teachers.cached import Store
 from servers import real
 

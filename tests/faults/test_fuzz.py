@@ -30,8 +30,8 @@ from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, Db3kdError
+from db3kd.job.teacher import told
 from db3kd.run import Run
-from db3kd.stack import told
 from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
 from db3kd.storage.tape import Tape

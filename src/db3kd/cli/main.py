@@ -121,8 +121,8 @@ def check(
     if images < 1:
         raise InputError(f"--images must be at least 1, got {images}")
     wanted = read_recipe(recipe, options.set_)
-    from db3kd.checkup import check as look
-    from db3kd.terminal import checked
+    from db3kd.cli.terminal import checked
+    from db3kd.job.check import check as look
 
     found = look(wanted, images=images, canaries=canaries)
     _print(json.dumps(found, indent=2) if options.json_ else checked(found))
@@ -145,7 +145,7 @@ def answers(
     from db3kd.config.reading import read_recipe
 
     wanted = read_recipe(recipe, options.set_)
-    from db3kd.checkup import books
+    from db3kd.job.check import books
 
     found = books(wanted, taken=import_, given=export)
     if options.json_:
@@ -180,7 +180,7 @@ def _work(verb: str, path: Path, options: _Options) -> None:
         for line in _flat(resolved(recipe)):
             sys.stderr.write(f"  {line}\n")
     from db3kd import job
-    from db3kd.terminal import bought, met, shown, spending, table
+    from db3kd.cli.terminal import bought, met, shown, spending, table
 
     verbs: dict[str, Callable[..., dict[str, Any]]] = {
         "run": job.run,
@@ -228,7 +228,7 @@ def _flat(settings: dict[str, Any], table: str = "recipe") -> Iterator[str]:
 
 
 def _status_text(found: dict[str, Any]) -> str:
-    from db3kd.terminal import decided
+    from db3kd.cli.terminal import decided
 
     queries = found["queries"]
     budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ", no budget"

@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3kd import job
 from db3kd.config.recipe import Recipe
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
+from db3kd.job.plan import check_possible, forecast
+from db3kd.job.session import data_of
+from db3kd.job.teacher import stacked
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
-from db3kd.stack import stacked
 from db3kd.storage.files import Json, write_atomically
 from db3kd.teachers.base import Bounds, Teacher
 from db3kd.teachers.cached import float_keys
@@ -48,8 +49,8 @@ def check(
     >>> callable(check)
     True
     """
-    train, test = job.data_of(recipe)
-    job.check_possible(recipe, train, test)
+    train, test = data_of(recipe)
+    check_possible(recipe, train, test)
     data = train or test
     draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]
@@ -66,7 +67,7 @@ def check(
     rate = len(some) / max(seconds, 1e-9)
     known = torch.bincount(first, minlength=classes)
     price = recipe.teacher.price
-    most = job.plan(
+    most = forecast(
         recipe, samples=len(train) if train else 0, test_samples=len(test), classes=classes
     )
     return {
@@ -99,7 +100,7 @@ def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = Non
     >>> callable(books)
     True
     """
-    train, test = job.data_of(recipe)
+    train, test = data_of(recipe)
     with stacked(recipe, train or test) as stack:
         store, far = stack.store, stack.adapter
         if store is None:

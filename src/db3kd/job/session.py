@@ -1,4 +1,4 @@
-"""The verbs of the command line, each one public function from a recipe to plain data."""
+"""A recipe with its run, data sets and teacher at hand."""
 
 import json
 import logging
@@ -15,160 +15,22 @@ from torch import Tensor, nn
 from db3kd.config.methods import Method, is_grown, is_pseudo, metric_of
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
-from db3kd.config.settings import most_queries
 from db3kd.data import DataSet, Images, load, subset
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
-from db3kd.pictures import by_class, save, tiled
+from db3kd.job.pictures import by_class, save, tiled
+from db3kd.job.plan import PARTS, check_possible, forecast
+from db3kd.job.teacher import Stack, paid, stacked, told
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
 from db3kd.seeds import derive_seed
-from db3kd.stack import Stack, paid, stacked, told
-from db3kd.stages import distances
-from db3kd.stages import growing as growth
-from db3kd.stages import synthesis as pseudo
 from db3kd.stages.ensemble_labels import images_for
-from db3kd.stages.trial import Plan
 from db3kd.storage.files import Json, write_atomically
 from db3kd.student.batches import resident
-from db3kd.student.networks import build, check_network
+from db3kd.student.networks import build
 
 MOST_ROWS = 100  # of a picture
-
 _log = logging.getLogger("db3kd")
-_PARTS = {
-    "answers": "the images' own answers",
-    "spend": "new images or distances",
-    "grow": "new images",
-    "distances": "distances",
-    "synthesis": "pseudo samples",
-    "evaluate": "test images",
-}
-
-
-def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """Ask for every image's class and measure its distances; returns the books.
-
-    Sections 3.2.1 and 3.2.2 of the paper. Costs as `Run.measure`. Continues what is there. Where
-    the students' method is "auto", a trial decides what is bought, as `Run.spend` says.
-
-    Raises:
-        Db3kdError: see `Run`.
-    """
-    with opened(recipe, progress, redo_damaged) as job:
-        if job.spends:
-            job.spend()
-        else:
-            job.run.measure(job.own.images, recipe.label)
-        return job.books()
-
-
-def grow(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """Ask for every image's class, make new images of them and ask these; returns the books.
-
-    Costs as `Run.grow`. Continues what is there.
-
-    Raises:
-        Db3kdError: see `Run`.
-    """
-    with opened(recipe, progress, redo_damaged) as job:
-        job.run.grow(job.own.images, recipe.grow)
-        return job.books()
-
-
-def synthesize(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """Make pseudo samples without any data and ask these; returns the books and the classes met.
-
-    Costs as `Run.synthesize`. Continues what is there.
-
-    Raises:
-        Db3kdError: see `Run`.
-    """
-    with opened(recipe, progress, redo_damaged) as job:
-        job.synthesize()
-        return {**job.books(), "classes": job.run.pseudo_counts}
-
-
-def distill(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """Train a student for every method and seed on labels that are there; costs no query.
-
-    Section 3.2.3 of the paper. Students that are trained already are left as they are.
-
-    Raises:
-        InputError: the labels are not finished.
-        Db3kdError: see `Run`.
-    """
-    with opened(recipe, progress, redo_damaged) as job:
-        return {**job.books(), "students": [name for name, _, _ in job.students()]}
-
-
-def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """Compare every student with teacher and ground truth on the test images.
-
-    Costs one query for each test image, once in the life of the run. The summary is also written to
-    `summary.json` in the folder of the run.
-
-    Raises:
-        Db3kdError: see `Run`.
-    """
-    with opened(recipe, progress, redo_damaged) as job:
-        return job.summary()
-
-
-def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """The main job: buy what the methods of the students need, distill, evaluate.
-
-    "grown" and "mixed" need grown images, "sd", "bd", "mbd" and "mixed" distances, "ce" neither;
-    "auto" what a trial decides; "pseudo" and "pseudo_mbd" pseudo samples, and no own images. Each
-    stage goes on from wherever it is.
-
-    Raises:
-        Db3kdError: see `Run`.
-    """
-    with opened(recipe, progress, redo_damaged) as job:
-        if job.invents:
-            job.synthesize()
-            return job.summary()
-        job.run.answers(job.own.images)
-        if job.spends:
-            job.spend()
-        if job.grows:
-            job.run.grow(job.own.images, recipe.grow)
-        if job.measures:
-            job.run.measure(job.own.images, recipe.label)
-        return job.summary()
-
-
-def plan(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Json:
-    """What a run costs at most, before anything is asked.
-
-    >>> from db3kd.config.recipe import Data, Recipe, Student, Teacher
-    >>> recipe = Recipe(run="r", data=Data(train="d"), teacher=Teacher(kind="onnx", file="t.onnx"),
-    ...                 student=Student(network="lenet5"))
-    >>> plan(recipe, samples=100, test_samples=50, classes=10)["total"]
-    3150
-    """
-    methods = recipe.student.methods
-    parts = {"answers": samples, "spend": 0, "grow": 0, "distances": 0, "synthesis": 0}
-    parts["evaluate"] = test_samples
-    if "auto" in methods:
-        parted = Plan.of(
-            recipe.spend, samples=samples, budget=recipe.budget.queries, reserved=test_samples
-        )
-        parts["spend"] = samples * parted.per_image
-    if any(map(is_grown, methods)):
-        parts["grow"] = samples * recipe.grow.per_image
-    if any(map(metric_of, methods)):
-        parts["distances"] = samples * most_queries(recipe.label, classes)
-    if any(map(is_pseudo, methods)):
-        parts["synthesis"] = pseudo.planned(
-            recipe.synthesis, budget=recipe.budget.queries, reserved=test_samples
-        )
-    if "pseudo_mbd" in methods:
-        way, ascent = recipe.synthesis.way, recipe.synthesis.ascent
-        count = ascent.samples if way == "ascent" else parts["synthesis"]
-        parts["distances"] = count * most_queries(recipe.label, classes)
-    return {**parts, "total": sum(parts.values())}
 
 
 @contextmanager
@@ -214,37 +76,6 @@ def opened(
         job = Job(recipe, found, data, test, stack)
         job.announce()
         yield job
-
-
-def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
-    """Refuse what cannot come to a student, before a teacher is trained or asked.
-
-    Raises:
-        InputError: own and test images of two shapes; a network or a setting that does not fit
-            them; a budget without a single pseudo sample, unless the run began with more.
-
-    >>> callable(check_possible)
-    True
-    """
-    wanted, shape = recipe.student, test.images.shape
-    if data is not None and data.images.shape != shape:
-        raise InputError(
-            f"the own images are {data.images.shape}, the test images {shape} (channels, height,"
-            " width); set data.size or data.channels"
-        )
-    classes = max(2, len(test.classes))  # the teacher's are not known yet, and may be more
-    tries, invents = "auto" in wanted.methods, any(map(is_pseudo, wanted.methods))
-    check_network(wanted.network, shape, classes, wanted.width)
-    if invents:
-        pseudo.check(recipe.synthesis, shape, classes)
-    if recipe.grow.changes and (tries or any(map(is_grown, wanted.methods))):
-        growth.check(recipe.grow, shape, classes)
-    if tries or "pseudo_mbd" in wanted.methods or any(map(metric_of, wanted.methods)):
-        distances.check(recipe.label, shape, classes)
-    if invents and not Path(recipe.run, "journal.jsonl").exists():  # what began keeps its plan
-        budget, reserved = recipe.budget.queries, len(test)
-        total = pseudo.planned(recipe.synthesis, budget=budget, reserved=reserved)
-        pseudo.check_budget(total, budget=budget, reserved=reserved)
 
 
 def data_of(recipe: Recipe) -> tuple[DataSet | None, DataSet]:
@@ -329,13 +160,13 @@ class Job:
         spend = msgspec.structs.replace(self.recipe.spend, per_image=parted.per_image)
         total = self.run.planned_synthesis(self.recipe.synthesis, reserved=len(test))
         synthesis = msgspec.structs.replace(self.recipe.synthesis, queries=max(1, total))
-        most = plan(
+        most = forecast(
             msgspec.structs.replace(self.recipe, spend=spend, synthesis=synthesis),
             samples=samples,
             test_samples=len(test),
             classes=meter.classes,
         )
-        words = [f"{most[part]:,} for {name}" for part, name in _PARTS.items() if most[part]]
+        words = [f"{most[part]:,} for {name}" for part, name in PARTS.items() if most[part]]
         _log.info("at most %s queries in all: %s", f"{most['total']:,}", ", ".join(words))
         if self.spends and self.run.decision is None and parted.tried:
             _log.info(

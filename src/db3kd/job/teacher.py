@@ -20,12 +20,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from db3kd.adapters import make_teacher, store_of
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Noise, Price, Remote
 from db3kd.data import DataSet
 from db3kd.errors import InputError
+from db3kd.job.adapters import make_teacher, store_of
 from db3kd.progress import Progress, silent
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.cached import CachedTeacher, Store

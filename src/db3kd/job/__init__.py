@@ -1,0 +1,17 @@
+"""A recipe made to happen: its teacher, data sets, plan, run, students and report."""
+
+from db3kd.job.plan import forecast
+from db3kd.job.session import Job, opened
+from db3kd.job.verbs import distill, evaluate, grow, label, run, synthesize
+
+__all__ = [
+    "Job",
+    "distill",
+    "evaluate",
+    "forecast",
+    "grow",
+    "label",
+    "opened",
+    "run",
+    "synthesize",
+]
