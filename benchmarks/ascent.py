@@ -106,13 +106,13 @@ def measured(
         samples = run.synthesize(shape, Synthesis(way="ascent", ascent=plan))
         file.parent.mkdir(parents=True, exist_ok=True)
         bounds, classes = run.meter.bounds, run.meter.classes
-        last = run.pseudo_samples(copies=False)
+        last = run.asked_samples()
         classwise = by_class(last.images, last.own, classes, bounds=bounds)
         save(file.with_suffix(".classes.png"), classwise)
         evolution = run.evolution(classes)
         if evolution is not None:
             save(file.with_suffix(".evolution.png"), tiled(evolution, bounds=bounds))
-        figures = {f"queries.{name}.ascent": float(run.price_of(PUSHED)["queries"])}
+        figures = {f"queries.{name}.ascent": float(run.costs.stages(*PUSHED).queries)}
         for lesson in lessons(problem, run, plan, samples, search):
             found = [student(problem, lesson, folder, steps, seed) for seed in range(seeds)]
             table.append(
@@ -132,7 +132,7 @@ def measured(
             figures[f"accuracy.{name}.{lesson.kind}.{lesson.number}"] = mean(found)
             common.say(f"  {table[-1]}")
         if search is not None:
-            figures[f"queries.{name}.mbd"] = float(run.price_of(("pseudo/",))["queries"])
+            figures[f"queries.{name}.mbd"] = float(run.costs.stages("pseudo/").queries)
         figures[f"queries.{name}.booked"] = float(run.meter.spent)
         early = [line for line in table if line["kind"] == "iterations"]
         beside = sum(line["samples"] * plan.copies // (1 + plan.copies) for line in early)
@@ -156,10 +156,10 @@ def lessons(
         yield Lesson("samples", count, samples.select(torch.cat([torch.arange(count), copies])))
     yield Lesson("alone", pushed, samples.select(torch.arange(pushed)))
     for iteration in range(0, plan.iterations, 2 * EVERY):
-        early = run.pseudo_samples(iteration=iteration)
+        early = run.ascent_samples(iteration)
         yield Lesson("iterations", iteration, with_copies(problem.teacher, early, plan.copies))
     if search is not None:
-        yield Lesson("mbd", pushed, run.soften(search))
+        yield Lesson("mbd", pushed, run.measure_pseudo(search))
 
 
 def with_copies(teacher: Teacher, samples: TransferSet, count: int) -> TransferSet:

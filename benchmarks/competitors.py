@@ -19,7 +19,7 @@ import stale
 import teachers
 from db3kd.config.settings import Search, paper
 from db3kd.data import Images, TensorImages
-from db3kd.search.joint.in_memory import measure_together
+from db3kd.search.joint.in_memory import measure_jointly
 from db3kd.search.robustness import RobustnessMap
 from db3kd.search.rows import measure
 from db3kd.seeds import derive_seed
@@ -88,7 +88,7 @@ def every(names: Sequence[str] = ()) -> list[Competitor]:
             fields: dict[str, Any] = {"descent": descent, "subspace": subspace}
             searches[name] = Search(strategy="rows", **fields)
     found = {name: ours(name, search) for name, search in searches.items()}
-    found[TOGETHER] = together(Search(strategy="together"))
+    found[TOGETHER] = together(Search(strategy="joint"))
     found |= {name: _rival(name, rival) for name, rival in (RIVALS | MORE).items()}
     if not names:
         return [found[name] for name in found if name not in {TOGETHER, *MORE}]
@@ -158,7 +158,7 @@ def together(search: Search) -> Competitor:
             per_image = queries * (task.teacher.classes - 1)
             settings = msgspec.structs.replace(search, per_image=per_image)
             meter = Meter(task.teacher)
-            found = measure_together(
+            found = measure_jointly(
                 meter, images, own, task.references, settings, pool=pool, answers=answers, seed=0
             )
             curve.append(found.distance[at, target])

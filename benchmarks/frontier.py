@@ -150,7 +150,9 @@ def main() -> int:
                 continue  # no other images have this shape
             steps = given.steps or steps_of(queries)
             shape = problem.test.images.shape
-            plan = plan_of(problem.case, shape, way, queries, given.unasked, given.surrogate)
+            plan = plan_of(
+                problem.case, shape, way, queries, given.ensemble_labels, given.surrogate
+            )
             heat = given.temperature
             if heat is None:
                 heat = 1.0 if plan.search is None else Training().temperature
@@ -165,7 +167,7 @@ def main() -> int:
         "threads": torch.get_num_threads(),
         "ways": WAYS,
         "default": Synthesis().way,
-        "unasked": given.unasked,
+        "unasked": given.ensemble_labels,
         "teacher_epochs": given.teacher_epochs,
         "teacher_images": given.teacher_images,
         "surrogate": given.surrogate,
@@ -241,7 +243,7 @@ def cell(problem: Problem, plan: Plan, training: Training, *, seeds: Sequence[in
         "data": problem.case.name,
         "way": plan.way,
         "budget": plan.budget,
-        "unasked": plan.settings.unasked,
+        "unasked": plan.settings.ensemble_labels,
         "seeds": list(seeds),
         "asked": [line["asked"] for line in found],
         "seen_by_teacher": [line["seen"] for line in found],
@@ -278,8 +280,8 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
         others = load(settings.images, "train").images if settings.images else None
         samples = run.synthesize(problem.test.images.shape, settings, images=others)
         if plan.search is not None:
-            samples = run.soften(plan.search)
-        price = run.price_of(("synthesis", "pseudo/"))
+            samples = run.measure_pseudo(plan.search)
+        price = run.costs.stages("synthesis", "pseudo/")
         counts, asked = run.pseudo_counts, run.meter.spent
     seen = sum(map(int, counter.read_text().split()))
     started = time.perf_counter()
@@ -295,7 +297,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
         "asked": asked,
         "seen": seen,
         "counts": counts,
-        "synthesis_s": price["label_s"],
+        "synthesis_s": round(price.seconds, 1),
         "student_s": round(seconds, 1),
         "network": problem.case.network,
     }
@@ -309,26 +311,26 @@ def plan_of(
     shape: Shape,
     name: str,
     queries: int,
-    unasked: int | None = None,
+    ensemble_labels: int | None = None,
     surrogate: str | None = None,
 ) -> Plan:
     """How a way spends so many queries; students that choose are like the one that is trained."""
     search = Search(per_image=MEASURED) if name == "distances" else None
     way = Synthesis().way if name in ("alone", "distances") else cast("Ways", name)
-    if unasked is None and name != Synthesis().way:
-        unasked = 0
+    if ensemble_labels is None and name != Synthesis().way:
+        ensemble_labels = 0
     asked = queries if search is None else queries // (1 + MEASURED)
     settings = Synthesis(
         queries=asked,
         way=way,
         surrogate=surrogate or case.network,
         width=case.width,
-        unasked=unasked,
+        ensemble_labels=ensemble_labels,
         shard=max(Synthesis().shard, asked // LESSONS),
         images=UNRELATED[case.name] if name.startswith("unrelated") else None,
     )
     more = images_for(case.network, settings, shape, asked=asked)
-    settings = msgspec.structs.replace(settings, unasked=more)
+    settings = msgspec.structs.replace(settings, ensemble_labels=more)
     return Plan(name, queries, settings, search)
 
 

@@ -31,7 +31,7 @@ from db3kd.config.settings import Search
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
-from db3kd.search.joint.in_memory import measure_together
+from db3kd.search.joint.in_memory import measure_jointly
 from db3kd.search.robustness import RobustnessMap
 from db3kd.search.rows import measure
 from db3kd.storage.files import write_atomically
@@ -257,7 +257,7 @@ def bought(bench: Bench, settings: Search, folder: Path, name: str) -> tuple[com
             common.say(f"  {name}: round {number + 1}: {line}")
             rounds.append(line)
 
-        found = measure_together(
+        found = measure_jointly(
             meter,
             bench.images,
             bench.own,
@@ -294,7 +294,7 @@ def settings_of(search: str, budget: int, *, members: int) -> Search:
     if search == "rows":
         return Search(strategy="rows", queries=max(1, budget // 9))
     surrogate = "none" if search == "references" else "auto"
-    return Search(strategy="together", per_image=budget, surrogate=surrogate, members=members)
+    return Search(strategy="joint", per_image=budget, surrogate=surrogate, members=members)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def _synthesize(count: int) -> common.Json:
     def brightest(block: torch.Tensor) -> torch.Tensor:
         return block.mean((2, 3)).argmax(1)
 
-    settings = Synthesis(queries=count, way="shapes", unasked=0, surrogate="small")
+    settings = Synthesis(queries=count, way="shapes", ensemble_labels=0, surrogate="small")
     network = build("small", PIXELS, 3, 0.25, seed=0)
     training = Training(steps=20)
     with (

@@ -31,7 +31,7 @@ from db3kd.errors import Damaged, Db3kdError, InputError
 from db3kd.run import Run
 from db3kd.search.robustness import References, choose_references
 from db3kd.search.rows import measure
-from db3kd.stages.taped import Taped
+from db3kd.stages.taped import ReplayTeacher
 from db3kd.storage.tape import Tape
 from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.files import load_network, save_network
@@ -275,7 +275,7 @@ class Bench:
             started, cpu = time.perf_counter(), time.process_time()
             with torch.no_grad():
                 measure(
-                    Taped(meter, tape) if tape else meter,
+                    ReplayTeacher(meter, tape) if tape else meter,
                     self.images,
                     self.own,
                     self.references,
@@ -318,7 +318,7 @@ class Bench:
             turns.asked, turns.images, turns.seconds, turns.cpu, turns.inside = 0, 0, 0.0, 0.0, 0.0
             started, cpu = time.perf_counter(), time.process_time()
             if name == "grow":
-                run.grow(self.parents, Grow(per_image=GROWN, choose="random"))
+                run.grow(self.parents, Grow(per_image=GROWN, acquisition="random"))
             else:
                 queries = GROWN_FROM * GROWN
                 way: Ways = "shapes" if name == "shapes" else "noise"

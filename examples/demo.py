@@ -130,7 +130,7 @@ def students(run: db3kd.Run, data: Digits, method: Method, settings: Settings) -
     if method != "ce":
         distances = run.distances(method)
         queries, label_s = queries + int(distances.queries.sum()), distances.seconds
-    training_s = [run.training_seconds(method, seed) for seed in settings.seeds]
+    training_s = [run.costs.training_seconds(method, seed) for seed in settings.seeds]
     return {
         "accuracy": [result.accuracy for result in found],
         "agreement": [result.agreement for result in found],

@@ -12,7 +12,7 @@ from db3kd.search.boundary import norm
 from db3kd.search.joint import in_memory as memory
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.gradients import nearest, tangent
-from db3kd.search.joint.in_memory import measure_together
+from db3kd.search.joint.in_memory import measure_jointly
 from db3kd.search.joint.rounds import advance, allowances, others
 from db3kd.search.joint.surrogate import Ensemble
 from db3kd.search.robustness import References
@@ -141,9 +141,9 @@ class Liar(Ensemble):
 
 def together(surrogate: str) -> float:
     meter, front, references = setting(count=40)
-    search = Search(strategy="together", per_image=180, surrogate=surrogate)
+    search = Search(strategy="joint", per_image=180, surrogate=surrogate)
     images = TensorImages(front.origin)
-    found = measure_together(
+    found = measure_jointly(
         meter, front.origin, front.own, references, search, pool=images, answers=front.own, seed=0
     )
     assert int(found.queries.sum()) == meter.spent <= 40 * 180

@@ -166,7 +166,7 @@ def plans(draw: st.DrawFn) -> AscentPlan:
         iterations=draw(st.integers(1, 4)),
         queries=draw(st.integers(1, 200)),
         search=draw(st.integers(1, 80)),
-        anew=draw(st.integers(0, 2)),
+        restart_every=draw(st.integers(0, 2)),
         walk_steps=draw(st.integers(1, 2)),
         walk_probes=draw(st.integers(1, 20)),
         probes=draw(st.sampled_from([0, 1, 15])),

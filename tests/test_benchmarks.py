@@ -219,7 +219,7 @@ def test_a_search_of_all_classes_is_searched_anew_for_each_checkpoint(
     task, competitors = tiny_task(), module("competitors")
     images = TensorImages(task.rows.images)
     monkeypatch.setattr(competitors, "seen", lambda task: (images, task.rows.own))
-    joint = competitors.together(Search(strategy="together", surrogate="none"))
+    joint = competitors.together(Search(strategy="joint", surrogate="none"))
     (block,) = joint.blocks(task, 6)
     found = joint.search(task, block, [3, 20])
     assert found.distance.shape == (6, 2)
@@ -518,7 +518,11 @@ def test_the_frontier_buys_distances_within_the_budget(
         monkeypatch.setattr(chosen, steps, 30)
     problem = _tiny(frontier, tmp_path)
     plan = frontier.plan_of(problem.case, (1, 4, 4), "distances", 1000)
-    assert (plan.settings.way, plan.settings.queries, plan.settings.unasked) == ("chosen", 100, 0)
+    assert (plan.settings.way, plan.settings.queries, plan.settings.ensemble_labels) == (
+        "chosen",
+        100,
+        0,
+    )
     line = frontier.cell(problem, plan, Training(steps=30), seeds=[1])
     assert (line["way"], line["budget"]) == ("distances", 1000)
     assert 200 < line["asked"][0] == line["seen_by_teacher"][0] <= 1000
@@ -529,11 +533,14 @@ def test_students_unlike_those_that_choose_have_no_unasked_images_by_default() -
     cases = {case.name: case for case in frontier.spending.CASES}
     case, shape = cases["cifar10"], (3, 32, 32)
     alike = frontier.plan_of(case, shape, "chosen", 100).settings
-    assert (alike.surrogate, alike.unasked) == (case.network, 59_900)
-    assert frontier.plan_of(case, shape, "chosen", 100, surrogate="lenet5").settings.unasked == 0
-    assert frontier.plan_of(case, shape, "chosen", 100, 5, "lenet5").settings.unasked == 5
+    assert (alike.surrogate, alike.ensemble_labels) == (case.network, 59_900)
+    assert (
+        frontier.plan_of(case, shape, "chosen", 100, surrogate="lenet5").settings.ensemble_labels
+        == 0
+    )
+    assert frontier.plan_of(case, shape, "chosen", 100, 5, "lenet5").settings.ensemble_labels == 5
     auto = frontier.plan_of(cases["mnist"], (1, 28, 28), "chosen", 100, surrogate="auto").settings
-    assert auto.unasked == 59_900  # it means LeNet-5 there, which is the student
+    assert auto.ensemble_labels == 59_900  # it means LeNet-5 there, which is the student
 
 
 def test_the_frontier_has_a_plot(tmp_path: Path) -> None:

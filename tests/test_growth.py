@@ -8,22 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import db3kd.search.joint.plan as stages
-import db3kd.stages.growing as growth
+import db3kd.stages.growing as growing
 from closed_form import Watched, prototypes
-from db3kd.config.settings import Budget, Change, Grow, Training
+from db3kd.config.settings import AugmentationName, Budget, Grow, Training
 from db3kd.data import Images, TensorImages
 from db3kd.data.stored import StoredImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.run import Run
 from db3kd.stages.accounts import finished, status
 from db3kd.storage.journal import Journal
-from db3kd.synthesis.acquisition import balanced, disagreement, doubt
+from db3kd.synthesis.acquisition import balanced, bald, margin
 from db3kd.synthesis.augmentation import GEOMETRY, grow, warped
 from db3kd.teachers import function
 
-ALL: tuple[Change, ...] = (*sorted(GEOMETRY), "mix", "paste", "shade", "noise")  # type: ignore[assignment]
+ALL: tuple[AugmentationName, ...] = (*sorted(GEOMETRY), "mix", "paste", "shade", "noise")  # type: ignore[assignment]
 CORNERS = torch.eye(16)[:4] * 3
-SMALL = Grow(per_image=4, choose="random", rounds=2, shard=40, members=2)
+SMALL = Grow(per_image=4, acquisition="random", rounds=2, shard=40, members=2)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def files(folder: Path) -> dict[str, bytes]:
 )
 @settings(max_examples=60, deadline=None)
 def test_every_mixture_of_changes_stays_within_bounds(
-    names: set[Change], channels: int, height: int, width: int, low: float, seed: int
+    names: set[AugmentationName], channels: int, height: int, width: int, low: float, seed: int
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
     block = torch.rand(5, channels, height, width, generator=draw) + low
@@ -87,7 +87,9 @@ def test_every_mixture_of_changes_stays_within_bounds(
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_each_change_changes_most_images_or_half_and_leaves_the_rest(name: Change) -> None:
+def test_each_change_changes_most_images_or_half_and_leaves_the_rest(
+    name: AugmentationName,
+) -> None:
     draw = torch.Generator().manual_seed(0)
     block = torch.rand(200, 3, 8, 8, generator=draw)
     made = grow(block, torch.arange(200), (name,), bounds=(0.0, 1.0), draw=draw)
@@ -127,8 +129,8 @@ def test_doubt_and_disagreement_on_golden_thoughts() -> None:
     first, second = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
     thoughts = torch.stack([torch.stack([sure, torn, first]), torch.stack([sure, torn, second])])
     thoughts = thoughts.clamp_min(1e-12).log()
-    assert doubt(thoughts).tolist() == pytest.approx([0.02, 1.0, 1.0], abs=1e-5)
-    assert disagreement(thoughts).tolist() == pytest.approx([0.0, 0.0, 0.6931], abs=1e-4)
+    assert margin(thoughts).tolist() == pytest.approx([0.02, 1.0, 1.0], abs=1e-5)
+    assert bald(thoughts).tolist() == pytest.approx([0.0, 0.0, 0.6931], abs=1e-4)
 
 
 @given(
@@ -180,9 +182,9 @@ def test_running_again_asks_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("choose", ["random", "doubt", "disagreement"])
-def test_a_stop_at_any_question_changes_nothing(tmp_path: Path, choose: str) -> None:
-    wanted = Grow(per_image=4, rounds=2, shard=40, choose=choose)  # type: ignore[arg-type]
+@pytest.mark.parametrize("acquisition", ["random", "margin", "bald"])
+def test_a_stop_at_any_question_changes_nothing(tmp_path: Path, acquisition: str) -> None:
+    wanted = Grow(per_image=4, rounds=2, shard=40, acquisition=acquisition)  # type: ignore[arg-type]
     whole = grown(tmp_path / "whole", wanted)
     for number in range(len(whole.shown)):
         folder, first = tmp_path / str(number), Counting(dies_at=number)
@@ -208,7 +210,7 @@ def test_the_budget_is_kept_to_the_query_and_more_goes_on(tmp_path: Path) -> Non
 
 
 def test_candidates_are_chosen_and_no_more_than_wanted_are_asked(tmp_path: Path) -> None:
-    wanted = Grow(per_image=4, rounds=2, shard=40, choose="doubt", candidates=3)
+    wanted = Grow(per_image=4, rounds=2, shard=40, acquisition="margin", candidates=3)
     assert grown(tmp_path, wanted).asked == 150
     assert {path.name for path in (tmp_path / "grow").glob("surrogate*")} == {
         "surrogate-00.safetensors",
@@ -227,7 +229,7 @@ def test_flips_that_change_the_class_are_left_out_later(tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     left = torch.rand(40, 1, 4, 4, generator=draw) * torch.tensor([1.0, 1.0, 0.0, 0.0])
     own = TensorImages(torch.cat([left, left.flip(3)]))
-    wanted = Grow(per_image=4, rounds=4, changes=("flip",))
+    wanted = Grow(per_image=4, rounds=4, augmentations=("flip",))
     sides = function(
         lambda x: x[..., 2:].flatten(1).sum(1) > x[..., :2].flatten(1).sum(1), classes=2
     )
@@ -256,7 +258,7 @@ def test_bytes_stay_bytes_where_the_teacher_takes_more(tmp_path: Path) -> None:
     """A teacher that takes -1 to 1 is shown nothing that a byte cannot hold."""
     teacher = function(lambda x: x.flatten(1).sum(1) > 4, classes=2, bounds=(-1.0, 1.0))
     with Run(tmp_path, teacher) as run:
-        run.grow(images(), Grow(per_image=3, changes=("shade", "noise")))
+        run.grow(images(), Grow(per_image=3, augmentations=("shade", "noise")))
         transfer = run.transfer_set(images(), "grown")
     found = transfer.images.read(torch.arange(120))
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
@@ -270,15 +272,15 @@ def test_bytes_stay_bytes_where_the_teacher_takes_more(tmp_path: Path) -> None:
     ("own", "classes"), [(images(1), 4), (TensorImages(torch.zeros(9, 1, 4, 4)), 4)]
 )
 def test_one_image_or_one_class_still_grow(tmp_path: Path, own: Images, classes: int) -> None:
-    for choose in ("random", "doubt"):
-        wanted = Grow(per_image=5, choose=choose)  # type: ignore[arg-type]
-        assert grown(tmp_path / choose, wanted, own).asked == 6 * len(own)
+    for acquisition in ("random", "margin"):
+        wanted = Grow(per_image=5, acquisition=acquisition)  # type: ignore[arg-type]
+        assert grown(tmp_path / acquisition, wanted, own).asked == 6 * len(own)
 
 
 def test_a_teacher_that_ignores_the_image(tmp_path: Path) -> None:
     teacher = function(lambda x: torch.full((len(x),), 2), classes=4)
     with Run(tmp_path, teacher) as run:
-        run.grow(images(), Grow(per_image=4, choose="disagreement"))
+        run.grow(images(), Grow(per_image=4, acquisition="bald"))
         assert set(run.transfer_set(images(), "grown").labels.tolist()) == {2}
 
 
@@ -291,14 +293,14 @@ def test_growth_switched_off_is_no_growth(tmp_path: Path) -> None:
 def test_no_change_at_all_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     teacher = Counting()
     with Run(tmp_path, teacher) as run, pytest.raises(InputError, match="nothing new"):
-        run.grow(images(), Grow(changes=()))
+        run.grow(images(), Grow(augmentations=()))
     assert teacher.asked == 0
 
 
 def test_students_that_do_not_fit_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
     teacher = Counting()
     with Run(tmp_path, teacher) as run, pytest.raises(InputError):
-        run.grow(images(), Grow(choose="doubt", surrogate="lenet5"))
+        run.grow(images(), Grow(acquisition="margin", surrogate="lenet5"))
     assert teacher.asked == 0
 
 
@@ -326,9 +328,9 @@ def test_a_cut_shard_is_named_and_can_be_bought_again(tmp_path: Path) -> None:
 def test_memory_bounds_split_blocks_and_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(growth, "BLOCK_BYTES", 16 * 4 * 7)
-    monkeypatch.setattr(growth, "SHARD_BYTES", 16 * 20)
-    teacher = grown(tmp_path, Grow(per_image=4, choose="random"))
+    monkeypatch.setattr(growing, "BLOCK_BYTES", 16 * 4 * 7)
+    monkeypatch.setattr(growing, "SHARD_BYTES", 16 * 20)
+    teacher = grown(tmp_path, Grow(per_image=4, acquisition="random"))
     assert max(map(len, teacher.shown[1:])) == 7
     assert status(tmp_path)["stages"]["grow"]["shards"] == 6
 

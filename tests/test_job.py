@@ -18,7 +18,7 @@ from db3kd.cli.terminal import spending
 from db3kd.config.reading import read_recipe
 from db3kd.config.recipe import Recipe
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.job.check import check
+from db3kd.job.check import check_teacher
 from db3kd.job.session import data_of
 from db3kd.stages.accounts import status
 from db3kd.student import batches
@@ -72,7 +72,7 @@ def recipe(*overrides: str) -> Recipe:
     return read_recipe("recipe.toml", (*quick, *overrides))
 
 
-AT_ONCE = ("label.strategy=together", "label.queries=1000")
+AT_ONCE = ("label.strategy=joint", "label.queries=1000")
 BY_TRIAL = (
     *AT_ONCE,
     "label.surrogate=none",
@@ -406,7 +406,7 @@ def test_no_teacher_is_trained_for_a_run_that_comes_to_nothing(
     def fails(*_: Any) -> None:
         raise AssertionError("a teacher is trained")
 
-    for verb in (job.run, check):
+    for verb in (job.run, check_teacher):
         with pytest.raises(InputError, match=sentence):
             verb(read_recipe("taught.toml", overrides), progress=fails)
     assert not here.run.exists()
@@ -429,7 +429,7 @@ def test_a_run_without_own_images_makes_its_own(
         "without_data.toml",
         [
             "synthesis.queries=120",
-            "synthesis.unasked=0",
+            "synthesis.ensemble_labels=0",
             "student.methods=['pseudo', 'pseudo_mbd']",
         ],
     )
@@ -452,7 +452,7 @@ def test_a_run_without_own_images_makes_its_own(
 def test_students_unlike_those_that_choose_learn_the_answers_alone(
     here: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("synthesis.chosen", "unasked"):
+    for module in ("synthesis.chosen", "stages.ensemble_labels"):
         monkeypatch.setattr(f"db3kd.{module}.LEAST_STEPS", 20)
         monkeypatch.setattr(f"db3kd.{module}.MOST_STEPS", 20)
     monkeypatch.setattr("db3kd.stages.ensemble_labels.IMAGES", 190)
@@ -469,7 +469,7 @@ def test_students_unlike_those_that_choose_learn_the_answers_alone(
     assert learned() == 190  # in the same folder, with the same answers
     assert learned(another, "student.training.epochs=2") == 120
     assert learned("student.training.epochs=2") == 190
-    assert learned("synthesis.unasked=0", "student.training.epochs=1") == 120
+    assert learned("synthesis.ensemble_labels=0", "student.training.epochs=1") == 120
 
 
 def test_no_images_are_made_that_no_student_learns_from(here: Workshop) -> None:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-import db3kd.stages.ensemble_labels as unasked
 import db3kd.synthesis.chosen as chosen
 from closed_form import Watched, prototypes
 from db3kd.config.settings import Synthesis
@@ -26,7 +25,7 @@ LENGTH = numbers(SHAPE)
 
 @pytest.fixture(autouse=True)
 def short_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (chosen, unasked):
+    for module in (chosen, ensemble_labels):
         monkeypatch.setattr(module, "LEAST_STEPS", 20)
         monkeypatch.setattr(module, "MOST_STEPS", 20)
     monkeypatch.setattr(chosen, "ASKED", 16)
@@ -140,7 +139,7 @@ def made(folder: Path) -> Run:
 
 
 def test_origins_are_kept_and_lead_to_the_images(tmp_path: Path) -> None:
-    settings = Synthesis(way="latent", unasked=0, queries=200, rounds=4, width=1.0)
+    settings = Synthesis(way="latent", ensemble_labels=0, queries=200, rounds=4, width=1.0)
     with made(tmp_path) as run:
         run.synthesize(SHAPE, settings)
     shards = [load_file(file) for file in sorted(tmp_path.glob("synthesis/0*.safetensors"))]
@@ -156,11 +155,11 @@ def test_origins_are_kept_and_lead_to_the_images(tmp_path: Path) -> None:
 
 
 def test_unasked_images_are_others_of_the_same_source(tmp_path: Path) -> None:
-    settings = Synthesis(way="latent", unasked=40, queries=80, rounds=2, width=1.0)
+    settings = Synthesis(way="latent", ensemble_labels=40, queries=80, rounds=2, width=1.0)
     with made(tmp_path) as run:
         run.synthesize(SHAPE, settings)
         samples = run.pseudo_samples()
-        asked = run.pseudo_samples(copies=False)
+        asked = run.asked_samples()
     assert len(samples) == 120
     own = asked.images.read(torch.arange(80)).flatten(1)
     more = samples.images.read(torch.arange(80, 120)).flatten(1)

@@ -9,7 +9,7 @@ from db3kd.config.settings import Budget, Search
 from db3kd.errors import BudgetExhausted, TeacherError
 from db3kd.search.robustness import RobustnessMap
 from db3kd.search.rows import measure
-from db3kd.stages.taped import Taped, fingerprint
+from db3kd.stages.taped import ReplayTeacher, question_key
 from db3kd.storage.tape import Drifted, Tape
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
@@ -53,7 +53,7 @@ def shard(teacher: Teacher, path: Path, *, budget: int | None = None) -> Robustn
     tape = Tape(path, classes=3)
     meter = Meter(teacher, Budget(queries=budget), spent={"": tape.booked})
     try:
-        return search(Taped(meter, tape))
+        return search(ReplayTeacher(meter, tape))
     finally:
         tape.close()
 
@@ -64,7 +64,7 @@ def same(one: RobustnessMap, other: RobustnessMap) -> bool:
 
 def test_a_taped_teacher_is_a_teacher(tmp_path: Path) -> None:
     tape = Tape(tmp_path / "0.tape", classes=3)
-    taped = Taped(Meter(PLAIN), tape)
+    taped = ReplayTeacher(Meter(PLAIN), tape)
     assert isinstance(taped, Teacher)
     assert (taped.classes, taped.bounds) == (3, PLAIN.bounds)
     assert taped.labels(IMAGES).tolist() == OWN.tolist()
@@ -142,7 +142,7 @@ def test_a_teacher_that_fails_is_paid_and_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "0.tape"
     tape = Tape(path, classes=2)
     meter = Meter(function(ask, classes=2))
-    taped = Taped(meter, tape)
+    taped = ReplayTeacher(meter, tape)
     with pytest.raises(TeacherError):
         taped.labels(IMAGES)
     expected = (IMAGES.flatten(1)[:, 0] > 0).long().tolist()
@@ -160,7 +160,7 @@ def test_another_question_is_a_drift_and_is_not_asked(tmp_path: Path) -> None:
     for images in (IMAGES + 0.001, IMAGES.flip(0), IMAGES[:1]):
         tape, teacher = Tape(path, classes=3), Mortal()
         with pytest.raises(Drifted):
-            Taped(Meter(teacher), tape).labels(images)
+            ReplayTeacher(Meter(teacher), tape).labels(images)
         tape.close()
         assert (teacher.asked, path.stat().st_size) == ([], size)
 
@@ -169,7 +169,7 @@ def test_used_counts_every_answer_bought_or_taken(tmp_path: Path) -> None:
     path = tmp_path / "0.tape"
     for process in range(2):
         tape, meter = Tape(path, classes=3), Meter(PLAIN)
-        taped = Taped(meter, tape)
+        taped = ReplayTeacher(meter, tape)
         taped.labels(IMAGES)
         taped.labels(STARTS)
         assert taped.used == 11
@@ -179,11 +179,11 @@ def test_used_counts_every_answer_bought_or_taken(tmp_path: Path) -> None:
 
 def test_a_question_is_known_by_its_pixels() -> None:
     images = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    assert fingerprint(images) == fingerprint(images.clone())
-    assert fingerprint(images) == fingerprint(images.transpose(2, 3).contiguous().transpose(2, 3))
-    assert 0 <= fingerprint(images[:0]) < 2**32
+    assert question_key(images) == question_key(images.clone())
+    assert question_key(images) == question_key(images.transpose(2, 3).contiguous().transpose(2, 3))
+    assert 0 <= question_key(images[:0]) < 2**32
     for other in (images.flip(0), images.flip(3), images + 1e-6, images[:63]):
-        assert fingerprint(other) != fingerprint(images)
+        assert question_key(other) != question_key(images)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 64, 128, 200, 256, 1000])
@@ -192,4 +192,4 @@ def test_images_with_a_black_frame_are_known_by_what_is_inside(count: int) -> No
     draw = torch.Generator().manual_seed(0)
     images = torch.zeros(2, count, 1, 28, 28)
     images[..., 4:24, 4:24] = torch.rand(2, count, 1, 20, 20, generator=draw)
-    assert fingerprint(images[0]) != fingerprint(images[1])
+    assert question_key(images[0]) != question_key(images[1])

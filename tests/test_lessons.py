@@ -18,7 +18,7 @@ from db3kd.storage.journal import Journal
 from db3kd.teachers import function
 
 CORNERS = torch.eye(16)[:4] * 3
-TOGETHER = Search(strategy="together", per_image=36, members=1, shard=10, references=5)
+TOGETHER = Search(strategy="joint", per_image=36, members=1, shard=10, references=5)
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_shards_that_no_lesson_was_made_of(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_references_alone(tmp_path: Path) -> None:
-    search = Search(strategy="together", per_image=36, surrogate="none", shard=10, references=5)
+    search = Search(strategy="joint", per_image=36, surrogate="none", shard=10, references=5)
     run(tmp_path, search)
     journal = Journal(tmp_path / "journal.jsonl", read_only=True)
     assert not list(journal.all("surrogate"))
@@ -115,7 +115,7 @@ def test_answers_that_cannot_be_learned_leave_the_references(
         return (shown.flatten(1).sum(1) * 1e4).long() % 4
 
     teacher = function(odd, classes=4, bounds=(-50.0, 50.0))
-    search = Search(strategy="together", per_image=36, members=1, shard=10, references=5)
+    search = Search(strategy="joint", per_image=36, members=1, shard=10, references=5)
     with Run(tmp_path, teacher) as opened:
         opened.measure(images(), search)
         assert opened.meter.spent <= 30 * 37
@@ -148,7 +148,7 @@ def test_what_does_not_go_together_is_said_before_anything_is_bought(
 def test_the_default_search_is_together_and_keeps_within_its_price_for_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Search() == Search(strategy="together", per_image=300)
+    assert Search() == Search(strategy="joint", per_image=300)
     assert paper().strategy == "rows"
     monkeypatch.setattr(joint, "MOST_ROUNDS", 2)  # eight take as many lessons
     teacher = Counting()

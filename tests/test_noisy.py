@@ -15,7 +15,7 @@ from closed_form import Watched
 from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.search.boundary import Asks, Bracket, bisect, bisect_noisy, questions
-from db3kd.stages.taped import Taped
+from db3kd.stages.taped import ReplayTeacher
 from db3kd.storage.tape import Tape
 from db3kd.teachers import function
 from db3kd.teachers.base import Bounds, Teacher
@@ -337,7 +337,7 @@ class Dying:
 def test_rows_still_add_up_to_the_meter_over_a_vote(tmp_path: Path) -> None:
     vote = Voting(Flipping(0.2), most=5, margin=2)
     meter, tape = Meter(vote), Tape(tmp_path / "0.tape", classes=3)
-    taped = Taped(meter, tape)
+    taped = ReplayTeacher(meter, tape)
     taped.labels(images_of(20))
     assert taped.used == meter.spent == 20
     tape.close()

@@ -17,7 +17,7 @@ from db3kd.errors import InputError
 from db3kd.run import Run
 from db3kd.search.boundary import bisect, norm
 from db3kd.search.joint import plan as stages
-from db3kd.search.joint.in_memory import measure_together
+from db3kd.search.joint.in_memory import measure_jointly
 from db3kd.search.robustness import RobustnessMap, Status
 from db3kd.search.rows import measure
 from db3kd.synthesis import chosen
@@ -107,7 +107,7 @@ def together(watched: Watched, surrogate: str) -> RobustnessMap:
     own = watched.teacher.labels(samples)
     search = Search(surrogate=surrogate, per_image=150, members=1)
     references = as_references(watched.teacher, images(40, seed=1))
-    return measure_together(
+    return measure_jointly(
         watched, samples, own, references, search, pool=TensorImages(samples), answers=own, seed=0
     )
 
@@ -200,8 +200,8 @@ def test_a_run_asks_for_what_is_seen_in_every_stage(tmp_path: Path) -> None:
     stages: dict[str, Any] = {
         "rows": lambda run: run.measure(own, msgspec.structs.replace(QUICK, queries=60)),
         "together": lambda run: run.measure(own, Search(per_image=80, members=1)),
-        "random": lambda run: run.grow(own, Grow(per_image=5, choose="random")),
-        "doubt": lambda run: run.grow(own, Grow(per_image=5, choose="doubt", members=1)),
+        "random": lambda run: run.grow(own, Grow(per_image=5, acquisition="random")),
+        "doubt": lambda run: run.grow(own, Grow(per_image=5, acquisition="margin", members=1)),
     }
     for name, stage in stages.items():
         watched = Watched(quantised(teacher(), PNG, SHAPE))
@@ -219,7 +219,7 @@ def test_pseudo_samples_are_what_was_seen(
 ) -> None:
     watched = Watched(quantised(teacher(bounds), PNG, SHAPE))
     plan = AscentPlan(samples=8, iterations=5, queries=300)
-    settings = Synthesis(way=way, queries=60, members=1, unasked=0, ascent=plan)
+    settings = Synthesis(way=way, queries=60, members=1, ensemble_labels=0, ascent=plan)
     with Run(tmp_path / "run", watched) as run:
         run.synthesize(SHAPE, settings)
         made = run.pseudo_samples()
@@ -241,7 +241,7 @@ def test_grown_images_are_kept_as_they_were_asked(
     with Run(tmp_path / "run", watched) as run:
         run.answers(own)
         before = len(watched.asked)
-        run.grow(own, Grow(per_image=4, choose="random"))
+        run.grow(own, Grow(per_image=4, acquisition="random"))
         kept = run.grown(own).images.read(torch.arange(120))
     assert torch.equal(kept, watched.asked[before:])
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db3kd.config.reading import read_recipe, resolved, to_json
-from db3kd.config.recipe import Data, Network, Recipe, Student, Teacher
+from db3kd.config.recipe import DataConfig, Network, Recipe, StudentConfig, TeacherConfig
 from db3kd.config.settings import Budget, Search, Training, paper, paper_ascent
 from db3kd.config.types import differences
 from db3kd.errors import RecipeError
@@ -97,8 +97,8 @@ def test_the_paper_s_ascent_is_one_word(write):
         ),
         (
             "[student]",
-            "[synthesis]\nway = 'ascent'\nunasked = 5\n[student]",
-            'r.toml:12: synthesis.unasked has no use with synthesis.way = "ascent"',
+            "[synthesis]\nway = 'ascent'\nensemble_labels = 5\n[student]",
+            'r.toml:12: synthesis.ensemble_labels has no use with synthesis.way = "ascent"',
         ),
         (
             "[student]",
@@ -124,11 +124,11 @@ def test_a_small_recipe_has_the_defaults(write):
         run="runs/x",
         seed=0,
         device="cpu",
-        data=Data(train="mnist", train_split="train", test_split="test", labels="truth"),
-        teacher=Teacher(kind="onnx", file="t.onnx", bounds=(0.0, 1.0)),
+        data=DataConfig(train="mnist", train_split="train", test_split="test", labels="truth"),
+        teacher=TeacherConfig(kind="onnx", file="t.onnx", bounds=(0.0, 1.0)),
         budget=Budget(),
         label=Search(),
-        student=Student(network="lenet5", methods=("auto",), seeds=(0,), training=Training()),
+        student=StudentConfig(network="lenet5", methods=("auto",), seeds=(0,), training=Training()),
     )
 
 
@@ -572,12 +572,14 @@ trainings = st.builds(
     mixed_precision=st.booleans(),
 )
 teachers = st.one_of(
-    st.builds(Teacher, kind=st.just("onnx"), file=words, batch=maybe(counts)),
+    st.builds(TeacherConfig, kind=st.just("onnx"), file=words, batch=maybe(counts)),
     st.builds(
-        Teacher, kind=st.sampled_from(["torch", "sklearn", "function"]), factory=st.just("a.b:c")
+        TeacherConfig,
+        kind=st.sampled_from(["torch", "sklearn", "function"]),
+        factory=st.just("a.b:c"),
     ),
     st.builds(
-        Teacher,
+        TeacherConfig,
         kind=st.just("network"),
         network=st.sampled_from(networks.NAMES),
         width=above_0,
@@ -606,7 +608,7 @@ recipes = st.builds(
     seed=st.integers(0, 2**63 - 1),
     device=st.sampled_from(["cpu", "cuda:1"]),
     data=st.builds(
-        Data,
+        DataConfig,
         train=words,
         test=maybe(words),
         samples=maybe(counts),
@@ -621,13 +623,13 @@ recipes = st.builds(
     ),
     label=st.builds(
         Search,
-        strategy=st.sampled_from(["rows", "together"]),
+        strategy=st.sampled_from(["rows", "joint"]),
         queries=st.just(1000),
         tolerance=above_0,
         checkpoints=st.lists(st.integers(1, 1000), max_size=3).map(tuple),
     ),
     student=st.builds(
-        Student,
+        StudentConfig,
         network=st.sampled_from(networks.NAMES),
         methods=st.lists(st.sampled_from(["ce", "sd", "bd", "mbd"]), min_size=1, unique=True).map(
             tuple
@@ -680,8 +682,10 @@ def test_equal_recipes_have_equal_texts(write):
     text = GOOD + "width = 1\n"
     same = GOOD.replace('network = "lenet5"\n', 'width = 1.0\nnetwork = "lenet5"\n')
     assert to_json(read_recipe(write(text))) == to_json(read_recipe(write(same)))
-    made = msgspec.structs.replace(read_recipe(write(GOOD)), student=Student(network="lenet5"))
-    whole = msgspec.structs.replace(made, student=Student(network="lenet5", width=1))
+    made = msgspec.structs.replace(
+        read_recipe(write(GOOD)), student=StudentConfig(network="lenet5")
+    )
+    whole = msgspec.structs.replace(made, student=StudentConfig(network="lenet5", width=1))
     assert to_json(made) == to_json(whole)
 
 
@@ -690,7 +694,7 @@ def test_equal_recipes_have_equal_texts(write):
     [
         ({"seed": -1}, "^recipe: seed is -1; expected int >= 0$"),
         ({"seed": 2**63}, "^recipe: seed is .* 64 bits$"),
-        ({"teacher": Teacher(kind="torch")}, "^recipe: 'factory' is missing in"),
+        ({"teacher": TeacherConfig(kind="torch")}, "^recipe: 'factory' is missing in"),
     ],
 )
 def test_a_recipe_made_in_python_is_checked_too(write, change, message):
@@ -736,7 +740,7 @@ ONLY_BY_ROWS = [
     ),
     (
         "student.methods=['ce', 'bd']",
-        'student.methods has "bd", which label.strategy = "together", the default, does not'
+        'student.methods has "bd", which label.strategy = "joint", the default, does not'
         ' measure; set label.strategy = "rows"',
     ),
     (
@@ -747,7 +751,7 @@ ONLY_BY_ROWS = [
 ]
 
 
-@pytest.mark.parametrize("strategy", [[], ["label.strategy=together"]])
+@pytest.mark.parametrize("strategy", [[], ["label.strategy=joint"]])
 @pytest.mark.parametrize(("setting", "words"), ONLY_BY_ROWS)
 def test_what_cannot_be_had_together(write, setting, words, strategy):
     assert refused(write(GOOD), [*strategy, setting]) == f"--set {setting}: {words}"
@@ -765,7 +769,7 @@ def test_queries_that_would_be_ignored_are_refused_even_if_they_are_the_default(
     assert read_recipe(path, ["label.strategy=rows"]).label.queries == 1000
     assert read_recipe(path, ["label.metric=bd", "student.methods=['bd']"]).label.queries == 1000
     # Where the strategy is named, as in a resolved recipe, every default may be.
-    assert read_recipe(path, ["label.strategy=together"]).label == Search()
+    assert read_recipe(path, ["label.strategy=joint"]).label == Search()
 
 
 def test_a_recipe_made_in_python_may_not_limit_what_is_not_searched(write):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import db3kd.search.joint.plan as stages
-import db3kd.stages.surrogates as lessons
-import db3kd.stages.trial as spending
+import db3kd.stages.judge as judge
+import db3kd.stages.surrogates as surrogates
+import db3kd.stages.trial as trial
 from closed_form import prototypes
 from db3kd.config.methods import Use
 from db3kd.config.settings import Budget, Grow, Search, Spend, Training, paper
@@ -19,9 +20,10 @@ from db3kd.data import Images, TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
 from db3kd.run import Run
+from db3kd.stages import growing
 from db3kd.stages.accounts import status
 from db3kd.stages.distances import soft_labels
-from db3kd.stages.trial import Decision, Plan
+from db3kd.stages.trial import Decision, SpendingPlan
 from db3kd.student.networks import build
 
 CORNERS = torch.eye(16)[:4]
@@ -92,46 +94,46 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @given(
     per_image=st.none() | st.integers(0, 500),
-    trial=st.integers(0, 2000),
+    most=st.integers(0, 2000),
     samples=st.integers(1, 5000),
     budget=st.none() | st.integers(0, 10**6),
     reserved=st.integers(0, 10**4),
 )
 def test_a_plan_never_costs_more_than_it_may(
-    per_image: int | None, trial: int, samples: int, budget: int | None, reserved: int
+    per_image: int | None, most: int, samples: int, budget: int | None, reserved: int
 ) -> None:
-    wanted = Spend(per_image=per_image, trial=trial)
-    plan = Plan.of(wanted, samples=samples, budget=budget, reserved=reserved)
+    wanted = Spend(per_image=per_image, trial=most)
+    plan = SpendingPlan.of(wanted, samples=samples, budget=budget, reserved=reserved)
     cost = plan.each * plan.tried + plan.left * samples
     assert cost <= plan.per_image * samples
     assert plan.left >= 1 or not plan.per_image
-    assert plan.tried <= min(trial, samples)
+    assert plan.tried <= min(most, samples)
     assert (plan.tried > 0) == (plan.each > 0)
     if per_image is not None:
         assert plan.per_image == per_image
     elif budget is None:
-        assert plan.per_image == spending.PER_IMAGE
+        assert plan.per_image == trial.PER_IMAGE
     elif plan.per_image:
         assert samples + plan.per_image * samples + reserved <= budget
 
 
 def test_plans_on_paper() -> None:
     # 300 images, 100 answers: 15 of them in the trial, and 85 are left.
-    assert Plan.of(Spend(per_image=100), samples=300) == Plan(100, 300, 15, 85)
+    assert SpendingPlan.of(Spend(per_image=100), samples=300) == SpendingPlan(100, 300, 15, 85)
     # Of 4,000 images a quarter is tried: 15 x 1,000 / 4,000 is 4 an image, rounded up.
-    assert Plan.of(Spend(per_image=100), samples=4000) == Plan(100, 1000, 15, 96)
+    assert SpendingPlan.of(Spend(per_image=100), samples=4000) == SpendingPlan(100, 1000, 15, 96)
     # A budget of 10,000: 300 own images, 1,000 test images, 8,700 / 300 = 29 for each.
-    found = Plan.of(Spend(), samples=300, budget=10_000, reserved=1000)
-    assert found == Plan(29, 300, 14, 15)
-    assert Plan.of(Spend(trial=0), samples=300) == Plan(30, 0, 0, 30)
-    assert Plan.of(Spend(), samples=300, budget=200) == Plan(0, 0, 0, 0)
+    found = SpendingPlan.of(Spend(), samples=300, budget=10_000, reserved=1000)
+    assert found == SpendingPlan(29, 300, 14, 15)
+    assert SpendingPlan.of(Spend(trial=0), samples=300) == SpendingPlan(30, 0, 0, 30)
+    assert SpendingPlan.of(Spend(), samples=300, budget=200) == SpendingPlan(0, 0, 0, 0)
 
 
 # The trial
 
 
 def test_the_books_balance_and_the_better_gets_the_rest(tmp_path: Path) -> None:
-    teacher, grow = Counting(), Grow(choose="random")
+    teacher, grow = Counting(), Grow(acquisition="random")
     transfer, decision, stages = spent(tmp_path, teacher, grow=grow)
     assert sum(teacher.counts) == sum(stages.values()) <= COUNT * 11
     # 10 answers an image: 5 in the trial, where sample distances cost nothing, and 5 are left.
@@ -159,13 +161,13 @@ def test_the_books_balance_and_the_better_gets_the_rest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("use", ["grown", "mbd"])
 def test_either_use_can_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Use) -> None:
     """The judgement is bent; all else is real."""
-    judged = spending._Judge.__call__
+    judged = judge.Judge.__call__
 
     def bent(judge: Any, transfer: TransferSet) -> float:
         mine = "mbd" if transfer.soft is not None else "grown"
         return judged(judge, transfer) / 4 + (0.5 if mine == use else 0.0)
 
-    monkeypatch.setattr(spending._Judge, "__call__", bent)
+    monkeypatch.setattr(judge.Judge, "__call__", bent)
     transfer, decision, stages = spent(tmp_path, Counting())
     assert decision.use == use
     if use == "grown":
@@ -192,9 +194,9 @@ def test_parents_of_the_trial_are_the_rows_that_were_drawn(tmp_path: Path) -> No
     assert decision.held == 20
     assert stages["trial/grow"] == 100
     with Run(tmp_path, Counting()) as run:
-        rows = spending.tried(run._shop, 30, 20)
+        rows = trial.tried(run._workspace, 30, 20)
         own = TransferSet(images(), torch.arange(30), *[run.answers(images())] * 2)
-        more = spending.with_grown(run._shop.within("trial"), own, images(), rows)
+        more = growing.with_grown(run._workspace.within("trial"), own, images(), rows)
     children = set(more.ids[30:].tolist())
     assert len(children) > 10
     assert children <= set(rows.tolist())
@@ -203,28 +205,28 @@ def test_parents_of_the_trial_are_the_rows_that_were_drawn(tmp_path: Path) -> No
 def test_students_that_choose_know_what_the_trial_grew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spending._Judge, "__call__", lambda judge, transfer: 0.5)  # a tie: growth
+    monkeypatch.setattr(judge.Judge, "__call__", lambda judge, transfer: 0.5)  # a tie: growth
     seen: list[int] = []
-    real = lessons.teach
+    real = surrogates.teach
 
     def teach(ensemble: Any, known: Any, **more: Any) -> None:
         assert len(known.images) == len(known.answers)
         seen.append(len(known.answers))
         real(ensemble, known, **more)
 
-    monkeypatch.setattr(lessons, "teach", teach)
+    monkeypatch.setattr(surrogates, "teach", teach)
     spent(tmp_path, Counting())
     # Of two rounds one is in the trial and knows the 30 own images; the other the trial's 150 too.
     assert seen == [30, 180]
 
 
 def test_no_second_is_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spending._Judge, "__call__", lambda judge, transfer: 0.5)  # a tie: growth
+    monkeypatch.setattr(judge.Judge, "__call__", lambda judge, transfer: 0.5)  # a tie: growth
     spent(tmp_path, Counting())
     with Run(tmp_path, Counting()) as run:
         assert list(run.journal.all("surrogate"))  # whose lessons are given within the shards
         records = [*run.journal.all("shard"), *run.journal.all("decision")]
-        assert run.buying_seconds == round(sum(record["wall_s"] for record in records), 1)
+        assert run.costs.labels.seconds == pytest.approx(sum(r["wall_s"] for r in records))
 
 
 def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(
@@ -232,7 +234,7 @@ def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(
 ) -> None:
     seen: list[set[int]] = []
     asked: list[Tensor] = []
-    real_train, real_predict = spending.train, spending.predict
+    real_train, real_predict = judge.train, judge.predict
 
     def train(network: nn.Module, transfer: TransferSet, *rest: Any, **more: Any) -> nn.Module:
         seen.append(set(transfer.ids.tolist()))
@@ -242,14 +244,14 @@ def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(
         asked.append(held.rows)
         return real_predict(network, held, **more)
 
-    monkeypatch.setattr(spending, "train", train)
-    monkeypatch.setattr(spending, "predict", predict)
+    monkeypatch.setattr(judge, "train", train)
+    monkeypatch.setattr(judge, "predict", predict)
     spent(tmp_path, Counting())
-    assert len(seen) == len(asked) == 2 * spending.FOLDS
+    assert len(seen) == len(asked) == 2 * judge.FOLDS
     for ids, rows in zip(seen, asked, strict=True):
         assert not ids & set(rows.tolist())
         assert ids | set(rows.tolist()) == set(range(30))
-    assert sorted(torch.cat(asked[: spending.FOLDS]).tolist()) == list(range(30))
+    assert sorted(torch.cat(asked[: judge.FOLDS]).tolist()) == list(range(30))
 
 
 def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
@@ -312,16 +314,16 @@ def test_a_stop_while_students_are_judged_changes_nothing(
 ) -> None:
     whole = Counting()
     expected = spent(tmp_path / "whole", whole)
-    first, second, real = Counting(), Counting(), spending.predict
+    first, second, real = Counting(), Counting(), judge.predict
 
     def stopped(*_: Any, **more: Any) -> Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(spending, "predict", stopped)
+    monkeypatch.setattr(judge, "predict", stopped)
     with pytest.raises(KeyboardInterrupt):
         spent(tmp_path / "other", first)
     assert status(tmp_path / "other")["stage"] == "trial"
-    monkeypatch.setattr(spending, "predict", real)
+    monkeypatch.setattr(judge, "predict", real)
     assert spent(tmp_path / "other", second)[1:] == expected[1:]
     assert sum(first.counts + second.counts) == sum(whole.counts)
     assert files(tmp_path / "other") == files(tmp_path / "whole")
@@ -339,25 +341,25 @@ def wrong_for_some() -> Tensor:
 @pytest.fixture
 def asked_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The question is asked of 30 images too; growth wins the trial."""
-    monkeypatch.setattr(spending, "SOME", 20)
-    monkeypatch.setattr(spending, "LEAST", 100)
+    monkeypatch.setattr(trial, "SOME", 20)
+    monkeypatch.setattr(trial, "LEAST", 100)
 
 
 @pytest.mark.usefixtures("asked_of_few")
 @pytest.mark.parametrize("share", ["all", "confirmed", "none"])
 def test_any_share_of_the_grown_images_can_win(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: spending.Share
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: trial.Share
 ) -> None:
     """The judgement is bent; all else is real."""
-    judged, sizes = spending._Judge.__call__, []
+    judged, sizes = judge.Judge.__call__, []
 
     def bent(judge: Any, transfer: TransferSet) -> float:
         sizes.append(len(transfer))
-        names: tuple[spending.Share, ...] = ("all", "confirmed", "none")
+        names: tuple[trial.Share, ...] = ("all", "confirmed", "none")
         mine = names[len(sizes) - 1]
         return judged(judge, transfer) / 4 + (0.5 if mine == share else 0.0)
 
-    monkeypatch.setattr(spending._Judge, "__call__", bent)
+    monkeypatch.setattr(judge.Judge, "__call__", bent)
     truth, teacher = wrong_for_some(), Counting()
     transfer, _, stages = spent(tmp_path, teacher, labels=truth)
     with Run(tmp_path, Counting()) as run:
@@ -383,15 +385,15 @@ def test_a_stop_while_shares_are_judged_changes_nothing(
 ) -> None:
     truth, whole, first, second = wrong_for_some(), Counting(), Counting(), Counting()
     expected = spent(tmp_path / "whole", whole, labels=truth)
-    real = spending.predict
+    real = judge.predict
 
     def stopped(*_: Any, **more: Any) -> Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(spending, "predict", stopped)
+    monkeypatch.setattr(judge, "predict", stopped)
     with pytest.raises(KeyboardInterrupt):
         spent(tmp_path / "other", first, labels=truth)
-    monkeypatch.setattr(spending, "predict", real)
+    monkeypatch.setattr(judge, "predict", real)
     assert torch.equal(spent(tmp_path / "other", second, labels=truth)[0].ids, expected[0].ids)
     assert first.counts == whole.counts
     assert second.counts == []
@@ -402,17 +404,17 @@ def test_shares_are_judged_by_the_truth_of_images_not_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Students that answer as the teacher does are right where the teacher is."""
-    monkeypatch.setattr(spending, "MANY", 20)  # one fold says enough: 6 of 30
+    monkeypatch.setattr(trial, "MANY", 20)  # one fold says enough: 6 of 30
 
     def predict(_: nn.Module, held: Any, **more: Any) -> Tensor:
         return held.rows % 4
 
-    monkeypatch.setattr(spending, "predict", predict)
+    monkeypatch.setattr(judge, "predict", predict)
     truth = wrong_for_some()
     spent(tmp_path, Counting(), labels=truth)
     with Run(tmp_path, Counting()) as run:
         found, draw = run.selection, torch.Generator()
-        draw.manual_seed(spending.derive_seed(spending.derive_seed(0, "selection"), "folds"))
+        draw.manual_seed(judge.derive_seed(judge.derive_seed(0, "selection"), "folds"))
         held = torch.randperm(COUNT, generator=draw) % 5 == 0
         right = float((truth[held] == torch.arange(COUNT)[held] % 4).float().mean())
         assert found is not None
@@ -480,16 +482,16 @@ def test_a_budget_below_the_own_images_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "changes", "use", "why"),
     [
-        (Spend(per_image=5), Grow().changes, "grown", "30 own images with 5 answers each"),
-        (Spend(per_image=10, trial=0), Grow().changes, "grown", "are not worth a trial"),
-        (Spend(per_image=10), (), "mbd", "no change is switched on"),
+        (Spend(per_image=5), Grow().augmentations, "grown", "30 own images with 5 answers each"),
+        (Spend(per_image=10, trial=0), Grow().augmentations, "grown", "are not worth a trial"),
+        (Spend(per_image=10), (), "mbd", "no augmentation is switched on"),
     ],
 )
 def test_where_there_is_nothing_to_try(
     tmp_path: Path, wanted: Spend, changes: Any, use: str, why: str
 ) -> None:
     transfer, decision, stages = spent(
-        tmp_path, Counting(), wanted, grow=Grow(changes=changes, rounds=1, members=1)
+        tmp_path, Counting(), wanted, grow=Grow(augmentations=changes, rounds=1, members=1)
     )
     assert (decision.use, decision.agreement) == (use, {})
     assert why in decision.why
@@ -498,9 +500,9 @@ def test_where_there_is_nothing_to_try(
     assert (transfer.soft is None) == (use == "grown")
 
 
-@pytest.mark.parametrize(("changes", "use"), [(Grow().changes, "grown"), ((), "ce")])
+@pytest.mark.parametrize(("changes", "use"), [(Grow().augmentations, "grown"), ((), "ce")])
 def test_one_class_only(tmp_path: Path, changes: Any, use: str) -> None:
-    grow = Grow(changes=changes, rounds=1, members=1)
+    grow = Grow(augmentations=changes, rounds=1, members=1)
     found = spent(tmp_path, Counting(), own=images(classes=1), grow=grow)
     assert found[1].use == use
 
@@ -508,7 +510,7 @@ def test_one_class_only(tmp_path: Path, changes: Any, use: str) -> None:
 def test_one_class_in_the_trial_only(tmp_path: Path) -> None:
     """A second class that the trial's images do not have: growth, and nothing was bought twice."""
     with Run(tmp_path, Counting()) as run:
-        rows = spending.tried(run._shop, 60, 20).tolist()
+        rows = trial.tried(run._workspace, 60, 20).tolist()
     spare = next(row for row in range(60) if row not in rows)
     own = images(60, classes=1)
     own.values[spare] = images(4).values[1]

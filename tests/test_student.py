@@ -646,9 +646,9 @@ def test_samples_without_a_label_are_half_of_what_is_seen() -> None:
     rows = torch.arange(40)
     known = TransferSet(TensorImages(torch.zeros(40, 1, 4, 4)), rows, rows % 2, rows % 2)
     labels, soft = torch.where(rows < 10, rows % 2, -1), torch.zeros(40, 2)
-    unasked = replace(known, labels=labels, soft=soft, first=10)
-    assert student.repeats(unasked, Training(steps=10_000)) == 3
-    assert student.repeats(replace(unasked, labels=rows % 2), Training(steps=10_000)) == 1
+    ensemble_labels = replace(known, labels=labels, soft=soft, first=10)
+    assert student.repeats(ensemble_labels, Training(steps=10_000)) == 3
+    assert student.repeats(replace(ensemble_labels, labels=rows % 2), Training(steps=10_000)) == 1
 
 
 def test_a_mixed_set_learns_as_a_whole_one_where_all_are_soft(

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import db3kd.stages.ascent as ascents
-import db3kd.stages.ensemble_labels as unasked
+import db3kd.stages.ascent as ascent_stage
+import db3kd.stages.ensemble_labels as ensemble_labels
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
 from closed_form import Watched, Watching, prototypes
@@ -20,7 +20,7 @@ from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.run import Run
 from db3kd.stages.accounts import status
-from db3kd.stages.synthesis import planned
+from db3kd.stages.synthesis import planned_total
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.acquisition import balanced
 from db3kd.synthesis.pool import Pool
@@ -30,7 +30,7 @@ from db3kd.teachers import function
 
 SHAPE = (1, 4, 4)
 CORNERS = torch.eye(16)[:4] * 3
-SMALL = Synthesis(unasked=0, queries=90, rounds=3, width=1.0)
+SMALL = Synthesis(ensemble_labels=0, queries=90, rounds=3, width=1.0)
 OWN = [SMALL, msgspec.structs.replace(SMALL, way="latent")]  # the ways in which students choose
 
 
@@ -167,7 +167,9 @@ def test_a_pool_of_a_teacher_with_other_bounds_keeps_floats() -> None:
 def test_a_run_asks_as_many_as_it_says(tmp_path: Path, way: str) -> None:
     teacher = Counting()
     with Run(tmp_path, teacher, budget=Budget(queries=100)) as run:
-        samples = run.synthesize(SHAPE, Synthesis(unasked=0, way=way, rounds=3), reserved=10)
+        samples = run.synthesize(
+            SHAPE, Synthesis(ensemble_labels=0, way=way, rounds=3), reserved=10
+        )
         assert run.meter.spent == teacher.asked == len(samples) == sum(run.pseudo_counts) == 90
         shown = torch.cat(teacher.shown)
         assert torch.equal(samples.images.read(torch.arange(90)), shown)
@@ -179,7 +181,9 @@ def test_students_ask_less_of_the_commonest_class_than_shapes_do(tmp_path: Path)
     most = {}
     for way in ("chosen", "latent", "shapes"):
         with Run(tmp_path / way, Counting()) as run:
-            run.synthesize(SHAPE, Synthesis(unasked=0, way=way, queries=240, rounds=4, width=1.0))
+            run.synthesize(
+                SHAPE, Synthesis(ensemble_labels=0, way=way, queries=240, rounds=4, width=1.0)
+            )
             most[way] = max(run.pseudo_counts)
     assert max(most["chosen"], most["latent"]) < most["shapes"]
 
@@ -212,7 +216,7 @@ def test_students_are_shown_a_few_large_images_at_a_time() -> None:
     students = nn.ModuleList([network])
     said = chosen.thoughts(students, images)
     assert said.shape == (1, 60, 4)
-    assert unasked._together(said).shape == (60, 4)
+    assert ensemble_labels._together(said).shape == (60, 4)
     assert network.shown == [27, 27, 6]
 
 
@@ -295,13 +299,13 @@ def test_a_missing_lesson_is_named(tmp_path: Path) -> None:
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     made(tmp_path)
     with pytest.raises(ConfigurationDiffers, match='way: "chosen" -> "noise"'):
-        made(tmp_path, Synthesis(unasked=0, queries=90, rounds=3, width=1.0, way="noise"))
+        made(tmp_path, Synthesis(ensemble_labels=0, queries=90, rounds=3, width=1.0, way="noise"))
 
 
 def test_a_budget_that_was_raised_changes_no_plan(tmp_path: Path) -> None:
     for queries in (60, 600):
         with Run(tmp_path, Counting(), budget=Budget(queries=queries)) as run:
-            samples = run.synthesize(SHAPE, Synthesis(unasked=0, way="noise"))
+            samples = run.synthesize(SHAPE, Synthesis(ensemble_labels=0, way="noise"))
             assert len(samples) == run.planned_synthesis() == 60
 
 
@@ -318,9 +322,9 @@ def test_the_budget_is_never_exceeded(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_what_a_budget_leaves() -> None:
-    assert planned(Synthesis(queries=7), budget=3, reserved=1) == 7
-    assert planned(Synthesis(), budget=None, reserved=1) == 25_000
-    assert planned(Synthesis(), budget=3, reserved=5) == 0
+    assert planned_total(Synthesis(queries=7), budget=3, reserved=1) == 7
+    assert planned_total(Synthesis(), budget=None, reserved=1) == 25_000
+    assert planned_total(Synthesis(), budget=3, reserved=5) == 0
 
 
 # Soft labels by distance
@@ -332,17 +336,17 @@ def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
     search = Search(strategy="rows", queries=40, probes=10, references=3, shard=30)
     teacher = Counting()
     with Run(tmp_path, teacher) as run:
-        samples = run.synthesize(SHAPE, Synthesis(unasked=0, queries=60, way="shapes"))
+        samples = run.synthesize(SHAPE, Synthesis(ensemble_labels=0, queries=60, way="shapes"))
         with pytest.raises(InputError, match="not measured yet"):
-            run.pseudo_samples(softened=True)
-        softened = run.soften(search)
+            run.measured_samples()
+        softened = run.measure_pseudo(search)
         spent = dict(run.meter.by_stage)
         assert spent["answers"] == 0
         assert 0 < spent["pseudo/distances"] <= 60 * 3 * 40
         assert run.meter.spent == teacher.asked
         assert softened.soft is not None
         assert torch.equal(softened.soft.argmax(1), samples.own)
-        again = run.pseudo_samples(softened=True)
+        again = run.measured_samples()
         assert torch.equal(again.soft, softened.soft)
         assert teacher.asked == run.meter.spent
 
@@ -354,9 +358,9 @@ def test_the_limit_of_a_stage_counts_what_pseudo_samples_buy(tmp_path: Path, sta
     teacher, limit = Counting(), 130
     budget = Budget(stages={stage: limit})  # type: ignore[dict-item]
     with Run(tmp_path, teacher, budget=budget) as run:
-        run.synthesize(SHAPE, Synthesis(unasked=0, queries=60, way="shapes"))
+        run.synthesize(SHAPE, Synthesis(ensemble_labels=0, queries=60, way="shapes"))
         with pytest.raises(BudgetExhausted) as stopped:
-            run.soften(rows if stage == "distances" else together)
+            run.measure_pseudo(rows if stage == "distances" else together)
         assert stopped.value.stage == stage
         assert 0 < run.meter.by_stage[f"pseudo/{stage}"] <= limit
         assert teacher.asked == run.meter.spent
@@ -372,7 +376,9 @@ def test_a_teacher_that_answers_one_class_ends_and_is_named(
 ) -> None:
     same = function(lambda images: torch.zeros(len(images), dtype=torch.int64), classes=100)
     with caplog.at_level(logging.WARNING), Run(tmp_path, same) as run:
-        samples = run.synthesize((1, 13, 9), Synthesis(unasked=0, way=way, queries=40, rounds=2))
+        samples = run.synthesize(
+            (1, 13, 9), Synthesis(ensemble_labels=0, way=way, queries=40, rounds=2)
+        )
         assert len(samples) == 40
         assert run.pseudo_counts == [40] + [0] * 99
     assert "called no pseudo sample 1, 2, 3" in caplog.text
@@ -437,7 +443,7 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
     with Run(tmp_path, teacher) as run:
         samples = run.synthesize(SHAPE, LITTLE)
         stages = ("starts", "ascent", "copies")
-        assert run.meter.spent == teacher.asked == run.price_of(stages)["queries"]
+        assert run.meter.spent == teacher.asked == run.costs.stages(*stages).queries
         assert run.meter.spent <= run.planned_synthesis(LITTLE) == 12 * (50 + 150 + 2)
         assert run.meter.by_stage["copies"] == 24
         pixels = samples.images.read(torch.arange(36))
@@ -448,20 +454,20 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
         parents = torch.arange(12).repeat_interleave(2)
         assert bool((away > 0.01).all())  # changed
         assert away.gather(1, parents[:, None]).mean() < 0.9 * away.mean()  # and still like them
-        last = run.pseudo_samples(copies=False)
+        last = run.asked_samples()
         assert torch.equal(last.images.read(torch.arange(12)), pixels[:12])
         assert len(last) == 12
-        noise = run.pseudo_samples(iteration=0)
+        noise = run.ascent_samples(0)
         found = noise.images.read(torch.arange(12))
         assert torch.equal(noise.own, teacher.teacher.labels(found))
         assert not torch.equal(found, pixels[:12])
-        early = run.pseudo_samples(iteration=2)
+        early = run.ascent_samples(2)
         assert torch.equal(early.own, samples.own[:12])
         seen = torch.cat(teacher.shown)
         for image in early.images.read(torch.arange(len(early))):
             assert bool((seen == image).flatten(1).all(1).any())  # what the teacher was shown
         with pytest.raises(InputError, match="after 3 iterations were not kept"):
-            run.pseudo_samples(iteration=3)
+            run.ascent_samples(3)
         evolution = run.evolution(4)
         assert evolution is not None
         assert evolution.shape == (4, 3, *SHAPE)
@@ -490,7 +496,7 @@ def test_a_stop_between_ascent_and_copies_is_told(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(ascents, "_copy", stopped)
+        patched.setattr(ascent_stage, "_copy", stopped)
         with pytest.raises(KeyboardInterrupt):
             made(tmp_path, LITTLE)
     found = status(tmp_path)
@@ -521,7 +527,7 @@ def test_samples_of_the_ascent_have_soft_labels_by_distance(tmp_path: Path) -> N
         samples = run.synthesize(SHAPE, LITTLE)
         before = teacher.asked
         search = Search(strategy="rows", queries=30, probes=10, references=3, shard=6)
-        softened = run.soften(search)
+        softened = run.measure_pseudo(search)
         assert softened.soft is not None
         assert len(softened.soft) == 12
         assert len(softened) == len(samples) == 36
@@ -564,7 +570,7 @@ def test_unrelated_images_are_asked_once_each(tmp_path: Path, way: str) -> None:
     draw = torch.Generator().manual_seed(0)
     images = TensorImages((torch.rand(400, *SHAPE, generator=draw) * 255).to(torch.uint8))
     teacher = Counting()
-    settings = Synthesis(unasked=0, way=way, queries=90, rounds=3, width=1.0)
+    settings = Synthesis(ensemble_labels=0, way=way, queries=90, rounds=3, width=1.0)
     with Run(tmp_path, teacher) as run:
         run.synthesize(SHAPE, settings, images=images)
     asked = torch.cat(teacher.shown).mul(255).round().to(torch.uint8).flatten(1)
@@ -574,7 +580,7 @@ def test_unrelated_images_are_asked_once_each(tmp_path: Path, way: str) -> None:
 
 
 def test_unrelated_images_that_are_not_there_or_do_not_fit_are_told(tmp_path: Path) -> None:
-    settings = Synthesis(unasked=0, way="unrelated", queries=9)
+    settings = Synthesis(ensemble_labels=0, way="unrelated", queries=9)
     with Run(tmp_path, Counting()) as run:
         with pytest.raises(InputError, match="there are no unrelated images; name a data set"):
             run.synthesize(SHAPE, settings)
@@ -588,10 +594,10 @@ def test_unrelated_images_that_are_not_there_or_do_not_fit_are_told(tmp_path: Pa
 def test_images_that_nobody_is_asked_about_have_soft_labels_and_cost_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unasked, "LEAST_STEPS", 20)
-    monkeypatch.setattr(unasked, "MOST_STEPS", 20)
-    monkeypatch.setattr(unasked, "SHARD", 30)
-    wanted = Synthesis(queries=60, rounds=2, width=1.0, unasked=70)
+    monkeypatch.setattr(ensemble_labels, "LEAST_STEPS", 20)
+    monkeypatch.setattr(ensemble_labels, "MOST_STEPS", 20)
+    monkeypatch.setattr(ensemble_labels, "SHARD", 30)
+    wanted = Synthesis(queries=60, rounds=2, width=1.0, ensemble_labels=70)
     teacher = Counting()
     with Run(tmp_path / "whole", teacher) as run:
         samples = run.synthesize(SHAPE, wanted)
@@ -611,7 +617,9 @@ def test_images_that_nobody_is_asked_about_have_soft_labels_and_cost_nothing(
     with Run(tmp_path / "whole", Counting()) as run:
         again = run.pseudo_samples()
         assert torch.equal(again.soft, samples.soft)
-        assert len(run.soften(Search(strategy="rows", queries=10, probes=4, shard=60))) == 60
+        assert (
+            len(run.measure_pseudo(Search(strategy="rows", queries=10, probes=4, shard=60))) == 60
+        )
 
 
 @pytest.mark.parametrize(
@@ -621,9 +629,9 @@ def test_images_that_nobody_is_asked_about_have_soft_labels_and_cost_nothing(
 def test_images_that_nobody_is_asked_about_fill_up_what_was_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Ways, queries: int, learned: int
 ) -> None:
-    monkeypatch.setattr(unasked, "LEAST_STEPS", 20)
-    monkeypatch.setattr(unasked, "MOST_STEPS", 20)
-    monkeypatch.setattr(unasked, "IMAGES", 40)
+    monkeypatch.setattr(ensemble_labels, "LEAST_STEPS", 20)
+    monkeypatch.setattr(ensemble_labels, "MOST_STEPS", 20)
+    monkeypatch.setattr(ensemble_labels, "IMAGES", 40)
     with Run(tmp_path, Counting()) as run:
         wanted = Synthesis(way=way, queries=queries, rounds=1, width=1.0)
         assert len(run.synthesize(SHAPE, wanted)) == learned
@@ -633,11 +641,13 @@ def test_images_that_nobody_is_asked_about_fill_up_what_was_asked(
 def test_of_some_candidates_those_are_kept_of_which_the_ensemble_doubts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unasked, "LEAST_STEPS", 200)
-    monkeypatch.setattr(unasked, "MOST_STEPS", 200)
+    monkeypatch.setattr(ensemble_labels, "LEAST_STEPS", 200)
+    monkeypatch.setattr(ensemble_labels, "MOST_STEPS", 200)
     margins, rarest = [], []
     for candidates in (1, 8):  # the same answers: a first round takes images as they come
-        wanted = Synthesis(queries=60, rounds=1, width=1.0, unasked=200, candidates=candidates)
+        wanted = Synthesis(
+            queries=60, rounds=1, width=1.0, ensemble_labels=200, candidates=candidates
+        )
         with Run(tmp_path / str(candidates), Counting()) as run:
             samples = run.synthesize(SHAPE, wanted)
         assert samples.soft is not None
@@ -651,10 +661,10 @@ def test_of_some_candidates_those_are_kept_of_which_the_ensemble_doubts(
 def test_a_stop_while_nobody_is_asked_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unasked, "LEAST_STEPS", 20)
-    monkeypatch.setattr(unasked, "MOST_STEPS", 20)
-    monkeypatch.setattr(unasked, "SHARD", 30)
-    wanted = Synthesis(queries=30, rounds=1, width=1.0, unasked=70)
+    monkeypatch.setattr(ensemble_labels, "LEAST_STEPS", 20)
+    monkeypatch.setattr(ensemble_labels, "MOST_STEPS", 20)
+    monkeypatch.setattr(ensemble_labels, "SHARD", 30)
+    wanted = Synthesis(queries=30, rounds=1, width=1.0, ensemble_labels=70)
     made(tmp_path / "whole", wanted)
     for at in (2, 3, 4):  # the ensemble, then its shards
         folder = tmp_path / str(at)

@@ -11,6 +11,7 @@ Names load what they need when they are first used, so that `db3kd --help` does 
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
         RunError,
         TeacherError,
     )
-    from db3kd.run import Evaluation, Run
+    from db3kd.run import Run
     from db3kd.search import descent, robustness
     from db3kd.stages.accounts import status
+    from db3kd.stages.students import Evaluation
     from db3kd.student import networks, soft_labels
     from db3kd.teachers.base import Teacher
     from db3kd.teachers.meter import Meter
@@ -55,7 +57,7 @@ _HOME = {
     "Damaged": "errors",
     "DataSet": "data",
     "Db3kdError": "errors",
-    "Evaluation": "run",
+    "Evaluation": "stages.students",
     "Grow": "config.settings",
     "InputError": "errors",
     "Meter": "teachers.meter",
@@ -124,6 +126,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("db3kd")
     if name in _MODULES:
         return import_module(f"db3kd.{_MODULES[name]}")
     if name in _HOME:

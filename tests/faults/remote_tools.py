@@ -25,11 +25,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from db3kd.config.recipe import Data, Recipe, Student, Teacher
+from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
 from db3kd.config.remote import Encoding, Price, Remote
 from db3kd.config.settings import Budget
 from db3kd.data import DataSet, TensorImages
-from db3kd.job.teacher import Stack, stacked
+from db3kd.job.teacher import TeacherPipeline, open_teacher
 from db3kd.teachers.cached import CachedTeacher
 from db3kd.teachers.remote.teacher import RemoteTeacher
 from servers.log import Entry
@@ -233,7 +233,7 @@ def settings(url: str, **changes: Any) -> Remote:
 class Asked:
     """A teacher as a recipe makes it, of which the store and the adapter are known."""
 
-    stack: Stack
+    stack: TeacherPipeline
 
     @property
     def teacher(self) -> CachedTeacher:
@@ -263,13 +263,13 @@ def asking(
     """The teacher of a recipe, with a store in the folder; closed at the end."""
     recipe = Recipe(
         run=str(folder / "run"),
-        data=Data(train="digits"),
-        teacher=Teacher(kind="remote", remote=remote, price=price),
+        data=DataConfig(train="digits"),
+        teacher=TeacherConfig(kind="remote", remote=remote, price=price),
         budget=Budget(money=money),
-        student=Student(network="small"),
+        student=StudentConfig(network="small"),
     )
     data = DataSet(TensorImages(torch.zeros(10, 1, 8, 8)), torch.arange(10), NAMES)
-    with stacked(recipe, data) as stack:
+    with open_teacher(recipe, data) as stack:
         yield Asked(stack)
 
 

@@ -86,7 +86,7 @@ def test_a_look_sees_flips_and_rounding(tiny: Tiny, workshop: Workshop) -> None:
     tiny.special = fickle
     words = ["teacher.remote.encoding={kind='float32', layout='flat'}", "run=other/run"]
     recipe = read_recipe(workshop.folder / "far.toml", [*words, f"run={workshop.folder}/x/run"])
-    found = checkup.check(recipe, images=8)
+    found = checkup.check_teacher(recipe, images=8)
     assert found["flips"] == 8
     assert found["rounding"] is not None
     assert found["questions"] == 8 + 8 + 3 + 16

@@ -30,7 +30,7 @@ from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, Db3kdError
-from db3kd.job.teacher import told
+from db3kd.job.teacher import fingerprint
 from db3kd.run import Run
 from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
@@ -206,7 +206,7 @@ TEXTS = st.one_of(
 
 def used(recipe: Recipe) -> None:
     """All that is done with a recipe before a question is asked; of files nothing is touched."""
-    resolved(recipe), to_json(recipe), told(recipe)
+    resolved(recipe), to_json(recipe), fingerprint(recipe)
     wanted = recipe.teacher
     if wanted.remote is not None:
         images = torch.zeros(2, 1, 8, 8)

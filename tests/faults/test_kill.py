@@ -25,7 +25,7 @@ COMMAND = (
 )
 TOGETHER = (
     "-s",
-    "label.strategy=together",
+    "label.strategy=joint",
     "-s",
     "label.per_image=72",
     "-s",
@@ -39,7 +39,7 @@ GROWING = (
     "-s",
     "student.methods=['grown']",
     "-s",
-    "grow.choose=doubt",
+    "grow.acquisition=margin",
     "-s",
     "grow.per_image=60",
     "-s",
@@ -55,7 +55,7 @@ TRYING = (
     "-s",
     "grow.shard=60",
 )
-WITHOUT_DATA = ("run", "without_data.toml", *COMMAND[2:], "-s", "synthesis.unasked=0")
+WITHOUT_DATA = ("run", "without_data.toml", *COMMAND[2:], "-s", "synthesis.ensemble_labels=0")
 ASCENDING = (
     *WITHOUT_DATA,
     "-s",

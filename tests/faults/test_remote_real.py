@@ -77,7 +77,7 @@ shard = 60
 queries = 500
 rounds = 4
 shard = 125
-unasked = 0
+ensemble_labels = 0
 [student]
 network = "small"
 {student}

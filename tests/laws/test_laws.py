@@ -28,7 +28,6 @@ from closed_form import (
 from db3kd.config.methods import Metric
 from db3kd.config.settings import Budget, Descents, Search, Subspaces
 from db3kd.errors import BudgetExhausted
-from db3kd.search import robustness
 from db3kd.search.boundary import norm
 from db3kd.search.robustness import References, RobustnessMap, Status
 from db3kd.search.rows import METRICS, measure
@@ -221,7 +220,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_its_place(
 def test_how_many_rows_are_walked_at_once_does_not_matter(world: World, at_once: int) -> None:
     whole = world.measured()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(robustness, "ROW_BYTES", at_once * world.images[0].numel() * 4)
+        patch.setattr(rows, "ROW_BYTES", at_once * world.images[0].numel() * 4)
         parted = world.measured()
     for metric in METRICS:
         same(whole[metric], parted[metric])

@@ -103,7 +103,7 @@ def evaluate(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
 
 
 @app.command
-def check(
+def check_teacher(
     recipe: _Recipe,
     *,
     images: Annotated[int, Parameter(help="How many images are asked.")] = 16,
@@ -122,7 +122,7 @@ def check(
         raise InputError(f"--images must be at least 1, got {images}")
     wanted = read_recipe(recipe, options.set_)
     from db3kd.cli.terminal import checked
-    from db3kd.job.check import check as look
+    from db3kd.job.check import check_teacher as look
 
     found = look(wanted, images=images, canaries=canaries)
     _print(json.dumps(found, indent=2) if options.json_ else checked(found))

@@ -14,6 +14,7 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.table import Table
 
 from db3kd.progress import Progress
+from db3kd.stages.table import stage
 
 LINE_SECONDS = 15.0  # between lines where stderr is no terminal
 
@@ -150,8 +151,9 @@ def spending(summary: Mapping[str, Any]) -> str:
     300 for the images' own answers, 8,700 for new images
     """
     bought: dict[str, int] = {}
-    for stage, count in summary["queries"]["by_stage"].items():
-        bought[_BOUGHT[stage]] = bought.get(_BOUGHT[stage], 0) + count
+    for name, count in summary["queries"]["by_stage"].items():
+        words = stage(name).words
+        bought[words] = bought.get(words, 0) + count
     parts = [f"{count:,} for {name}" for name, count in bought.items() if count]
     lines = [f"Spent on {decided(summary['spending'])}.", ", ".join(parts)]
     if "selection" in summary:
@@ -276,22 +278,6 @@ _SHARES = {
     "all": "all of these",
     "confirmed": "those alone that kept their parent's true class",
     "none": "none of these",
-}
-_BOUGHT = {
-    "answers": "the images' own answers",
-    "trial/grow": "new images on trial",
-    "trial/distances": "distances on trial",
-    "grow": "new images",
-    "rounds": "distances",
-    "distances": "distances",
-    "synthesis": "pseudo samples",
-    "unasked": "images that were not asked",
-    "starts": "noise of every class",
-    "ascent": "pseudo samples",
-    "copies": "copies of pseudo samples",
-    "pseudo/rounds": "distances of pseudo samples",
-    "pseudo/distances": "distances of pseudo samples",
-    "evaluate": "test images",
 }
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Container, Iterator
 from typing import Any, get_args
 
-from db3kd.config.methods import Metric, is_grown, is_pseudo, metric_of
-from db3kd.config.recipe import Recipe, Student, Teacher
+from db3kd.config.methods import METHODS, Metric, needed
+from db3kd.config.recipe import Recipe, StudentConfig, TeacherConfig
 from db3kd.config.settings import (
     Grow,
     Search,
-    at_once,
+    is_joint,
 )
 from db3kd.config.toml import Key
 
@@ -31,7 +31,7 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
     yield from _teacher(recipe.teacher)
     label, student = recipe.label, recipe.student
     late = [count for count in label.checkpoints if count > label.queries]
-    if at_once(label):
+    if is_joint(label):
         yield from _of_rows(label, student, written)
     elif late:
         yield (
@@ -39,19 +39,22 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
             f"label.checkpoints has {late[0]}, beyond label.queries = {label.queries}",
         )
     yield from _of_data(recipe)
-    if "auto" in student.methods:
+    if needed(student.methods).trial:
         yield from _of_auto(recipe, written)
     order = get_args(Metric)
-    needed = {name: metric for name in student.methods if (metric := metric_of(name))}
-    beyond = [name for name in needed if order.index(needed[name]) > order.index(label.metric)]
+    beyond = [
+        name
+        for name in student.methods
+        if (metric := METHODS[name].metric) and order.index(metric) > order.index(label.metric)
+    ]
     if beyond:
-        most = max((needed[name] for name in beyond), key=order.index)
+        most = needed(beyond).metric
         yield (
             ("student", "methods"),
             f"student.methods has {beyond[0]!r}, but label.metric = {label.metric!r} does not"
             f" measure it; set label.metric = {most!r}",
         )
-    if any(is_grown(name) for name in student.methods) and recipe.grow.per_image:
+    if needed(student.methods).grown and recipe.grow.per_image:
         yield from _growth(recipe.grow)
     several: dict[str, tuple[Any, ...]] = {"methods": student.methods, "seeds": student.seeds}
     for name, members in several.items():
@@ -60,7 +63,7 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
             yield ("student", name), text
 
 
-def _of_rows(label: Search, student: Student, written: Container[str]) -> Iterator[Problem]:
+def _of_rows(label: Search, student: StudentConfig, written: Container[str]) -> Iterator[Problem]:
     """Yield what has a meaning row by row only, where all classes are searched at once."""
     by_default = "strategy" not in written
     if label.queries != Search().queries or (by_default and "queries" in written):
@@ -78,7 +81,7 @@ def _of_rows(label: Search, student: Student, written: Container[str]) -> Iterat
     if "bd" in student.methods:
         yield (
             ("student", "methods"),
-            'student.methods has "bd", which label.strategy = "together", the default, does not'
+            'student.methods has "bd", which label.strategy = "joint", the default, does not'
             ' measure; set label.strategy = "rows"',
         )
 
@@ -93,7 +96,7 @@ def _of_auto(recipe: Recipe, written: Container[str]) -> Iterator[Problem]:
             f'student.methods has "auto", which buys one thing only, and "{others[0]}"; name "auto"'
             " alone, or the others",
         )
-    if not at_once(label):
+    if not is_joint(label):
         yield (
             ("student", "methods"),
             f'label.metric = "{label.metric}" with label.strategy = "{label.strategy}" is nothing'
@@ -109,7 +112,7 @@ def _of_auto(recipe: Recipe, written: Container[str]) -> Iterator[Problem]:
 def _of_data(recipe: Recipe) -> Iterator[Problem]:
     """Yield what cannot go with own images, or without."""
     data, methods = recipe.data, recipe.student.methods
-    others = [name for name in methods if is_pseudo(name) == (data.train is not None)]
+    others = [name for name in methods if METHODS[name].own_images != (data.train is not None)]
     if others and data.train is None:
         text = f"student.methods has {others[0]!r}, which needs own images; set data.train"
         yield ("student", "methods"), f'{text}, or take "pseudo"'
@@ -122,9 +125,9 @@ def _of_data(recipe: Recipe) -> Iterator[Problem]:
     if synthesis.way.startswith("unrelated") != (synthesis.images is not None):
         text = 'synthesis.way = "unrelated" and synthesis.images, a data set, need each other'
         yield ("synthesis",), text
-    if synthesis.way == "ascent" and synthesis.unasked:
-        text = 'synthesis.unasked has no use with synthesis.way = "ascent"; remove it'
-        yield ("synthesis", "unasked"), text
+    if synthesis.way == "ascent" and synthesis.ensemble_labels:
+        text = 'synthesis.ensemble_labels has no use with synthesis.way = "ascent"; remove it'
+        yield ("synthesis", "ensemble_labels"), text
     if data.test is None:
         yield ("data",), "'train' is missing in [data], or 'test' for a run without own images"
     if data.samples is not None:
@@ -143,14 +146,17 @@ def _no_use(name: str) -> str:
 
 
 def _growth(grow: Grow) -> Iterator[Problem]:
-    if not grow.changes:
-        text = "grow.changes is empty, so nothing new can be made; name some, or set"
-        yield ("grow", "changes"), f"{text} grow.per_image = 0"
-    if len(set(grow.changes)) < len(grow.changes):
-        yield ("grow", "changes"), f"grow.changes is {list(grow.changes)}; name each once"
+    if not grow.augmentations:
+        text = "grow.augmentations is empty, so nothing new can be made; name some, or set"
+        yield ("grow", "augmentations"), f"{text} grow.per_image = 0"
+    if len(set(grow.augmentations)) < len(grow.augmentations):
+        yield (
+            ("grow", "augmentations"),
+            f"grow.augmentations is {list(grow.augmentations)}; name each once",
+        )
 
 
-def _teacher(teacher: Teacher) -> Iterator[Problem]:
+def _teacher(teacher: TeacherConfig) -> Iterator[Problem]:
     low, high = teacher.bounds
     if low >= high:
         text = f"teacher.bounds is [{low}, {high}]; give the lower bound, then the higher"
@@ -162,7 +168,7 @@ def _teacher(teacher: Teacher) -> Iterator[Problem]:
             yield ("teacher",), text
     more = {"network": ("width", "training", "data"), "remote": ("classes",)}
     useful = {*needed, *more.get(teacher.kind, ())}
-    defaults = Teacher(kind=teacher.kind)
+    defaults = TeacherConfig(kind=teacher.kind)
     names = ("factory", "file", "network", "width", "weights", "training", "data")
     for name in (*names, "remote", "classes"):
         if name not in useful and getattr(teacher, name) != getattr(defaults, name):

@@ -1,44 +1,64 @@
-"""What a student can learn from, and what each method needs."""
+"""What a student can learn from: every method once, with what it needs and so what is bought."""
 
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 Metric = Literal["sd", "bd", "mbd"]
+"""Distances to the teacher's boundary (Eq. 2, 3 and 5); a search for one finds those before it."""
 Use = Literal["ce", "grown", "mbd"]
-"""What answers beside the images' own can go to: nothing, new images, or distances."""
+"""What a trial can decide for: the own answers alone, new images, or distances."""
 Method = Literal["auto", "ce", "sd", "bd", "mbd", "grown", "mixed", "pseudo", "pseudo_mbd"]
-"""What a student learns from: the own images with their answers alone ("ce") or with soft labels by
-a metric; "grown": as "ce", and grown images; "mixed": as "mbd", and grown images; "auto": "grown"
-or "mbd", as a trial decides (`Spend`). Without own images: "pseudo", pseudo samples with their
-answers (`Synthesis`), or "pseudo_mbd", with soft labels by distance."""
 
 
-def metric_of(method: Method) -> Metric | None:
-    """The metric whose soft labels a student of this method learns from; None where it has none.
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs.
 
-    >>> metric_of("grown"), metric_of("mixed"), metric_of("sd")
-    (None, 'mbd', 'sd')
+    `own_images`: the user's images with their answers. `trial`: a trial that decides what else is
+    bought. `grown`: new images made of the own ones. `metric`: soft labels by distances of that
+    metric. `pseudo`: pseudo samples, made without any data.
+
+    >>> METHODS["mixed"]
+    Needs(own_images=True, trial=False, grown=True, metric='mbd', pseudo=False)
     """
-    match method:
-        case "auto" | "ce" | "grown" | "pseudo" | "pseudo_mbd":
-            return None
-        case "mixed":
-            return "mbd"
-    return method
+
+    own_images: bool = True
+    trial: bool = False
+    grown: bool = False
+    metric: Metric | None = None
+    pseudo: bool = False
 
 
-def is_grown(method: Method) -> bool:
-    """Whether a student of this method learns from grown images too.
+METHODS: Mapping[Method, Needs] = {
+    "auto": Needs(trial=True),
+    "ce": Needs(),
+    "sd": Needs(metric="sd"),
+    "bd": Needs(metric="bd"),
+    "mbd": Needs(metric="mbd"),
+    "grown": Needs(grown=True),
+    "mixed": Needs(grown=True, metric="mbd"),
+    "pseudo": Needs(own_images=False, pseudo=True),
+    "pseudo_mbd": Needs(own_images=False, pseudo=True, metric="mbd"),
+}
+"""Adding a method is adding a row here, and its name to `Method`."""
 
-    >>> is_grown("mixed"), is_grown("mbd")
-    (True, False)
+
+def needed(methods: Iterable[Method]) -> Needs:
+    """What several methods need together; the metric is the farthest that one of them needs.
+
+    >>> needed(["ce", "sd", "bd"]).metric, needed(["ce"]).metric
+    ('bd', None)
+    >>> needed(["grown", "mbd"]).grown
+    True
     """
-    return method in ("grown", "mixed")
-
-
-def is_pseudo(method: Method) -> bool:
-    """Whether a student of this method learns from pseudo samples, and from no own images.
-
-    >>> is_pseudo("pseudo_mbd"), is_pseudo("grown")
-    (True, False)
-    """
-    return method in ("pseudo", "pseudo_mbd")
+    rows = [METHODS[method] for method in methods]
+    order: tuple[Metric, ...] = get_args(Metric)
+    metrics = [row.metric for row in rows if row.metric is not None]
+    return Needs(
+        own_images=any(row.own_images for row in rows),
+        trial=any(row.trial for row in rows),
+        grown=any(row.grown for row in rows),
+        metric=max(metrics, key=order.index, default=None),
+        pseudo=any(row.pseudo for row in rows),
+    )

@@ -111,12 +111,12 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     Raises:
         RecipeError: a record that was made in Python holds an impossible value.
 
-    >>> from db3kd.config.recipe import Data, Student, Teacher
+    >>> from db3kd.config.recipe import DataConfig, StudentConfig, TeacherConfig
     >>> recipe = Recipe(
     ...     run="runs/mnist",
-    ...     data=Data(train="mnist"),
-    ...     teacher=Teacher(kind="onnx", file="teacher.onnx"),
-    ...     student=Student(network="lenet5"),
+    ...     data=DataConfig(train="mnist"),
+    ...     teacher=TeacherConfig(kind="onnx", file="teacher.onnx"),
+    ...     student=StudentConfig(network="lenet5"),
     ... )
     >>> resolved(recipe)["student"]["seeds"]
     [0]
@@ -136,12 +136,12 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 def to_json(recipe: Recipe) -> str:
     """Return `resolved` as canonical JSON text: the same for equal recipes.
 
-    >>> from db3kd.config.recipe import Data, Student, Teacher
+    >>> from db3kd.config.recipe import DataConfig, StudentConfig, TeacherConfig
     >>> recipe = Recipe(
     ...     run="runs/mnist",
-    ...     data=Data(train="mnist"),
-    ...     teacher=Teacher(kind="onnx", file="teacher.onnx"),
-    ...     student=Student(network="lenet5"),
+    ...     data=DataConfig(train="mnist"),
+    ...     teacher=TeacherConfig(kind="onnx", file="teacher.onnx"),
+    ...     student=StudentConfig(network="lenet5"),
     ... )
     >>> json.loads(to_json(recipe)) == resolved(recipe)
     True

@@ -26,7 +26,7 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 Network = Literal["small", "lenet5", "alexnet", "resnet18", "resnet34", "resnet50"]
 
 
-class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The images of a run.
 
     `train`, `test`: names of data sets as `db3kd.data.load` takes them; without `test` the test
@@ -36,7 +36,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     test images, each of which costs an answer. `size`, `channels`: what images are made into.
     `labels`: whose labels the cross-entropy term of Eq. 1 uses.
 
-    >>> Data(train="mnist").test_split
+    >>> DataConfig(train="mnist").test_split
     'test'
     """
 
@@ -51,7 +51,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     labels: Literal["truth", "teacher"] = "truth"
 
 
-class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The classifier that is asked.
 
     `kind` says which of the others are needed: "network" a `network` of the paper and `weights` (a
@@ -65,7 +65,7 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     one beside the folder of the run, others none. `price`: what answers cost. `noise`: what is done
     where it does not always say the same.
 
-    >>> Teacher(kind="onnx", file="teacher.onnx").bounds
+    >>> TeacherConfig(kind="onnx", file="teacher.onnx").bounds
     (0.0, 1.0)
     """
 
@@ -86,7 +86,7 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     noise: Noise | None = None
 
 
-class Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The networks that are trained: one for each of `methods` and each of `seeds`.
 
     `methods`: what they learn from, and so what is bought. "ce": the images and their answers;
@@ -97,7 +97,7 @@ class Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     own images: "pseudo", pseudo samples with their answers (`Synthesis`), which is the default
     there, or "pseudo_mbd", with soft labels by their distances.
 
-    >>> Student(network="lenet5", width=0.5).methods
+    >>> StudentConfig(network="lenet5", width=0.5).methods
     ('auto',)
     """
 
@@ -117,22 +117,22 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     >>> recipe = Recipe(
     ...     run="runs/mnist",
-    ...     data=Data(train="mnist"),
-    ...     teacher=Teacher(kind="onnx", file="teacher.onnx"),
-    ...     student=Student(network="lenet5"),
+    ...     data=DataConfig(train="mnist"),
+    ...     teacher=TeacherConfig(kind="onnx", file="teacher.onnx"),
+    ...     student=StudentConfig(network="lenet5"),
     ... )
-    >>> recipe.student.methods, recipe.grow.choose, recipe.label.strategy
-    (('auto',), 'doubt', 'together')
+    >>> recipe.student.methods, recipe.grow.acquisition, recipe.label.strategy
+    (('auto',), 'margin', 'joint')
     """
 
     run: Text
     seed: Natural = 0
     device: Annotated[str, msgspec.Meta(pattern=_DEVICE)] = "cpu"
-    data: Data
-    teacher: Teacher
+    data: DataConfig
+    teacher: TeacherConfig
     budget: Budget = Budget()
     spend: Spend = Spend()
     grow: Grow = Grow()
     synthesis: Synthesis = Synthesis()
     label: Search = Search()
-    student: Student
+    student: StudentConfig

@@ -12,13 +12,13 @@ import msgspec
 from db3kd.config.methods import Metric
 from db3kd.config.types import Above0, AtLeast0, Count, Flips, Natural
 
-Strategy = Literal["rows", "together"]
+Strategy = Literal["rows", "joint"]
 Descents = Literal["sign_opt", "hop_skip_jump", "cgba_h", "ttba", "ars_opt"]
 Subspaces = Literal["full", "dct", "bilinear", "sweep"]
-Change = Literal[
+AugmentationName = Literal[
     "shift", "rotate", "scale", "shear", "crop", "flip", "mix", "paste", "shade", "noise"
 ]
-Stage = Literal[
+StageKind = Literal[
     "answers",
     "grow",
     "rounds",
@@ -43,7 +43,7 @@ Ways = Literal[
     "unrelated",
     "unrelated_chosen",
 ]
-Choice = Literal["random", "doubt", "disagreement"]
+AcquisitionName = Literal["random", "margin", "bald"]
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +61,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     queries: Natural | None = None
     money: AtLeast0 | None = None
-    stages: dict[Stage, Natural] = {}
+    stages: dict[StageKind, Natural] = {}
 
 
 def kind_of(stage: str) -> str:
@@ -90,7 +90,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     counts at which the best distance is kept. `shard`: samples that are measured, saved and resumed
     together.
 
-    `strategy`, for a run's "mbd": "together", the default, searches all classes of a sample at once
+    `strategy`, for a run's "mbd": "joint", the default, searches all classes of a sample at once
     (`db3kd.search.joint`) and spends at most `per_image` queries on it; SD comes with it, BD does
     not.
     There `surrogate` is the network that proposes, one of `db3kd.networks.NAMES`, or "auto" by the
@@ -102,7 +102,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     (`docs/noisy.md`); row by row only.
 
     >>> Search().strategy, paper().strategy
-    ('together', 'rows')
+    ('joint', 'rows')
     """
 
     metric: Metric = "mbd"
@@ -116,7 +116,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     subspace: Subspaces = "sweep"
     checkpoints: tuple[Count, ...] = ()
     shard: Count = 200
-    strategy: Strategy = "together"
+    strategy: Strategy = "joint"
     per_image: Count = 300
     surrogate: str = "auto"
     members: Count = 3
@@ -146,21 +146,21 @@ def paper(**changes: Any) -> Search:
 class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How new images are made of a user's own, and which of them are asked (`docs/growing.md`).
 
-    `per_image`: answers for each own image. `changes`: how they are made; "shift", "rotate",
+    `per_image`: answers for each own image. `augmentations`: how they are made; "shift", "rotate",
     "scale", "shear", "crop" and "flip" move pixels, "mix" and "paste" join two images, "shade" is
     light that varies smoothly, "noise" is pixel by pixel. A flip that the first round finds to
-    change the class too often is left out of the others. `choose`: which are asked; "random", or
-    those that "doubt" or "disagreement" of some students finds among `candidates` times as many, as
-    many of each class that the students see. `rounds`: the students learn between them. `surrogate`
-    and `members`: what and how many these students are, as in `Search`. `shard`: the most images
-    that are made, asked and resumed together.
+    change the class too often is left out of the others. `acquisition`: which are asked; "random",
+    or those of `candidates` times as many that some students can hardly tell apart ("margin") or
+    disagree on ("bald"), as many of each class that the students see. `rounds`: the students learn
+    between them. `surrogate` and `members`: what and how many these students are, as in `Search`.
+    `shard`: the most images that are made, asked and resumed together.
 
-    >>> Grow(per_image=10).choose
-    'doubt'
+    >>> Grow(per_image=10).acquisition
+    'margin'
     """
 
     per_image: Natural = 30
-    changes: tuple[Change, ...] = (
+    augmentations: tuple[AugmentationName, ...] = (
         "shift",
         "rotate",
         "scale",
@@ -169,7 +169,7 @@ class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         "mix",
         "shade",
     )
-    choose: Choice = "doubt"
+    acquisition: AcquisitionName = "margin"
     candidates: Count = 4
     rounds: Count = 4
     surrogate: str = "auto"
@@ -201,8 +201,9 @@ class AscentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     sample are asked at the end, one query each: shifted, rotated, scaled, sheared, mixed, patched.
     `shard`: samples that are pushed, saved and resumed together.
     `starts`: T of Eq. 8. `iterations`: the most. `queries`: the limit of a sample in all. `search`:
-    the limit of its search for the nearest boundary point in one iteration. `anew`: every how many
-    iterations that begins at the T starts; 1 is always, 0 at first only. `walk_steps`: steps of the
+    the limit of its search for the nearest boundary point in one iteration. `restart_every`: after
+    how many iterations that search begins again at the T starts; 1 restarts each time, 0 never.
+    `walk_steps`: steps of the
     descent in the iterations between; `walk_probes`: the most probes of a step. `remembered`: how
     many points of earlier iterations are kept. `spread`: a remembered point weighs
     exp(-(d - d0) / (spread d0)) in the ray, at distance d where the nearest is at d0; 0 for the
@@ -226,7 +227,7 @@ class AscentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     iterations: Count = 40
     queries: Count = 4_000
     search: Count = 400
-    anew: Natural = 8
+    restart_every: Natural = 8
     walk_steps: Natural = 1
     walk_probes: Count = 24
     remembered: Natural = 20
@@ -246,7 +247,7 @@ PAPER_ASCENT: Mapping[str, Any] = {
     "samples": 80_000,
     "queries": 40 * 5_300,
     "search": 5_000,
-    "anew": 1,
+    "restart_every": 1,
     "walk_probes": 200,
     "remembered": 0,
     "spread": 0.0,
@@ -284,10 +285,10 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `rounds`: at least so many times the students learn anew.
     `surrogate`, `width`, `members`: what and how many these students are; "auto" by the size of the
     images. `candidates`: so many images are made for one that is taken, where students choose.
-    `unasked`: so many more images are taken, as far as 2 GiB hold them, of which nobody is asked;
-    what three wider students say of them together are soft labels. Without it, as many as make
-    60,000 with those that are asked, by the ways "chosen" and "latent", in a recipe whose student
-    is of the network `surrogate`; none for another student, which knows better than these.
+    `ensemble_labels`: so many more images, as far as 2 GiB hold them, are labelled by an ensemble
+    of three wider students instead of the teacher. Without it, the ways "chosen" and "latent" fill
+    up what is asked to 60,000 images, if the student is of the network `surrogate`; a student of
+    another network gets none, since it may know better than the ensemble.
     `shard`: the most images that are made, asked and resumed together.
 
     >>> Synthesis(queries=5000).way
@@ -301,7 +302,7 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     width: Above0 = 0.5
     members: Count = 2
     candidates: Count = 4
-    unasked: Natural | None = None
+    ensemble_labels: Natural | None = None
     shard: Count = 16384
     ascent: AscentPlan = AscentPlan()
     images: Annotated[str, msgspec.Meta(min_length=1)] | None = None
@@ -330,13 +331,13 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mixed_precision: bool = True
 
 
-def at_once(search: Search) -> bool:
+def is_joint(search: Search) -> bool:
     """Whether a run searches all classes of an image at once.
 
-    >>> at_once(Search()), at_once(Search(metric="bd")), at_once(paper())
+    >>> is_joint(Search()), is_joint(Search(metric="bd")), is_joint(paper())
     (True, False, False)
     """
-    return search.metric == "mbd" and search.strategy == "together"
+    return search.metric == "mbd" and search.strategy == "joint"
 
 
 def most_queries(search: Search, classes: int) -> int:
@@ -347,6 +348,6 @@ def most_queries(search: Search, classes: int) -> int:
     """
     if search.metric == "sd":
         return 0
-    if at_once(search):
+    if is_joint(search):
         return search.per_image
     return (classes - 1) * search.queries

@@ -26,9 +26,10 @@ from db3kd.teachers.remote import remote
 def store_of(recipe: Recipe) -> Path | None:
     """The file that keeps a teacher's answers; None where none is wanted.
 
-    >>> from db3kd.config.recipe import Data, Recipe, Student, Teacher
-    >>> store_of(Recipe(run="runs/a", data=Data(train="d"), student=Student(network="lenet5"),
-    ...                 teacher=Teacher(kind="remote", remote=Remote(url="", protocol="oip"))))
+    >>> from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
+    >>> remote = TeacherConfig(kind="remote", remote=Remote(url="", protocol="oip"))
+    >>> store_of(Recipe(run="runs/a", data=DataConfig(train="d"), teacher=remote,
+    ...                 student=StudentConfig(network="lenet5")))
     PosixPath('runs/answers.db3kd')
     """
     if recipe.teacher.store is not None:

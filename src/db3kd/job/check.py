@@ -13,7 +13,7 @@ from db3kd.data import eight_bits
 from db3kd.errors import InputError
 from db3kd.job.plan import check_possible, forecast
 from db3kd.job.session import data_of
-from db3kd.job.teacher import stacked
+from db3kd.job.teacher import open_teacher
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json, write_atomically
@@ -26,7 +26,7 @@ CANARY_REPEATS = 5
 ALONE = 3  # images that are asked one at a time, for the time of a single question
 
 
-def check(
+def check_teacher(
     recipe: Recipe,
     *,
     images: int = 16,
@@ -46,7 +46,7 @@ def check(
         InputError: the recipe's data, networks or teacher cannot be used.
         TeacherError: the teacher failed.
 
-    >>> callable(check)
+    >>> callable(check_teacher)
     True
     """
     train, test = data_of(recipe)
@@ -55,9 +55,9 @@ def check(
     draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]
     some = data.images.read(rows).to(recipe.device)
-    with stacked(recipe, train or test, progress, run="check") as stack:
-        adapter = stack.adapter
-        first, _ = _asked(stack.teacher, some)
+    with open_teacher(recipe, train or test, progress, run="check") as pipeline:
+        adapter = pipeline.adapter
+        first, _ = _asked(pipeline.teacher, some)
         again, seconds = _asked(adapter, some)
         alone = [_asked(adapter, image[None])[1] for image in some[:ALONE]]
         rounding, extra = _rounding(adapter, some)
@@ -101,19 +101,19 @@ def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = Non
     True
     """
     train, test = data_of(recipe)
-    with stacked(recipe, train or test) as stack:
-        store, far = stack.store, stack.adapter
+    with open_teacher(recipe, train or test) as pipeline:
+        store, far = pipeline.store, pipeline.adapter
         if store is None:
             raise InputError("this teacher keeps no answers; name a file in teacher.store")
-        found: Json = {"store": str(store.path), "teacher": stack.identity}
+        found: Json = {"store": str(store.path), "teacher": pipeline.identity}
         if taken is not None:
             index = far.labelled.index if isinstance(far, RemoteTeacher) else None
             key = far.keys if isinstance(far, RemoteTeacher) else float_keys
-            done = store.import_table(taken, stack.identity, key, index=index, bounds=far.bounds)
+            done = store.import_table(taken, pipeline.identity, key, index=index, bounds=far.bounds)
             found |= {"new": done.added, "known before": done.known, "differing": done.differ}
         if given is not None:
-            found["exported"] = store.export(given, stack.identity)
-        return {**found, **store.books(stack.identity)}
+            found["exported"] = store.export(given, pipeline.identity)
+        return {**found, **store.books(pipeline.identity)}
 
 
 def _keep_canaries(teacher: Teacher, images: Tensor, file: Path) -> int:

@@ -1,35 +1,31 @@
 """A recipe with its run, data sets and teacher at hand."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from db3kd.config.methods import Method, is_grown, is_pseudo, metric_of
+from db3kd.config.methods import METHODS, Method, Needs, needed
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
 from db3kd.data import DataSet, Images, load, subset
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
-from db3kd.job.pictures import by_class, save, tiled
 from db3kd.job.plan import PARTS, check_possible, forecast
-from db3kd.job.teacher import Stack, paid, stacked, told
+from db3kd.job.teacher import TeacherPipeline, fingerprint, open_teacher, paid
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
 from db3kd.seeds import derive_seed
 from db3kd.stages.ensemble_labels import images_for
-from db3kd.storage.files import Json, write_atomically
+from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.networks import build
 
-MOST_ROWS = 100  # of a picture
 _log = logging.getLogger("db3kd")
 
 
@@ -44,21 +40,18 @@ def opened(
 
     Raises:
         Db3kdError: see `Run` and `make_teacher`.
-
-    >>> callable(opened)
-    True
     """
     images = resolved(recipe)["data"]
     if images["test_samples"] is None:
         del images["test_samples"]
-    stable = {"data": images, "teacher": told(recipe)}
+    stable = {"data": images, "teacher": fingerprint(recipe)}
     data, test = data_of(recipe)
     check_possible(recipe, data, test)
     with (
-        stacked(recipe, data or test, progress) as stack,
+        open_teacher(recipe, data or test, progress) as pipeline,
         Run(
             recipe.run,
-            stack.teacher,
+            pipeline.teacher,
             budget=recipe.budget,
             seed=recipe.seed,
             device=recipe.device,
@@ -73,7 +66,7 @@ def opened(
                     f"the images have {len(some.classes)} classes, but the teacher only"
                     f" {found.meter.classes}; leave out images of classes that it does not know"
                 )
-        job = Job(recipe, found, data, test, stack)
+        job = Job(recipe, found, data, test, pipeline)
         job.announce()
         yield job
 
@@ -85,9 +78,6 @@ def data_of(recipe: Recipe) -> tuple[DataSet | None, DataSet]:
 
     Raises:
         InputError: a data set that is not there, or smaller than wanted.
-
-    >>> callable(data_of)
-    True
     """
     wanted = recipe.data
     name, count = str(wanted.test or wanted.train), wanted.test_samples
@@ -109,17 +99,13 @@ def _some(recipe: Recipe, name: str, split: str, wanted: int | None, key: str) -
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe with its run and data sets at hand; `opened` makes one.
-
-    >>> Job.__dataclass_fields__.keys()
-    dict_keys(['recipe', 'run', 'train', 'test', 'stack'])
-    """
+    """A recipe with its run, data sets and teacher at hand; `opened` makes one."""
 
     recipe: Recipe
     run: Run
     train: DataSet | None
     test: DataSet
-    stack: Stack
+    pipeline: TeacherPipeline
 
     @property
     def own(self) -> DataSet:
@@ -133,31 +119,16 @@ class Job:
         return self.train
 
     @property
-    def invents(self) -> bool:
-        """Whether students learn from pseudo samples, and there are no own images."""
-        return any(map(is_pseudo, self.recipe.student.methods))
-
-    @property
-    def grows(self) -> bool:
-        """Whether a student learns from grown images."""
-        return any(map(is_grown, self.recipe.student.methods))
-
-    @property
-    def measures(self) -> bool:
-        """Whether a student learns from distances."""
-        return any(map(metric_of, self.recipe.student.methods))
-
-    @property
-    def spends(self) -> bool:
-        """Whether a trial decides what is bought."""
-        return "auto" in self.recipe.student.methods
+    def needs(self) -> Needs:
+        """What the methods of all students need together."""
+        return needed(self.recipe.student.methods)
 
     def announce(self) -> None:
         """Say what the run will cost at most, and what for."""
         meter, test = self.run.meter, self.test
         samples = 0 if self.train is None else len(self.train)
-        parted = self.run.planned(max(1, samples), self.recipe.spend, reserved=len(test))
-        spend = msgspec.structs.replace(self.recipe.spend, per_image=parted.per_image)
+        divided = self.run.planned(max(1, samples), self.recipe.spend, reserved=len(test))
+        spend = msgspec.structs.replace(self.recipe.spend, per_image=divided.per_image)
         total = self.run.planned_synthesis(self.recipe.synthesis, reserved=len(test))
         synthesis = msgspec.structs.replace(self.recipe.synthesis, queries=max(1, total))
         most = forecast(
@@ -168,20 +139,20 @@ class Job:
         )
         words = [f"{most[part]:,} for {name}" for part, name in PARTS.items() if most[part]]
         _log.info("at most %s queries in all: %s", f"{most['total']:,}", ", ".join(words))
-        if self.spends and self.run.decision is None and parted.tried:
+        if self.needs.trial and self.run.decision is None and divided.tried:
             _log.info(
                 "what pays depends on teacher and images, so both are tried on %s images, with %s"
                 " new ones of each; the better gets the other %s answers an image",
-                f"{parted.tried:,}",
-                parted.each,
-                parted.left,
+                f"{divided.tried:,}",
+                divided.each,
+                divided.left,
             )
         budget = meter.budget.queries
         if budget is not None and most["total"] > budget:
             advice = ""
             if budget < samples:
                 advice = f"; {budget:,} images of your own, by data.samples, are what it can pay"
-            elif self.spends and self.recipe.spend.per_image is not None:
+            elif self.needs.trial and self.recipe.spend.per_image is not None:
                 advice = "; without spend.per_image it would be planned to fit"
             _log.info(
                 "the budget is %s, so the run may stop before it is done%s", f"{budget:,}", advice
@@ -203,7 +174,7 @@ class Job:
     def synthesize(self) -> None:
         """Make the pseudo samples, and measure their distances where a student needs these."""
         recipe, shape = self.recipe, self.test.images.shape
-        settings = msgspec.structs.replace(recipe.synthesis, unasked=self.unasked)
+        settings = msgspec.structs.replace(recipe.synthesis, ensemble_labels=self.ensemble_labels)
         named = settings.images
         channels, height, width = shape
         images: Images | None = None
@@ -213,8 +184,8 @@ class Job:
             found = load(named, recipe.data.train_split, size=height, channels=channels)
             images = found.images
         self.run.synthesize(shape, settings, images=images, reserved=len(self.test))
-        if "pseudo_mbd" in recipe.student.methods:
-            self.run.soften(recipe.label)
+        if self.needs.metric is not None:
+            self.run.measure_pseudo(recipe.label)
 
     def network(self, seed: int) -> nn.Module:
         """A student before its training."""
@@ -223,19 +194,24 @@ class Job:
 
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, pixels in memory."""
-        if is_pseudo(method):
-            softened = method == "pseudo_mbd"
-            samples = self.run.pseudo_samples(softened=softened, unasked=self.unasked > 0)
+        needs = METHODS[method]
+        if needs.pseudo:
+            samples = (
+                self.run.pseudo_samples(ensemble_labels=self.ensemble_labels > 0)
+                if needs.metric is None
+                else self.run.measured_samples()
+            )
             return replace(samples, images=resident(samples.images))
         transfer = self.run.transfer_set(self.own.images, method, labels=self.truth)
         alone = len(transfer) == len(self.own)
         return replace(transfer, images=self.pixels if alone else resident(transfer.images))
 
     @property
-    def unasked(self) -> int:
-        """How many images of which nobody is asked students of method "pseudo" learn from."""
+    def ensemble_labels(self) -> int:
+        """How many images that an ensemble labels students of pseudo samples learn from."""
         recipe = self.recipe
-        if "pseudo" not in recipe.student.methods:
+        rows = [METHODS[method] for method in recipe.student.methods]
+        if not any(row.pseudo and row.metric is None for row in rows):
             return 0
         network, shape = recipe.student.network, self.test.images.shape
         asked = self.run.planned_synthesis(recipe.synthesis, reserved=len(self.test))
@@ -264,11 +240,11 @@ class Job:
 
     def books(self) -> Json:
         """Queries spent, by stage, and the budget; repeats of votes; what a store's books say."""
-        meter, vote = self.run.meter, self.stack.vote
+        meter, vote = self.run.meter, self.pipeline.vote
         repeats = {} if vote is None else {"repeats": vote.repeats, "undecided": vote.undecided}
         return {
             **repeats,
-            **paid(self.recipe, self.stack),
+            **paid(self.recipe, self.pipeline),
             "run": str(self.run.folder),
             "queries": {
                 "spent": meter.spent,
@@ -276,74 +252,3 @@ class Job:
                 "by_stage": dict(meter.by_stage),
             },
         }
-
-    def summary(self) -> Json:
-        """Train and evaluate every student; the table of the run."""
-        methods: dict[str, Json] = {}
-        teacher_accuracy: float | None = None
-        for method, seed, network in self.students():
-            found = self.run.evaluate(
-                network, self.test.images, self.test.labels, name=method, seed=seed
-            )
-            teacher_accuracy = found.teacher_accuracy
-            row = methods.setdefault(
-                method, {"accuracy": [], "agreement": [], "seeds": [], "training_s": []}
-            )
-            row["accuracy"].append(found.accuracy)
-            row["agreement"].append(found.agreement)
-            row["seeds"].append(seed)
-            row["training_s"].append(self.run.training_seconds(method, seed))
-        for method in self.recipe.student.methods:
-            methods[method].update(self.price(method))
-        summary = {
-            **self.books(),
-            "samples": self.samples,
-            "test_samples": len(self.test),
-            "teacher": {"accuracy": teacher_accuracy},
-            "methods": methods,
-        }
-        if self.invents:
-            summary["classes"] = self.run.pseudo_counts
-            summary["picture"] = str(self.draw())
-        if self.run.decision is not None:
-            summary["spending"] = asdict(self.run.decision)
-            if self.run.selection is not None:
-                summary["selection"] = asdict(self.run.selection)
-        text = json.dumps(summary, indent=2).encode() + b"\n"
-        write_atomically(self.run.folder / "summary.json", text)
-        return summary
-
-    def draw(self) -> Path:
-        """The picture of the pseudo samples, class by class, of at most a hundred classes."""
-        samples, meter = self.run.pseudo_samples(copies=False), self.run.meter
-        count = min(meter.classes, MOST_ROWS)
-        picture = by_class(samples.images, samples.own, count, bounds=meter.bounds)
-        save(self.run.folder / "pseudo.png", picture)
-        evolution = self.run.evolution(count)
-        if evolution is not None:
-            save(self.run.folder / "evolution.png", tiled(evolution, bounds=meter.bounds))
-        return self.run.folder / "pseudo.png"
-
-    @property
-    def samples(self) -> int:
-        """How many own images there are, or pseudo samples."""
-        return sum(self.run.pseudo_counts) if self.invents else len(self.own)
-
-    def price(self, method: Method) -> Json:
-        """Queries and seconds that the labels of a method alone would have cost."""
-        if is_pseudo(method):
-            softened = ("pseudo/",) if method == "pseudo_mbd" else ()
-            return self.run.price_of(("synthesis", "starts", "ascent", "copies", *softened))
-        queries, seconds = len(self.own), 0.0
-        if method == "auto":
-            return {"queries": self.run.bought, "label_s": self.run.buying_seconds}
-        if is_grown(method):
-            bought = self.run.grown(self.own.images)
-            queries += len(bought.called)
-            seconds += bought.seconds
-        metric = metric_of(method)
-        if metric is not None:
-            found = self.run.distances(metric)
-            queries += int(found.queries.sum())
-            seconds += found.seconds
-        return {"queries": queries, "label_s": round(seconds, 1)}

@@ -30,7 +30,7 @@ from db3kd.progress import Progress, silent
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.cached import CachedTeacher, Store
 from db3kd.teachers.noisy import Canary, Voting, margin_for
-from db3kd.teachers.remote import Purse, RemoteTeacher
+from db3kd.teachers.remote import MoneyBudget, RemoteTeacher
 
 MOST_VOTES = 99  # for one image
 _HOW = frozenset(Remote.__struct_fields__) - {
@@ -50,10 +50,10 @@ _HOW = frozenset(Remote.__struct_fields__) - {
 
 
 @dataclass(frozen=True)
-class Stack:
+class TeacherPipeline:
     """A teacher as a run asks it, and what is in it: the adapter; a store and votes where wanted.
 
-    >>> Stack.__dataclass_fields__.keys()
+    >>> TeacherPipeline.__dataclass_fields__.keys()
     dict_keys(['teacher', 'adapter', 'vote', 'store', 'identity'])
     """
 
@@ -64,15 +64,15 @@ class Stack:
     identity: str = ""
 
 
-def paid(recipe: Recipe, stack: Stack) -> dict[str, Any]:
+def paid(recipe: Recipe, pipeline: TeacherPipeline) -> dict[str, Any]:
     """What this run's answers cost, by the books of its store; nothing where it has none.
 
     >>> paid.__name__
     'paid'
     """
-    if stack.store is None:
+    if pipeline.store is None:
         return {}
-    books, price = stack.store.books(run=str(recipe.run)), recipe.teacher.price
+    books, price = pipeline.store.books(run=str(recipe.run)), recipe.teacher.price
     money = None if price is None else round(_charged(price, books) * price.per_1000 / 1000, 4)
     currency = "" if price is None else price.currency
     return {"paid": {**books, "money": money, "currency": currency}}
@@ -87,9 +87,9 @@ def _charged(price: Price | None, books: dict[str, int]) -> int:
 
 
 @contextmanager
-def stacked(
+def open_teacher(
     recipe: Recipe, data: DataSet, progress: Progress = silent, *, run: str | None = None
-) -> Iterator[Stack]:
+) -> Iterator[TeacherPipeline]:
     """Make the teacher of a recipe, for the length of a `with` block.
 
     A remote teacher keeps its answers in `teacher.store`, by default `answers.db3kd` beside the
@@ -100,7 +100,7 @@ def stacked(
         InputError: the teacher cannot be made, or the file is no store.
         Damaged, Busy, RunError: from the store.
 
-    >>> callable(stacked)
+    >>> callable(open_teacher)
     True
     """
     wanted, run = recipe.teacher, run or str(recipe.run)
@@ -112,15 +112,15 @@ def stacked(
             far.discover()
         file = store_of(recipe)
         if file is None:
-            yield Stack(*_heard(wanted.noise, made, lambda name: made))
+            yield TeacherPipeline(*_with_noise(wanted.noise, made, lambda name: made))
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         store = kept.enter_context(Store(file))
-        identity = _identity(recipe) if far is None else far.identity
+        identity = _local_identity(recipe) if far is None else far.identity
         if far is not None:
             far.learn(store.names(identity))
             far.remember = lambda names: _learn(store, identity, names)
-            far.transport.purse = _purse(recipe, store, run)
+            far.transport.money = _money_budget(recipe, store, run)
         key = None if far is None else far.keys
 
         def asked(name: str) -> Teacher:
@@ -131,10 +131,10 @@ def stacked(
             names = [f"{identity} repeat {k}" for k in range(1, MOST_VOTES)]
             return sum(store.books(name, run=run)["answered"] for name in names)
 
-        yield Stack(*_heard(wanted.noise, made, asked, repeated), store, identity)
+        yield TeacherPipeline(*_with_noise(wanted.noise, made, asked, repeated), store, identity)
 
 
-def _heard(
+def _with_noise(
     noise: Noise | None,
     adapter: Teacher,
     asked: Callable[[str], Teacher],
@@ -179,15 +179,16 @@ def _canaries(file: str) -> dict[str, torch.Tensor]:
     return {"images": found["images"], "answers": found["answers"].long()}
 
 
-def told(recipe: Recipe) -> dict[str, Any]:
+def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """What a run folder keeps of the teacher: all that says who it is and what it sees.
 
     How fast and how often it is asked, at what price, and where answers are kept may change.
 
-    >>> from db3kd.config.recipe import Data, Recipe, Student, Teacher
-    >>> recipe = Recipe(run="r", data=Data(train="d"), teacher=Teacher(kind="onnx", file="t.onnx"),
-    ...                 student=Student(network="lenet5"))
-    >>> told(recipe)["file"], "store" in told(recipe)
+    >>> from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
+    >>> recipe = Recipe(run="r", data=DataConfig(train="d"),
+    ...                 teacher=TeacherConfig(kind="onnx", file="t.onnx"),
+    ...                 student=StudentConfig(network="lenet5"))
+    >>> fingerprint(recipe)["file"], "store" in fingerprint(recipe)
     ('t.onnx', False)
     """
     teacher = dict(resolved(recipe)["teacher"])
@@ -208,15 +209,15 @@ def _learn(store: Store, identity: str, names: tuple[str, ...]) -> None:
         raise InputError("another process met new classes in another order; run again to go on")
 
 
-def _purse(recipe: Recipe, store: Store, run: str) -> Purse:
+def _money_budget(recipe: Recipe, store: Store, run: str) -> MoneyBudget:
     """The money of the recipe, less what this run has paid or may have."""
     price = recipe.teacher.price
-    return Purse(price, recipe.budget.money, spent=_charged(price, store.books(run=run)))
+    return MoneyBudget(price, recipe.budget.money, spent=_charged(price, store.books(run=run)))
 
 
-def _identity(recipe: Recipe) -> str:
+def _local_identity(recipe: Recipe) -> str:
     """Who a local teacher is: its settings, and the content of its file."""
-    facts = told(recipe)
+    facts = fingerprint(recipe)
     for name in ("file", "weights"):
         path = facts.get(name)
         if path and Path(path).is_file():

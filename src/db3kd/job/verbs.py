@@ -1,6 +1,7 @@
 """The verbs of the command line, each one public function from a recipe to plain data."""
 
 from db3kd.config.recipe import Recipe
+from db3kd.job.report import summary
 from db3kd.job.session import opened
 from db3kd.progress import Progress, silent
 from db3kd.storage.files import Json
@@ -16,7 +17,7 @@ def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = F
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged) as job:
-        if job.spends:
+        if job.needs.trial:
             job.spend()
         else:
             job.run.measure(job.own.images, recipe.label)
@@ -72,7 +73,7 @@ def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool 
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged) as job:
-        return job.summary()
+        return summary(job)
 
 
 def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
@@ -86,14 +87,14 @@ def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = Fal
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged) as job:
-        if job.invents:
+        if job.needs.pseudo:
             job.synthesize()
-            return job.summary()
+            return summary(job)
         job.run.answers(job.own.images)
-        if job.spends:
+        if job.needs.trial:
             job.spend()
-        if job.grows:
+        if job.needs.grown:
             job.run.grow(job.own.images, recipe.grow)
-        if job.measures:
+        if job.needs.metric is not None:
             job.run.measure(job.own.images, recipe.label)
-        return job.summary()
+        return summary(job)

@@ -120,7 +120,7 @@ def _row(at_work: job.Job, name: str, transfer: TransferSet, training: Training)
         row["accuracy"].append(figures.accuracy)
         row["agreement"].append(figures.agreement)
         row["seeds"].append(seed)
-        row["training_s"].append(at_work.run.training_seconds(name, seed))
+        row["training_s"].append(at_work.run.costs.training_seconds(name, seed))
     return {**row, "queries": len(transfer), "label_s": 0.0}
 
 

@@ -3,21 +3,19 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from db3kd.config.settings import kind_of
-from db3kd.errors import Damaged, InputError, RunError
-from db3kd.stages.table import ANSWERS_SHARD, STAGES, shards_of
+from db3kd.errors import InputError
+from db3kd.stages.formats import check_format, configurations
+from db3kd.stages.table import NAMES, stage
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 from db3kd.storage.tape import Tape
 
-FORMAT = 1  # of run folders; a newer one is refused
-
 
 @dataclass(frozen=True)
-class Books:
+class Accounts:
     """What was paid: queries by stage, and of these what is in flight and what was lost.
 
-    >>> Books({"answers": 10}, reserved=0, lost=0).spent
+    >>> Accounts({"answers": 10}, reserved=0, lost=0).spent
     {'answers': 10}
     """
 
@@ -46,7 +44,7 @@ def finished(journal: Journal, stage: str) -> dict[int, Json]:
     return done
 
 
-def add_up(folder: Path, journal: Journal, classes: int) -> Books:
+def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     """Add up every shard ever paid and every tape of a shard in progress.
 
     >>> import tempfile
@@ -54,23 +52,23 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Books:
     >>> add_up(folder, Journal(folder / "none", read_only=True), classes=10).lost
     0
     """
-    spent, lost, reserved = dict.fromkeys(STAGES, 0), 0, 0
+    spent, lost, reserved = dict.fromkeys(NAMES, 0), 0, 0
     for record in journal.all("shard"):
         spent[record["stage"]] += record["queries"]
         lost += record["lost"]
     for record in journal.all("lost"):
         spent[record["stage"]] += record["queries"]
         lost += record["queries"]
-    for stage in STAGES:
-        done = finished(journal, stage)
-        for path in sorted((folder / stage).glob("*.tape")):
+    for name in NAMES:
+        done = finished(journal, name)
+        for path in sorted((folder / name).glob("*.tape")):
             if int(path.stem) in done:
                 continue  # on the books already; the process died before it removed the tape
             tape = Tape(path, classes=classes, read_only=True)
-            spent[stage] += tape.booked
+            spent[name] += tape.booked
             lost += tape.lost
             reserved += tape.in_flight
-    return Books(spent, reserved, lost)
+    return Accounts(spent, reserved, lost)
 
 
 def status(folder: str | Path) -> Json:
@@ -94,9 +92,9 @@ def status(folder: str | Path) -> Json:
     if not (folder / "journal.jsonl").exists():
         raise InputError(f"there is no run in {folder}")
     journal, books = _snapshot(folder)
-    settings = {r["stage"]: r["configuration"] for r in journal.all("stage")}
+    settings = configurations(journal)
     opened = list(journal.all("opened"))
-    stages = {name: _stage_status(journal, name, settings) for name in STAGES if name in settings}
+    stages = {name: _stage_status(journal, name, settings) for name in NAMES if name in settings}
     figures: list[Json] = []
     for record in journal.all("evaluation"):
         figure = {name: record[name] for name in _FIGURE}
@@ -131,7 +129,7 @@ def status(folder: str | Path) -> Json:
     }
 
 
-def _snapshot(folder: Path) -> tuple[Journal, Books]:
+def _snapshot(folder: Path) -> tuple[Journal, Accounts]:
     """Journal and books of one moment: read again if the journal grew while tapes were read."""
     path = folder / "journal.jsonl"
     for _ in range(20):
@@ -144,21 +142,6 @@ def _snapshot(folder: Path) -> tuple[Journal, Books]:
         if len(Journal(path, read_only=True).records) == len(journal.records):
             break
     return journal, books
-
-
-def check_format(folder: Path, journal: Journal) -> None:
-    """Refuse a folder that a newer version made.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> check_format(folder, Journal(folder / "none", read_only=True))
-    """
-    found = [r["configuration"]["format"] for r in journal.all("stage") if r["stage"] == "run"]
-    if found and found[0] > FORMAT:
-        raise RunError(
-            f"{folder} was made by a newer db3kd (format {found[0]}, known up to {FORMAT}); install"
-            " that version"
-        )
 
 
 def _ahead(stages: Json, use: str, *, copies: int) -> list[str]:
@@ -175,23 +158,11 @@ def _ahead(stages: Json, use: str, *, copies: int) -> list[str]:
     return {"grown": ["grow"], "mbd": ["distances"]}.get(use, [])
 
 
-def _stage_status(journal: Journal, stage: str, settings: Json) -> Json:
+def _stage_status(journal: Journal, name: str, settings: dict[str, Json]) -> Json:
     """Shards of one stage.
 
     Raises:
         Damaged: what the images are is told by another stage, of which the journal knows nothing.
     """
-    done, mine = finished(journal, stage), settings[stage]
-    kind = kind_of(stage)
-    if kind == "rounds":
-        total = mine["rounds"] * mine["shards"]
-    elif "total" in mine:
-        total = shards_of(mine["total"], mine["size"])
-    elif kind == "distances":
-        answers = stage.replace("distances", "answers")
-        if answers not in settings:
-            raise Damaged(f"{journal.path} has lost the line that begins the stage {answers!r}")
-        total = shards_of(settings[answers]["samples"], mine["shard"])
-    else:
-        total = shards_of(mine["samples"], ANSWERS_SHARD)
-    return {"shards": total, "done": len(done), "pending": total - len(done)}
+    done, total = len(finished(journal, name)), stage(name).of(settings).shards
+    return {"shards": total, "done": done, "pending": total - done}

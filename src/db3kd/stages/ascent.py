@@ -18,8 +18,8 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.search.boundary import shown
 from db3kd.seeds import derive_seed
-from db3kd.stages.taped import Taped
-from db3kd.stages.workspace import Workshop
+from db3kd.stages.taped import ReplayTeacher
+from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape
 from db3kd.synthesis.ascent.ascend import ascend
@@ -42,7 +42,7 @@ def most_queries(plan: AscentPlan) -> int:
     return plan.samples * (plan.noise + plan.queries + plan.copies)
 
 
-def ascend_all(shop: Workshop, shape: Shape, plan: AscentPlan) -> None:
+def ascend_all(workspace: Workspace, shape: Shape, plan: AscentPlan) -> None:
     """Find noise of every class, push all of it and ask copies of it, what is not done yet.
 
     See `Run.synthesize`.
@@ -50,7 +50,7 @@ def ascend_all(shop: Workshop, shape: Shape, plan: AscentPlan) -> None:
     Raises:
         InputError: the teacher calls all noise the same, so that there is no boundary.
     """
-    images, own = _starts(shop, shape, plan)
+    images, own = _starts(workspace, shape, plan)
     if not len(own) or bool((own == own[0]).all()):
         called = f"all that was asked {int(own[0])}" if len(own) else "nothing"
         raise InputError(
@@ -58,12 +58,12 @@ def ascend_all(shop: Workshop, shape: Shape, plan: AscentPlan) -> None:
             " queries by synthesis.ascent.noise, or take another way"
         )
     settings = {**json.loads(msgspec.json.encode(plan)), "shape": list(shape), "total": len(own)}
-    shop.agree("ascent", {**settings, "size": plan.shard, "price": plan.queries})
-    if shop.pending("ascent", len(own), plan.shard):
-        work = _Work(shop, images, own, plan)
-        shop.work("ascent", len(own), plan.shard, plan.queries, work)
+    workspace.agree("ascent", {**settings, "size": plan.shard, "price": plan.queries})
+    if workspace.pending("ascent", len(own), plan.shard):
+        work = _AscentWork(workspace, images, own, plan)
+        workspace.work("ascent", len(own), plan.shard, plan.queries, work)
     if plan.copies:
-        _copy(shop, plan)
+        _copy(workspace, plan)
 
 
 def copied(
@@ -85,35 +85,38 @@ def copied(
     return grow(block, torch.arange(len(block)), CHANGES, bounds=bounds, draw=draw).images
 
 
-def _copy(shop: Workshop, plan: AscentPlan) -> None:
+def _copy(workspace: Workspace, plan: AscentPlan) -> None:
     """Ask changed copies of what held its class (the augmentation of section 4.5), a query each."""
-    held, count = sum(sum(done["counts"]) for done in shop.done("ascent").values()), plan.copies
-    shop.agree("copies", {"total": held, "size": plan.shard, "price": count})
-    if not shop.pending("copies", held, plan.shard):
+    held, count = (
+        sum(sum(done["counts"]) for done in workspace.done("ascent").values()),
+        plan.copies,
+    )
+    workspace.agree("copies", {"total": held, "size": plan.shard, "price": count})
+    if not workspace.pending("copies", held, plan.shard):
         return
-    images = ascended(shop).images
+    images = ascended(workspace).images
 
-    def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
-        draw = torch.Generator().manual_seed(derive_seed(shop.seed, "copies", shard))
+    def work(teacher: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "copies", shard))
         made = copied(images.read(rows), count, bounds=teacher.bounds, draw=draw)
-        made = shown(made.to(shop.device), teacher.bounds)
+        made = shown(made.to(workspace.device), teacher.bounds)
         called = torch.cat([teacher.labels(part).cpu() for part in torch.split(made, PIECE)])
-        counts = torch.bincount(called, minlength=shop.meter.classes)
+        counts = torch.bincount(called, minlength=workspace.meter.classes)
         return {"images": made.cpu(), "called": called.to(torch.int32)}, {"counts": counts.tolist()}
 
-    shop.work("copies", held, plan.shard, count, work)
+    workspace.work("copies", held, plan.shard, count, work)
 
 
-def _starts(shop: Workshop, shape: Shape, plan: AscentPlan) -> tuple[Tensor, Tensor]:
+def _starts(workspace: Workspace, shape: Shape, plan: AscentPlan) -> tuple[Tensor, Tensor]:
     """Noise of every class (o_0^m of section 3.3), found once."""
-    classes = shop.meter.classes
+    classes = workspace.meter.classes
     wanted, most = -(-plan.samples // classes), plan.samples * plan.noise
-    shop.agree(
+    workspace.agree(
         "starts", {"shape": list(shape), "wanted": wanted, "total": 1, "size": 1, "price": most}
     )
 
-    def work(teacher: Taped, _: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
-        draw = torch.Generator().manual_seed(derive_seed(shop.seed, "starts", shard))
+    def work(teacher: ReplayTeacher, _: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "starts", shard))
         found = find_starts(
             teacher,
             shape,
@@ -125,22 +128,24 @@ def _starts(shop: Workshop, shape: Shape, plan: AscentPlan) -> tuple[Tensor, Ten
         columns = {"images": found.images, "own": found.own.to(torch.int32)}
         return columns, {"counts": found.found.tolist()}
 
-    shop.work("starts", 1, 1, most, work)
-    return _starts_of(shop)
+    workspace.work("starts", 1, 1, most, work)
+    return _starts_of(workspace)
 
 
-class _Work:
+class _AscentWork:
     """The work of one shard: so many samples, of all classes, pushed together."""
 
-    def __init__(self, shop: Workshop, images: Tensor, own: Tensor, plan: AscentPlan) -> None:
-        self.shop, self.plan = shop, plan
-        order = _order(shop, len(own))
+    def __init__(self, workspace: Workspace, images: Tensor, own: Tensor, plan: AscentPlan) -> None:
+        self.workspace, self.plan = workspace, plan
+        order = _order(workspace, len(own))
         self.images, self.own = images[order], own[order]
-        some = [(self.own == k).nonzero()[:OTHERS, 0] for k in range(shop.meter.classes)]
+        some = [(self.own == k).nonzero()[:OTHERS, 0] for k in range(workspace.meter.classes)]
         self.others = torch.cat(some)
 
-    def __call__(self, teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
-        plan, place = self.plan, self.shop.device
+    def __call__(
+        self, teacher: ReplayTeacher, rows: Tensor, shard: int
+    ) -> tuple[dict[str, Tensor], Json]:
+        plan, place = self.plan, self.workspace.device
         kept: dict[str, Tensor] = {}
 
         def after(state: Ascent) -> None:
@@ -153,7 +158,7 @@ class _Work:
             self.images[self.others].to(place),
             self.own[self.others].to(place),
             plan,
-            seed=derive_seed(self.shop.seed, "ascent", shard),
+            seed=derive_seed(self.workspace.seed, "ascent", shard),
             after=after,
         )
         columns = {
@@ -169,7 +174,7 @@ class _Work:
     def _facts(self, state: Ascent) -> Json:
         lost = state.status == Ending.LOST
         count = torch.bincount(state.status, minlength=len(Ending)).tolist()
-        held = torch.bincount(state.own[~lost], minlength=self.shop.meter.classes)
+        held = torch.bincount(state.own[~lost], minlength=self.workspace.meter.classes)
         return {
             "counts": held.tolist(),
             "endings": {ending.name: count[ending] for ending in Ending if count[ending]},
@@ -186,7 +191,7 @@ def _snapshots(kept: dict[str, Tensor], state: Ascent, plan: AscentPlan) -> dict
     return {name: kept.get(name, state.image.cpu().clone()) for name in names}
 
 
-def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
+def ascended(workspace: Workspace, *, iteration: int | None = None) -> TransferSet:
     """The pseudo samples whose class held all the way, without copies.
 
     `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`),
@@ -196,65 +201,67 @@ def ascended(shop: Workshop, *, iteration: int | None = None) -> TransferSet:
         InputError: the stage is not finished, or that iteration was not kept.
         Damaged: a shard cannot be trusted.
     """
-    settings = _check_finished(shop, "ascent")
+    settings = _check_finished(workspace, "ascent")
     column = "images" if iteration is None else f"images.{iteration:04}"
     if iteration and (not settings["every"] or iteration % settings["every"]):
         raise InputError(
             f"images after {iteration} iterations were not kept; synthesis.ascent.every says which"
         )
-    done, (channels, height, width) = shop.done("ascent"), settings["shape"]
+    done, (channels, height, width) = workspace.done("ascent"), settings["shape"]
     wanted = sorted(done)
-    parts = [shop.read(done[shard]) for shard in wanted]
+    parts = [workspace.read(done[shard]) for shard in wanted]
     called = torch.cat([part["called"].long() for part in parts])
     held = torch.cat([part["status"] != Ending.LOST for part in parts])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf: Images = StoredImages.of(shop.folder, records, shape, eight_bit=False, column=column)
+    shelf: Images = StoredImages.of(
+        workspace.folder, records, shape, eight_bit=False, column=column
+    )
     if iteration == 0:
-        shelf = TensorImages(_starts_of(shop)[0][_order(shop, len(called))])
+        shelf = TensorImages(_starts_of(workspace)[0][_order(workspace, len(called))])
     whole = TransferSet(shelf, torch.arange(len(called)), called, called)
     return whole if bool(held.all()) else whole.select(held.nonzero()[:, 0])
 
 
-def with_copies(shop: Workshop, samples: TransferSet) -> TransferSet:
+def with_copies(workspace: Workspace, samples: TransferSet) -> TransferSet:
     """The pseudo samples, and after them their copies with the answers, if any were wanted.
 
     Raises:
         InputError: the stage is not finished.
         Damaged: a shard cannot be trusted.
     """
-    if not shop.configuration("ascent").get("copies"):
+    if not workspace.configuration("ascent").get("copies"):
         return samples
-    each, done = _check_finished(shop, "copies")["price"], shop.done("copies")
+    each, done = _check_finished(workspace, "copies")["price"], workspace.done("copies")
     if not done:
         return samples  # none held its class
     records = [{**done[n], "samples": each * done[n]["samples"]} for n in sorted(done)]
-    called = torch.cat([shop.read(record)["called"].long() for record in records])
-    shelf = StoredImages.of(shop.folder, records, samples.images.shape, eight_bit=False)
+    called = torch.cat([workspace.read(record)["called"].long() for record in records])
+    shelf = StoredImages.of(workspace.folder, records, samples.images.shape, eight_bit=False)
     return samples.joined(TransferSet(shelf, torch.arange(len(called)), called, called))
 
 
-def _check_finished(shop: Workshop, stage: str) -> Json:
+def _check_finished(workspace: Workspace, stage: str) -> Json:
     """The settings of a stage that is whole."""
-    settings = shop.configuration(stage)
-    if not settings or shop.pending(stage, settings["total"], settings["size"]):
+    settings = workspace.configuration(stage)
+    if not settings or workspace.pending(stage, settings["total"], settings["size"]):
         raise InputError("the pseudo samples are not all made yet; synthesize them first")
     return settings
 
 
-def evolution(shop: Workshop, count: int) -> Float[Tensor, "down across *image"] | None:
+def evolution(workspace: Workspace, count: int) -> Float[Tensor, "down across *image"] | None:
     """A sample of each of the first `count` classes, from noise to its end.
 
     None where iterations were not kept.
     """
-    settings = shop.configuration("ascent")
+    settings = workspace.configuration("ascent")
     if not settings or not settings["every"]:
         return None
-    part = shop.read(shop.done("ascent")[0])
+    part = workspace.read(workspace.done("ascent")[0])
     names = sorted(name for name in part if name.startswith("images."))
     shape = part["images"].shape[1:]
     rows = torch.full((count, len(names) + 1, *shape), torch.nan)
-    first, own = _starts_of(shop)
-    order = _order(shop, len(own))
+    first, own = _starts_of(workspace)
+    order = _order(workspace, len(own))
     for k in range(count):
         mine = ((part["called"] == k) & (part["status"] != Ending.LOST)).nonzero()[:, 0]
         if len(mine):
@@ -263,12 +270,12 @@ def evolution(shop: Workshop, count: int) -> Float[Tensor, "down across *image"]
     return rows
 
 
-def _order(shop: Workshop, count: int) -> Int[Tensor, " row"]:
+def _order(workspace: Workspace, count: int) -> Int[Tensor, " row"]:
     """In which order the noise of all classes is cut into shards."""
-    draw = torch.Generator().manual_seed(derive_seed(shop.seed, "ascent", "order"))
+    draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "ascent", "order"))
     return torch.randperm(count, generator=draw)
 
 
-def _starts_of(shop: Workshop) -> tuple[Tensor, Tensor]:
-    part = shop.read(shop.done("starts")[0])
+def _starts_of(workspace: Workspace) -> tuple[Tensor, Tensor]:
+    part = workspace.read(workspace.done("starts")[0])
     return part["images"], part["own"].long()

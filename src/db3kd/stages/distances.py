@@ -15,34 +15,34 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.methods import Metric
-from db3kd.config.settings import Search, at_once, most_queries
+from db3kd.config.settings import Search, is_joint, most_queries
 from db3kd.data import Images
 from db3kd.errors import InputError
 from db3kd.search.boundary import as_seen
-from db3kd.search.joint.plan import Plan, check_together, one_round, rest, result, tensors_of
+from db3kd.search.joint.plan import JointPlan, check_joint, one_round, rest, result, tensors_of
 from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
 from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
-from db3kd.stages.surrogates import Lessons
+from db3kd.stages.surrogates import Surrogates
 from db3kd.stages.table import ANSWERS_SHARD, shards_of
-from db3kd.stages.taped import Taped
-from db3kd.stages.workspace import Work, Workshop
+from db3kd.stages.taped import ReplayTeacher
+from db3kd.stages.workspace import Work, Workspace
 from db3kd.storage.files import Json
 from db3kd.student.soft_labels import concentrate, reciprocal_activations
 
 
-def check(search: Search, shape: tuple[int, int, int], classes: int) -> None:
+def check_search(search: Search, shape: tuple[int, int, int], classes: int) -> None:
     """Refuse settings that would be ignored, or cannot work, before anything is bought.
 
     Raises:
         InputError: a setting that has a meaning row by row only; a surrogate that does not fit.
 
-    >>> check(Search(queries=10), (1, 28, 28), 10)
+    >>> check_search(Search(queries=10), (1, 28, 28), 10)
     Traceback (most recent call last):
     ...
     db3kd.errors.InputError: queries = 10 counts for each class, row by row; set ...
     """
-    if not at_once(search):
+    if not is_joint(search):
         return
     if search.queries != Search().queries:
         raise InputError(
@@ -54,38 +54,40 @@ def check(search: Search, shape: tuple[int, int, int], classes: int) -> None:
             f'flips = {search.flips} has a meaning row by row only; set strategy = "rows", or let'
             " each answer be voted on (teacher.noise)"
         )
-    check_together(search, shape, classes)
+    check_joint(search, shape, classes)
 
 
-def measure_all(shop: Workshop, images: Images, own: Tensor, search: Search) -> None:
+def measure_all(workspace: Workspace, images: Images, own: Tensor, search: Search) -> None:
     """Measure the distances of all images, those that are not measured yet; see `Run.measure`."""
     settings = json.loads(msgspec.json.encode(search))
     if not search.flips:
         del settings["flips"]
-    shop.agree("distances", settings)
-    if not shop.pending("distances", len(images), search.shard):
+    workspace.agree("distances", settings)
+    if not workspace.pending("distances", len(images), search.shard):
         return
-    references = _references(shop, images, own, search)
-    make = _together if at_once(search) else _by_rows
-    work = make(shop, images, own, search, references)
-    price = most_queries(search, shop.meter.classes)
-    shop.work("distances", len(images), search.shard, price, work)
+    references = _references(workspace, images, own, search)
+    make = _jointly if is_joint(search) else _by_rows
+    work = make(workspace, images, own, search, references)
+    price = most_queries(search, workspace.meter.classes)
+    workspace.work("distances", len(images), search.shard, price, work)
 
 
-def probes(shop: Workshop, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+def probes(workspace: Workspace, images: Images) -> tuple[Tensor, Tensor, Tensor]:
     """All probes of the rounds, what the teacher called them, and the row that each was asked for.
 
     Raises:
         InputError: there are no rounds.
     """
-    done = shop.done("rounds")
+    done = workspace.done("rounds")
     if not done:
         raise InputError("there are no probes; measure distances of all classes at once first")
-    search = msgspec.convert(shop.configuration("distances"), Search)
-    plan = Plan.of(search, samples=len(images), shape=images.shape, classes=shop.meter.classes)
+    search = msgspec.convert(workspace.configuration("distances"), Search)
+    plan = JointPlan.of(
+        search, samples=len(images), shape=images.shape, classes=workspace.meter.classes
+    )
     columns: list[list[Tensor]] = [[], [], []]
     for unit in sorted(done):
-        part = shop.read(done[unit])
+        part = workspace.read(done[unit])
         first = plan.shards[unit % len(plan.shards)] * search.shard
         found = (part["probes"].float(), part["called"].long(), part["asking"].long() + first)
         for column, values in zip(columns, found, strict=True):
@@ -93,21 +95,28 @@ def probes(shop: Workshop, images: Images) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(columns[0]), torch.cat(columns[1]), torch.cat(columns[2])
 
 
-def measured(shop: Workshop, metric: Metric) -> RobustnessMap:
+def measured(workspace: Workspace, metric: Metric) -> RobustnessMap:
     """The distances of every image, from the finished shards; see `Run.distances`."""
     names = ("distance", "queries", "status", "curve")
-    whole = _columns(shop, metric, ["own", *(f"{metric}.{name}" for name in names)])
-    seconds = sum(record["seconds"][metric] for record in shop.done("distances").values())
+    whole = _columns(workspace, metric, ["own", *(f"{metric}.{name}" for name in names)])
+    seconds = sum(record["seconds"][metric] for record in workspace.done("distances").values())
     if metric == "mbd":
-        seconds += _seconds_of_rounds(shop)
+        seconds += _seconds_of_rounds(workspace)
     columns = {name: whole[f"{metric}.{name}"] for name in names}
     return RobustnessMap(metric, whole["own"].long(), **columns, seconds=seconds)
 
 
-def found(shop: Workshop, metric: Metric) -> Float[Tensor, "sample classes"]:
+def found(workspace: Workspace, metric: Metric) -> Float[Tensor, "sample classes"]:
     """The distances alone, as `measured` has them."""
     name = f"{metric}.distance"
-    return _columns(shop, metric, [name])[name]
+    return _columns(workspace, metric, [name])[name]
+
+
+def soft(
+    workspace: Workspace, metric: Metric, own: Int[Tensor, " sample"]
+) -> Float[Tensor, "sample classes"]:
+    """Soft labels by the distances that were measured: Eq. 6 and 7."""
+    return soft_labels(found(workspace, metric), own)
 
 
 def soft_labels(
@@ -124,35 +133,35 @@ def soft_labels(
     return soft
 
 
-def _seconds_of_rounds(shop: Workshop) -> float:
+def _seconds_of_rounds(workspace: Workspace) -> float:
     """What rounds and their lessons took; nothing where the search was row by row."""
-    rounds = [record["wall_s"] for record in shop.done("rounds").values()]
-    return float(sum(rounds)) + seconds_of_lessons(shop)
+    rounds = [record["wall_s"] for record in workspace.done("rounds").values()]
+    return float(sum(rounds)) + seconds_of_lessons(workspace)
 
 
-def seconds_of_lessons(shop: Workshop) -> float:
+def seconds_of_lessons(workspace: Workspace) -> float:
     """What the lessons before the rounds took.
 
     The lesson after the last round is given within the distances, and counted there.
     """
-    count = shop.configuration("rounds").get("rounds", 0)
-    lessons = shop.lessons("rounds").items()
+    count = workspace.configuration("rounds").get("rounds", 0)
+    lessons = workspace.lessons("rounds").items()
     return float(sum(record["wall_s"] for number, record in lessons if number < count))
 
 
-def _columns(shop: Workshop, metric: Metric, names: list[str]) -> dict[str, Tensor]:
+def _columns(workspace: Workspace, metric: Metric, names: list[str]) -> dict[str, Tensor]:
     """Columns of the finished distances, one shard in memory at a time."""
-    search, samples = shop.configuration("distances"), shop.samples
+    search, samples = workspace.configuration("distances"), workspace.samples
     shards = shards_of(samples, search["shard"]) if search else 0
-    done = shop.done("distances")
+    done = workspace.done("distances")
     if not shards or len(done) < shards:
         raise InputError(f"distances are not measured yet ({len(done)} of {shards} shards)")
     whole: dict[str, Tensor] = {}
     for shard in range(shards):
-        part = shop.read(done[shard])
+        part = workspace.read(done[shard])
         if f"{metric}.distance" not in part:
             raise InputError(
-                f"{shop.folder} measured {search['metric']!r}, not {metric!r}{_advice(search)}"
+                f"{workspace.folder} measured {search['metric']!r}, not {metric!r}{_advice(search)}"
             )
         for name in names:
             if name not in whole:
@@ -164,12 +173,12 @@ def _columns(shop: Workshop, metric: Metric, names: list[str]) -> dict[str, Tens
 
 def _advice(search: Json) -> str:
     """What to do where a metric is missing, if there is more than to measure it."""
-    if (search["metric"], search.get("strategy")) != ("mbd", "together"):
+    if (search["metric"], search.get("strategy")) != ("mbd", "joint"):
         return ""
     return '; set strategy = "rows", in another folder'
 
 
-def _references(shop: Workshop, images: Images, own: Tensor, search: Search) -> References:
+def _references(workspace: Workspace, images: Images, own: Tensor, search: Search) -> References:
     if bool((own == own[0]).all()):
         raise InputError(
             f"the teacher answered class {int(own[0])} to all {len(own):,} images; without a"
@@ -177,45 +186,47 @@ def _references(shop: Workshop, images: Images, own: Tensor, search: Search) -> 
         )
     rows, rejected = choose_references(
         own,
-        classes=shop.meter.classes,
+        classes=workspace.meter.classes,
         per_class=search.references,
-        generator=torch.Generator().manual_seed(derive_seed(shop.seed, "references")),
+        generator=torch.Generator().manual_seed(derive_seed(workspace.seed, "references")),
     )
     return References(
-        images.read(rows).to(shop.device), own[rows].to(shop.device), rejected.to(shop.device)
+        images.read(rows).to(workspace.device),
+        own[rows].to(workspace.device),
+        rejected.to(workspace.device),
     )
 
 
-def _together(
-    shop: Workshop, images: Images, own: Tensor, search: Search, references: References
+def _jointly(
+    workspace: Workspace, images: Images, own: Tensor, search: Search, references: References
 ) -> Work:
     """The rounds of `db3kd.search.joint`; returns the work that makes distances of them."""
-    classes, size = shop.meter.classes, search.shard
-    references = replace(references, images=as_seen(references.images, shop.meter.bounds))
-    plan = Plan.of(search, samples=len(images), shape=images.shape, classes=classes)
-    shop.agree("rounds", {"rounds": plan.rounds, "shards": len(plan.shards)})
-    lessons = Lessons(shop, images, own, search, plan)
+    classes, size = workspace.meter.classes, search.shard
+    references = replace(references, images=as_seen(references.images, workspace.meter.bounds))
+    plan = JointPlan.of(search, samples=len(images), shape=images.shape, classes=classes)
+    workspace.agree("rounds", {"rounds": plan.rounds, "shards": len(plan.shards)})
+    lessons = Surrogates(workspace, images, own, search, plan)
     blocks = [torch.arange(len(images))[shard * size :][:size] for shard in plan.shards]
     for number in range(plan.rounds):
         todo = range(number * len(blocks), (number + 1) * len(blocks))
-        if any(unit not in shop.done("rounds") for unit in todo):
-            _round(shop, number, blocks, lessons, search, plan, references)
-    return _finishing(shop, lessons, search, plan, references)
+        if any(unit not in workspace.done("rounds") for unit in todo):
+            _round(workspace, number, blocks, lessons, search, plan, references)
+    return _finishing(workspace, lessons, search, plan, references)
 
 
 def _round(
-    shop: Workshop,
+    workspace: Workspace,
     number: int,
     blocks: list[Tensor],
-    lessons: Lessons,
+    lessons: Surrogates,
     search: Search,
-    plan: Plan,
+    plan: JointPlan,
     references: References,
 ) -> None:
     """One round over all shards that take part."""
     surrogate = lessons.before(number)
 
-    def work(teacher: Taped, rows: Tensor, unit: int) -> tuple[dict[str, Tensor], Json]:
+    def work(teacher: ReplayTeacher, rows: Tensor, unit: int) -> tuple[dict[str, Tensor], Json]:
         front = lessons.front(rows, unit - len(blocks), references)
         asked, moved = one_round(
             teacher,
@@ -231,30 +242,30 @@ def _round(
     most = sum(len(rows) for rows in blocks) * search.per_image
     for place, rows in enumerate(blocks):
         unit = number * len(blocks) + place
-        if unit in shop.done("rounds"):
+        if unit in workspace.done("rounds"):
             continue
         ready = most * unit // (plan.rounds * len(blocks))
 
         def report(used: int, ready: int = ready) -> None:
-            figures = {"queries": float(shop.meter.spent)}
-            shop.progress("rounds", min(most, ready + used), most, figures)
+            figures = {"queries": float(workspace.meter.spent)}
+            workspace.progress("rounds", min(most, ready + used), most, figures)
 
-        shop.shard("rounds", unit, rows, work, report)
+        workspace.shard("rounds", unit, rows, work, report)
 
 
 def _by_rows(
-    shop: Workshop, images: Images, own: Tensor, search: Search, references: References
+    workspace: Workspace, images: Images, own: Tensor, search: Search, references: References
 ) -> Work:
     """The work of one shard of the distances stage."""
 
-    def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+    def work(teacher: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         maps = measure(
             teacher,
-            images.read(rows).to(shop.device),
-            own[rows].to(shop.device),
+            images.read(rows).to(workspace.device),
+            own[rows].to(workspace.device),
             references,
             search,
-            noise_seed=derive_seed(shop.seed, "distances", shard),
+            noise_seed=derive_seed(workspace.seed, "distances", shard),
         )
         return _tensors(maps, rows)
 
@@ -278,11 +289,15 @@ def _tensors(maps: Mapping[Metric, RobustnessMap], rows: Tensor) -> tuple[dict[s
 
 
 def _finishing(
-    shop: Workshop, lessons: Lessons, search: Search, plan: Plan, references: References
+    workspace: Workspace,
+    lessons: Surrogates,
+    search: Search,
+    plan: JointPlan,
+    references: References,
 ) -> Work:
     """The work of one shard of the distances stage, after the rounds."""
 
-    def work(teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+    def work(teacher: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         learned = shard in plan.shards
         last = (plan.rounds - 1) * len(plan.shards)
         unit = last + plan.shards.index(shard) if learned else -1
@@ -295,7 +310,7 @@ def _finishing(
             None if learned else lessons.before(plan.rounds),
             references,
             learned=learned,
-            seed=derive_seed(shop.seed, "distances", shard),
+            seed=derive_seed(workspace.seed, "distances", shard),
         )
         mbd = result(front, seconds=time.perf_counter() - started)
         sd = sample_distance(front.origin, front.own, references)

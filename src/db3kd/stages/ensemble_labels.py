@@ -19,12 +19,12 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.search.joint.surrogate import quick
 from db3kd.seeds import derive_seed
 from db3kd.stages.table import shards_of
-from db3kd.stages.taped import Taped
-from db3kd.stages.workspace import Workshop
+from db3kd.stages.taped import ReplayTeacher
+from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
-from db3kd.student.networks import Shape, at_once, build, network_of
+from db3kd.student.networks import Shape, build, inference_batch, network_of
 from db3kd.student.training import train
-from db3kd.synthesis.acquisition import choose, doubt
+from db3kd.synthesis.acquisition import acquire, margin
 from db3kd.synthesis.chosen import children, descendants, thoughts
 from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
@@ -49,52 +49,55 @@ def images_for(student: str, settings: Synthesis, shape: Shape, *, asked: int) -
     >>> images_for("alexnet", Synthesis(), shape, asked=25_000)
     0
     """
-    if settings.unasked is not None:
-        return settings.unasked
+    if settings.ensemble_labels is not None:
+        return settings.ensemble_labels
     fits = settings.way in OWN and student == network_of(settings.surrogate, shape)
     return max(0, IMAGES - asked) if fits else 0
 
 
-def invent(shop: Workshop, pool: Pool, settings: Synthesis) -> None:
+def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
     """Teach the ensemble and make all images that settings want, but those there already; no query.
 
     They are fewer where 2 GiB do not hold them. Random by the run's seed.
     """
     count = min(
-        settings.unasked or 0, MOST_BYTES // (math.prod(pool.shape) * pool.values.element_size())
+        settings.ensemble_labels or 0,
+        MOST_BYTES // (math.prod(pool.shape) * pool.values.element_size()),
     )
     network, each = network_of(settings.surrogate, pool.shape), settings.candidates
-    shop.agree(
+    workspace.agree(
         "unasked",
         {"total": count, "size": SHARD, "price": 0, "network": network, "candidates": each},
     )
-    pending = shop.pending("unasked", count, SHARD)
+    pending = workspace.pending("unasked", count, SHARD)
     if not pending:
         return
-    students = _ensemble(shop, pool, network, settings.width)
+    students = _ensemble(workspace, pool, network, settings.width)
     # More of what was asked, by the source that its way had.
-    source = descendants if pool.origins is None else Near(seed=derive_seed(shop.seed, "unasked"))
+    source = (
+        descendants if pool.origins is None else Near(seed=derive_seed(workspace.seed, "unasked"))
+    )
 
-    def work(_: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
-        draw = torch.Generator().manual_seed(derive_seed(shop.seed, "unasked", shard))
+    def work(_: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "unasked", shard))
         kept, soft = [], []
-        for part in torch.split(rows, at_once(pool.shape)):
+        for part in torch.split(rows, inference_batch(pool.shape)):
             wanted = len(part) * each
             made = source(pool, int(part[0]) * each, wanted, children(wanted), draw).images
             values, shown = pool.rounded(made)
             said = thoughts(students, shown)
-            chosen = choose(said, doubt, len(part))
+            chosen = acquire(said, margin, len(part))
             kept.append(values[chosen].cpu())
             soft.append(_together(said[:, chosen]).cpu())
         return {"images": torch.cat(kept), "soft": torch.cat(soft)}, {}
 
     for shard in pending:
         rows = torch.arange(shard * SHARD, min(count, (shard + 1) * SHARD))
-        shop.shard("unasked", shard, rows, work, lambda used: None)
-        shop.progress("unasked", shard + 1, shards_of(count, SHARD), {})
+        workspace.shard("unasked", shard, rows, work, lambda used: None)
+        workspace.progress("unasked", shard + 1, shards_of(count, SHARD), {})
 
 
-def invented(shop: Workshop, *, eight_bit: bool) -> TransferSet | None:
+def invented(workspace: Workspace, *, eight_bit: bool) -> TransferSet | None:
     """The images with what the ensemble says of them; None where none were wanted.
 
     Their soft labels are the ensemble's log-probabilities; they have no others.
@@ -102,24 +105,24 @@ def invented(shop: Workshop, *, eight_bit: bool) -> TransferSet | None:
     Raises:
         Damaged: a shard cannot be trusted.
     """
-    settings, done = shop.configuration("unasked"), shop.done("unasked")
-    if not settings or shop.pending("unasked", settings["total"], settings["size"]):
+    settings, done = workspace.configuration("unasked"), workspace.done("unasked")
+    if not settings or workspace.pending("unasked", settings["total"], settings["size"]):
         return None
     wanted = sorted(done)
-    channels, height, width = shop.configuration("synthesis")["shape"]
-    soft = torch.cat([shop.read(done[shard])["soft"] for shard in wanted])
+    channels, height, width = workspace.configuration("synthesis")["shape"]
+    soft = torch.cat([workspace.read(done[shard])["soft"] for shard in wanted])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf = StoredImages.of(shop.folder, records, shape, eight_bit=eight_bit)
+    shelf = StoredImages.of(workspace.folder, records, shape, eight_bit=eight_bit)
     rows = torch.arange(len(soft))
     return TransferSet(shelf, rows, soft.argmax(1), torch.full_like(rows, -1), soft)
 
 
-def _ensemble(shop: Workshop, pool: Pool, network: str, width: float) -> nn.ModuleList:
+def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> nn.ModuleList:
     """Students of all answers, from different first weights; kept once they are taught."""
-    seeds = [derive_seed(shop.seed, "ensemble", k) for k in range(STUDENTS)]
+    seeds = [derive_seed(workspace.seed, "ensemble", k) for k in range(STUDENTS)]
     made = [build(network, pool.shape, pool.classes, WIDER * width, seed=seed) for seed in seeds]
-    students = nn.ModuleList(map(quick, made)).to(shop.device)
-    if shop.recall("unasked", 0, students) == 0:
+    students = nn.ModuleList(map(quick, made)).to(workspace.device)
+    if workspace.recall("unasked", 0, students) == 0:
         return students
     rows = torch.arange(len(pool))
     known = TransferSet(TensorImages(pool.values), rows, pool.answers, pool.answers)
@@ -129,11 +132,11 @@ def _ensemble(shop: Workshop, pool: Pool, network: str, width: float) -> nn.Modu
         def report(
             _: str, done: int, total: int, figures: Mapping[str, float], /, number: int = number
         ) -> None:
-            shop.progress("ensemble", number * total + done, STUDENTS * total, figures)
+            workspace.progress("ensemble", number * total + done, STUDENTS * total, figures)
 
         training = Training(steps=steps, batch=BATCH)
-        train(student, known, training, seed=seed, device=shop.device, progress=report)
-    shop.keep("unasked", 0, students.eval())
+        train(student, known, training, seed=seed, device=workspace.device, progress=report)
+    workspace.keep("unasked", 0, students.eval())
     return students
 
 

@@ -7,27 +7,28 @@ process continues where it was.
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.config.settings import Change, Grow
+from db3kd.config.settings import AugmentationName, Grow
 from db3kd.data import Images, Joined, eight_bits
 from db3kd.data.stored import StoredImages
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.search.boundary import level_of, shown
 from db3kd.search.joint.surrogate import Ensemble, Known
 from db3kd.seeds import derive_seed
-from db3kd.stages.surrogates import taught
-from db3kd.stages.taped import Taped
-from db3kd.stages.workspace import Workshop
+from db3kd.stages.surrogates import fit_surrogate
+from db3kd.stages.taped import ReplayTeacher
+from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.networks import Shape, check_network, network_of
-from db3kd.synthesis.acquisition import SCORES, choose
+from db3kd.synthesis.acquisition import ACQUISITIONS, acquire
 from db3kd.synthesis.augmentation import grow
 
 ASKED = 1024  # images in one question at most
@@ -38,12 +39,12 @@ KEPT = 0.9  # how often a flip must keep the class, over how often anything else
 
 
 @dataclass(frozen=True)
-class Plan:
+class GrowthPlan:
     """`total` images in shards of `size`, and which shard belongs to which round.
 
-    >>> plan = Plan.of(Grow(per_image=30), samples=300, shape=(1, 28, 28), eight_bit=True)
+    >>> plan = GrowthPlan.of(Grow(per_image=30), samples=300, shape=(1, 28, 28), eight_bit=True)
     >>> plan, [plan.round_of(shard) for shard in range(plan.shards)]
-    (Plan(total=9000, size=2250, rounds=4), [0, 1, 2, 3])
+    (GrowthPlan(total=9000, size=2250, rounds=4), [0, 1, 2, 3])
     """
 
     total: int
@@ -53,7 +54,7 @@ class Plan:
     @classmethod
     def of(
         cls, settings: Grow, *, samples: int, shape: tuple[int, int, int], eight_bit: bool
-    ) -> "Plan":
+    ) -> "GrowthPlan":
         """Plan the growth of so many images of that shape."""
         total = samples * settings.per_image
         each = math.prod(shape) * (1 if eight_bit else 4)
@@ -75,30 +76,30 @@ class Plan:
         return range(-(-number * self.shards // self.rounds))
 
 
-def check(settings: Grow, shape: Shape, classes: int) -> None:
+def check_growing(settings: Grow, shape: Shape, classes: int) -> None:
     """Refuse what makes no new image, and students that do not fit, before anything is bought.
 
     Raises:
         InputError: no change is switched on; a network that is unknown or does not fit the images.
 
-    >>> check(Grow(changes=()), (1, 28, 28), 10)
+    >>> check_growing(Grow(augmentations=()), (1, 28, 28), 10)
     Traceback (most recent call last):
     ...
     db3kd.errors.InputError: no change is switched on, so nothing new can be made; ...
     """
     if not settings.per_image:
         return
-    if not settings.changes:
+    if not settings.augmentations:
         raise InputError(
-            "no change is switched on, so nothing new can be made; name some in grow.changes, or"
-            " set grow.per_image = 0"
+            "no augmentation is switched on, so nothing new can be made; name some in"
+            " grow.augmentations, or set grow.per_image = 0"
         )
-    if settings.choose != "random":
+    if settings.acquisition != "random":
         check_network(network_of(settings.surrogate, shape), shape, classes)
 
 
 def grow_all(
-    shop: Workshop,
+    workspace: Workspace,
     images: Images,
     own: Int[Tensor, " sample"],
     settings: Grow,
@@ -109,52 +110,54 @@ def grow_all(
 
     `earlier`: what was grown before, from which the students that choose learn too.
     """
-    plan = Plan.of(
-        settings, samples=len(images), shape=images.shape, eight_bit=_eight_bit(shop, images)
+    plan = GrowthPlan.of(
+        settings, samples=len(images), shape=images.shape, eight_bit=_eight_bit(workspace, images)
     )
-    shop.agree(
+    workspace.agree(
         "grow",
         {**json.loads(msgspec.json.encode(settings)), "total": plan.total, "size": plan.size},
     )
-    if not plan.total or not shop.pending("grow", plan.total, plan.size):
+    if not plan.total or not workspace.pending("grow", plan.total, plan.size):
         return
-    work = _Work(shop, images, own, settings, plan, earlier)
-    shop.work("grow", plan.total, plan.size, 1, work)
+    work = _GrowingWork(workspace, images, own, settings, plan, earlier)
+    workspace.work("grow", plan.total, plan.size, 1, work)
 
 
-def _eight_bit(shop: Workshop, images: Images) -> bool:
+def _eight_bit(workspace: Workspace, images: Images) -> bool:
     """Whether new images are kept as bytes: where the own ones are, and the teacher takes all."""
-    low, high = bounds = shop.meter.bounds
+    low, high = bounds = workspace.meter.bounds
     if level_of(bounds):  # only then are its own levels those of the bytes
         return images.eight_bit and (low, high) == (0, 1)
     return images.eight_bit and low <= 0 and high >= 1
 
 
-class _Work:
+class _GrowingWork:
     """The work of one shard."""
 
     def __init__(
         self,
-        shop: Workshop,
+        workspace: Workspace,
         images: Images,
         own: Tensor,
         settings: Grow,
-        plan: Plan,
+        plan: GrowthPlan,
         earlier: "Growth | None",
     ) -> None:
-        self.shop, self.images, self.own, self.earlier = shop, images, own, earlier
+        self.workspace, self.images, self.own, self.earlier = workspace, images, own, earlier
         self.settings, self.plan = settings, plan
-        self.eight_bit = _eight_bit(shop, images)
-        aware = level_of(shop.meter.bounds) > 0
-        self.bounds = (0.0, 1.0) if self.eight_bit and not aware else shop.meter.bounds
-        seed = derive_seed(shop.seed, "grow", "order")
+        self.eight_bit = _eight_bit(workspace, images)
+        aware = level_of(workspace.meter.bounds) > 0
+        self.bounds = (0.0, 1.0) if self.eight_bit and not aware else workspace.meter.bounds
+        seed = derive_seed(workspace.seed, "grow", "order")
         self.order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
         self._taught: dict[int, Ensemble] = {}  # the last one
 
-    def __call__(self, teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+    def __call__(
+        self, teacher: ReplayTeacher, rows: Tensor, shard: int
+    ) -> tuple[dict[str, Tensor], Json]:
         number = self.plan.round_of(shard)
-        students = None if self.settings.choose == "random" else self._students(number)
-        draw = torch.Generator().manual_seed(derive_seed(self.shop.seed, "grow", shard))
+        students = None if self.settings.acquisition == "random" else self._students(number)
+        draw = torch.Generator().manual_seed(derive_seed(self.workspace.seed, "grow", shard))
         parts = [
             self._asked(teacher, block, self._changes(number), students, draw)
             for block in self._blocks(rows)
@@ -165,21 +168,21 @@ class _Work:
     def _students(self, number: int) -> Ensemble:
         """The students that choose in a round, taught from every answer before it."""
         if number not in self._taught:
-            shop, shape = self.shop, self.images.shape
+            workspace, shape = self.workspace, self.images.shape
             students = Ensemble(
                 network_of(self.settings.surrogate, shape),
                 shape,
-                shop.meter.classes,
+                workspace.meter.classes,
                 members=self.settings.members,
-                seed=derive_seed(shop.seed, "students"),
-            ).to(shop.device)
-            taught(shop, "grow", number, students, self._known)
+                seed=derive_seed(workspace.seed, "students"),
+            ).to(workspace.device)
+            fit_surrogate(workspace, "grow", number, students, self._known)
             self._taught = {number: students}
         return self._taught[number]
 
     def _known(self, number: int) -> Known:
         """All answers that there were before a round."""
-        here = _growth(self.shop, self.images, self.plan.before(number))
+        here = _growth(self.workspace, self.images, self.plan.before(number))
         known, answers = self.images, self.own
         for more in (self.earlier, here):
             if more is not None:
@@ -195,19 +198,19 @@ class _Work:
     def _blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
         """The rows in parts whose candidates fit into memory."""
         each = math.prod(self.images.shape) * 4
-        if self.settings.choose != "random":
+        if self.settings.acquisition != "random":
             each *= self.settings.candidates
         return torch.split(rows, max(1, min(ASKED, BLOCK_BYTES // each)))
 
-    def _changes(self, number: int) -> tuple[Change, ...]:
+    def _changes(self, number: int) -> tuple[AugmentationName, ...]:
         """The changes of a round: without flips if they changed the class too often before."""
-        names = self.settings.changes
+        names = self.settings.augmentations
         if number and "flip" in names and not self._flips_keep():
             return tuple(name for name in names if name != "flip")
         return names
 
     def _flips_keep(self) -> bool:
-        done = self.shop.done("grow")
+        done = self.workspace.done("grow")
         facts = [done[shard]["kept"] for shard in self.plan.before(1)]
         (same, count), (flipped_same, flipped) = (
             [sum(fact[kind][k] for fact in facts) for k in (0, 1)] for kind in (0, 1)
@@ -216,9 +219,9 @@ class _Work:
 
     def _asked(
         self,
-        teacher: Taped,
+        teacher: ReplayTeacher,
         rows: Tensor,
-        names: tuple[Change, ...],
+        names: tuple[AugmentationName, ...],
         students: Ensemble | None,
         draw: torch.Generator,
     ) -> dict[str, Tensor]:
@@ -232,19 +235,19 @@ class _Work:
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         seen = columns.pop("shown")
         if students is not None:
-            chosen = choose(students.each(seen), SCORES[self.settings.choose], wanted)
+            chosen = acquire(students.each(seen), ACQUISITIONS[self.settings.acquisition], wanted)
             seen = seen[chosen]
             columns = {name: column[chosen.to(column.device)] for name, column in columns.items()}
         called = teacher.labels(seen).to(torch.int32)
         return {name: column.cpu() for name, column in {**columns, "called": called}.items()}
 
     def _made(
-        self, rows: Tensor, names: tuple[Change, ...], draw: torch.Generator
+        self, rows: Tensor, names: tuple[AugmentationName, ...], draw: torch.Generator
     ) -> dict[str, Tensor]:
         """New images as they are kept, and the very same as they are shown to the teacher."""
         parents = self.order[rows % len(self.order)]
         made = grow(
-            self.images.read(parents).to(self.shop.device),
+            self.images.read(parents).to(self.workspace.device),
             parents,
             names,
             bounds=self.bounds,
@@ -284,29 +287,51 @@ class Growth:
     seconds: float
 
 
-def grown(shop: Workshop, images: Images) -> Growth:
+def grown(workspace: Workspace, images: Images) -> Growth:
     """What the stage has bought, from its finished shards; each is read once and checked.
 
     Raises:
         InputError: the stage is not finished.
         Damaged: a shard cannot be trusted.
     """
-    settings = shop.configuration("grow")
-    if not settings or shop.pending("grow", settings["total"], settings["size"]):
+    settings = workspace.configuration("grow")
+    if not settings or workspace.pending("grow", settings["total"], settings["size"]):
         raise InputError("not all new images are grown yet; grow them first")
-    return _growth(shop, images, sorted(shop.done("grow")))
+    return _growth(workspace, images, sorted(workspace.done("grow")))
 
 
-def _growth(shop: Workshop, images: Images, shards: Iterable[int]) -> Growth:
-    done, wanted = shop.done("grow"), list(shards)
+def _growth(workspace: Workspace, images: Images, shards: Iterable[int]) -> Growth:
+    done, wanted = workspace.done("grow"), list(shards)
     columns: dict[str, list[Tensor]] = {"called": [], "parents": [], "partners": []}
     for shard in wanted:
-        part = shop.read(done[shard])
+        part = workspace.read(done[shard])
         for name, found in columns.items():
             found.append(part[name].long())
     none = torch.zeros(0, dtype=torch.int64)
     records = [done[shard] for shard in wanted]
-    shelf = StoredImages.of(shop.folder, records, images.shape, eight_bit=_eight_bit(shop, images))
+    shelf = StoredImages.of(
+        workspace.folder, records, images.shape, eight_bit=_eight_bit(workspace, images)
+    )
     seconds = float(sum(done[shard]["wall_s"] for shard in wanted))
     whole = {name: torch.cat([none, *found]) for name, found in columns.items()}
     return Growth(shelf, **whole, seconds=seconds)
+
+
+def with_grown(
+    workspace: Workspace,
+    transfer: TransferSet,
+    images: Images,
+    rows: Int[Tensor, " row"],
+    *,
+    truth: Int[Tensor, " sample"] | None = None,
+) -> TransferSet:
+    """Samples, and after them what was grown of these rows of `images`, with their ids.
+
+    `truth`: the true class by id; only those that the teacher calls what their parent truly is.
+    """
+    more = grown(workspace, images)
+    first = len(transfer) if transfer.first is None else transfer.first
+    made = TransferSet(more.images, rows[more.parents], more.called, more.called)
+    if truth is not None:
+        made = made.select((truth[made.ids] == made.own).nonzero()[:, 0])
+    return replace(transfer.joined(made), first=first)

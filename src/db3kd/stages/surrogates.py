@@ -12,17 +12,17 @@ from db3kd.config.settings import Search
 from db3kd.data import Images
 from db3kd.search.boundary import as_seen
 from db3kd.search.joint.front import Front
-from db3kd.search.joint.plan import USEFUL, Plan, front_of, knows, steps_of
+from db3kd.search.joint.plan import USEFUL, JointPlan, front_of, knows, steps_of
 from db3kd.search.joint.surrogate import Ensemble, Known, teach
 from db3kd.search.robustness import References
 from db3kd.seeds import derive_seed
-from db3kd.stages.workspace import Workshop
+from db3kd.stages.workspace import Workspace
 from db3kd.student.networks import network_of
 
 _log = logging.getLogger("db3kd")
 
 
-class Lessons:
+class Surrogates:
     """The surrogate of each round, taught from every answer of the rounds before.
 
     A lesson is drawn from the run's seed and kept as `rounds/surrogate-03.safetensors`; one that a
@@ -31,13 +31,19 @@ class Lessons:
 
     def __init__(
         self,
-        shop: Workshop,
+        workspace: Workspace,
         images: Images,
         own: Int[Tensor, " sample"],
         search: Search,
-        plan: Plan,
+        plan: JointPlan,
     ) -> None:
-        self.shop, self.images, self.own, self.search, self.plan = shop, images, own, search, plan
+        self.workspace, self.images, self.own, self.search, self.plan = (
+            workspace,
+            images,
+            own,
+            search,
+            plan,
+        )
         self._taught: dict[int, Ensemble | None] = {}  # the last one
 
     def before(self, number: int) -> Ensemble | None:
@@ -60,7 +66,7 @@ class Lessons:
 
     def front(self, rows: Int[Tensor, " row"], unit: int, references: References) -> Front:
         """What a shard of an earlier round kept; before the first one, the references."""
-        device, bounds = self.shop.device, self.shop.meter.bounds
+        device, bounds = self.workspace.device, self.workspace.meter.bounds
         images, own = as_seen(self.images.read(rows).to(device), bounds), self.own[rows].to(device)
         if unit < 0:
             return Front.at_references(images, own, references)
@@ -68,12 +74,12 @@ class Lessons:
 
     def _moved(self, number: int) -> float:
         """The share of the rows that a round moved."""
-        done = self.shop.done("rounds")
+        done = self.workspace.done("rounds")
         units = range(number * len(self.plan.shards), (number + 1) * len(self.plan.shards))
         return sum(float(done[unit]["moved"]) for unit in units) / len(units)
 
     def _read(self, unit: int) -> dict[str, Tensor]:
-        return self.shop.read(self.shop.done("rounds")[unit])
+        return self.workspace.read(self.workspace.done("rounds")[unit])
 
     def _load(self, number: int) -> Ensemble:
         """Read the surrogate of a round, or teach it."""
@@ -81,11 +87,11 @@ class Lessons:
         surrogate = Ensemble(
             name,
             shape,
-            self.shop.meter.classes,
+            self.workspace.meter.classes,
             members=self.search.members,
-            seed=derive_seed(self.shop.seed, "surrogate"),
-        ).to(self.shop.device)
-        taught(self.shop, "rounds", number, surrogate, self._known)
+            seed=derive_seed(self.workspace.seed, "surrogate"),
+        ).to(self.workspace.device)
+        fit_surrogate(self.workspace, "rounds", number, surrogate, self._known)
         return surrogate
 
     def _known(self, number: int) -> Known:
@@ -97,32 +103,36 @@ class Lessons:
         return Known(self.images, self.own, probes, called)
 
 
-def taught(
-    shop: Workshop, stage: str, number: int, surrogate: Ensemble, known: Callable[[int], Known]
+def fit_surrogate(
+    workspace: Workspace,
+    stage: str,
+    number: int,
+    surrogate: Ensemble,
+    known: Callable[[int], Known],
 ) -> None:
     """Give a surrogate all its lessons up to this one, those that are kept already left out.
 
     `known` says what there is to learn before a round. Costs no query. Random by the run's seed.
     """
-    for later in range(shop.recall(stage, number, surrogate) + 1, number + 1):
+    for later in range(workspace.recall(stage, number, surrogate) + 1, number + 1):
         started = time.perf_counter()
         answers = known(later)
         steps = steps_of(answers)
         total = steps * len(surrogate.members)
 
         def report(done: int, later: int = later, total: int = total) -> None:
-            shop.progress(f"lesson-{later + 1}", done, total, {})
+            workspace.progress(f"lesson-{later + 1}", done, total, {})
 
         with torch.enable_grad():
             teach(
                 surrogate,
                 answers,
                 steps=steps,
-                seed=derive_seed(shop.seed, "lesson", later),
-                device=shop.device,
+                seed=derive_seed(workspace.seed, "lesson", later),
+                device=workspace.device,
                 report=report,
             )
-        shop.keep(
+        workspace.keep(
             stage,
             later,
             surrogate,

@@ -21,11 +21,11 @@ from db3kd.errors import Damaged, InputError
 from db3kd.search.joint.surrogate import quick
 from db3kd.seeds import derive_seed
 from db3kd.stages.ascent import ascend_all, ascended, most_queries, with_copies
-from db3kd.stages.distances import check as check_search
-from db3kd.stages.distances import found, measure_all, soft_labels
-from db3kd.stages.ensemble_labels import invent, invented
-from db3kd.stages.taped import Taped
-from db3kd.stages.workspace import Workshop
+from db3kd.stages.distances import check_search, measure_all, soft
+from db3kd.stages.ensemble_labels import images_for, invent, invented
+from db3kd.stages.table import shards_of
+from db3kd.stages.taped import ReplayTeacher
+from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape, build, check_network, network_of
 from db3kd.synthesis import WAYS
@@ -38,10 +38,10 @@ PLACE = "pseudo"  # where distances of pseudo samples are on the books
 _log = logging.getLogger("db3kd")
 
 
-def planned(settings: Synthesis, *, budget: int | None, reserved: int) -> int:
+def planned_total(settings: Synthesis, *, budget: int | None, reserved: int) -> int:
     """How many images are asked: as many as wanted, or what a budget leaves.
 
-    >>> planned(Synthesis(), budget=30_000, reserved=10_000)
+    >>> planned_total(Synthesis(), budget=30_000, reserved=10_000)
     20000
     """
     if settings.way == "ascent":
@@ -51,13 +51,13 @@ def planned(settings: Synthesis, *, budget: int | None, reserved: int) -> int:
     return QUERIES if budget is None else max(0, budget - reserved)
 
 
-def check(settings: Synthesis, shape: Shape, classes: int) -> None:
+def check_synthesis(settings: Synthesis, shape: Shape, classes: int) -> None:
     """Refuse students that do not fit, before anything is bought.
 
     Raises:
         InputError: a network that is unknown or does not fit the images.
 
-    >>> check(Synthesis(surrogate="lenet6"), (1, 28, 28), 10)
+    >>> check_synthesis(Synthesis(surrogate="lenet6"), (1, 28, 28), 10)
     Traceback (most recent call last):
     ...
     db3kd.errors.InputError: unknown network 'lenet6': did you mean lenet5?
@@ -85,47 +85,70 @@ def check_budget(total: int, *, budget: int | None, reserved: int) -> None:
         )
 
 
+def planned(workspace: Workspace, settings: Synthesis, *, reserved: int) -> int:
+    """How many pseudo samples are asked: as it began, or as it would be; see `Run`."""
+    begun = workspace.configuration("synthesis")
+    if begun and settings.queries is None and settings.way != "ascent":
+        return int(begun["total"])
+    return planned_total(settings, budget=workspace.meter.budget.queries, reserved=reserved)
+
+
 def synthesize(
-    shop: Workshop,
+    workspace: Workspace,
     shape: Shape,
     settings: Synthesis,
-    total: int,
     images: Images | None = None,
-) -> None:
+    *,
+    reserved: int,
+) -> TransferSet:
     """Make and ask all pseudo samples, those that are not there yet; see `Run.synthesize`."""
+    check_synthesis(settings, shape, workspace.meter.classes)
+    total = planned(workspace, settings, reserved=reserved)
+    check_budget(total, budget=workspace.meter.budget.queries, reserved=reserved)
+    more = images_for(network_of(settings.surrogate, shape), settings, shape, asked=total)
+    settings = msgspec.structs.replace(settings, ensemble_labels=more)
     if settings.way == "ascent":
-        ascend_all(shop, shape, settings.ascent)
-        return
+        ascend_all(workspace, shape, settings.ascent)
+    else:
+        _ask_all(workspace, shape, settings, total, images)
+    warn_of_missing(workspace)
+    return whole(workspace, ensemble_labels=more > 0)
+
+
+def _ask_all(
+    workspace: Workspace, shape: Shape, settings: Synthesis, total: int, images: Images | None
+) -> None:
+    """Ask what is not there yet; then let an ensemble label more images, where that is wanted."""
     size = max(1, min(settings.shard, -(-total // settings.rounds)))
     asked = json.loads(msgspec.json.encode(settings))
-    del asked["unasked"]  # another student may want none, or want them later
-    shop.agree("synthesis", {**asked, "shape": list(shape), "total": total, "size": size})
-    work = _Work(shop, shape, settings, total, images)
-    if total and shop.pending("synthesis", total, size):
-        shop.work("synthesis", total, size, 1, work)
-    if total and settings.unasked:
-        invent(shop, work.pool_before(-(-total // size)), settings)
+    del asked["ensemble_labels"]  # another student may want none, or want them later
+    workspace.agree("synthesis", {**asked, "shape": list(shape), "total": total, "size": size})
+    work = _SynthesisWork(workspace, shape, settings, total, images)
+    if workspace.pending("synthesis", total, size):
+        workspace.work("synthesis", total, size, 1, work)
+    if settings.ensemble_labels:
+        invent(workspace, work.pool_before(shards_of(total, size)), settings)
 
 
-class _Work:
+class _SynthesisWork:
     """The work of one shard."""
 
     def __init__(
         self,
-        shop: Workshop,
+        workspace: Workspace,
         shape: Shape,
         settings: Synthesis,
         total: int,
         images: Images | None,
     ) -> None:
-        self.shop, self.settings, self.shape, self.total = shop, settings, shape, total
-        classes = shop.meter.classes
+        self.workspace, self.settings, self.shape, self.total = workspace, settings, shape, total
+        classes = workspace.meter.classes
         name = network_of(settings.surrogate, shape)
         self.task = Task(
             shape,
             classes,
             queries=total,
-            device=shop.device,
+            device=workspace.device,
             student=lambda seed: quick(build(name, shape, classes, settings.width, seed=seed)),
             members=settings.members,
             candidates=settings.candidates,
@@ -135,19 +158,21 @@ class _Work:
         self._pool: Pool
         self._way: Way
 
-    def __call__(self, teacher: Taped, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+    def __call__(
+        self, teacher: ReplayTeacher, rows: Tensor, shard: int
+    ) -> tuple[dict[str, Tensor], Json]:
         self._prepare(shard)
         pool, before = self._pool, len(self._pool)
         pool.teacher = teacher
         pool.allow(len(rows))
         self._next = -1  # until the shard is whole
         self._way.spend(
-            pool, seed=derive_seed(self.shop.seed, "synthesis", shard), report=self._report
+            pool, seed=derive_seed(self.workspace.seed, "synthesis", shard), report=self._report
         )
         if pool.rest:
             raise InputError(f"way {self.settings.way!r} asked {pool.rest} images too few")
         if self._learns:
-            self.shop.keep("synthesis", shard + 1, self._way.networks)
+            self.workspace.keep("synthesis", shard + 1, self._way.networks)
         self._next = shard + 1
         called = pool.answers[before:]
         counts = torch.bincount(called, minlength=pool.classes)
@@ -160,12 +185,16 @@ class _Work:
         """Pool and networks as they were before a shard."""
         if self._next == shard:
             return
-        shop = self.shop
-        self._way = WAYS[self.settings.way](self.task, seed=derive_seed(shop.seed, "way"))
-        if self._learns and shard and shop.recall("synthesis", shard, self._way.networks) < shard:
+        workspace = self.workspace
+        self._way = WAYS[self.settings.way](self.task, seed=derive_seed(workspace.seed, "way"))
+        if (
+            self._learns
+            and shard
+            and workspace.recall("synthesis", shard, self._way.networks) < shard
+        ):
             raise Damaged(
-                f"what was learned before shard {shard} of {shop.folder}/synthesis is missing; put"
-                f" a copy of surrogate-{shard:02}.safetensors back, or use another folder"
+                f"what was learned before shard {shard} of {workspace.folder}/synthesis is missing;"
+                f" put a copy of surrogate-{shard:02}.safetensors back, or use another folder"
             )
         self._pool = self.pool_before(shard)
 
@@ -176,81 +205,85 @@ class _Work:
 
     def pool_before(self, shard: int) -> Pool:
         """All that was asked before a shard."""
-        shop = self.shop
+        workspace = self.workspace
         if self._next == shard:
             return self._pool
         pool = Pool(
-            self.total, self.shape, shop.meter, eight_bit=_eight_bit(shop), device=shop.device
+            self.total,
+            self.shape,
+            workspace.meter,
+            eight_bit=_eight_bit(workspace),
+            device=workspace.device,
         )
-        done = shop.done("synthesis")
+        done = workspace.done("synthesis")
         for earlier in range(shard):
-            part = shop.read(done[earlier])
+            part = workspace.read(done[earlier])
             pool.add(part["images"], part["called"].long(), part.get("origins"))
         return pool
 
     def _report(self, what: str, done: int, total: int) -> None:
-        self.shop.progress(what, done, total, {})
+        self.workspace.progress(what, done, total, {})
 
 
-def _eight_bit(shop: Workshop) -> bool:
+def _eight_bit(workspace: Workspace) -> bool:
     """Whether pseudo samples are rounded to 8 bits: where the teacher takes what 8 bits can say."""
-    return tuple(shop.meter.bounds) == (0.0, 1.0)
+    return tuple(workspace.meter.bounds) == (0.0, 1.0)
 
 
-def counts(shop: Workshop) -> Int[Tensor, " classes"]:
+def counts(workspace: Workspace) -> Int[Tensor, " classes"]:
     """How many pseudo samples the teacher called each class."""
-    whole = torch.zeros(shop.meter.classes, dtype=torch.int64)
+    whole = torch.zeros(workspace.meter.classes, dtype=torch.int64)
     for stage in ("synthesis", "ascent", "copies"):
-        for record in shop.done(stage).values():
+        for record in workspace.done(stage).values():
             whole += torch.tensor(record["counts"])
     return whole
 
 
-def warn_of_missing(shop: Workshop) -> None:
+def warn_of_missing(workspace: Workspace) -> None:
     """Name the classes that no pseudo sample was called."""
-    missing = (counts(shop) == 0).nonzero()[:, 0].tolist()
+    missing = (counts(workspace) == 0).nonzero()[:, 0].tolist()
     if missing:
         some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         _log.warning(
             "the teacher called no pseudo sample %s (%s of %s classes), so no student learns that",
             some,
             len(missing),
-            shop.meter.classes,
+            workspace.meter.classes,
         )
 
 
-def made(shop: Workshop) -> TransferSet:
+def made(workspace: Workspace) -> TransferSet:
     """The pseudo samples that were asked, without copies; images are read when they are needed.
 
     Raises:
         InputError: the stage is not finished.
         Damaged: a shard cannot be trusted.
     """
-    if shop.configuration("starts"):
-        return ascended(shop)
-    settings = shop.configuration("synthesis")
-    if not settings or shop.pending("synthesis", settings["total"], settings["size"]):
+    if workspace.configuration("starts"):
+        return ascended(workspace)
+    settings = workspace.configuration("synthesis")
+    if not settings or workspace.pending("synthesis", settings["total"], settings["size"]):
         raise InputError("the pseudo samples are not all made yet; synthesize them first")
-    done = shop.done("synthesis")
+    done = workspace.done("synthesis")
     wanted = sorted(done)
     channels, height, width = settings["shape"]
-    called = [shop.read(done[shard])["called"].long() for shard in wanted]
+    called = [workspace.read(done[shard])["called"].long() for shard in wanted]
     answers = torch.cat([torch.zeros(0, dtype=torch.int64), *called])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf = StoredImages.of(shop.folder, records, shape, eight_bit=_eight_bit(shop))
+    shelf = StoredImages.of(workspace.folder, records, shape, eight_bit=_eight_bit(workspace))
     return TransferSet(shelf, torch.arange(len(answers)), answers, answers)
 
 
-def whole(shop: Workshop, *, unasked: bool = True) -> TransferSet:
+def whole(workspace: Workspace, *, ensemble_labels: bool = True) -> TransferSet:
     """The pseudo samples and their copies, or those of which nobody was asked: half of a batch."""
-    samples = with_copies(shop, made(shop))
-    more = invented(shop, eight_bit=_eight_bit(shop)) if unasked else None
+    samples = with_copies(workspace, made(workspace))
+    more = invented(workspace, eight_bit=_eight_bit(workspace)) if ensemble_labels else None
     if more is None:
         return samples
     return replace(samples.joined(more), first=len(samples))
 
 
-def measure(shop: Workshop, search: Search) -> None:
+def measure(workspace: Workspace, search: Search) -> None:
     """Measure the distances of pseudo samples, with references drawn among these.
 
     Their classes are not asked again. Costs as `Run.measure`.
@@ -258,14 +291,14 @@ def measure(shop: Workshop, search: Search) -> None:
     Raises:
         InputError: the search does not fit the images.
     """
-    samples = made(shop)
-    check_search(search, samples.images.shape, shop.meter.classes)
-    part = shop.within(PLACE)
+    samples = made(workspace)
+    check_search(search, samples.images.shape, workspace.meter.classes)
+    part = workspace.within(PLACE)
     part.agree("answers", {"samples": len(samples)})
     measure_all(part, samples.images, samples.own, search)
 
 
-def softened(shop: Workshop) -> TransferSet:
+def measured_samples(workspace: Workspace) -> TransferSet:
     """Pseudo samples with soft labels by distance (Eq. 6 and 7), and copies with answers alone."""
-    samples, distances = made(shop), found(shop.within(PLACE), "mbd")
-    return with_copies(shop, samples.with_soft(soft_labels(distances, samples.own)))
+    samples, part = made(workspace), workspace.within(PLACE)
+    return with_copies(workspace, samples.with_soft(soft(part, "mbd", samples.own)))

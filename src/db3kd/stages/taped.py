@@ -14,7 +14,7 @@ KEY_PIXELS = 256  # how many pixels of a question stand for it on the tape
 SCATTER = 2_654_435_761  # multiples of it fall all over the images, not on one column
 
 
-class Taped:
+class ReplayTeacher:
     """A teacher that takes recorded answers from a tape first and asks the meter for the rest.
 
     A shard asks the same questions in the same order each time it is run, so the answers of a
@@ -32,10 +32,10 @@ class Taped:
     >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
     >>> path = Path(tempfile.mkdtemp()) / "0.tape"
     >>> meter, tape = Meter(bright), Tape(path, classes=2)
-    >>> Taped(meter, tape).labels(torch.ones(3, 1, 2, 2)), meter.spent
+    >>> ReplayTeacher(meter, tape).labels(torch.ones(3, 1, 2, 2)), meter.spent
     (tensor([1, 1, 1]), 3)
     >>> tape.close(); tape = Tape(path, classes=2)
-    >>> Taped(meter, tape).labels(torch.ones(3, 1, 2, 2)), meter.spent
+    >>> ReplayTeacher(meter, tape).labels(torch.ones(3, 1, 2, 2)), meter.spent
     (tensor([1, 1, 1]), 3)
     >>> tape.close()
     """
@@ -58,7 +58,7 @@ class Taped:
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image; one query each, unless the tape holds the answer."""
-        key = fingerprint(images)
+        key = question_key(images)
         answers = self._tape.take(len(images), key=key)
         if answers is None:
             self._meter.check(len(images))
@@ -70,11 +70,11 @@ class Taped:
         return answers.to(images.device)
 
 
-def fingerprint(images: Float[Tensor, "row *image"]) -> int:
+def question_key(images: Float[Tensor, "row *image"]) -> int:
     """A checksum over a sample of the pixels: cheap, and another question hardly shares it.
 
     >>> import torch
-    >>> fingerprint(torch.zeros(2, 1, 4, 4)) != fingerprint(torch.ones(2, 1, 4, 4))
+    >>> question_key(torch.zeros(2, 1, 4, 4)) != question_key(torch.ones(2, 1, 4, 4))
     True
     """
     flat = images.reshape(-1)

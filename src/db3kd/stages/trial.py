@@ -6,7 +6,6 @@ on own images that they have not seen, nor any child of these. Where true classe
 second judgement says which of the grown images a student learns from.
 """
 
-import copy
 import logging
 import time
 from collections.abc import Mapping
@@ -19,45 +18,41 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd.config.methods import Use
-from db3kd.config.settings import Grow, Search, Spend, Training
+from db3kd.config.settings import Grow, Search, Spend, Training, is_joint
 from db3kd.data import Images, Rows
 from db3kd.data.transfer_set import TransferSet
+from db3kd.errors import InputError
 from db3kd.seeds import derive_seed
-from db3kd.stages.distances import found, measure_all, soft_labels
-from db3kd.stages.growing import grow_all, grown
-from db3kd.stages.workspace import Workshop
-from db3kd.student.batches import resident
-from db3kd.student.evaluate import predict
-from db3kd.student.training import train
+from db3kd.stages import distances, growing
+from db3kd.stages.judge import FOLDS, Judge, steps_of
+from db3kd.stages.workspace import Workspace
+from db3kd.student.evaluate import classes_of
 
 PER_IMAGE = 30  # answers for each own image where nobody says how many
 LEAST, FEWEST = 8, 20  # answers an image, and own images, that a trial is worth its price for
 PART, LEAST_EACH, MOST_EACH = 2, 3, 15  # of an image's answers: what the trial gets
-FOLDS = 5  # of the own images, each held back once
 MOST_STEPS = 5000  # of a student in the trial; a single fold may have as many as all of them
 SOME, MANY = 1000, 5000  # own images: fewer need all that grew; for more one fold says enough
-
 Share = Literal["all", "confirmed", "none"]
 """Which grown images a student learns from: every one, those that the teacher calls what their
 parent truly is, or none."""
-
 _NAMES: Mapping[Use, str] = {"ce": "nothing more", "grown": "new images", "mbd": "distances"}
 _log = logging.getLogger("db3kd")
 
 
 @dataclass(frozen=True)
-class Plan:
+class SpendingPlan:
     """How many answers beside the images' own go where.
 
     The trial grows `each` new images of `tried` own ones; then the better use gets `left` for every
     own image. All of it together is `per_image` for each image at most.
 
-    >>> Plan.of(Spend(per_image=30), samples=300)
-    Plan(per_image=30, tried=300, each=15, left=15)
-    >>> Plan.of(Spend(per_image=30), samples=60_000)
-    Plan(per_image=30, tried=1000, each=15, left=29)
-    >>> Plan.of(Spend(per_image=5), samples=300)
-    Plan(per_image=5, tried=0, each=0, left=5)
+    >>> SpendingPlan.of(Spend(per_image=30), samples=300)
+    SpendingPlan(per_image=30, tried=300, each=15, left=15)
+    >>> SpendingPlan.of(Spend(per_image=30), samples=60_000)
+    SpendingPlan(per_image=30, tried=1000, each=15, left=29)
+    >>> SpendingPlan.of(Spend(per_image=5), samples=300)
+    SpendingPlan(per_image=5, tried=0, each=0, left=5)
     """
 
     per_image: int
@@ -68,7 +63,7 @@ class Plan:
     @classmethod
     def of(
         cls, settings: Spend, *, samples: int, budget: int | None = None, reserved: int = 0
-    ) -> "Plan":
+    ) -> "SpendingPlan":
         """Plan for so many own images; of a budget `reserved` answers are for something else."""
         per_image = settings.per_image
         if per_image is None and budget is not None:
@@ -115,30 +110,89 @@ class Selection:
     held: int
 
 
-def decided(shop: Workshop) -> Decision | None:
+def planned(workspace: Workspace, settings: Spend, samples: int, *, reserved: int) -> SpendingPlan:
+    """How the answers are divided: as it began, or as it would be; see `Run.planned`."""
+    begun = workspace.configuration("spend")
+    if begun and settings.per_image is None:
+        settings = msgspec.structs.replace(settings, per_image=begun["per_image"])
+    budget = workspace.meter.budget.queries
+    return SpendingPlan.of(settings, samples=samples, budget=budget, reserved=reserved)
+
+
+def check_spending(
+    search: Search, grow: Grow, network: nn.Module, images: Images, classes: int
+) -> None:
+    """Refuse what a trial cannot try, before anything is bought.
+
+    Raises:
+        InputError: a search row by row; settings or a network that do not fit the images or the
+            teacher's classes.
+    """
+    if not is_joint(search):
+        raise InputError(
+            'this search is row by row, which no trial can pay; set strategy = "joint", or call'
+            " `label`"
+        )
+    distances.check_search(search, images.shape, classes)
+    if grow.augmentations:
+        growing.check_growing(grow, images.shape, classes)
+    if (found := classes_of(network, images)) != classes:
+        raise InputError(f"the network has {found} classes, but the teacher {classes}")
+
+
+def spend(
+    workspace: Workspace,
+    own: TransferSet,
+    network: nn.Module,
+    plan: SpendingPlan,
+    *,
+    search: Search,
+    grow: Grow,
+    training: Training,
+    truth: Int[Tensor, " sample"] | None,
+) -> None:
+    """Buy what a trial finds to teach most for own images and their answers; see `Run.spend`."""
+    workspace.agree("spend", asdict(plan))
+    decision = decided(workspace) or decide(
+        workspace, own, network, plan, search=search, grow=grow, training=training
+    )
+    if decision.use == "mbd":
+        search = msgspec.structs.replace(search, per_image=plan.left)
+        distances.measure_all(workspace, own.images, own.own, search)
+    elif decision.use == "grown":
+        rounds, earlier = grow.rounds, None
+        if decision.held:
+            rounds = halves(rounds)[1]
+            earlier = growing.grown(workspace.within("trial"), own.images)
+        grow = msgspec.structs.replace(grow, per_image=plan.left, rounds=rounds)
+        growing.grow_all(workspace, own.images, own.own, grow, earlier=earlier)
+        if truth is not None and len(own) >= SOME and selected(workspace) is None:
+            select(workspace, replace(own, labels=truth), decision, network, training)
+
+
+def decided(workspace: Workspace) -> Decision | None:
     """What was decided in this run before, if anything."""
-    records = list(shop.journal.all("decision"))
+    records = list(workspace.journal.all("decision"))
     return msgspec.convert(records[-1]["decision"], Decision) if records else None
 
 
 def decide(
-    shop: Workshop,
-    images: Images,
-    own: Int[Tensor, " sample"],
+    workspace: Workspace,
+    own: TransferSet,
     network: nn.Module,
-    plan: Plan,
+    plan: SpendingPlan,
     *,
     search: Search,
     grow: Grow,
     training: Training,
 ) -> Decision:
     """Decide what answers go to, by a trial if there is a question; see `Run.spend`."""
-    decision, seconds = _without_trial(own, plan, grow), 0.0
+    decision, seconds = _without_trial(own.own, plan, grow), 0.0
     if decision is None:
         decision, seconds = _by_trial(
-            shop, images, own, network, plan, search=search, grow=grow, training=training
+            workspace, own, network, plan, search=search, grow=grow, training=training
         )
-    shop.journal.append("decision", decision=asdict(decision), wall_s=round(seconds, 3))
+    workspace.journal.append("decision", decision=asdict(decision), wall_s=round(seconds, 3))
     shares = [f"{_NAMES[name]} {100 * share:.1f}%" for name, share in decision.agreement.items()]
     facts = f", agreement on {decision.held:,} images held back: {', '.join(shares)}"
     _log.info(
@@ -147,14 +201,14 @@ def decide(
     return decision
 
 
-def _without_trial(own: Tensor, plan: Plan, grow: Grow) -> Decision | None:
+def _without_trial(own: Tensor, plan: SpendingPlan, grow: Grow) -> Decision | None:
     """The decision where there is nothing to try."""
     alike = bool((own == own[0]).all())
     if not plan.per_image:
         return Decision("ce", "nothing is left for more than the images' own answers", {}, 0)
-    if not grow.changes:
+    if not grow.augmentations:
         use: Use = "ce" if alike else "mbd"
-        return Decision(use, "no change is switched on, so nothing new can be made", {}, 0)
+        return Decision(use, "no augmentation is switched on, so nothing new can be made", {}, 0)
     if alike:
         why = f"the teacher calls every own image {int(own[0])}, so there is no boundary to measure"
         return Decision("grown", why, {}, 0)
@@ -165,36 +219,35 @@ def _without_trial(own: Tensor, plan: Plan, grow: Grow) -> Decision | None:
 
 
 def _by_trial(
-    shop: Workshop,
-    images: Images,
-    own: Tensor,
+    workspace: Workspace,
+    own: TransferSet,
     network: nn.Module,
-    plan: Plan,
+    plan: SpendingPlan,
     *,
     search: Search,
     grow: Grow,
     training: Training,
 ) -> tuple[Decision, float]:
     """Grow a little, teach students of either use, judge them; how long the judging took."""
-    trial = shop.within("trial")
-    rows = tried(shop, len(images), plan.tried)
-    some, answers = Rows(images, rows), own[rows]
+    trial = workspace.within("trial")
+    rows = tried(workspace, len(own), plan.tried)
+    some, answers = Rows(own.images, rows), own.own[rows]
     trial.agree("answers", {"samples": len(rows)})
     if bool((answers == answers[0]).all()):
         why = f"the teacher calls all {len(rows):,} images of the trial {int(answers[0])}"
         return Decision("grown", why, {}, 0), 0.0
     few = {"per_image": plan.each, "rounds": halves(grow.rounds)[0]}
-    grow_all(trial, some, answers, msgspec.structs.replace(grow, **few))
-    measure_all(trial, some, answers, msgspec.structs.replace(search, metric="sd"))
+    growing.grow_all(trial, some, answers, msgspec.structs.replace(grow, **few))
+    distances.measure_all(trial, some, answers, msgspec.structs.replace(search, metric="sd"))
     plain = TransferSet(some, torch.arange(len(rows)), answers, answers)
     sets: dict[Use, TransferSet] = {
-        "grown": with_grown(trial, plain, some, plain.ids),
-        "mbd": plain.with_soft(soft_labels(found(trial, "sd"), answers)),
+        "grown": growing.with_grown(trial, plain, some, plain.ids),
+        "mbd": plain.with_soft(distances.soft(trial, "sd", answers)),
     }
-    steps = min(MOST_STEPS, steps_of(training, len(images)))
+    steps = min(MOST_STEPS, steps_of(training, len(own)))
     training = msgspec.structs.replace(training, steps=steps)
     started = time.perf_counter()
-    judge = _Judge(trial, network, training, plain, plain.own, sets=len(sets))
+    judge = Judge(trial, network, training, plain, plain.own, sets=len(sets))
     agreement = {use: round(judge(transfer), 4) for use, transfer in sets.items()}
     use: Use = "mbd" if agreement["mbd"] > agreement["grown"] else "grown"
     return Decision(use, "by trial", agreement, len(rows)), time.perf_counter() - started
@@ -209,72 +262,71 @@ def halves(rounds: int) -> tuple[int, int]:
     return max(1, rounds // 2), max(1, rounds - rounds // 2)
 
 
-def tried(shop: Workshop, samples: int, wanted: int) -> Int[Tensor, " row"]:
+def tried(workspace: Workspace, samples: int, wanted: int) -> Int[Tensor, " row"]:
     """The own images on which both uses are tried, by the run's seed."""
-    draw = torch.Generator().manual_seed(derive_seed(shop.seed, "trial"))
+    draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "trial"))
     return torch.randperm(samples, generator=draw)[:wanted].sort().values
 
 
-def with_grown(
-    shop: Workshop,
-    transfer: TransferSet,
-    images: Images,
-    rows: Int[Tensor, " row"],
-    *,
-    truth: Int[Tensor, " sample"] | None = None,
-) -> TransferSet:
-    """Samples, and after them what was grown of these rows of `images`, with their ids.
-
-    `truth`: the true class by id; only those that the teacher calls what their parent truly is.
-    """
-    more = grown(shop, images)
-    first = len(transfer) if transfer.first is None else transfer.first
-    made = TransferSet(more.images, rows[more.parents], more.called, more.called)
-    if truth is not None:
-        made = made.select((truth[made.ids] == made.own).nonzero()[:, 0])
-    return replace(transfer.joined(made), first=first)
-
-
 def with_use(
-    shop: Workshop, own: TransferSet, decision: Decision, share: Share = "all"
+    workspace: Workspace, own: TransferSet, decision: Decision, share: Share = "all"
 ) -> TransferSet:
     """Own images with all that was bought for the use that was decided, in the trial too."""
     if decision.use == "mbd":
-        return own.with_soft(soft_labels(found(shop, "mbd"), own.own))
+        return own.with_soft(distances.soft(workspace, "mbd", own.own))
     if decision.use != "grown" or share == "none":
         return own
     more, truth = own, own.labels if share == "confirmed" else None
     if decision.held:
-        rows = tried(shop, len(own), decision.held)
-        more = with_grown(shop.within("trial"), own, own.images, rows, truth=truth)
-    return with_grown(shop, more, own.images, own.ids, truth=truth)
+        rows = tried(workspace, len(own), decision.held)
+        more = growing.with_grown(workspace.within("trial"), own, own.images, rows, truth=truth)
+    return growing.with_grown(workspace, more, own.images, own.ids, truth=truth)
 
 
-def selected(shop: Workshop) -> Selection | None:
+def with_decision(workspace: Workspace, own: TransferSet, *, truth: bool) -> TransferSet:
+    """Own images with what `spend` decided for; `truth`: whether their labels are ground truth.
+
+    Raises:
+        InputError: nothing is decided yet.
+    """
+    decision, selection = decided(workspace), selected(workspace)
+    if decision is None:
+        raise InputError("nothing is decided yet; spend the answers first")
+    share: Share = selection.share if selection is not None and truth else "all"
+    return with_use(workspace, own, decision, share)
+
+
+def selected(workspace: Workspace) -> Selection | None:
     """Which grown images were found to teach most in this run before, if any were."""
-    records = list(shop.journal.all("selection"))
+    records = list(workspace.journal.all("selection"))
     return msgspec.convert(records[-1]["selection"], Selection) if records else None
 
 
 def select(
-    shop: Workshop, own: TransferSet, decision: Decision, network: nn.Module, training: Training
+    workspace: Workspace,
+    own: TransferSet,
+    decision: Decision,
+    network: nn.Module,
+    training: Training,
 ) -> Selection:
     """Find out which grown images to learn from, by own images held back; costs no query.
 
     A teacher's answers teach much where true classes are few, and its errors harm where they are
     many. Random as `decide`.
     """
-    place, folds = shop.within("selection"), FOLDS if len(own) <= MANY else 1
+    place, folds = workspace.within("selection"), FOLDS if len(own) <= MANY else 1
     most = MOST_STEPS * FOLDS // folds
     training = msgspec.structs.replace(training, steps=min(most, steps_of(training, len(own))))
     started = time.perf_counter()
     shares: tuple[Share, ...] = ("all", "confirmed", "none")
-    judge = _Judge(place, network, training, own, own.labels, sets=len(shares), folds=folds)
-    agreement = {share: round(judge(with_use(shop, own, decision, share)), 4) for share in shares}
+    judge = Judge(place, network, training, own, own.labels, sets=len(shares), folds=folds)
+    agreement = {
+        share: round(judge(with_use(workspace, own, decision, share)), 4) for share in shares
+    }
     best = max(shares, key=lambda share: agreement[share])  # at a tie the first
     found = Selection(best, agreement, judge.held)
     seconds = round(time.perf_counter() - started, 3)
-    shop.journal.append("selection", selection=asdict(found), wall_s=seconds)
+    workspace.journal.append("selection", selection=asdict(found), wall_s=seconds)
     facts = [f"{_SHARES[share]} {100 * agreement[share]:.1f}%" for share in shares]
     text = "students learn from %s (agreement with the true classes of %s images held back: %s)"
     _log.info(text, _SHARES[best], f"{found.held:,}", ", ".join(facts))
@@ -286,63 +338,3 @@ _SHARES: Mapping[Share, str] = {
     "confirmed": "those that kept their parent's true class",
     "none": "none of them",
 }
-
-
-def steps_of(training: Training, samples: int) -> int:
-    """Batches of a whole training.
-
-    >>> steps_of(Training(epochs=2, batch=10), 25), steps_of(Training(steps=7), 25)
-    (6, 7)
-    """
-    return training.steps or training.epochs * -(-samples // training.batch)
-
-
-class _Judge:
-    """Agreement with `classes`, on own images that a student has not seen, over so many folds."""
-
-    def __init__(
-        self,
-        shop: Workshop,
-        network: nn.Module,
-        training: Training,
-        plain: TransferSet,
-        classes: Tensor,
-        *,
-        sets: int,
-        folds: int = FOLDS,
-    ) -> None:
-        self.shop, self.network, self.training, self.plain = shop, network, training, plain
-        self.classes, self.folds, self.done, self.total = classes, folds, 0, sets * folds
-        draw = torch.Generator().manual_seed(derive_seed(shop.seed, "folds"))
-        self.fold = torch.randperm(len(plain), generator=draw) % FOLDS
-        self.held = int((self.fold < folds).sum())
-
-    def __call__(self, transfer: TransferSet) -> float:
-        agreed = 0
-        transfer = replace(transfer, images=resident(transfer.images))
-        for number in range(self.folds):
-            held = self.fold == number
-            seen = transfer.select((~held)[transfer.ids].nonzero()[:, 0])
-            if transfer.first is not None:  # own images come first
-                seen = replace(seen, first=int((~held).sum()))
-            student = self._student(seen, number)
-            rows = held.nonzero()[:, 0]
-            answers = predict(student, Rows(self.plain.images, rows), device=self.shop.device)
-            agreed += int((answers.cpu() == self.classes[rows]).sum())
-        return agreed / self.held
-
-    def _student(self, transfer: TransferSet, number: int) -> nn.Module:
-        with torch.enable_grad():
-            student = train(
-                copy.deepcopy(self.network),
-                transfer,
-                self.training,
-                seed=number,
-                device=self.shop.device,
-                progress=self._report,
-            )
-        self.done += 1
-        return student
-
-    def _report(self, _: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
-        self.shop.progress("students", self.done * total + done, self.total * total, {})

@@ -20,14 +20,15 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from db3kd.config.settings import Budget, Search, kind_of, most_queries
+from db3kd.config.settings import Budget
 from db3kd.config.types import differences
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged
 from db3kd.progress import Progress
 from db3kd.seeds import derive_seed
-from db3kd.stages.accounts import FORMAT, add_up, check_format, finished
-from db3kd.stages.table import ANSWERS_SHARD, STAGES, shards_of
-from db3kd.stages.taped import Taped
+from db3kd.stages.accounts import add_up, finished
+from db3kd.stages.formats import FORMAT, check_format, configurations
+from db3kd.stages.table import NAMES, STAGES, shards_of
+from db3kd.stages.taped import ReplayTeacher
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard, write_shard
@@ -36,25 +37,27 @@ from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
 
 _log = logging.getLogger("db3kd")
-Work = Callable[[Taped, Tensor, int], tuple[dict[str, Tensor], Json]]
+Work = Callable[[ReplayTeacher, Tensor, int], tuple[dict[str, Tensor], Json]]
 """What is done in one shard: from its teacher, rows and number to tensors to keep and facts."""
 
 
-class Workshop:
+class Workspace:
     """A folder, held by this process alone; see `Run`, whose arguments these are.
 
     >>> import tempfile
     >>> from db3kd.progress import silent
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1)[:, 0] > 0.5, classes=2)
-    >>> shop = Workshop(Path(tempfile.mkdtemp()), bright, None, seed=0, device="cpu",
+    >>> workspace = Workspace(Path(tempfile.mkdtemp()), bright, None, seed=0, device="cpu",
     ...                 configuration={}, redo_damaged=False, progress=silent)
     >>> def work(teacher, rows, shard):
     ...     return {"own": teacher.labels(rows.float().reshape(-1, 1, 1, 1))}, {}
-    >>> shop.work("answers", 3, 2, 1, work)
-    >>> shop.meter.spent, shop.pending("answers", 3, 2), shop.read(shop.done("answers")[1])
-    (3, [], {'own': tensor([1])})
-    >>> shop.close()
+    >>> workspace.work("answers", 3, 2, 1, work)
+    >>> workspace.meter.spent, workspace.pending("answers", 3, 2)
+    (3, [])
+    >>> workspace.read(workspace.done("answers")[1])
+    {'own': tensor([1])}
+    >>> workspace.close()
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class Workshop:
         self.journal.close()
         self._lock.release()
 
-    def within(self, place: str) -> "Workshop":
+    def within(self, place: str) -> "Workspace":
         """The same workshop for stages of a part of the run: "grow" is "place/grow" on the books.
 
         What is drawn there has a seed of its own.
@@ -175,7 +178,7 @@ class Workshop:
         started = time.perf_counter()
         for _ in range(2):
             tape = Tape(path.with_suffix(".tape"), classes=self.meter.classes)
-            teacher = Taped(self.meter, tape, report)
+            teacher = ReplayTeacher(self.meter, tape, report)
             try:
                 with self.meter.stage(stage), torch.no_grad():
                     tensors, facts = work(teacher, rows, shard)
@@ -252,7 +255,7 @@ class Workshop:
         A shard is written before it is on the journal, but its tape is removed only afterwards.
         """
         known = {(record["stage"], record["shard"]) for record in self.journal.all("shard")}
-        for stage in STAGES:
+        for stage in NAMES:
             for path in sorted((self.folder / stage).glob("[0-9]*.safetensors")):
                 if (stage, int(path.stem)) in known or path.with_suffix(".tape").exists():
                     continue
@@ -265,7 +268,7 @@ class Workshop:
         """Remove what killed processes left: drafts, and tapes of shards that are finished."""
         for draft in self.folder.rglob(".*.part"):
             draft.unlink(missing_ok=True)
-        for stage in STAGES:
+        for stage in NAMES:
             for shard in self.done(stage):
                 (self.folder / stage / f"{shard:05}.tape").unlink(missing_ok=True)
 
@@ -302,8 +305,7 @@ class Workshop:
 
     def configuration(self, stage: str) -> Json:
         """What `agree` recorded; nothing where the stage has not begun."""
-        found = [r for r in self.journal.all("stage") if r["stage"] == self._place + stage]
-        return dict(found[-1]["configuration"]) if found else {}
+        return configurations(self.journal).get(self._place + stage, {})
 
     def done(self, stage: str) -> dict[int, Json]:
         """The records of the finished shards of a stage, by number."""
@@ -311,31 +313,20 @@ class Workshop:
 
     def _redo_damaged(self, classes: int) -> None:
         """Take damaged shards and tapes off the list of what is there; their price stays booked."""
-        for stage in STAGES:
-            for shard, record in self.done(stage).items():
+        settings = configurations(self.journal)
+        for row in STAGES:
+            for shard, record in self.done(row.name).items():
                 try:
                     self.read(record)
                 except Damaged as error:
                     _log.warning("%s: to be bought again", error)
-                    self.journal.append("redo", stage=stage, shard=shard)
-            for path in sorted((self.folder / stage).glob("*.tape")):
+                    self.journal.append("redo", stage=row.name, shard=shard)
+            for path in sorted((self.folder / row.name).glob("*.tape")):
                 try:
                     Tape(path, classes=classes, read_only=True)
                 except Damaged as error:
                     _log.warning("%s: to be bought again", error)
-                    Tape.write_off(path, classes=classes, most=self._most(stage))
-
-    def _most(self, stage: str) -> int:
-        """The most queries that one shard of a stage can cost."""
-        kind = kind_of(stage)
-        known = self.configuration(stage)
-        if "size" in known:
-            return int(known["size"]) * int(known.get("price", 1))
-        if kind not in ("rounds", "distances"):
-            return ANSWERS_SHARD
-        distances = self.configuration(stage.replace("rounds", "distances"))
-        search = msgspec.convert(distances, Search)
-        return search.shard * most_queries(search, self.configuration("run")["classes"])
+                    Tape.write_off(path, classes=classes, most=row.of(settings).most)
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from db3kd.data import Images
 from db3kd.errors import InputError
-from db3kd.student.networks import at_once
+from db3kd.student.networks import inference_batch
 
 
 def predict(
@@ -27,7 +27,7 @@ def predict(
     tensor([0, 1, 2])
     """
     if batch is None:
-        batch = at_once(images.shape)
+        batch = inference_batch(images.shape)
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
     place = device_of(device)

@@ -28,12 +28,12 @@ Shape = tuple[int, int, int]
 SMALLEST, SMALLEST_LENET = 4, 16  # pixels
 
 
-def at_once(shape: tuple[int, ...]) -> int:
+def inference_batch(shape: tuple[int, ...]) -> int:
     """How many images of one shape to show to a network at once: 512, fewer where they are large.
 
     What a network keeps of each grows with the image: 512 of 224 pixels would take gigabytes.
 
-    >>> at_once((1, 28, 28)), at_once((3, 224, 224))
+    >>> inference_batch((1, 28, 28)), inference_batch((3, 224, 224))
     (512, 27)
     """
     return max(1, min(SHOWN, NUMBERS // math.prod(shape)))

@@ -10,31 +10,31 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.config.settings import Choice
+from db3kd.config.settings import AcquisitionName
 
-Score = Callable[[Float[Tensor, "student row classes"]], Float[Tensor, " row"]]
+Acquisition = Callable[[Float[Tensor, "student row classes"]], Float[Tensor, " row"]]
 """How much an answer would teach: from the log-probabilities of some students."""
 
 
-def doubt(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Tensor, " row"]:
+def margin(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Tensor, " row"]:
     """One minus the margin between the two likeliest classes, of the mean over the students.
 
     >>> sure, torn = torch.tensor([0.98, 0.02]).log(), torch.tensor([0.5, 0.5]).log()
-    >>> doubt(torch.stack([sure, torn])[None])
+    >>> margin(torch.stack([sure, torn])[None])
     tensor([0.0400, 1.0000])
     """
     best = log_probabilities.exp().mean(0).topk(2, dim=1).values
     return 1 - (best[:, 0] - best[:, 1])
 
 
-def disagreement(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Tensor, " row"]:
+def bald(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Tensor, " row"]:
     """Entropy of the students' mean less the mean of their entropies (BALD, Houlsby et al. 2011).
 
     In nats, 0 where all say the same.
 
     >>> one, other = torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log()
     >>> same, different = torch.stack([one, one]), torch.stack([one, other])
-    >>> [round(abs(float(disagreement(each))), 4) for each in (same, different)]
+    >>> [round(abs(float(bald(each))), 4) for each in (same, different)]
     [0.0, 0.6931]
     """
     each = log_probabilities.exp()
@@ -46,7 +46,7 @@ def _entropy(probabilities: Tensor) -> Tensor:
     return -(probabilities * probabilities.clamp_min(1e-30).log()).sum(-1)
 
 
-SCORES: Mapping[Choice, Score] = {"doubt": doubt, "disagreement": disagreement}
+ACQUISITIONS: Mapping[AcquisitionName, Acquisition] = {"margin": margin, "bald": bald}
 """All but "random", which needs no students."""
 
 
@@ -70,13 +70,13 @@ def balanced(
     return later.argsort(stable=True)[:wanted].sort().values
 
 
-def choose(
-    log_probabilities: Float[Tensor, "student row classes"], score: Score, wanted: int
+def acquire(
+    log_probabilities: Float[Tensor, "student row classes"], score: Acquisition, wanted: int
 ) -> Int[Tensor, " chosen"]:
     """The rows to ask, by what some students think of them; costs no query.
 
     >>> thoughts = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.1, 0.9]]]).log()
-    >>> choose(thoughts, doubt, 2)
+    >>> acquire(thoughts, margin, 2)
     tensor([1, 2])
     """
     seen = log_probabilities.exp().mean(0).argmax(1)

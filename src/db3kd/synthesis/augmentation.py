@@ -15,9 +15,11 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from db3kd.config.settings import Change
+from db3kd.config.settings import AugmentationName
 
-GEOMETRY: frozenset[Change] = frozenset({"shift", "rotate", "scale", "shear", "crop", "flip"})
+GEOMETRY: frozenset[AugmentationName] = frozenset(
+    {"shift", "rotate", "scale", "shear", "crop", "flip"}
+)
 SHIFT = 0.11  # of the width and of the height, at most
 ANGLE = math.pi / 12
 SCALE = 0.15  # smaller or larger by that share
@@ -31,7 +33,9 @@ OFTEN = 0.5  # how often a change is made that is no matter of degree
 
 
 def warped(
-    images: Float[Tensor, "row channels height width"], names: Collection[Change], draw: Generator
+    images: Float[Tensor, "row channels height width"],
+    names: Collection[AugmentationName],
+    draw: Generator,
 ) -> tuple[Float[Tensor, "row channels height width"], Int[Tensor, " row"]]:
     """Shift, rotate, scale, shear, crop and flip, in one bilinear resampling; what is missing at
     the edges is filled with the nearest pixel. Also returns which images were flipped (0 or 1).
@@ -214,7 +218,7 @@ class Grown:
 def grow(
     block: Float[Tensor, "row channels height width"],
     parents: Int[Tensor, " row"],
-    names: Collection[Change],
+    names: Collection[AugmentationName],
     *,
     bounds: tuple[float, float],
     draw: Generator,

@@ -17,13 +17,13 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from db3kd.config.settings import Change, Training
+from db3kd.config.settings import AugmentationName, Training
 from db3kd.data import TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.seeds import derive_seed
-from db3kd.student.networks import at_once
+from db3kd.student.networks import inference_batch
 from db3kd.student.training import train
-from db3kd.synthesis.acquisition import choose, doubt
+from db3kd.synthesis.acquisition import acquire, margin
 from db3kd.synthesis.augmentation import grow
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
@@ -32,7 +32,7 @@ from db3kd.synthesis.way import Report, Task
 ASKED = 1024  # images in one question, at most
 PIECE = 512  # images that are made at once
 DESCENDED = 0.5  # share of the candidates that descend from what was asked
-CHANGES: tuple[Change, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
+CHANGES: tuple[AugmentationName, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
 BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 3, 1200, 4000  # of a lesson, for each student
 
 
@@ -79,7 +79,7 @@ class Chosen:
             made = self.source(pool, before, wanted, 0 if first else children(wanted), draw)
             shown, origins = pool.rounded(made.images)[1], made.origins
             if not first:
-                rows = choose(thoughts(self.networks, shown), doubt, count)
+                rows = acquire(thoughts(self.networks, shown), margin, count)
                 shown, origins = shown[rows], None if origins is None else origins[rows.cpu()]
             pool.ask(shown, origins)
 
@@ -114,7 +114,7 @@ def thoughts(
     students: nn.ModuleList, images: Float[Tensor, "row *image"]
 ) -> Float[Tensor, "student row classes"]:
     """Log-probabilities of every student for every image."""
-    parts = torch.split(images, at_once(images.shape[1:]))
+    parts = torch.split(images, inference_batch(images.shape[1:]))
     logits = [torch.cat([member(part) for part in parts]) for member in students]
     return functional.log_softmax(torch.stack(logits), 2)
 

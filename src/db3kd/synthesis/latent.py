@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from db3kd.seeds import derive_seed
-from db3kd.student.networks import at_once
+from db3kd.student.networks import inference_batch
 from db3kd.synthesis.chosen import Chosen, Made, balanced_parents
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import drawn, numbers
@@ -53,7 +53,7 @@ class Near:
         origins = torch.stack([parents, seeds], 1)
         asked = origins[:0] if pool.origins is None else pool.origins
         length, made = numbers(pool.shape), [torch.empty(0, *pool.shape, device=pool.device)]
-        for some in torch.split(origins, at_once(pool.shape)):
+        for some in torch.split(origins, inference_batch(pool.shape)):
             z = latents(some, asked, length).to(pool.device)
             made.append(drawn(z, pool.shape, bounds=pool.bounds))
         return Made(torch.cat(made), origins)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from db3kd.student.networks import Shape, at_once
+from db3kd.student.networks import Shape, inference_batch
 from db3kd.synthesis.fields import blended, counted
 
 STROKES, SYMMETRIC, CENTRED = 0.4, 0.35, 0.7  # shares of the images
@@ -38,7 +38,7 @@ def shapes(
     (torch.Size([3, 3, 9, 7]), True)
     """
     made = torch.empty(count, *shape)
-    for block in torch.split(made, at_once(shape)):
+    for block in torch.split(made, inference_batch(shape)):
         latents = torch.randn(len(block), numbers(shape), generator=draw)
         block.copy_(drawn(latents, shape, bounds=bounds, family=FAMILY))
     return made

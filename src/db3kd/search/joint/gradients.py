@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from db3kd.search.boundary import norm, per_row
-from db3kd.student.networks import at_once
+from db3kd.student.networks import inference_batch
 
 TINY = 1e-12
 LAST = 8  # steps whose mean is the direction
@@ -42,7 +42,7 @@ def nearest(
     >>> found.shape
     torch.Size([1, 1, 2, 2])
     """
-    some = at_once(origin.shape[1:])
+    some = inference_batch(origin.shape[1:])
     parts = zip(torch.split(origin, some), torch.split(target, some), strict=True)
     found = [_ddn(models, start, wanted, steps, bounds, shrink) for start, wanted in parts]
     return torch.cat(found) if found else origin.clone()
@@ -88,7 +88,7 @@ def tangent(
     ...         torch.tensor([1]))
     tensor([[[[0.5000, 0.0000]]]])
     """
-    some = at_once(point.shape[1:])
+    some = inference_batch(point.shape[1:])
     parts = zip(torch.split(point, some), torch.split(target, some), strict=True)
     slopes = [_slope(surrogate, here, wanted)[1] for here, wanted in parts]
     normal = -torch.cat(slopes)

@@ -15,7 +15,7 @@ from db3kd.search.boundary import as_seen
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.plan import (
     USEFUL,
-    check_together,
+    check_joint,
     knows,
     one_round,
     rest,
@@ -30,7 +30,7 @@ from db3kd.student.networks import network_of
 from db3kd.teachers.base import Teacher
 
 
-def measure_together(
+def measure_jointly(
     teacher: Teacher,
     images: Float[Tensor, "sample *image"],
     own: Int[Tensor, " sample"],
@@ -59,8 +59,8 @@ def measure_together(
     >>> white = References(torch.ones(1, 1, 4, 4), torch.tensor([1]),
     ...                    torch.zeros(2, dtype=torch.bool))
     >>> black, zero = torch.zeros(1, 1, 4, 4), torch.tensor([0])
-    >>> search = Search(strategy="together", surrogate="none", per_image=20)
-    >>> found = measure_together(bright, black, zero, white, search, pool=TensorImages(black),
+    >>> search = Search(strategy="joint", surrogate="none", per_image=20)
+    >>> found = measure_jointly(bright, black, zero, white, search, pool=TensorImages(black),
     ...                          answers=zero, seed=0)
     >>> round(found.distance[0, 1].item(), 1), int(found.queries.sum()) <= 20
     (2.0, True)
@@ -69,7 +69,7 @@ def measure_together(
     images = as_seen(images, teacher.bounds)
     references = replace(references, images=as_seen(references.images, teacher.bounds))
     shape, classes = pool.shape, teacher.classes
-    check_together(search, shape, classes)
+    check_joint(search, shape, classes)
     started, device = time.perf_counter(), str(images.device)
     front = Front.at_references(images, own, references)
     rounds, surrogate, moved = 1, None, 1.0

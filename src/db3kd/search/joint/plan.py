@@ -30,21 +30,21 @@ WALKED_AT_ONCE = 2000  # rows
 
 
 @dataclass(frozen=True)
-class Plan:
+class JointPlan:
     """In how many rounds, and with which shards, a surrogate learns.
 
     It learns from some shards, spread evenly over the set, whose probes fit into memory; the other
     shards are searched once it has learned.
 
-    >>> Plan.of(Search(per_image=300), samples=1000, shape=(1, 28, 28), classes=10)
-    Plan(rounds=8, shards=(0, 1, 2, 3, 4))
+    >>> JointPlan.of(Search(per_image=300), samples=1000, shape=(1, 28, 28), classes=10)
+    JointPlan(rounds=8, shards=(0, 1, 2, 3, 4))
     """
 
     rounds: int
     shards: tuple[int, ...]
 
     @classmethod
-    def of(cls, search: Search, *, samples: int, shape: Shape, classes: int) -> "Plan":
+    def of(cls, search: Search, *, samples: int, shape: Shape, classes: int) -> "JointPlan":
         """Plan the search of so many images of that shape."""
         count = -(-samples // search.shard)
         each = search.shard * search.per_image * torch.Size(shape).numel() * 2
@@ -53,13 +53,13 @@ class Plan:
         return cls(rounds, tuple(place * count // some for place in range(some)))
 
 
-def check_together(search: Search, shape: Shape, classes: int) -> None:
+def check_joint(search: Search, shape: Shape, classes: int) -> None:
     """Refuse what cannot be searched together, before anything is bought.
 
     Raises:
         InputError: checkpoints, or a surrogate that is unknown or does not fit the images.
 
-    >>> check_together(Search(surrogate="lenet6"), (1, 28, 28), 10)
+    >>> check_joint(Search(surrogate="lenet6"), (1, 28, 28), 10)
     Traceback (most recent call last):
     ...
     db3kd.errors.InputError: there is no network 'lenet6'; did you mean 'lenet5'?
@@ -67,7 +67,7 @@ def check_together(search: Search, shape: Shape, classes: int) -> None:
     if search.checkpoints:
         raise InputError(
             "checkpoints count the queries of one sample and class; they have no meaning with"
-            ' strategy = "together"'
+            ' strategy = "joint"'
         )
     if search.surrogate == "auto" and min(shape[1:]) < SMALLEST:
         raise InputError(

@@ -106,20 +106,20 @@ def verify(
     left = allowance.clone()
     number = torch.zeros(count, dtype=torch.int64, device=device)
     won = torch.zeros(count, dtype=torch.bool, device=device)
-    anew = torch.ones(count, dtype=torch.bool, device=device)
+    unstarted = torch.ones(count, dtype=torch.bool, device=device)
     direction = torch.zeros_like(front.origin[sample])
     guess, low, high, growth = (torch.zeros(count, device=device) for _ in range(4))
     probes, called, asking = [], [], []
     finest = level_of(teacher.bounds)
     for _ in range(int(allowance.max()) if count else 0):
-        rows = (anew & (left > 0)).nonzero()[:, 0]
+        rows = (unstarted & (left > 0)).nonzero()[:, 0]
         if len(rows):
             rays = propose(rows, number[rows], won[rows])
             direction[rows], low[rows], growth[rows] = rays.direction, rays.floor, rays.growth
             best = front.distance[sample[rows], target[rows]]
             guess[rows] = torch.minimum(rays.guess, JUST_BELOW * best)
             left[rows] = torch.where(rays.guess.isinf(), 0, left[rows])
-            high[rows], won[rows], anew[rows] = torch.inf, False, False
+            high[rows], won[rows], unstarted[rows] = torch.inf, False, False
             number[rows] += 1
         live = (left > 0).nonzero()[:, 0]
         if not len(live):
@@ -142,7 +142,7 @@ def verify(
         farther = torch.minimum(here * growth[live], JUST_BELOW * best)
         middle = (low[live] + high[live]) / 2
         guess[live] = torch.where(won[live], middle, farther)
-        anew[live] = torch.where(
+        unstarted[live] = torch.where(
             won[live],
             high[live] - low[live] <= (precision * high[live]).clamp_min(finest),
             farther <= here * 1.01,

@@ -8,7 +8,7 @@ Where this differs from the letter of the paper, and why:
 - The T other images of Eq. 8 are the nearest ones, nearest first; each is asked once at the best
   distance so far, and bisected only if it is across there. A descent starts from the best one
   alone, not from each of the T.
-- With `anew` other than 1, only every so many iterations look for the nearest point anew. The
+- With `restart_every` other than 1, the search for the nearest point starts over only then. The
   others begin at the point of the iteration before, which is known to be across whatever the image
   did since, and follow the image by a step of the descent. Looking anew matters: a point that is
   only followed stays on its part of the boundary, and the image runs into another.

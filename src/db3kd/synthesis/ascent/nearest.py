@@ -30,12 +30,12 @@ def nearest(
     offset = torch.full_like(before, plan.search)  # rows that are not named have nothing left
     offset[rows] -= state.walk.left[rows].clamp(max=plan.search)
     walk = replace(state.walk, limit=plan.search, spent=offset)
-    if plan.anew != 1:
+    if plan.restart_every != 1:
         walk = _recall(plan, state, walk, rows)
-    if number == 0 or (plan.anew > 0 and number % plan.anew == 0):
+    if number == 0 or (plan.restart_every > 0 and number % plan.restart_every == 0):
         fresh = _look_anew(plan, asks, state, walk, rows, starts, seed, bounds)
         kept = rows[walk.distance[rows] <= fresh.distance[rows]]
-        if plan.anew == 1:
+        if plan.restart_every == 1:
             kept = kept[:0]
         parts = ("point", "distance", "step", "memory")
         walk = fresh.put(kept, **{part: getattr(walk, part)[kept] for part in parts})

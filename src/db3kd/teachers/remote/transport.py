@@ -28,8 +28,8 @@ import tenacity
 
 from db3kd.config.remote import Remote
 from db3kd.errors import InputError, TeacherError
+from db3kd.teachers.remote.money import MoneyBudget
 from db3kd.teachers.remote.protocols import Failed, Request
-from db3kd.teachers.remote.purse import Purse
 
 for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, secrets included
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -90,7 +90,7 @@ class Transport:
 
     def __init__(self, settings: Remote, *, limits: str | None = None) -> None:
         check_address(settings)
-        self.settings, self.calls, self.purse = settings, Calls(), Purse()
+        self.settings, self.calls, self.money = settings, Calls(), MoneyBudget()
         self._limiter = _limiter(settings, limits)
         self._bad, self._not_before = 0, 0.0  # calls that failed in a row; when the next may be
         self._open = ExitStack()
@@ -227,7 +227,7 @@ class Transport:
         await self._allowed(stop)
         if stop.error is not None:
             return
-        self.purse.reserve(size)
+        self.money.reserve(size)
         request = job.request()
         self.calls.sent += 1
         self.calls.images_sent += size
@@ -242,7 +242,7 @@ class Transport:
         failed = replace(failed, reason=self._redacted(failed.reason))
         self.calls.failed += 1
         self.calls.images_failed += job.size
-        self.purse.give_back(job.size)
+        self.money.give_back(job.size)
         self._note(failed)
         if not failed.retry:
             raise TeacherError(f"{self.settings.url} refused: {failed.reason}")

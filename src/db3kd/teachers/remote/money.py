@@ -6,15 +6,15 @@ from db3kd.config.remote import Price
 from db3kd.errors import MoneyExhausted
 
 
-class Purse:
+class MoneyBudget:
     """So much money for answers at a price; without a limit it only counts.
 
     `spent`: images that were paid before. Money is what images cost: the limit is the number of
     images that it pays, so that no rounding can exceed it.
 
-    >>> purse = Purse(Price(per_1000=2.0, currency="EUR"), 0.01, spent=3)
-    >>> purse.reserve(2)
-    >>> purse.reserve(1)
+    >>> money = MoneyBudget(Price(per_1000=2.0, currency="EUR"), 0.01, spent=3)
+    >>> money.reserve(2)
+    >>> money.reserve(1)
     Traceback (most recent call last):
     ...
     db3kd.errors.MoneyExhausted: the budget of 0.01 EUR is exhausted: ...

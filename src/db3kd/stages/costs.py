@@ -1,0 +1,60 @@
+"""What a run has bought, and how long that took."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from db3kd.stages.distances import seconds_of_lessons
+from db3kd.stages.workspace import Workspace
+from db3kd.storage.journal import Journal
+
+
+@dataclass(frozen=True)
+class Price:
+    """Queries that labels cost, and seconds that they took.
+
+    >>> Price(300, 1.5) + Price(100, 0.5)
+    Price(queries=400, seconds=2.0)
+    """
+
+    queries: int
+    seconds: float
+
+    def __add__(self, other: "Price") -> "Price":
+        return Price(self.queries + other.queries, self.seconds + other.seconds)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The prices of a run as they stand: `Run.costs` makes one; costs no query.
+
+    `by_stage`: queries, by the name of the stage on the books.
+    """
+
+    journal: Journal
+    by_stage: Mapping[str, int]
+    lesson_seconds: float
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> "Costs":
+        """The costs of a run so far."""
+        return cls(workspace.journal, dict(workspace.meter.by_stage), seconds_of_lessons(workspace))
+
+    def stages(self, *beginnings: str) -> Price:
+        """The price of all stages whose names begin so."""
+        shards = [r for r in self.journal.all("shard") if r["stage"].startswith(beginnings)]
+        queries = [n for stage, n in self.by_stage.items() if stage.startswith(beginnings)]
+        return Price(sum(queries), sum(float(record["wall_s"]) for record in shards))
+
+    @property
+    def labels(self) -> Price:
+        """All but the test images, with lessons and trials."""
+        shards = [r for r in self.journal.all("shard") if r["stage"] != "evaluate"]
+        judged = (*self.journal.all("decision"), *self.journal.all("selection"))
+        seconds = sum(float(record["wall_s"]) for record in (*shards, *judged))
+        queries = sum(n for stage, n in self.by_stage.items() if stage != "evaluate")
+        return Price(queries, seconds + self.lesson_seconds)
+
+    def training_seconds(self, name: str, seed: int) -> float:
+        """How long the last student of that name and seed was trained."""
+        found = [r for r in self.journal.all("student") if (r["name"], r["seed"]) == (name, seed)]
+        return float(found[-1]["seconds"]) if found else 0.0

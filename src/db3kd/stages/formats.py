@@ -1,0 +1,68 @@
+"""What run folders of earlier formats say, in today's words.
+
+Format 1 (until November 2026) had other names for some settings. A folder of that format is read
+and continued; a folder of a newer format than this one is refused.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from db3kd.config.settings import kind_of
+from db3kd.errors import RunError
+from db3kd.storage.files import Json
+from db3kd.storage.journal import Journal
+
+FORMAT = 2
+
+_KEYS: Mapping[str, Mapping[str, str]] = {
+    "grow": {"choose": "acquisition", "changes": "augmentations"},
+    "ascent": {"anew": "restart_every"},
+}
+_WORDS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "grow": {"acquisition": {"doubt": "margin", "disagreement": "bald"}},
+    "distances": {"strategy": {"together": "joint"}},
+}
+
+
+def check_format(folder: Path, journal: Journal) -> None:
+    """Refuse a folder that a newer version made.
+
+    Raises:
+        RunError: names the format that was found, and the newest that is known.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> check_format(folder, Journal(folder / "none", read_only=True))
+    """
+    found = [r["configuration"]["format"] for r in journal.all("stage") if r["stage"] == "run"]
+    if found and found[-1] > FORMAT:
+        raise RunError(
+            f"{folder} was made by a newer db3kd (format {found[-1]}, known up to {FORMAT});"
+            " install that version"
+        )
+
+
+def configurations(journal: Journal) -> dict[str, Json]:
+    """The settings of every stage that has begun, in today's words, by its name on the books."""
+    known = [(record["stage"], record["configuration"]) for record in journal.all("stage")]
+    return {stage: in_todays_words(stage, settings) for stage, settings in known}
+
+
+def in_todays_words(stage: str, settings: Mapping[str, Any]) -> Json:
+    """The settings of a stage, whatever the format that wrote them.
+
+    >>> in_todays_words("trial/grow", {"choose": "doubt", "rounds": 2})
+    {'acquisition': 'margin', 'rounds': 2}
+    """
+    kind = kind_of(stage)
+    keys, words = _KEYS.get(kind, {}), _WORDS.get(kind, {})
+    found = {keys.get(key, key): value for key, value in settings.items()}
+    for key, names in words.items():
+        if key in found:
+            found[key] = names.get(found[key], found[key])
+    if isinstance(found.get("ascent"), dict):  # the settings of a synthesis hold those of an ascent
+        found["ascent"] = in_todays_words("ascent", found["ascent"])
+    if "format" in found:
+        found["format"] = FORMAT
+    return found

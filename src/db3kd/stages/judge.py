@@ -1,0 +1,85 @@
+"""Students that are judged by own images held back from them; costs no query."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from db3kd.config.settings import Training
+from db3kd.data import Rows
+from db3kd.data.transfer_set import TransferSet
+from db3kd.seeds import derive_seed
+from db3kd.stages.workspace import Workspace
+from db3kd.student.batches import resident
+from db3kd.student.evaluate import predict
+from db3kd.student.training import train
+
+FOLDS = 5  # of the own images, each held back once
+
+
+def steps_of(training: Training, samples: int) -> int:
+    """Batches of a whole training.
+
+    >>> steps_of(Training(epochs=2, batch=10), 25), steps_of(Training(steps=7), 25)
+    (6, 7)
+    """
+    return training.steps or training.epochs * -(-samples // training.batch)
+
+
+class Judge:
+    """Agreement with `classes`, on own images that a student has not seen, over so many folds."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        network: nn.Module,
+        training: Training,
+        plain: TransferSet,
+        classes: Tensor,
+        *,
+        sets: int,
+        folds: int = FOLDS,
+    ) -> None:
+        self.workspace, self.network, self.training, self.plain = (
+            workspace,
+            network,
+            training,
+            plain,
+        )
+        self.classes, self.folds, self.done, self.total = classes, folds, 0, sets * folds
+        draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "folds"))
+        self.fold = torch.randperm(len(plain), generator=draw) % FOLDS
+        self.held = int((self.fold < folds).sum())
+
+    def __call__(self, transfer: TransferSet) -> float:
+        """Train a student for each fold; returns the share of held images it agrees on."""
+        agreed = 0
+        transfer = replace(transfer, images=resident(transfer.images))
+        for number in range(self.folds):
+            held = self.fold == number
+            seen = transfer.select((~held)[transfer.ids].nonzero()[:, 0])
+            if transfer.first is not None:  # own images come first
+                seen = replace(seen, first=int((~held).sum()))
+            student = self._student(seen, number)
+            rows = held.nonzero()[:, 0]
+            answers = predict(student, Rows(self.plain.images, rows), device=self.workspace.device)
+            agreed += int((answers.cpu() == self.classes[rows]).sum())
+        return agreed / self.held
+
+    def _student(self, transfer: TransferSet, number: int) -> nn.Module:
+        with torch.enable_grad():
+            student = train(
+                copy.deepcopy(self.network),
+                transfer,
+                self.training,
+                seed=number,
+                device=self.workspace.device,
+                progress=self._report,
+            )
+        self.done += 1
+        return student
+
+    def _report(self, _: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
+        self.workspace.progress("students", self.done * total + done, self.total * total, {})

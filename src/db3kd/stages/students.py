@@ -1,0 +1,112 @@
+"""Students of a run: each is trained once, kept, and compared with the teacher."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import msgspec
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from db3kd.config.settings import Training
+from db3kd.data import Images
+from db3kd.data.transfer_set import TransferSet
+from db3kd.stages.answers import ask_once
+from db3kd.stages.workspace import Workspace
+from db3kd.storage.files import writing
+from db3kd.student.evaluate import accuracy, agreement, predict
+from db3kd.student.files import load_network, save_network
+from db3kd.student.training import train, training_identity
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a student did on `samples` test images.
+
+    `agreement`: the share on which it answers as the teacher does. `accuracy`, `teacher_accuracy`:
+    the shares that match ground truth, where there is any.
+
+    >>> Evaluation(0.98, 0.97, 0.99, samples=10_000).agreement
+    0.98
+    """
+
+    agreement: float
+    accuracy: float | None
+    teacher_accuracy: float | None
+    samples: int
+
+
+def distilled(
+    workspace: Workspace,
+    network: nn.Module,
+    transfer: TransferSet,
+    training: Training,
+    *,
+    seed: int,
+    name: str,
+) -> nn.Module:
+    """Train a student, or load it if this very training is finished; see `Run.distill`."""
+    known = training_identity(network, transfer, training, seed)
+    identity = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    file = f"students/{name}-{seed}-{identity[:8]}.safetensors"
+    path = workspace.folder / file
+    if path.exists() and _is_finished(workspace, identity):
+        return load_network(path, network).to(workspace.device).eval()
+    checkpoint = path.with_suffix(".checkpoint")
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+
+    def report(_: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        workspace.progress(f"{name}-{seed}", done, total, figures)
+
+    started = time.perf_counter()
+    trained = train(
+        network,
+        transfer,
+        training,
+        seed=seed,
+        device=workspace.device,
+        progress=report,
+        checkpoint=checkpoint,
+    )
+    save_network(path, trained)
+    workspace.journal.append(
+        "student",
+        identity=identity,
+        name=name,
+        seed=seed,
+        file=file,
+        training=json.loads(msgspec.json.encode(training)),
+        samples=len(transfer),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    checkpoint.unlink(missing_ok=True)
+    return trained
+
+
+def evaluated(
+    workspace: Workspace,
+    network: nn.Module,
+    images: Images,
+    labels: Int[Tensor, " sample"] | None,
+    *,
+    seed: int,
+    name: str,
+) -> Evaluation:
+    """Compare a student with the teacher, and with ground truth; see `Run.evaluate`."""
+    theirs = ask_once(workspace, "evaluate", images)
+    mine = predict(network, images, device=workspace.device).cpu()
+    result = Evaluation(
+        agreement(mine, theirs),
+        None if labels is None else accuracy(mine, labels),
+        None if labels is None else accuracy(theirs, labels),
+        len(images),
+    )
+    workspace.journal.append("evaluation", name=name, seed=seed, **asdict(result))
+    return result
+
+
+def _is_finished(workspace: Workspace, identity: str) -> bool:
+    return any(record["identity"] == identity for record in workspace.journal.all("student"))
