@@ -25,10 +25,11 @@ test-gpu: $(STAMP) ## The tests that need a CUDA device
 
 servers: .venv-servers/.installed ## Real servers for the slow tests, in .venv-servers (650 MB)
 
-lint: $(STAMP) ## Style and types (ruff, mypy)
+lint: $(STAMP) ## Style, types and spelling (ruff, mypy, codespell)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 docs: $(STAMP) ## Write docs/cli.md anew from `db3kd --help`
 	$(BIN)/python tests/test_docs.py
