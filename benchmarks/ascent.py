@@ -107,7 +107,7 @@ def measured(
         file.parent.mkdir(parents=True, exist_ok=True)
         bounds, classes = run.meter.bounds, run.meter.classes
         last = run.asked_samples()
-        classwise = by_class(last.images, last.own, classes, bounds=bounds)
+        classwise = by_class(last.images, last.teacher_labels, classes, bounds=bounds)
         save(file.with_suffix(".classes.png"), classwise)
         evolution = run.evolution(classes)
         if evolution is not None:

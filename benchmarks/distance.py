@@ -68,10 +68,10 @@ def main() -> int:
         if given.case and case.name not in given.case:
             continue
         task = prepare(case, -(-rows // 9), work)
-        shelf = StoredImages(task, work / case.folder, asked)
+        stored = StoredImages(task, work / case.folder, asked)
         if not given.sum_up:
-            _search(task, taking_part, shelf, rival_rows)
-        results = {c.name: shelf.read(c) for c in taking_part}
+            _search(task, taking_part, stored, rival_rows)
+        results = {c.name: stored.read(c) for c in taking_part}
         default = competitors.default_name()
         part = summary.of(task, {k: v for k, v in results.items() if v}, asked, default)
         figures |= part.figures
@@ -91,7 +91,7 @@ def main() -> int:
 
 
 def _search(
-    task: Task, taking_part: Sequence[Competitor], shelf: "StoredImages", rival_rows: int
+    task: Task, taking_part: Sequence[Competitor], stored: "StoredImages", rival_rows: int
 ) -> None:
     """Ours one after the other; then the rivals in turn, comparable whenever it is stopped."""
     ours = [c for c in taking_part if not c.rival]
@@ -100,12 +100,12 @@ def _search(
     in_turn = [(c, b) for c in taking_part if c.rival for b in c.blocks(task, rival_rows)]
     in_turn.sort(key=lambda cell: place[cell[1][-1]])  # a stable sort
     for competitor, block in plan + in_turn:
-        done = shelf.read(competitor)
+        done = stored.read(competitor)
         if all(task.rows.key(row) in done for row in block):
             continue
-        asked = shelf.asked(competitor)
+        asked = stored.asked(competitor)
         found, seconds = competitors.timed(lambda: competitor.search(task, block, asked))  # noqa: B023
-        shelf.put(competitor, block, found, seconds)
+        stored.put(competitor, block, found, seconds)
         common.say(
             f"{task.case.name} {competitor.name}: {len(block)} rows to {asked[-1]}"
             f" in {seconds:.1f} s, {len(done) + len(block)} done"

@@ -47,7 +47,9 @@ def with_labels(plain: TransferSet, distance: Tensor | None) -> TransferSet:
     """Soft labels as a run makes them, Eq. 6 and 7; without distances, the answers alone."""
     if distance is None:
         return plain.with_soft(None)
-    return plain.with_soft(concentrate(reciprocal_activations(distance, plain.own), plain.own))
+    return plain.with_soft(
+        concentrate(reciprocal_activations(distance, plain.teacher_labels), plain.teacher_labels)
+    )
 
 
 def taught(

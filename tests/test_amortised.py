@@ -55,7 +55,7 @@ def setting(count: int = 6) -> tuple[Meter, Front, References]:
 
 def truth(front: Front) -> Tensor:
     """To the half-space of each other prototype; a corner of several cells may be farther."""
-    x, own = front.origin.flatten(1), CORNERS[front.own]
+    x, own = front.origin.flatten(1), CORNERS[front.teacher_labels]
     gaps = []
     for k in range(CLASSES):
         span = CORNERS[k] - own
@@ -144,7 +144,14 @@ def together(surrogate: str) -> float:
     search = Search(strategy="joint", per_image=180, surrogate=surrogate)
     images = TensorImages(front.origin)
     found = measure_jointly(
-        meter, front.origin, front.own, references, search, pool=images, answers=front.own, seed=0
+        meter,
+        front.origin,
+        front.teacher_labels,
+        references,
+        search,
+        pool=images,
+        answers=front.teacher_labels,
+        seed=0,
     )
     assert int(found.queries.sum()) == meter.spent <= 40 * 180
     front.distance[:] = found.distance
@@ -180,7 +187,7 @@ def test_of_several_answers_the_nearest_counts() -> None:
 def test_images_do_not_depend_on_their_neighbours() -> None:
     whole, _ = searched(Distances(CORNERS))
     meter, front, references = setting()
-    columns = ("origin", "own", "point", "distance", "spent", "tried")
+    columns = ("origin", "teacher_labels", "point", "distance", "spent", "tried")
     alone = Front(*(getattr(front, name)[2:3].clone() for name in columns))
     for number in range(3):
         advance(
@@ -215,9 +222,9 @@ def test_the_budget_of_the_run_is_never_exceeded() -> None:
 def test_a_class_without_references_can_still_be_found() -> None:
     meter, front, references = setting()
     front.distance[:, 3] = torch.inf
-    front.distance[front.own == 3, 3] = 0.0
+    front.distance[front.teacher_labels == 3, 3] = 0.0
     advance(meter, Distances(CORNERS), front, references, until=60, first=True)
-    rows = front.own != 3
+    rows = front.teacher_labels != 3
     assert bool(front.distance[rows, 3].isfinite().all())
 
 

@@ -329,8 +329,10 @@ def found(teacher: Teacher, wanted: int, most: int, seed: int = 0, **more: objec
     meter = Meter(teacher, Budget(queries=most))
     starts = find_starts(meter, (1, 8, 8), wanted, most=most, draw=draw, prior=prior)
     assert starts.queries == meter.spent <= most
-    assert torch.equal(teacher.labels(starts.images), starts.own)
-    assert torch.equal(torch.bincount(starts.own, minlength=teacher.classes), starts.found)
+    assert torch.equal(teacher.labels(starts.images), starts.teacher_labels)
+    assert torch.equal(
+        torch.bincount(starts.teacher_labels, minlength=teacher.classes), starts.found
+    )
     assert bool((starts.found <= wanted).all())
     return starts
 

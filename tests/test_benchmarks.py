@@ -139,16 +139,16 @@ def test_results_stay_on_the_shelf_and_a_torn_line_is_searched_again(tmp_path: P
         return real.search(task, rows, asked)
 
     ours = replace(real, search=search, images=1)
-    shelf = distance.StoredImages(task, tmp_path, (50, 200))
-    distance._search(task, [ours], shelf, 0)
-    distance._search(task, [ours], shelf, 0)
+    stored = distance.StoredImages(task, tmp_path, (50, 200))
+    distance._search(task, [ours], stored, 0)
+    distance._search(task, [ours], stored, 0)
     assert calls == [[0, 1], [2, 3], [4, 5]]
     file = tmp_path / "ours.jsonl"
     file.write_text(file.read_text()[:-20])
-    distance._search(task, [ours], shelf, 0)
+    distance._search(task, [ours], stored, 0)
     assert calls[3:] == [[4, 5]]
-    assert set(shelf.read(ours)) == {"70:1", "70:2", "71:1", "71:2", "72:1", "72:2"}
-    assert shelf.read(replace(ours, version="another")) == {}
+    assert set(stored.read(ours)) == {"70:1", "70:2", "71:1", "71:2", "72:1", "72:2"}
+    assert stored.read(replace(ours, version="another")) == {}
     assert distance.StoredImages(task, tmp_path, (50, 200, 500)).read(ours) == {}
 
 

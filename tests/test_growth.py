@@ -349,17 +349,17 @@ def test_a_shelf_reads_any_rows(tmp_path_factory: pytest.TempPathFactory, rows: 
     for number, (start, end) in enumerate(cuts):
         save_file({"images": values[start:end].clone()}, folder / f"{number}.safetensors")
     names = tuple(folder / f"{number}.safetensors" for number in range(3))
-    shelf = StoredImages(names, (4, 1, 4), (1, 2, 2), eight_bit=True)
-    found = shelf.read(torch.tensor(rows, dtype=torch.int64))
+    stored = StoredImages(names, (4, 1, 4), (1, 2, 2), eight_bit=True)
+    found = stored.read(torch.tensor(rows, dtype=torch.int64))
     assert torch.equal(found, values[rows].float() / 255)
 
 
 def test_a_shelf_says_what_is_wrong(tmp_path: Path) -> None:
-    shelf = StoredImages((tmp_path / "none.safetensors",), (2,), (1, 2, 2), eight_bit=True)
+    stored = StoredImages((tmp_path / "none.safetensors",), (2,), (1, 2, 2), eight_bit=True)
     with pytest.raises(InputError, match="row 2"):
-        shelf.read(torch.tensor([2]))
+        stored.read(torch.tensor([2]))
     with pytest.raises(Damaged, match=r"none\.safetensors"):
-        shelf.read(torch.tensor([0]))
+        stored.read(torch.tensor([0]))
 
 
 # A student of both kinds of labels

@@ -182,7 +182,7 @@ def test_whose_labels_cross_entropy_uses(here: Workshop) -> None:
     with job.opened(recipe()) as work:
         work.run.measure(work.train.images, recipe().label)
         assert work.transfer("ce").labels.tolist() == work.train.labels.tolist()
-        own = work.transfer("ce").own
+        own = work.transfer("ce").teacher_labels
     with job.opened(msgspec.structs.replace(recipe(), run="other")) as work:
         work.run.answers(work.train.images)
     changed = recipe("data.labels=teacher", "run=third")

@@ -188,7 +188,7 @@ def check_points(watched: Watched, found: RobustnessMap, samples: Tensor) -> Non
     assert found.points is not None
     sample, target = torch.isfinite(found.distance).nonzero(as_tuple=True)
     points, there = found.points[sample, target], seen(watched, samples)[sample]
-    away = target != found.own[sample]
+    away = target != found.teacher_labels[sample]
     assert torch.equal(seen(watched, points[away]), points[away])
     assert torch.equal(watched.teacher.labels(points), target)
     apart = norm(points - there)[away]
@@ -227,7 +227,7 @@ def test_pseudo_samples_are_what_was_seen(
     kept = made.images.read(torch.arange(len(made)))
     assert torch.equal(seen(watched, watched.asked), watched.asked)
     assert torch.equal(seen(watched, kept), kept)
-    assert torch.equal(watched.teacher.labels(kept), made.own)
+    assert torch.equal(watched.teacher.labels(kept), made.teacher_labels)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_sample_distance_by_hand() -> None:
     assert names(sd) == ["OWN", "CONVERGED", "CONVERGED", "NO_REFERENCE"]
     assert sd.points is not None
     assert sd.points[0, :3].flatten(1).tolist() == [[0, 0], [3, 4], [0, 1]]
-    assert (sd.metric, sd.own.tolist(), sd.curve.shape) == ("sd", [0], (1, 4, 0))
+    assert (sd.metric, sd.teacher_labels.tolist(), sd.curve.shape) == ("sd", [0], (1, 4, 0))
 
 
 def test_boundary_distance_by_hand() -> None:

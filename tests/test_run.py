@@ -205,7 +205,7 @@ def test_a_run_finds_what_measure_finds(tmp_path: Path, metric: Any) -> None:
         assert torch.equal(found.distance[part], expected.distance)
         assert torch.equal(found.queries[part].long(), expected.queries)
         assert torch.equal(found.status[part].long(), expected.status)
-    assert transfer.own.tolist() == own.tolist() == transfer.labels.tolist()
+    assert transfer.teacher_labels.tolist() == own.tolist() == transfer.labels.tolist()
     assert transfer.ids.tolist() == list(range(7))
     assert transfer.soft is not None
     soft = concentrate(reciprocal_activations(found.distance, own), own)
@@ -228,7 +228,7 @@ def test_ground_truth_is_used_where_it_is_given(tmp_path: Path) -> None:
         transfer = run.label(IMAGES, SEARCH, labels=truth)
         plain = run.transfer_set(IMAGES, "ce")
     assert transfer.labels.tolist() == truth.tolist()
-    assert plain.labels.tolist() == plain.own.tolist()
+    assert plain.labels.tolist() == plain.teacher_labels.tolist()
     assert plain.soft is None
 
 

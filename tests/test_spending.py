@@ -180,7 +180,7 @@ def test_either_use_can_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use
         assert transfer.soft is not None
         with Run(tmp_path, Counting()) as run:
             distance = run.distances("mbd").distance
-        assert torch.equal(transfer.soft, soft_labels(distance, transfer.own))
+        assert torch.equal(transfer.soft, soft_labels(distance, transfer.teacher_labels))
     with Run(tmp_path, Counting()) as run:
         again = run.transfer_set(images(), "auto")
     assert torch.equal(again.ids, transfer.ids)

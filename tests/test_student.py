@@ -109,7 +109,7 @@ def digits() -> tuple[TransferSet, TransferSet]:
 
 def softened(plain: TransferSet) -> TransferSet:
     noise = torch.randn(len(plain), 10, generator=torch.Generator().manual_seed(0))
-    return plain.with_soft(noise + 3 * nn.functional.one_hot(plain.own, 10))
+    return plain.with_soft(noise + 3 * nn.functional.one_hot(plain.teacher_labels, 10))
 
 
 def small(seed: int = 0) -> nn.Module:
@@ -155,7 +155,11 @@ def test_it_learns_from_soft_labels_alone(digits: tuple[TransferSet, TransferSet
     # The hard labels are all class 0 and lie; with a large weight the soft labels win.
     train, test = digits
     lying = TransferSet(
-        train.images, train.ids, train.own, torch.zeros_like(train.own), softened(train).soft
+        train.images,
+        train.ids,
+        train.teacher_labels,
+        torch.zeros_like(train.teacher_labels),
+        softened(train).soft,
     )
     training = Training(epochs=10, batch=64, rate=3e-3, weight=10.0, temperature=1.0)
     assert score(student.train(small(), lying, training, seed=0, device="cpu"), test) > 0.85
@@ -226,7 +230,7 @@ def test_the_seed_alone_decides_the_order_and_the_dropout(
 def test_bytes_and_floats_are_the_same_images(digits: tuple[TransferSet, TransferSet]) -> None:
     train = digits[0].select(torch.arange(300))
     floats = TensorImages(train.images.read(torch.arange(300)))
-    copy = TransferSet(floats, train.ids, train.own, train.labels)
+    copy = TransferSet(floats, train.ids, train.teacher_labels, train.labels)
     assert identical(
         student.train(small(), train, SHORT, seed=0, device="cpu"),
         student.train(small(), copy, SHORT, seed=0, device="cpu"),
@@ -256,7 +260,7 @@ def test_a_set_too_large_for_memory_is_read_in_blocks(
     monkeypatch.setattr(batches, "WINDOW_BYTES", 256 * 64)  # 256 images of 64 bytes
     monkeypatch.setattr(batches, "BLOCK", 16)
     images = Recorded(train.images)
-    large = TransferSet(images, train.ids, train.own, train.labels)
+    large = TransferSet(images, train.ids, train.teacher_labels, train.labels)
     training = Training(epochs=15, batch=64, rate=3e-3)
     network = student.train(small(), large, training, seed=0, device="cpu")
     assert score(network, test) > 0.85
@@ -274,7 +278,7 @@ def test_a_set_too_large_for_memory_is_read_in_blocks(
 def test_a_small_set_of_another_kind_is_read_once(digits: tuple[TransferSet, TransferSet]) -> None:
     train = digits[0].select(torch.arange(100))
     images = Recorded(train.images)
-    copy = TransferSet(images, train.ids, train.own, train.labels)
+    copy = TransferSet(images, train.ids, train.teacher_labels, train.labels)
     network = student.train(small(), copy, SHORT, seed=0, device="cpu")
     assert images.rows == [0, *range(100)]
     assert identical(network, student.train(small(), train, SHORT, seed=0, device="cpu"))

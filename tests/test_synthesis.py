@@ -173,7 +173,7 @@ def test_a_run_asks_as_many_as_it_says(tmp_path: Path, way: str) -> None:
         assert run.meter.spent == teacher.asked == len(samples) == sum(run.pseudo_counts) == 90
         shown = torch.cat(teacher.shown)
         assert torch.equal(samples.images.read(torch.arange(90)), shown)
-        assert torch.equal(samples.own, teacher.teacher.labels(shown))
+        assert torch.equal(samples.teacher_labels, teacher.teacher.labels(shown))
     assert status(tmp_path)["stages"]["synthesis"] == {"shards": 3, "done": 3, "pending": 0}
 
 
@@ -345,7 +345,7 @@ def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
         assert 0 < spent["pseudo/distances"] <= 60 * 3 * 40
         assert run.meter.spent == teacher.asked
         assert softened.soft is not None
-        assert torch.equal(softened.soft.argmax(1), samples.own)
+        assert torch.equal(softened.soft.argmax(1), samples.teacher_labels)
         again = run.measured_samples()
         assert torch.equal(again.soft, softened.soft)
         assert teacher.asked == run.meter.spent
@@ -391,7 +391,7 @@ def test_a_hundred_classes_of_which_three_are_met(tmp_path: Path) -> None:
 
     with Run(tmp_path, function(ask, classes=100)) as run:
         samples = run.synthesize(SHAPE, SMALL)
-        assert set(samples.own.tolist()) <= {0, 1, 2}
+        assert set(samples.teacher_labels.tolist()) <= {0, 1, 2}
         assert sum(run.pseudo_counts) == 90
 
 
@@ -447,8 +447,8 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
         assert run.meter.spent <= run.planned_synthesis(LITTLE) == 12 * (50 + 150 + 2)
         assert run.meter.by_stage["copies"] == 24
         pixels = samples.images.read(torch.arange(36))
-        assert torch.equal(samples.own, teacher.teacher.labels(pixels))
-        assert torch.bincount(samples.own[:12]).tolist() == [3, 3, 3, 3]
+        assert torch.equal(samples.teacher_labels, teacher.teacher.labels(pixels))
+        assert torch.bincount(samples.teacher_labels[:12]).tolist() == [3, 3, 3, 3]
         assert sum(run.pseudo_counts) == len(samples) == 36
         away = torch.cdist(pixels[12:].flatten(1), pixels[:12].flatten(1))
         parents = torch.arange(12).repeat_interleave(2)
@@ -459,10 +459,10 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
         assert len(last) == 12
         noise = run.ascent_samples(0)
         found = noise.images.read(torch.arange(12))
-        assert torch.equal(noise.own, teacher.teacher.labels(found))
+        assert torch.equal(noise.teacher_labels, teacher.teacher.labels(found))
         assert not torch.equal(found, pixels[:12])
         early = run.ascent_samples(2)
-        assert torch.equal(early.own, samples.own[:12])
+        assert torch.equal(early.teacher_labels, samples.teacher_labels[:12])
         seen = torch.cat(teacher.shown)
         for image in early.images.read(torch.arange(len(early))):
             assert bool((seen == image).flatten(1).all(1).any())  # what the teacher was shown
@@ -608,7 +608,7 @@ def test_images_that_nobody_is_asked_about_have_soft_labels_and_cost_nothing(
     assert samples.soft_rows is not None
     assert samples.soft_rows.tolist() == [-1] * 60 + list(range(70))
     assert torch.allclose(samples.soft.exp().sum(1), torch.ones(70), atol=1e-4)
-    assert torch.equal(samples.soft.argmax(1), samples.own[60:])
+    assert torch.equal(samples.soft.argmax(1), samples.teacher_labels[60:])
     assert (samples.labels[60:] == -1).all()  # they have no label, and are half of each batch
     assert samples.first == 60
     asked = {tuple(image.flatten().tolist()) for image in torch.cat(teacher.shown)}
@@ -653,7 +653,7 @@ def test_of_some_candidates_those_are_kept_of_which_the_ensemble_doubts(
         assert samples.soft is not None
         best = samples.soft.exp().topk(2, dim=1).values
         margins.append(float((best[:, 0] - best[:, 1]).mean()))
-        rarest.append(int(samples.own[60:].bincount(minlength=4).min()))
+        rarest.append(int(samples.teacher_labels[60:].bincount(minlength=4).min()))
     assert margins[1] < margins[0]
     assert rarest[1] > rarest[0]
 

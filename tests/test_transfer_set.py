@@ -37,7 +37,7 @@ def test_everything_about_a_sample_moves_together(rows: list[int]) -> None:
     for at, row in enumerate(rows):
         assert round(float(pixels[at])) == row
         assert int(part.ids[at]) == 100 + row
-        assert int(part.own[at]) == row % CLASSES
+        assert int(part.teacher_labels[at]) == row % CLASSES
         assert int(part.labels[at]) == (SAMPLES - 1 - row) % CLASSES
         assert part.soft[at].tolist() == soft_labels()[row].tolist()
 
@@ -87,7 +87,7 @@ def test_lengths_must_agree() -> None:
     )
     for name, fields in {
         "ids": (four, five, five),
-        "own": (five, four, five),
+        "teacher_labels": (five, four, five),
         "labels": (five, five, four),
     }.items():
         with pytest.raises(InputError, match=f"{name} must have one row for each of 5 images"):
@@ -97,7 +97,7 @@ def test_lengths_must_agree() -> None:
 
 
 def test_labels_must_be_classes() -> None:
-    with pytest.raises(InputError, match=r"own must be from 0 to 1.*got 2 in row 2"):
+    with pytest.raises(InputError, match=r"teacher_labels must be from 0 to 1.*got 2 in row 2"):
         example(torch.zeros(SAMPLES, 2))
     images, one = TensorImages(torch.zeros(1, 1, 2, 2)), torch.zeros(1).long()
     with pytest.raises(InputError, match="labels must be 0 or above, got -1 in row 0"):
@@ -106,7 +106,7 @@ def test_labels_must_be_classes() -> None:
 
 def test_labels_must_be_int64() -> None:
     images, one = TensorImages(torch.zeros(1, 1, 2, 2)), torch.zeros(1).long()
-    with pytest.raises(InputError, match=r"own are torch\.int32"):
+    with pytest.raises(InputError, match=r"teacher_labels are torch\.int32"):
         TransferSet(images, one, one.int(), one)
 
 

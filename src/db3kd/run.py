@@ -284,10 +284,10 @@ class Run:
         check_any(images)
         plan = self.planned(len(images), settings, reserved=reserved)
         trial.check_spending(search, grow, network, images, self.meter.classes)
-        own = self.answers(images)
+        answers = self.answers(images)
         trial.spend(
             self._workspace,
-            TransferSet(images, torch.arange(len(images)), own, own),
+            TransferSet(images, torch.arange(len(images)), answers, answers),
             network,
             plan,
             search=search,
@@ -354,13 +354,13 @@ class Run:
         pending = self._workspace.pending("answers", len(images), ANSWERS_SHARD)
         if not begun or (pending and begun["samples"] == len(images)):
             raise InputError("the images are not labelled yet; label them first")
-        own, needs = self.answers(images), METHODS[method]
+        answers, needs = self.answers(images), METHODS[method]
         rows = torch.arange(len(images))
-        transfer = TransferSet(images, rows, own, own if labels is None else labels)
+        transfer = TransferSet(images, rows, answers, answers if labels is None else labels)
         if needs.trial:
             return trial.with_decision(self._workspace, transfer, truth=labels is not None)
         if needs.metric is not None:
-            transfer = transfer.with_soft(distances.soft(self._workspace, needs.metric, own))
+            transfer = transfer.with_soft(distances.soft(self._workspace, needs.metric, answers))
         if needs.grown:
             transfer = growing.with_grown(self._workspace, transfer, images, rows)
         return transfer

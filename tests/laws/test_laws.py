@@ -108,7 +108,7 @@ def worlds(draw: st.DrawFn, boxed: bool | None = None) -> World:
 
 def same(one: RobustnessMap, other: RobustnessMap) -> None:
     """Bit for bit."""
-    assert torch.equal(one.own, other.own)
+    assert torch.equal(one.teacher_labels, other.teacher_labels)
     assert torch.equal(one.distance, other.distance)
     assert torch.equal(one.queries, other.queries)
     assert torch.equal(one.status, other.status)
@@ -256,7 +256,7 @@ def test_renaming_classes_permutes_the_result(world: World, data: st.DataObject)
     whole = world.measured()
     renamed = replace(world, weights=world.weights[old], offsets=world.offsets[old]).measured()
     for metric in METRICS:
-        assert torch.equal(renamed[metric].own, name[whole[metric].own])
+        assert torch.equal(renamed[metric].teacher_labels, name[whole[metric].teacher_labels])
         assert torch.equal(renamed[metric].distance[:, name], whole[metric].distance)
         assert torch.equal(renamed[metric].queries[:, name], whole[metric].queries)
         assert torch.equal(renamed[metric].status[:, name], whole[metric].status)
@@ -432,7 +432,7 @@ def test_nearest_of_five_prototypes(seed: int) -> None:
     images[:, 0, 0, 0] = 0.6
     images[:, 0, 0, 1:5] = -0.2 - 0.2 * torch.rand(2, 4, generator=draw)
     found = reached(prototypes(6 * torch.eye(DIMENSIONS)[:5]), images, starts, seed)
-    assert found.own.tolist() == [0, 0]
+    assert found.teacher_labels.tolist() == [0, 0]
     exact = (0.6 - images[:, 0, 0, 1:5]) / 2**0.5
     within_one_percent(found.distance[:, 1:], exact)
     for image, row in zip(images, exact, strict=True):
@@ -447,7 +447,7 @@ def test_nearest_of_five_prototypes_with_corners(seed: int) -> None:
     images, starts = cloud(1, draw), cloud(60, draw)
     images[:, 0, 0, 0] += 3
     found = reached(prototypes(6 * torch.eye(DIMENSIONS)[:5]), images, starts, seed)
-    assert found.own.tolist() == [0]
+    assert found.teacher_labels.tolist() == [0]
     exact = torch.tensor(
         [[to_largest(image.flatten(), k, 5) for k in range(1, 5)] for image in images]
     )

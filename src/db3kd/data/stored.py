@@ -33,8 +33,8 @@ class StoredImages:
     >>> from safetensors.torch import save_file
     >>> file = Path(tempfile.mkdtemp()) / "0.safetensors"
     >>> save_file({"images": torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2)}, file)
-    >>> shelf = StoredImages((file,), (3,), (1, 2, 2), eight_bit=True)
-    >>> (shelf.read(torch.tensor([2, 0])) * 255)[:, 0, 0, 0].tolist()
+    >>> stored = StoredImages((file,), (3,), (1, 2, 2), eight_bit=True)
+    >>> (stored.read(torch.tensor([2, 0])) * 255)[:, 0, 0, 0].tolist()
     [8.0, 0.0]
     """
 

@@ -30,21 +30,25 @@ class TransferSet:
 
     >>> from db3kd.data import TensorImages
     >>> images, m = TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([2, 0])
-    >>> plain = TransferSet(images, ids=torch.arange(2), own=m, labels=m)
+    >>> plain = TransferSet(images, ids=torch.arange(2), teacher_labels=m, labels=m)
     >>> len(plain), plain.soft is None
     (2, True)
     """
 
     images: Images
     ids: Int[Tensor, "sample"]
-    own: Int[Tensor, "sample"]
+    teacher_labels: Int[Tensor, "sample"]
     labels: Int[Tensor, "sample"]
     soft: Float[Tensor, "some classes"] | None = None
     soft_rows: Int[Tensor, "sample"] | None = None
     first: int | None = None
 
     def __post_init__(self) -> None:
-        for name, values in (("ids", self.ids), ("own", self.own), ("labels", self.labels)):
+        for name, values in (
+            ("ids", self.ids),
+            ("teacher_labels", self.teacher_labels),
+            ("labels", self.labels),
+        ):
             self._check_length(name, len(values))
             if values.dtype != torch.int64:
                 raise InputError(f"{name} are {values.dtype}; give int64, by {name}.long()")
@@ -59,7 +63,7 @@ class TransferSet:
                 raise InputError(
                     f"soft labels must be finite, row {row} is not; give activations of Eq. 7"
                 )
-        self._check_range("own", self.own)
+        self._check_range("teacher_labels", self.teacher_labels)
         known = self.labels >= 0
         self._check_range("labels", self.labels.where(known | (self._soft_rows() < 0), 0))
 
@@ -128,7 +132,7 @@ class TransferSet:
         return TransferSet(
             Joined(self.images, more.images),
             torch.cat([self.ids, more.ids]),
-            torch.cat([self.own, more.own]),
+            torch.cat([self.teacher_labels, more.teacher_labels]),
             torch.cat([self.labels, more.labels]),
             torch.cat(known) if known else None,
             torch.cat([mine, others]) if known else None,
@@ -163,7 +167,7 @@ class TransferSet:
             self,
             images=images,
             ids=self.ids[rows],
-            own=self.own[rows],
+            teacher_labels=self.teacher_labels[rows],
             labels=self.labels[rows],
             soft=soft,
             soft_rows=soft_rows,

@@ -59,7 +59,7 @@ def draw(job: Job) -> Path:
     """The picture of the pseudo samples, class by class, of at most a hundred classes."""
     samples, meter = job.run.asked_samples(), job.run.meter
     count = min(meter.classes, MOST_ROWS)
-    picture = by_class(samples.images, samples.own, count, bounds=meter.bounds)
+    picture = by_class(samples.images, samples.teacher_labels, count, bounds=meter.bounds)
     save(job.run.folder / "pseudo.png", picture)
     evolution = job.run.evolution(count)
     if evolution is not None:
@@ -78,7 +78,7 @@ def price_of(job: Job, method: Method) -> Price:
     price = Price(len(job.own), 0.0)
     if needs.grown:
         bought = job.run.grown(job.own.images)
-        price += Price(len(bought.called), bought.seconds)
+        price += Price(len(bought.answers), bought.seconds)
     if needs.metric is not None:
         found = job.run.distances(needs.metric)
         price += Price(int(found.queries.sum()), found.seconds)

@@ -39,18 +39,20 @@ from db3kd.teachers.base import micro_batches
 KD_TEMPERATURE = 4.0
 
 
-def noise_activations(distance: Tensor, own: Tensor, *, generator: torch.Generator) -> Tensor:
+def noise_activations(
+    distance: Tensor, teacher_labels: Tensor, *, generator: torch.Generator
+) -> Tensor:
     """Eq. 6 and 7 of distances dealt out at random among all rows ("Noise logits" in Table 1).
 
     Costs no query. The deal is random.
 
-    >>> distance, own = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0])
-    >>> noise_activations(distance, own, generator=torch.Generator().manual_seed(0)).shape
+    >>> distance, labels = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0])
+    >>> noise_activations(distance, labels, generator=torch.Generator().manual_seed(0)).shape
     torch.Size([1, 3])
     """
     known = distance[(distance > 0) & distance.isfinite()]
     dealt = known[torch.randint(len(known), distance.shape, generator=generator)]
-    return concentrate(reciprocal_activations(dealt, own), own)
+    return concentrate(reciprocal_activations(dealt, teacher_labels), teacher_labels)
 
 
 def scores(network: nn.Module, transfer: TransferSet, *, device: str) -> Tensor:
@@ -92,7 +94,7 @@ def table1(recipe: Recipe, *, quiet: bool = False) -> Json:
             plain = at_work.transfer("ce")
             found = at_work.run.distances("mbd")
             draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "noise logits"))
-            dealt = noise_activations(found.distance, found.own, generator=draw)
+            dealt = noise_activations(found.distance, found.teacher_labels, generator=draw)
             teacher = teacher_network(recipe, at_work.own, progress)
             known = scores(teacher, plain, device=recipe.device)
             wanted = recipe.student.training

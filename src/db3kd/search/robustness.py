@@ -102,7 +102,7 @@ class RobustnessMap:
     """
 
     metric: Metric
-    own: Int[Tensor, " sample"]
+    teacher_labels: Int[Tensor, " sample"]
     distance: Float[Tensor, "sample classes"]
     queries: Int[Tensor, "sample classes"]
     status: Int[Tensor, "sample classes"]

@@ -45,7 +45,7 @@ ROW_BYTES = 64 * 2**20  # images of the rows that are walked at once; results do
 
 def sample_distance(
     images: Float[Tensor, "sample *image"],
-    own: Int[Tensor, " sample"],
+    teacher_labels: Int[Tensor, " sample"],
     references: References,
     *,
     expected: Int[Tensor, " sample"] | None = None,
@@ -64,14 +64,16 @@ def sample_distance(
     >>> sample_distance(torch.zeros(1, 1, 2, 2), torch.tensor([0]), near).distance
     tensor([[0., 1.]])
     """
-    maps = _measure(None, images, own, references, Search(metric="sd"), 0, expected, keep_points)
+    maps = _measure(
+        None, images, teacher_labels, references, Search(metric="sd"), 0, expected, keep_points
+    )
     return maps["sd"]
 
 
 def boundary_distance(
     teacher: Teacher,
     images: Float[Tensor, "sample *image"],
-    own: Int[Tensor, " sample"],
+    teacher_labels: Int[Tensor, " sample"],
     references: References,
     search: Search,
     *,
@@ -99,13 +101,15 @@ def boundary_distance(
     (1.0, 18)
     """
     search = msgspec.structs.replace(validated(search), metric="bd")
-    return _measure(teacher, images, own, references, search, 0, expected, keep_points)["bd"]
+    return _measure(teacher, images, teacher_labels, references, search, 0, expected, keep_points)[
+        "bd"
+    ]
 
 
 def minimal_boundary_distance(
     teacher: Teacher,
     images: Float[Tensor, "sample *image"],
-    own: Int[Tensor, " sample"],
+    teacher_labels: Int[Tensor, " sample"],
     references: References,
     search: Search,
     *,
@@ -132,15 +136,15 @@ def minimal_boundary_distance(
     0.5
     """
     search = msgspec.structs.replace(validated(search), metric="mbd")
-    return _measure(teacher, images, own, references, search, noise_seed, expected, keep_points)[
-        "mbd"
-    ]
+    return _measure(
+        teacher, images, teacher_labels, references, search, noise_seed, expected, keep_points
+    )["mbd"]
 
 
 def measure(
     teacher: Teacher,
     images: Float[Tensor, "sample *image"],
-    own: Int[Tensor, " sample"],
+    teacher_labels: Int[Tensor, " sample"],
     references: References,
     search: Search,
     *,
@@ -167,13 +171,15 @@ def measure(
     [2.0, 1.0, 0.5]
     """
     search = validated(search)
-    return _measure(teacher, images, own, references, search, noise_seed, expected, keep_points)
+    return _measure(
+        teacher, images, teacher_labels, references, search, noise_seed, expected, keep_points
+    )
 
 
 def _measure(
     teacher: Teacher | None,
     images: Tensor,
-    own: Tensor,
+    teacher_labels: Tensor,
     references: References,
     search: Search,
     noise_seed: int,
@@ -181,15 +187,15 @@ def _measure(
     keep_points: bool,
 ) -> dict[Metric, RobustnessMap]:
     classes = len(references.rejected)
-    _check(images, own, references, expected, teacher)
+    _check(images, teacher_labels, references, expected, teacher)
     if teacher is not None:
         images = as_seen(images, teacher.bounds)
         references = replace(references, images=as_seen(references.images, teacher.bounds))
-    status = _statuses(own, references, expected, classes)
+    status = _statuses(teacher_labels, references, expected, classes)
     sample, target = (status == Status.CONVERGED).nonzero(as_tuple=True)
     order = _nearest_first(images, references, classes)
     metrics = METRICS[: METRICS.index(search.metric) + 1]
-    maps = {m: _blank(m, images, own, status, search, keep_points) for m in metrics}
+    maps = {m: _blank(m, images, teacher_labels, status, search, keep_points) for m in metrics}
     at_once = max(1, ROW_BYTES // (images[0].numel() * 4)) if len(images) else 1
     for part in range(0, len(sample), at_once):
         here = (sample[part : part + at_once], target[part : part + at_once])
@@ -206,7 +212,7 @@ def _measure(
 
 def _check(
     images: Tensor,
-    own: Tensor,
+    teacher_labels: Tensor,
     references: References,
     expected: Tensor | None,
     teacher: Teacher | None,
@@ -219,7 +225,7 @@ def _check(
             )
         check_images(images, teacher.bounds)
         check_images(references.images, teacher.bounds)
-    for what, given in (("answers", own), ("expected labels", expected)):
+    for what, given in (("answers", teacher_labels), ("expected labels", expected)):
         if given is not None and len(given) != len(images):
             raise InputError(f"{len(images)} images need as many {what}, got {len(given)}")
     if references.images.shape[1:] != images.shape[1:]:
@@ -227,25 +233,28 @@ def _check(
             f"references of shape {tuple(references.images.shape[1:])} cannot serve images of shape"
             f" {tuple(images.shape[1:])}"
         )
-    if len(own) and not 0 <= int(own.min()) <= int(own.max()) < classes:
+    if (
+        len(teacher_labels)
+        and not 0 <= int(teacher_labels.min()) <= int(teacher_labels.max()) < classes
+    ):
         raise InputError(f"answers must lie within the {classes} classes")
 
 
 def _statuses(
-    own: Tensor, references: References, expected: Tensor | None, classes: int
+    teacher_labels: Tensor, references: References, expected: Tensor | None, classes: int
 ) -> Int[Tensor, "sample classes"]:
     """What is known of each row before the search; rows to search are marked CONVERGED."""
-    device = own.device
+    device = teacher_labels.device
     found = torch.zeros(classes, dtype=torch.bool, device=device)
     found[references.answers] = True
     rejected = references.rejected.to(device)
     of_class = torch.full((classes,), int(Status.NO_REFERENCE), device=device)
     of_class[rejected] = Status.REFERENCE_REJECTED
     of_class[found] = Status.CONVERGED
-    status = of_class.repeat(len(own), 1)
+    status = of_class.repeat(len(teacher_labels), 1)
     if expected is not None:
-        status[expected.to(device) != own] = Status.SAMPLE_REJECTED
-    status[torch.arange(len(own), device=device), own] = Status.OWN
+        status[expected.to(device) != teacher_labels] = Status.SAMPLE_REJECTED
+    status[torch.arange(len(teacher_labels), device=device), teacher_labels] = Status.OWN
     return status
 
 
@@ -267,7 +276,12 @@ def _nearest_first(
 
 
 def _blank(
-    metric: Metric, images: Tensor, own: Tensor, status: Tensor, search: Search, keep_points: bool
+    metric: Metric,
+    images: Tensor,
+    teacher_labels: Tensor,
+    status: Tensor,
+    search: Search,
+    keep_points: bool,
 ) -> RobustnessMap:
     distance = torch.full(status.shape, torch.inf, device=images.device)
     distance[status == Status.OWN] = 0.0
@@ -275,7 +289,7 @@ def _blank(
     points = images[:, None].repeat(1, status.shape[1], *[1] * (images.ndim - 1))
     return RobustnessMap(
         metric,
-        own,
+        teacher_labels,
         distance,
         torch.zeros_like(status),
         status.clone(),

@@ -50,18 +50,24 @@ def ascend_all(workspace: Workspace, shape: Shape, plan: AscentPlan) -> None:
     Raises:
         InputError: the teacher calls all noise the same, so that there is no boundary.
     """
-    images, own = _starts(workspace, shape, plan)
-    if not len(own) or bool((own == own[0]).all()):
-        called = f"all that was asked {int(own[0])}" if len(own) else "nothing"
+    images, teacher_labels = _starts(workspace, shape, plan)
+    if not len(teacher_labels) or bool((teacher_labels == teacher_labels[0]).all()):
+        called = (
+            f"all that was asked {int(teacher_labels[0])}" if len(teacher_labels) else "nothing"
+        )
         raise InputError(
             f"the teacher called {called}, so there is no boundary to ascend from; allow more"
             " queries by synthesis.ascent.noise, or take another way"
         )
-    settings = {**json.loads(msgspec.json.encode(plan)), "shape": list(shape), "total": len(own)}
+    settings = {
+        **json.loads(msgspec.json.encode(plan)),
+        "shape": list(shape),
+        "total": len(teacher_labels),
+    }
     workspace.agree("ascent", {**settings, "size": plan.shard, "price": plan.queries})
-    if workspace.pending("ascent", len(own), plan.shard):
-        work = _AscentWork(workspace, images, own, plan)
-        workspace.work("ascent", len(own), plan.shard, plan.queries, work)
+    if workspace.pending("ascent", len(teacher_labels), plan.shard):
+        work = _AscentWork(workspace, images, teacher_labels, plan)
+        workspace.work("ascent", len(teacher_labels), plan.shard, plan.queries, work)
     if plan.copies:
         _copy(workspace, plan)
 
@@ -125,7 +131,7 @@ def _starts(workspace: Workspace, shape: Shape, plan: AscentPlan) -> tuple[Tenso
             draw=draw,
             prior=lambda count, draw: shapes(count, shape, draw, bounds=teacher.bounds),
         )
-        columns = {"images": found.images, "own": found.own.to(torch.int32)}
+        columns = {"images": found.images, "own": found.teacher_labels.to(torch.int32)}
         return columns, {"counts": found.found.tolist()}
 
     workspace.work("starts", 1, 1, most, work)
@@ -135,17 +141,21 @@ def _starts(workspace: Workspace, shape: Shape, plan: AscentPlan) -> tuple[Tenso
 class _AscentWork:
     """The work of one shard: so many samples, of all classes, pushed together."""
 
-    def __init__(self, workspace: Workspace, images: Tensor, own: Tensor, plan: AscentPlan) -> None:
+    def __init__(
+        self, workspace: Workspace, images: Tensor, teacher_labels: Tensor, plan: AscentPlan
+    ) -> None:
         self.workspace, self.plan = workspace, plan
-        order = _order(workspace, len(own))
-        self.images, self.own = images[order], own[order]
-        some = [(self.own == k).nonzero()[:OTHERS, 0] for k in range(workspace.meter.classes)]
+        order = _order(workspace, len(teacher_labels))
+        self.images, self.teacher_labels = images[order], teacher_labels[order]
+        some = [
+            (self.teacher_labels == k).nonzero()[:OTHERS, 0] for k in range(workspace.meter.classes)
+        ]
         self.others = torch.cat(some)
 
     def __call__(
         self, teacher: ReplayTeacher, rows: Tensor, shard: int
     ) -> tuple[dict[str, Tensor], Json]:
-        plan, place = self.plan, self.workspace.device
+        plan, device = self.plan, self.workspace.device
         kept: dict[str, Tensor] = {}
 
         def after(state: Ascent) -> None:
@@ -154,9 +164,9 @@ class _AscentWork:
 
         state = ascend(
             teacher,
-            begin(self.images[rows].to(place), self.own[rows].to(place), plan),
-            self.images[self.others].to(place),
-            self.own[self.others].to(place),
+            begin(self.images[rows].to(device), self.teacher_labels[rows].to(device), plan),
+            self.images[self.others].to(device),
+            self.teacher_labels[self.others].to(device),
             plan,
             seed=derive_seed(self.workspace.seed, "ascent", shard),
             after=after,
@@ -164,7 +174,7 @@ class _AscentWork:
         columns = {
             **_snapshots(kept, state, plan),
             "images": state.image.cpu(),
-            "called": state.own.cpu().to(torch.int32),
+            "called": state.teacher_labels.cpu().to(torch.int32),
             "distance": state.best.cpu(),
             "spent": state.spent.cpu().to(torch.int32),
             "status": state.status.cpu().to(torch.int8),
@@ -174,7 +184,7 @@ class _AscentWork:
     def _facts(self, state: Ascent) -> Json:
         lost = state.status == Ending.LOST
         count = torch.bincount(state.status, minlength=len(Ending)).tolist()
-        held = torch.bincount(state.own[~lost], minlength=self.workspace.meter.classes)
+        held = torch.bincount(state.teacher_labels[~lost], minlength=self.workspace.meter.classes)
         return {
             "counts": held.tolist(),
             "endings": {ending.name: count[ending] for ending in Ending if count[ending]},
@@ -213,12 +223,12 @@ def ascended(workspace: Workspace, *, iteration: int | None = None) -> TransferS
     called = torch.cat([part["called"].long() for part in parts])
     held = torch.cat([part["status"] != Ending.LOST for part in parts])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf: Images = StoredImages.of(
+    stored: Images = StoredImages.of(
         workspace.folder, records, shape, eight_bit=False, column=column
     )
     if iteration == 0:
-        shelf = TensorImages(_starts_of(workspace)[0][_order(workspace, len(called))])
-    whole = TransferSet(shelf, torch.arange(len(called)), called, called)
+        stored = TensorImages(_starts_of(workspace)[0][_order(workspace, len(called))])
+    whole = TransferSet(stored, torch.arange(len(called)), called, called)
     return whole if bool(held.all()) else whole.select(held.nonzero()[:, 0])
 
 
@@ -236,8 +246,8 @@ def with_copies(workspace: Workspace, samples: TransferSet) -> TransferSet:
         return samples  # none held its class
     records = [{**done[n], "samples": each * done[n]["samples"]} for n in sorted(done)]
     called = torch.cat([workspace.read(record)["called"].long() for record in records])
-    shelf = StoredImages.of(workspace.folder, records, samples.images.shape, eight_bit=False)
-    return samples.joined(TransferSet(shelf, torch.arange(len(called)), called, called))
+    stored = StoredImages.of(workspace.folder, records, samples.images.shape, eight_bit=False)
+    return samples.joined(TransferSet(stored, torch.arange(len(called)), called, called))
 
 
 def _check_finished(workspace: Workspace, stage: str) -> Json:
@@ -260,8 +270,8 @@ def evolution(workspace: Workspace, count: int) -> Float[Tensor, "down across *i
     names = sorted(name for name in part if name.startswith("images."))
     shape = part["images"].shape[1:]
     rows = torch.full((count, len(names) + 1, *shape), torch.nan)
-    first, own = _starts_of(workspace)
-    order = _order(workspace, len(own))
+    first, teacher_labels = _starts_of(workspace)
+    order = _order(workspace, len(teacher_labels))
     for k in range(count):
         mine = ((part["called"] == k) & (part["status"] != Ending.LOST)).nonzero()[:, 0]
         if len(mine):

@@ -57,7 +57,9 @@ def check_search(search: Search, shape: tuple[int, int, int], classes: int) -> N
     check_joint(search, shape, classes)
 
 
-def measure_all(workspace: Workspace, images: Images, own: Tensor, search: Search) -> None:
+def measure_all(
+    workspace: Workspace, images: Images, teacher_labels: Tensor, search: Search
+) -> None:
     """Measure the distances of all images, those that are not measured yet; see `Run.measure`."""
     settings = json.loads(msgspec.json.encode(search))
     if not search.flips:
@@ -65,9 +67,9 @@ def measure_all(workspace: Workspace, images: Images, own: Tensor, search: Searc
     workspace.agree("distances", settings)
     if not workspace.pending("distances", len(images), search.shard):
         return
-    references = _references(workspace, images, own, search)
+    references = _references(workspace, images, teacher_labels, search)
     make = _jointly if is_joint(search) else _by_rows
-    work = make(workspace, images, own, search, references)
+    work = make(workspace, images, teacher_labels, search, references)
     price = most_queries(search, workspace.meter.classes)
     workspace.work("distances", len(images), search.shard, price, work)
 
@@ -113,14 +115,14 @@ def found(workspace: Workspace, metric: Metric) -> Float[Tensor, "sample classes
 
 
 def soft(
-    workspace: Workspace, metric: Metric, own: Int[Tensor, " sample"]
+    workspace: Workspace, metric: Metric, teacher_labels: Int[Tensor, " sample"]
 ) -> Float[Tensor, "sample classes"]:
     """Soft labels by the distances that were measured: Eq. 6 and 7."""
-    return soft_labels(found(workspace, metric), own)
+    return soft_labels(found(workspace, metric), teacher_labels)
 
 
 def soft_labels(
-    distance: Float[Tensor, "sample classes"], own: Int[Tensor, " sample"]
+    distance: Float[Tensor, "sample classes"], teacher_labels: Int[Tensor, " sample"]
 ) -> Float[Tensor, "sample classes"]:
     """Eq. 6 and 7, some thousand samples at a time, in place of the distances.
 
@@ -129,7 +131,9 @@ def soft_labels(
     """
     soft = distance
     for block in torch.arange(len(soft)).tensor_split(shards_of(len(soft), ANSWERS_SHARD)):
-        soft[block] = concentrate(reciprocal_activations(soft[block], own[block]), own[block])
+        soft[block] = concentrate(
+            reciprocal_activations(soft[block], teacher_labels[block]), teacher_labels[block]
+        )
     return soft
 
 
@@ -178,34 +182,40 @@ def _advice(search: Json) -> str:
     return '; set strategy = "rows", in another folder'
 
 
-def _references(workspace: Workspace, images: Images, own: Tensor, search: Search) -> References:
-    if bool((own == own[0]).all()):
+def _references(
+    workspace: Workspace, images: Images, teacher_labels: Tensor, search: Search
+) -> References:
+    if bool((teacher_labels == teacher_labels[0]).all()):
         raise InputError(
-            f"the teacher answered class {int(own[0])} to all {len(own):,} images; without a"
-            " second class there is no boundary to measure"
+            f"the teacher answered class {int(teacher_labels[0])} to all {len(teacher_labels):,}"
+            " images; without a second class there is no boundary to measure"
         )
     rows, rejected = choose_references(
-        own,
+        teacher_labels,
         classes=workspace.meter.classes,
         per_class=search.references,
         generator=torch.Generator().manual_seed(derive_seed(workspace.seed, "references")),
     )
     return References(
         images.read(rows).to(workspace.device),
-        own[rows].to(workspace.device),
+        teacher_labels[rows].to(workspace.device),
         rejected.to(workspace.device),
     )
 
 
 def _jointly(
-    workspace: Workspace, images: Images, own: Tensor, search: Search, references: References
+    workspace: Workspace,
+    images: Images,
+    teacher_labels: Tensor,
+    search: Search,
+    references: References,
 ) -> Work:
     """The rounds of `db3kd.search.joint`; returns the work that makes distances of them."""
     classes, size = workspace.meter.classes, search.shard
     references = replace(references, images=as_seen(references.images, workspace.meter.bounds))
     plan = JointPlan.of(search, samples=len(images), shape=images.shape, classes=classes)
     workspace.agree("rounds", {"rounds": plan.rounds, "shards": len(plan.shards)})
-    lessons = Surrogates(workspace, images, own, search, plan)
+    lessons = Surrogates(workspace, images, teacher_labels, search, plan)
     blocks = [torch.arange(len(images))[shard * size :][:size] for shard in plan.shards]
     for number in range(plan.rounds):
         todo = range(number * len(blocks), (number + 1) * len(blocks))
@@ -254,7 +264,11 @@ def _round(
 
 
 def _by_rows(
-    workspace: Workspace, images: Images, own: Tensor, search: Search, references: References
+    workspace: Workspace,
+    images: Images,
+    teacher_labels: Tensor,
+    search: Search,
+    references: References,
 ) -> Work:
     """The work of one shard of the distances stage."""
 
@@ -262,7 +276,7 @@ def _by_rows(
         maps = measure(
             teacher,
             images.read(rows).to(workspace.device),
-            own[rows].to(workspace.device),
+            teacher_labels[rows].to(workspace.device),
             references,
             search,
             noise_seed=derive_seed(workspace.seed, "distances", shard),
@@ -276,7 +290,7 @@ def _tensors(maps: Mapping[Metric, RobustnessMap], rows: Tensor) -> tuple[dict[s
     """What a shard keeps of its maps, and what the journal says of them."""
     tensors, seconds, queries = {"ids": rows}, {}, {}
     for metric, found in maps.items():
-        tensors["own"] = found.own.to(torch.int32)
+        tensors["own"] = found.teacher_labels.to(torch.int32)
         tensors[f"{metric}.distance"] = found.distance
         tensors[f"{metric}.queries"] = found.queries.to(torch.int32)
         tensors[f"{metric}.status"] = found.status.to(torch.int8)
@@ -313,7 +327,7 @@ def _finishing(
             seed=derive_seed(workspace.seed, "distances", shard),
         )
         mbd = result(front, seconds=time.perf_counter() - started)
-        sd = sample_distance(front.origin, front.own, references)
+        sd = sample_distance(front.origin, front.teacher_labels, references)
         return _tensors({"sd": sd, "mbd": mbd}, rows)
 
     return work

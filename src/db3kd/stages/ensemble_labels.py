@@ -112,9 +112,9 @@ def invented(workspace: Workspace, *, eight_bit: bool) -> TransferSet | None:
     channels, height, width = workspace.configuration("synthesis")["shape"]
     soft = torch.cat([workspace.read(done[shard])["soft"] for shard in wanted])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf = StoredImages.of(workspace.folder, records, shape, eight_bit=eight_bit)
+    stored = StoredImages.of(workspace.folder, records, shape, eight_bit=eight_bit)
     rows = torch.arange(len(soft))
-    return TransferSet(shelf, rows, soft.argmax(1), torch.full_like(rows, -1), soft)
+    return TransferSet(stored, rows, soft.argmax(1), torch.full_like(rows, -1), soft)
 
 
 def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> nn.ModuleList:

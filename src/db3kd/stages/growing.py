@@ -101,7 +101,7 @@ def check_growing(settings: Grow, shape: Shape, classes: int) -> None:
 def grow_all(
     workspace: Workspace,
     images: Images,
-    own: Int[Tensor, " sample"],
+    teacher_labels: Int[Tensor, " sample"],
     settings: Grow,
     *,
     earlier: "Growth | None" = None,
@@ -119,7 +119,7 @@ def grow_all(
     )
     if not plan.total or not workspace.pending("grow", plan.total, plan.size):
         return
-    work = _GrowingWork(workspace, images, own, settings, plan, earlier)
+    work = _GrowingWork(workspace, images, teacher_labels, settings, plan, earlier)
     workspace.work("grow", plan.total, plan.size, 1, work)
 
 
@@ -138,18 +138,25 @@ class _GrowingWork:
         self,
         workspace: Workspace,
         images: Images,
-        own: Tensor,
+        teacher_labels: Tensor,
         settings: Grow,
         plan: GrowthPlan,
         earlier: "Growth | None",
     ) -> None:
-        self.workspace, self.images, self.own, self.earlier = workspace, images, own, earlier
+        self.workspace, self.images, self.teacher_labels, self.earlier = (
+            workspace,
+            images,
+            teacher_labels,
+            earlier,
+        )
         self.settings, self.plan = settings, plan
         self.eight_bit = _eight_bit(workspace, images)
         aware = level_of(workspace.meter.bounds) > 0
         self.bounds = (0.0, 1.0) if self.eight_bit and not aware else workspace.meter.bounds
         seed = derive_seed(workspace.seed, "grow", "order")
-        self.order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
+        self.order = torch.randperm(
+            len(teacher_labels), generator=torch.Generator().manual_seed(seed)
+        )
         self._taught: dict[int, Ensemble] = {}  # the last one
 
     def __call__(
@@ -183,10 +190,10 @@ class _GrowingWork:
     def _known(self, number: int) -> Known:
         """All answers that there were before a round."""
         here = _growth(self.workspace, self.images, self.plan.before(number))
-        known, answers = self.images, self.own
+        known, answers = self.images, self.teacher_labels
         for more in (self.earlier, here):
             if more is not None:
-                known, answers = Joined(known, more.images), torch.cat([answers, more.called])
+                known, answers = Joined(known, more.images), torch.cat([answers, more.answers])
         none = torch.zeros(0, *self.images.shape)
         return Known(
             resident(known),
@@ -238,8 +245,8 @@ class _GrowingWork:
             chosen = acquire(students.each(seen), ACQUISITIONS[self.settings.acquisition], wanted)
             seen = seen[chosen]
             columns = {name: column[chosen.to(column.device)] for name, column in columns.items()}
-        called = teacher.labels(seen).to(torch.int32)
-        return {name: column.cpu() for name, column in {**columns, "called": called}.items()}
+        answers = teacher.labels(seen).to(torch.int32)
+        return {name: column.cpu() for name, column in {**columns, "called": answers}.items()}
 
     def _made(
         self, rows: Tensor, names: tuple[AugmentationName, ...], draw: torch.Generator
@@ -266,7 +273,7 @@ class _GrowingWork:
 
     def _facts(self, columns: dict[str, Tensor]) -> Json:
         """How many kept the class of their parent: of the others, and of those flipped."""
-        same = columns["called"] == self.own[columns["parents"]]
+        same = columns["called"] == self.teacher_labels[columns["parents"]]
         flipped = columns["flipped"] > 0
         groups = (same[~flipped], same[flipped])
         return {"kept": [[int(group.sum()), len(group)] for group in groups]}
@@ -281,7 +288,7 @@ class Growth:
     """
 
     images: StoredImages
-    called: Int[Tensor, " grown"]
+    answers: Int[Tensor, " grown"]
     parents: Int[Tensor, " grown"]
     partners: Int[Tensor, " grown"]
     seconds: float
@@ -309,12 +316,12 @@ def _growth(workspace: Workspace, images: Images, shards: Iterable[int]) -> Grow
             found.append(part[name].long())
     none = torch.zeros(0, dtype=torch.int64)
     records = [done[shard] for shard in wanted]
-    shelf = StoredImages.of(
+    stored = StoredImages.of(
         workspace.folder, records, images.shape, eight_bit=_eight_bit(workspace, images)
     )
     seconds = float(sum(done[shard]["wall_s"] for shard in wanted))
     whole = {name: torch.cat([none, *found]) for name, found in columns.items()}
-    return Growth(shelf, **whole, seconds=seconds)
+    return Growth(stored, whole["called"], whole["parents"], whole["partners"], seconds)
 
 
 def with_grown(
@@ -331,7 +338,7 @@ def with_grown(
     """
     more = grown(workspace, images)
     first = len(transfer) if transfer.first is None else transfer.first
-    made = TransferSet(more.images, rows[more.parents], more.called, more.called)
+    made = TransferSet(more.images, rows[more.parents], more.answers, more.answers)
     if truth is not None:
-        made = made.select((truth[made.ids] == made.own).nonzero()[:, 0])
+        made = made.select((truth[made.ids] == made.teacher_labels).nonzero()[:, 0])
     return replace(transfer.joined(made), first=first)

@@ -33,14 +33,14 @@ class Surrogates:
         self,
         workspace: Workspace,
         images: Images,
-        own: Int[Tensor, " sample"],
+        teacher_labels: Int[Tensor, " sample"],
         search: Search,
         plan: JointPlan,
     ) -> None:
-        self.workspace, self.images, self.own, self.search, self.plan = (
+        self.workspace, self.images, self.teacher_labels, self.search, self.plan = (
             workspace,
             images,
-            own,
+            teacher_labels,
             search,
             plan,
         )
@@ -58,7 +58,7 @@ class Surrogates:
             return None
         if number not in self._taught:
             surrogate: Ensemble | None = self._load(number)
-            if surrogate and not knows(surrogate, self.images, self.own):
+            if surrogate and not knows(surrogate, self.images, self.teacher_labels):
                 _log.warning("the surrogate cannot learn these answers; references alone are used")
                 surrogate = None
             self._taught = {number: surrogate}
@@ -67,10 +67,13 @@ class Surrogates:
     def front(self, rows: Int[Tensor, " row"], unit: int, references: References) -> Front:
         """What a shard of an earlier round kept; before the first one, the references."""
         device, bounds = self.workspace.device, self.workspace.meter.bounds
-        images, own = as_seen(self.images.read(rows).to(device), bounds), self.own[rows].to(device)
+        images, teacher_labels = (
+            as_seen(self.images.read(rows).to(device), bounds),
+            self.teacher_labels[rows].to(device),
+        )
         if unit < 0:
-            return Front.at_references(images, own, references)
-        return front_of(self._read(unit), images, own)
+            return Front.at_references(images, teacher_labels, references)
+        return front_of(self._read(unit), images, teacher_labels)
 
     def _moved(self, number: int) -> float:
         """The share of the rows that a round moved."""
@@ -99,8 +102,10 @@ class Surrogates:
         parts = [self._read(unit) for unit in units]
         none = torch.zeros(0, *self.images.shape)
         probes = torch.cat([none.half(), *(part["probes"] for part in parts)])
-        called = torch.cat([none[:, 0, 0, 0].long(), *(part["called"].long() for part in parts)])
-        return Known(self.images, self.own, probes, called)
+        probe_answers = torch.cat(
+            [none[:, 0, 0, 0].long(), *(part["called"].long() for part in parts)]
+        )
+        return Known(self.images, self.teacher_labels, probes, probe_answers)
 
 
 def fit_surrogate(

@@ -270,8 +270,8 @@ def made(workspace: Workspace) -> TransferSet:
     called = [workspace.read(done[shard])["called"].long() for shard in wanted]
     answers = torch.cat([torch.zeros(0, dtype=torch.int64), *called])
     records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    shelf = StoredImages.of(workspace.folder, records, shape, eight_bit=_eight_bit(workspace))
-    return TransferSet(shelf, torch.arange(len(answers)), answers, answers)
+    stored = StoredImages.of(workspace.folder, records, shape, eight_bit=_eight_bit(workspace))
+    return TransferSet(stored, torch.arange(len(answers)), answers, answers)
 
 
 def whole(workspace: Workspace, *, ensemble_labels: bool = True) -> TransferSet:
@@ -295,10 +295,10 @@ def measure(workspace: Workspace, search: Search) -> None:
     check_search(search, samples.images.shape, workspace.meter.classes)
     part = workspace.within(PLACE)
     part.agree("answers", {"samples": len(samples)})
-    measure_all(part, samples.images, samples.own, search)
+    measure_all(part, samples.images, samples.teacher_labels, search)
 
 
 def measured_samples(workspace: Workspace) -> TransferSet:
     """Pseudo samples with soft labels by distance (Eq. 6 and 7), and copies with answers alone."""
     samples, part = made(workspace), workspace.within(PLACE)
-    return with_copies(workspace, samples.with_soft(soft(part, "mbd", samples.own)))
+    return with_copies(workspace, samples.with_soft(soft(part, "mbd", samples.teacher_labels)))

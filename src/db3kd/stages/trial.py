@@ -158,14 +158,14 @@ def spend(
     )
     if decision.use == "mbd":
         search = msgspec.structs.replace(search, per_image=plan.left)
-        distances.measure_all(workspace, own.images, own.own, search)
+        distances.measure_all(workspace, own.images, own.teacher_labels, search)
     elif decision.use == "grown":
         rounds, earlier = grow.rounds, None
         if decision.held:
             rounds = halves(rounds)[1]
             earlier = growing.grown(workspace.within("trial"), own.images)
         grow = msgspec.structs.replace(grow, per_image=plan.left, rounds=rounds)
-        growing.grow_all(workspace, own.images, own.own, grow, earlier=earlier)
+        growing.grow_all(workspace, own.images, own.teacher_labels, grow, earlier=earlier)
         if truth is not None and len(own) >= SOME and selected(workspace) is None:
             select(workspace, replace(own, labels=truth), decision, network, training)
 
@@ -187,7 +187,7 @@ def decide(
     training: Training,
 ) -> Decision:
     """Decide what answers go to, by a trial if there is a question; see `Run.spend`."""
-    decision, seconds = _without_trial(own.own, plan, grow), 0.0
+    decision, seconds = _without_trial(own.teacher_labels, plan, grow), 0.0
     if decision is None:
         decision, seconds = _by_trial(
             workspace, own, network, plan, search=search, grow=grow, training=training
@@ -231,7 +231,7 @@ def _by_trial(
     """Grow a little, teach students of either use, judge them; how long the judging took."""
     trial = workspace.within("trial")
     rows = tried(workspace, len(own), plan.tried)
-    some, answers = Rows(own.images, rows), own.own[rows]
+    some, answers = Rows(own.images, rows), own.teacher_labels[rows]
     trial.agree("answers", {"samples": len(rows)})
     if bool((answers == answers[0]).all()):
         why = f"the teacher calls all {len(rows):,} images of the trial {int(answers[0])}"
@@ -247,7 +247,7 @@ def _by_trial(
     steps = min(MOST_STEPS, steps_of(training, len(own)))
     training = msgspec.structs.replace(training, steps=steps)
     started = time.perf_counter()
-    judge = Judge(trial, network, training, plain, plain.own, sets=len(sets))
+    judge = Judge(trial, network, training, plain, plain.teacher_labels, sets=len(sets))
     agreement = {use: round(judge(transfer), 4) for use, transfer in sets.items()}
     use: Use = "mbd" if agreement["mbd"] > agreement["grown"] else "grown"
     return Decision(use, "by trial", agreement, len(rows)), time.perf_counter() - started
@@ -273,7 +273,7 @@ def with_use(
 ) -> TransferSet:
     """Own images with all that was bought for the use that was decided, in the trial too."""
     if decision.use == "mbd":
-        return own.with_soft(distances.soft(workspace, "mbd", own.own))
+        return own.with_soft(distances.soft(workspace, "mbd", own.teacher_labels))
     if decision.use != "grown" or share == "none":
         return own
     more, truth = own, own.labels if share == "confirmed" else None

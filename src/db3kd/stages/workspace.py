@@ -73,7 +73,7 @@ class Workspace:
         progress: Progress,
     ) -> None:
         self.folder, self.seed, self.device, self.progress = folder, seed, device, progress
-        self._place = ""  # before the names of stages
+        self._prefix = ""  # before the names of stages
         self._lock = filelock.FileLock(self.folder / "lock")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -124,17 +124,17 @@ class Workspace:
         self.journal.close()
         self._lock.release()
 
-    def within(self, place: str) -> "Workspace":
-        """The same workshop for stages of a part of the run: "grow" is "place/grow" on the books.
+    def within(self, name: str) -> "Workspace":
+        """The same workshop for stages of a part of the run: "grow" is "trial/grow" on the books.
 
         What is drawn there has a seed of its own.
         """
 
         def progress(stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
-            self.progress(f"{place}/{stage}", done, total, figures)
+            self.progress(f"{name}/{stage}", done, total, figures)
 
         part = copy.copy(self)
-        part._place, part.seed = f"{self._place}{place}/", derive_seed(self.seed, place)
+        part._prefix, part.seed = f"{self._prefix}{name}/", derive_seed(self.seed, name)
         part.progress = progress
         return part
 
@@ -172,7 +172,7 @@ class Workspace:
         self, stage: str, shard: int, rows: Tensor, work: Work, report: Callable[[int], None]
     ) -> None:
         """Do one shard: replay its tape, ask for the rest, write it whole, put it on the books."""
-        stage = self._place + stage
+        stage = self._prefix + stage
         file = f"{stage}/{shard:05}.safetensors"
         path = self.folder / file
         started = time.perf_counter()
@@ -226,7 +226,7 @@ class Workspace:
 
     def keep(self, stage: str, number: int, network: nn.Module, **facts: Any) -> None:
         """Keep a network after a lesson, beside the shards of the stage."""
-        stage = self._place + stage
+        stage = self._prefix + stage
         file = f"{stage}/surrogate-{number:02}.safetensors"
         state = {name: part.cpu().contiguous() for name, part in network.state_dict().items()}
         digest = write_shard(self.folder / file, state)
@@ -239,7 +239,7 @@ class Workspace:
         return {
             record["round"]: record
             for record in self.journal.all("surrogate")
-            if record.get("stage", "rounds") == self._place + stage
+            if record.get("stage", "rounds") == self._prefix + stage
         }
 
     # The journal
@@ -294,7 +294,7 @@ class Workspace:
         """Record the configuration of a stage, or insist on the recorded one."""
         recorded = self.configuration(stage)
         if not recorded:
-            self.journal.append("stage", stage=self._place + stage, configuration=configuration)
+            self.journal.append("stage", stage=self._prefix + stage, configuration=configuration)
             return
         differing = differences(recorded, json.loads(json.dumps(configuration)))
         if differing:
@@ -305,11 +305,11 @@ class Workspace:
 
     def configuration(self, stage: str) -> Json:
         """What `agree` recorded; nothing where the stage has not begun."""
-        return configurations(self.journal).get(self._place + stage, {})
+        return configurations(self.journal).get(self._prefix + stage, {})
 
     def done(self, stage: str) -> dict[int, Json]:
         """The records of the finished shards of a stage, by number."""
-        return finished(self.journal, self._place + stage)
+        return finished(self.journal, self._prefix + stage)
 
     def _redo_damaged(self, classes: int) -> None:
         """Take damaged shards and tapes off the list of what is there; their price stays booked."""

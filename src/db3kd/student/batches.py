@@ -26,16 +26,16 @@ def resident(images: Images) -> Images:
     return in_memory(images) if small else images
 
 
-def on_device(images: Images, place: torch.device) -> Tensor | None:
+def on_device(images: Images, torch_device: torch.device) -> Tensor | None:
     """Return all images on the device, encoded as they are kept, or None if they are too large."""
-    if isinstance(images, TensorImages) and images.values.device == place:
+    if isinstance(images, TensorImages) and images.values.device == torch_device:
         return images.values
     limit = RESIDENT_BYTES
-    if place.type == "cuda":
-        limit = torch.cuda.mem_get_info(place)[0] // 4
+    if torch_device.type == "cuda":
+        limit = torch.cuda.mem_get_info(torch_device)[0] // 4
     if len(images) * image_bytes(images) > limit:
         return None
-    return in_memory(images).values.to(place)
+    return in_memory(images).values.to(torch_device)
 
 
 def image_bytes(images: Images) -> int:
@@ -56,7 +56,7 @@ def batches_of(
     resident: Tensor | None,
     order: Tensor,
     batch: int,
-    place: torch.device,
+    torch_device: torch.device,
     generator: torch.Generator,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each row of `order` once, as (images, rows) on the device, in an order drawn anew.
@@ -78,8 +78,8 @@ def batches_of(
         shuffle = torch.randperm(len(rows), generator=generator)
         rows = rows[shuffle]
         places = (shuffle if resident is None else rows).to(values.device)
-        rows = rows.to(place)
+        rows = rows.to(torch_device)
         for start, stop in group:
-            pixels = values.index_select(0, places[start - first : stop - first]).to(place)
+            pixels = values.index_select(0, places[start - first : stop - first]).to(torch_device)
             scaled = pixels if pixels.is_floating_point() else pixels.float().div_(255)
             yield scaled, rows[start - first : stop - first]

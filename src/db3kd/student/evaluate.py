@@ -30,15 +30,15 @@ def predict(
         batch = inference_batch(images.shape)
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
-    place = device_of(device)
+    torch_device = device_of(device)
     mode = network.training
-    network.to(place).eval()
+    network.to(torch_device).eval()
     answers = [torch.zeros(0, dtype=torch.int64)]
     try:
         with torch.no_grad():
             for start in range(0, len(images), batch):
                 rows = torch.arange(start, min(start + batch, len(images)))
-                answers.append(network(images.read(rows).to(place)).argmax(dim=1).cpu())
+                answers.append(network(images.read(rows).to(torch_device)).argmax(dim=1).cpu())
     finally:
         network.train(mode)
     return torch.cat(answers)
@@ -75,19 +75,21 @@ def agreement(first: Int[Tensor, "sample"], second: Int[Tensor, "sample"]) -> fl
 def device_of(device: str | torch.device) -> torch.device:
     """Return the device with its number, if it is there."""
     try:
-        place = torch.device(device)
+        torch_device = torch.device(device)
     except RuntimeError:
         raise InputError(f'device must be "cpu", "cuda" or "cuda:N", got {device!r}') from None
-    if place.type == "cuda":
+    if torch_device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (place.index or 0) >= count:
+        if (torch_device.index or 0) >= count:
             raise InputError(
-                f'device {place} is not there, {count} GPUs are; give "cpu" or another'
+                f'device {torch_device} is not there, {count} GPUs are; give "cpu" or another'
             )
         return (
-            place if place.index is not None else torch.device("cuda", torch.cuda.current_device())
+            torch_device
+            if torch_device.index is not None
+            else torch.device("cuda", torch.cuda.current_device())
         )
-    return place
+    return torch_device
 
 
 def classes_of(network: nn.Module, images: Images) -> int:

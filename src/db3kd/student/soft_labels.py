@@ -17,7 +17,7 @@ CERTAIN = 1e4
 
 
 def reciprocal_activations(
-    distance: Float[Tensor, "sample classes"], own: Int[Tensor, "sample"]
+    distance: Float[Tensor, "sample classes"], teacher_labels: Int[Tensor, "sample"]
 ) -> Float[Tensor, "sample classes"]:
     r"""Turn distances into activations that fall with distance and are largest at the own class.
 
@@ -42,7 +42,7 @@ def reciprocal_activations(
     >>> reciprocal_activations(distance, torch.tensor([0]))
     tensor([[0.7500, 0.5000, 0.2500]])
     """
-    mask = _own_mask(distance, own)
+    mask = _own_mask(distance, teacher_labels)
     reciprocal = distance.reciprocal().masked_fill(mask, 0.0)
     wrong = ~torch.isfinite(reciprocal) | (distance.masked_fill(mask, 1.0) <= 0)
     if bool(wrong.any()):
@@ -55,7 +55,7 @@ def reciprocal_activations(
 
 
 def concentrate(
-    activations: Float[Tensor, "sample classes"], own: Int[Tensor, "sample"]
+    activations: Float[Tensor, "sample classes"], teacher_labels: Int[Tensor, "sample"]
 ) -> Float[Tensor, "sample classes"]:
     r"""Rescale the activations of Eq. 6 so that far-away samples are the surer ones.
 
@@ -84,7 +84,7 @@ def concentrate(
     >>> concentrate(torch.tensor([[0.75, 0.5, 0.25]]), torch.tensor([0]))
     tensor([[1.3333, 0.8889, 0.4444]])
     """
-    mask = _own_mask(activations, own)
+    mask = _own_mask(activations, teacher_labels)
     total = activations.masked_fill(mask, 0.0).sum(dim=1, keepdim=True)
     found = total > 0
     divisor = torch.where(found, total, torch.ones_like(total))
@@ -116,7 +116,7 @@ def temper(
 
 def soft_labels(
     distance: Float[Tensor, "sample classes"],
-    own: Int[Tensor, "sample"],
+    teacher_labels: Int[Tensor, "sample"],
     temperature: float,
 ) -> Float[Tensor, "sample classes"]:
     r"""Turn distances into probabilities: Eq. 6, Eq. 7 and the temperature in one call.
@@ -129,20 +129,25 @@ def soft_labels(
     >>> soft_labels(torch.tensor([[0.0, 2.0, 4.0]]), torch.tensor([0]), 1.0)
     tensor([[0.4873, 0.3124, 0.2003]])
     """
-    return temper(concentrate(reciprocal_activations(distance, own), own), temperature)
+    return temper(
+        concentrate(reciprocal_activations(distance, teacher_labels), teacher_labels), temperature
+    )
 
 
 def _own_mask(
-    values: Float[Tensor, "sample classes"], own: Int[Tensor, "sample"]
+    values: Float[Tensor, "sample classes"], teacher_labels: Int[Tensor, "sample"]
 ) -> Bool[Tensor, "sample classes"]:
     """Mark the own entry of each row."""
     samples, classes = values.shape
-    if len(own) != samples:
-        raise InputError(f"own must have one class for each of {samples} rows, got {len(own)}")
-    wrong = ((own < 0) | (own >= classes)).nonzero().flatten()
+    if len(teacher_labels) != samples:
+        raise InputError(
+            f"own must have one class for each of {samples} rows, got {len(teacher_labels)}"
+        )
+    wrong = ((teacher_labels < 0) | (teacher_labels >= classes)).nonzero().flatten()
     if len(wrong):
         row = int(wrong[0])
         raise InputError(
-            f"own must be a class from 0 to {classes - 1}, got {int(own[row])} in row {row}"
+            f"teacher_labels must be classes from 0 to {classes - 1},"
+            f" got {int(teacher_labels[row])} in row {row}"
         )
-    return own[:, None] == torch.arange(classes, device=own.device)
+    return teacher_labels[:, None] == torch.arange(classes, device=teacher_labels.device)

@@ -77,13 +77,13 @@ def train(
     1.0
     """
     validated(training)
-    place = device_of(device)
-    network.to(place)
+    torch_device = device_of(device)
+    network.to(torch_device)
     _check_fit(network, transfer, training)
     identity = training_identity(network, transfer, training, seed) if checkpoint else {}
-    resident = on_device(transfer.images, place)
-    labels = transfer.labels.to(place)
-    soft = _Soft.of(transfer, training.temperature, place)
+    resident = on_device(transfer.images, torch_device)
+    labels = transfer.labels.to(torch_device)
+    soft = _Soft.of(transfer, training.temperature, torch_device)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=training.rate, weight_decay=training.weight_decay, fused=True
     )
@@ -100,9 +100,11 @@ def train(
     epochs = -(-total // each)
     for epoch in range(first, epochs):
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-        batches = batches_of(transfer.images, resident, order, training.batch, place, generator)
-        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-            _reseed(place, derive_seed(seed, "dropout", epoch))
+        batches = batches_of(
+            transfer.images, resident, order, training.batch, torch_device, generator
+        )
+        with torch.random.fork_rng(devices=[torch_device] if torch_device.type == "cuda" else []):
+            _reseed(torch_device, derive_seed(seed, "dropout", epoch))
             left = islice(batches, total - epoch * each)
             rates = (_rate(training, step, total) for step in count(epoch * each))
             loss = _epoch(network.train(), left, labels, soft, optimiser, training, rates)
@@ -153,11 +155,13 @@ class _Soft:
     rows: Tensor | None
 
     @classmethod
-    def of(cls, transfer: TransferSet, temperature: float, place: torch.device) -> "_Soft | None":
+    def of(
+        cls, transfer: TransferSet, temperature: float, torch_device: torch.device
+    ) -> "_Soft | None":
         if transfer.soft is None:
             return None
-        rows = None if transfer.soft_rows is None else transfer.soft_rows.to(place)
-        return cls(temper(transfer.soft, temperature).to(place), rows)
+        rows = None if transfer.soft_rows is None else transfer.soft_rows.to(torch_device)
+        return cls(temper(transfer.soft, temperature).to(torch_device), rows)
 
     def of_rows(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Soft labels of some samples, and which of them have one; None if all do."""
@@ -177,14 +181,14 @@ def _epoch(
     rates: Iterator[float],
 ) -> float:
     """Train for one epoch, or what is left of it, and return the mean loss."""
-    place = labels.device
-    mixed = training.mixed_precision and place.type == "cuda"
-    total, seen = torch.zeros((), device=place), 0
+    torch_device = labels.device
+    mixed = training.mixed_precision and torch_device.type == "cuda"
+    total, seen = torch.zeros((), device=torch_device), 0
     for images, rows in batches:
         rate = next(rates)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast(place.type, dtype=torch.bfloat16, enabled=mixed):
+        with torch.autocast(torch_device.type, dtype=torch.bfloat16, enabled=mixed):
             logits = network(images)
         wanted, softened = (None, None) if soft is None else soft.of_rows(rows)
         loss = distillation_loss(
@@ -221,11 +225,11 @@ def _check_fit(network: nn.Module, transfer: TransferSet, training: Training) ->
         raise InputError(f"the network has {classes} classes but the transfer set {wanted}")
 
 
-def _reseed(place: torch.device, seed: int) -> None:
+def _reseed(torch_device: torch.device, seed: int) -> None:
     """Seed the generators that dropout draws from, and no other device's."""
     torch.default_generator.manual_seed(seed)
-    if place.type == "cuda":
-        torch.cuda.default_generators[place.index].manual_seed(seed)
+    if torch_device.type == "cuda":
+        torch.cuda.default_generators[torch_device.index].manual_seed(seed)
 
 
 def _rate(training: Training, step: int, steps: int) -> float:

@@ -138,12 +138,12 @@ def _top(scores: object, rows: int, classes: int) -> Int[Tensor, " row"]:
 def _shelves(module: nn.Module) -> list[dict[str, Any]]:
     """Where a module keeps its weights and parts: `module.parameters()` takes far longer."""
     found = [(part._parameters, part._buffers, part._modules) for part in module.modules()]
-    return [shelf for shelves in found for shelf in shelves if shelf]
+    return [stored for shelves in found for stored in shelves if stored]
 
 
 def _stamps(shelves: list[dict[str, Any]]) -> list[object]:
     """Where each weight lies and how often it was written to, and which parts there are."""
-    things = [thing for shelf in shelves for thing in shelf.values()]
+    things = [thing for stored in shelves for thing in stored.values()]
     return [_stamp(thing) if isinstance(thing, Tensor) else id(thing) for thing in things]
 
 

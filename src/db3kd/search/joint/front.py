@@ -31,7 +31,7 @@ class Front:
     """
 
     origin: Float[Tensor, "sample *image"]
-    own: Int[Tensor, " sample"]
+    teacher_labels: Int[Tensor, " sample"]
     point: Float[Tensor, "sample classes *image"]
     distance: Float[Tensor, "sample classes"]
     spent: Int[Tensor, "sample classes"]
@@ -39,7 +39,10 @@ class Front:
 
     @classmethod
     def at_references(
-        cls, images: Float[Tensor, "sample *image"], own: Int[Tensor, " sample"], known: References
+        cls,
+        images: Float[Tensor, "sample *image"],
+        teacher_labels: Int[Tensor, " sample"],
+        known: References,
     ) -> "Front":
         """Start at the nearest reference of every class; costs no query."""
         classes = len(known.rejected)
@@ -57,9 +60,9 @@ class Front:
                 point[:, k] = known.images[nearest]
                 distance[:, k] = norm(point[:, k] - images)
         rows = torch.arange(len(images), device=images.device)
-        point[rows, own], distance[rows, own] = images, 0.0
+        point[rows, teacher_labels], distance[rows, teacher_labels] = images, 0.0
         none = torch.zeros_like(distance, dtype=torch.int64)
-        return cls(images, own, point, distance, none, none.clone())
+        return cls(images, teacher_labels, point, distance, none, none.clone())
 
     @property
     def classes(self) -> int:

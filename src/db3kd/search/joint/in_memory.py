@@ -33,7 +33,7 @@ from db3kd.teachers.base import Teacher
 def measure_jointly(
     teacher: Teacher,
     images: Float[Tensor, "sample *image"],
-    own: Int[Tensor, " sample"],
+    teacher_labels: Int[Tensor, " sample"],
     references: References,
     search: Search,
     *,
@@ -71,18 +71,18 @@ def measure_jointly(
     shape, classes = pool.shape, teacher.classes
     check_joint(search, shape, classes)
     started, device = time.perf_counter(), str(images.device)
-    front = Front.at_references(images, own, references)
+    front = Front.at_references(images, teacher_labels, references)
     rounds, surrogate, moved = 1, None, 1.0
     if search.surrogate != "none":
         rounds = rounds_of(search.per_image, classes)
         name, first = network_of(search.surrogate, shape), derive_seed(seed, "surrogate")
         surrogate = Ensemble(name, shape, classes, members=search.members, seed=first).to(device)
-    probes, called = [torch.zeros(0, *shape).half()], [own[:0].cpu()]
+    probes, probe_answers = [torch.zeros(0, *shape).half()], [teacher_labels[:0].cpu()]
     for number in range(rounds):
         if moved < USEFUL:
             surrogate = None
         if surrogate is not None:
-            known = Known(pool, answers, torch.cat(probes), torch.cat(called))
+            known = Known(pool, answers, torch.cat(probes), torch.cat(probe_answers))
             lesson = derive_seed(seed, "lesson", number)
             teach(surrogate, known, steps=steps_of(known), seed=lesson, device=device)
             if not knows(surrogate, pool, answers):
@@ -97,7 +97,7 @@ def measure_jointly(
             per_image=search.per_image,
         )
         probes.append(asked.probes.cpu())
-        called.append(asked.called.cpu())
+        probe_answers.append(asked.answers.cpu())
         report(number, result(front, seconds=time.perf_counter() - started))
     rest(
         teacher, front, search, surrogate, references, learned=True, seed=derive_seed(seed, "rest")

@@ -50,7 +50,7 @@ class JointPlan:
         each = search.shard * search.per_image * torch.Size(shape).numel() * 2
         some = max(1, min(count, PROBE_BYTES // each))
         rounds = 1 if search.surrogate == "none" else rounds_of(search.per_image, classes)
-        return cls(rounds, tuple(place * count // some for place in range(some)))
+        return cls(rounds, tuple(number * count // some for number in range(some)))
 
 
 def check_joint(search: Search, shape: Shape, classes: int) -> None:
@@ -101,17 +101,19 @@ def tensors_of(front: Front, asked: Asked) -> dict[str, Tensor]:
     """What a shard keeps of a round."""
     names = ("point", "distance", "spent", "tried")
     columns = {name: getattr(front, name).cpu() for name in names}
-    called, sample = asked.called.cpu().to(torch.int32), asked.sample.cpu().to(torch.int32)
-    return {**columns, "probes": asked.probes.cpu(), "called": called, "asking": sample}
+    answers, sample = asked.answers.cpu().to(torch.int32), asked.sample.cpu().to(torch.int32)
+    return {**columns, "probes": asked.probes.cpu(), "called": answers, "asking": sample}
 
 
 def front_of(
-    kept: dict[str, Tensor], images: Float[Tensor, "sample *image"], own: Int[Tensor, " sample"]
+    kept: dict[str, Tensor],
+    images: Float[Tensor, "sample *image"],
+    teacher_labels: Int[Tensor, " sample"],
 ) -> Front:
     """The front that a shard kept."""
-    place = images.device
+    device = images.device
     names = ("point", "distance", "spent", "tried")
-    return Front(images, own, *(kept[name].to(place) for name in names))
+    return Front(images, teacher_labels, *(kept[name].to(device) for name in names))
 
 
 def one_round(
@@ -203,8 +205,18 @@ def result(front: Front, *, seconds: float) -> RobustnessMap:
     """The distances found."""
     status = torch.full_like(front.spent, int(Status.LIMIT))
     status[front.distance.isinf()] = Status.NO_REFERENCE
-    status[torch.arange(len(front.own), device=front.own.device), front.own] = Status.OWN
+    status[
+        torch.arange(len(front.teacher_labels), device=front.teacher_labels.device),
+        front.teacher_labels,
+    ] = Status.OWN
     curve = front.distance[:, :, None].repeat(1, 1, 0)
     return RobustnessMap(
-        "mbd", front.own, front.distance, front.spent, status, curve, front.point, seconds
+        "mbd",
+        front.teacher_labels,
+        front.distance,
+        front.spent,
+        status,
+        curve,
+        front.point,
+        seconds,
     )

@@ -47,10 +47,12 @@ class ByModel:
         begin = (number == 0).nonzero()[:, 0]
         rays.put(begin, self._nearest(rows[begin]))
         again = (number > 0).nonzero()[:, 0]
-        own = rows[again]
-        halved = torch.where(number[again] == 1, 1.0, self.step[own] / 2)
-        self.step[own] = torch.where(won[again], (self.step[own] * 2).clamp(max=1), halved)
-        rays.put(again, self._tangent(own))
+        teacher_labels = rows[again]
+        halved = torch.where(number[again] == 1, 1.0, self.step[teacher_labels] / 2)
+        self.step[teacher_labels] = torch.where(
+            won[again], (self.step[teacher_labels] * 2).clamp(max=1), halved
+        )
+        rays.put(again, self._tangent(teacher_labels))
         if self.first:
             lost = again[(number[again] == 1) & ~won[again]]
             self.helped[rows[lost]] = True

@@ -77,7 +77,7 @@ class Asked:
     """
 
     probes: Float[Tensor, "probe *image"]
-    called: Int[Tensor, " probe"]
+    answers: Int[Tensor, " probe"]
     sample: Int[Tensor, " probe"]
 
 
@@ -109,7 +109,7 @@ def verify(
     unstarted = torch.ones(count, dtype=torch.bool, device=device)
     direction = torch.zeros_like(front.origin[sample])
     guess, low, high, growth = (torch.zeros(count, device=device) for _ in range(4))
-    probes, called, asking = [], [], []
+    probes, heard, asking = [], [], []
     finest = level_of(teacher.bounds)
     for _ in range(int(allowance.max()) if count else 0):
         rows = (unstarted & (left > 0)).nonzero()[:, 0]
@@ -132,7 +132,7 @@ def verify(
         left[live] -= 1
         kept = slice(None) if keep is None else keep[sample[live]]
         probes.append(points[kept].half())
-        called.append(answers[kept])
+        heard.append(answers[kept])
         asking.append(sample[live][kept])
         across = answers == target[live]
         won[live] |= across
@@ -149,4 +149,4 @@ def verify(
         )
     if not probes:
         return Asked(front.origin[:0].half(), sample[:0], sample[:0])
-    return Asked(torch.cat(probes), torch.cat(called), torch.cat(asking))
+    return Asked(torch.cat(probes), torch.cat(heard), torch.cat(asking))

@@ -94,6 +94,6 @@ def advance(
 
 def others(front: Front) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
     """Sample and class of every row: all classes but the image's own."""
-    classes = torch.arange(front.classes, device=front.own.device)
-    sample, target = (classes[None] != front.own[:, None]).nonzero(as_tuple=True)
+    classes = torch.arange(front.classes, device=front.teacher_labels.device)
+    sample, target = (classes[None] != front.teacher_labels[:, None]).nonzero(as_tuple=True)
     return sample, target

@@ -68,7 +68,7 @@ class Known:
     images: Images
     answers: Int[Tensor, " sample"]
     probes: Float[Tensor, "probe *image"]
-    called: Int[Tensor, " probe"]
+    probe_answers: Int[Tensor, " probe"]
 
 
 def teach(
@@ -103,11 +103,11 @@ def teach(
 
 def _batch(known: Known, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     count = REMINDER if len(known.probes) else BATCH
-    own = torch.randint(len(known.answers), (count,), generator=draw)
-    images, answers = known.images.read(own), known.answers[own]
+    teacher_labels = torch.randint(len(known.answers), (count,), generator=draw)
+    images, answers = known.images.read(teacher_labels), known.answers[teacher_labels]
     if not len(known.probes):
         return images, answers
     asked = torch.randint(len(known.probes), (BATCH,), generator=draw)
     return torch.cat([images, known.probes[asked].float()]), torch.cat(
-        [answers, known.called[asked]]
+        [answers, known.probe_answers[asked]]
     )

@@ -76,7 +76,7 @@ def ascend(
             f"{len(answers)} answers and {len(others)} other images of shape"
             f" {tuple(others.shape[1:])} cannot serve images of {tuple(state.image.shape[1:])}"
         )
-    asks = asker(teacher, Leaves(state.own))
+    asks = asker(teacher, Leaves(state.teacher_labels))
     for _ in range(state.iteration, plan.iterations):
         if not bool((state.status == Ending.GROWING).any()):
             break

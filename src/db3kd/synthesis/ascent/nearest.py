@@ -187,7 +187,7 @@ def _nearest_first(state: Ascent, others: Tensor, answers: Tensor, most: int) ->
         others.flatten(1),
         compute_mode="donot_use_mm_for_euclid_dist",
     )
-    apart[answers == state.own[:, None]] = torch.inf
+    apart[answers == state.teacher_labels[:, None]] = torch.inf
     apart, order = apart.sort(dim=1, stable=True)
     return torch.where(torch.isfinite(apart) & (apart > 0), order, -1)[:, :most]
 

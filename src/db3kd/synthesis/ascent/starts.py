@@ -43,7 +43,7 @@ class Starts:
     """
 
     images: Float[Tensor, "row *image"]
-    own: Int[Tensor, " row"]
+    teacher_labels: Int[Tensor, " row"]
     found: Int[Tensor, " classes"]
     queries: int
 
@@ -74,23 +74,23 @@ def find_starts(
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
     >>> starts = find_starts(bright, (1, 4, 4), 3, most=500, draw=Generator().manual_seed(0))
-    >>> starts.own, len(starts.missing), starts.queries
+    >>> starts.teacher_labels, len(starts.missing), starts.queries
     (tensor([0, 0, 0, 1, 1, 1]), 0, 100)
     """
     if wanted < 1 or most < 0:
         raise InputError(f"at least 1 image a class and 0 queries, got {wanted} and {most}")
-    shelf = _Shelf(teacher, wanted, most, [[] for _ in range(teacher.classes)])
+    stored = _Shelf(teacher, wanted, most, [[] for _ in range(teacher.classes)])
     share = PRIOR_SHARE if prior is None else NOISE_SHARE
-    _draw_until(shelf, int(share * most), lambda n: noise(n, shape, draw, teacher.bounds))
+    _draw_until(stored, int(share * most), lambda n: noise(n, shape, draw, teacher.bounds))
     if prior is not None:
-        _draw_until(shelf, int(PRIOR_SHARE * most), lambda n: prior(n, draw))
-    _walk(shelf, draw)
-    images = [image for row in shelf.kept for image in row]
+        _draw_until(stored, int(PRIOR_SHARE * most), lambda n: prior(n, draw))
+    _walk(stored, draw)
+    images = [image for row in stored.kept for image in row]
     return Starts(
         torch.stack(images) if images else torch.zeros(0, *shape, device=draw.device),
-        torch.arange(teacher.classes, device=draw.device).repeat_interleave(shelf.found()),
-        shelf.found(),
-        shelf.asked,
+        torch.arange(teacher.classes, device=draw.device).repeat_interleave(stored.found()),
+        stored.found(),
+        stored.asked,
     )
 
 
@@ -146,58 +146,58 @@ class _Shelf:
         return answers, kept
 
 
-def _draw_until(shelf: _Shelf, most: int, source: Callable[[int], Tensor]) -> None:
+def _draw_until(stored: _Shelf, most: int, source: Callable[[int], Tensor]) -> None:
     """Ask images of a source until all is found, its share is spent or it brings nothing new."""
     idle = 0
-    while idle < IDLE and shelf.asked < most and not shelf.complete():
-        _, kept = shelf.ask(source(min(BATCH, most - shelf.asked)))
+    while idle < IDLE and stored.asked < most and not stored.complete():
+        _, kept = stored.ask(source(min(BATCH, most - stored.asked)))
         idle = 0 if kept else idle + 1
 
 
-def _walk(shelf: _Shelf, draw: Generator) -> None:
+def _walk(stored: _Shelf, draw: Generator) -> None:
     """From image to image, from the rarest classes to all others, until nothing new is met."""
     idle = 0
-    while idle < IDLE and not shelf.complete() and int((shelf.found() > 0).sum()) > 1:
-        kept = _bisect(shelf, draw) + _around(shelf, draw)
+    while idle < IDLE and not stored.complete() and int((stored.found() > 0).sum()) > 1:
+        kept = _bisect(stored, draw) + _around(stored, draw)
         idle = 0 if kept else idle + 1
 
 
-def _bisect(shelf: _Shelf, draw: Generator) -> int:
+def _bisect(stored: _Shelf, draw: Generator) -> int:
     """Halve segments from images of rare classes to images of others; keep what is met."""
-    near, own = _some(shelf, BATCH // 2, draw, rare=True)
-    far, other = _some(shelf, BATCH // 2, draw, rare=False)
-    apart = own != other
-    near, own, far = near[apart], own[apart], far[apart]
+    near, teacher_labels = _some(stored, BATCH // 2, draw, rare=True)
+    far, other = _some(stored, BATCH // 2, draw, rare=False)
+    apart = teacher_labels != other
+    near, teacher_labels, far = near[apart], teacher_labels[apart], far[apart]
     kept = 0
     for _ in range(DEPTH):
         middle = (near + far) / 2
-        answers, new = shelf.ask(middle)
+        answers, new = stored.ask(middle)
         kept += new
         if len(answers) < len(middle) or not len(middle):
             break
-        same = (answers == own).reshape(-1, *[1] * (near.ndim - 1))
+        same = (answers == teacher_labels).reshape(-1, *[1] * (near.ndim - 1))
         near, far = torch.where(same, middle, near), torch.where(same, far, middle)
     return kept
 
 
-def _around(shelf: _Shelf, draw: Generator) -> int:
+def _around(stored: _Shelf, draw: Generator) -> int:
     """Ask images of the rarest classes with noise on them, from a little to much."""
-    images, _ = _some(shelf, BATCH, draw, rare=True)
-    low, high = shelf.teacher.bounds
+    images, _ = _some(stored, BATCH, draw, rare=True)
+    low, high = stored.teacher.bounds
     size = torch.rand(len(images), *[1] * (images.ndim - 1), generator=draw, device=draw.device)
     gaussian = torch.randn(images.shape, generator=draw, device=draw.device)
-    _, kept = shelf.ask((images + 0.3 * (high - low) * size * gaussian).clamp_(low, high))
+    _, kept = stored.ask((images + 0.3 * (high - low) * size * gaussian).clamp_(low, high))
     return kept
 
 
-def _some(shelf: _Shelf, count: int, draw: Generator, *, rare: bool) -> tuple[Tensor, Tensor]:
+def _some(stored: _Shelf, count: int, draw: Generator, *, rare: bool) -> tuple[Tensor, Tensor]:
     """Kept images with their classes, drawn class by class; the rare ones more often if so."""
-    found = shelf.found()
+    found = stored.found()
     weight = (found > 0).double()
     if rare:
         weight = weight / found.clamp(min=1)
-    own = torch.multinomial(weight, count, replacement=True, generator=draw)
+    teacher_labels = torch.multinomial(weight, count, replacement=True, generator=draw)
     share = torch.rand(count, generator=draw, device=draw.device)
-    number = (share * found[own]).long().clamp(max=found[own] - 1)
-    pairs = zip(own.tolist(), number.tolist(), strict=True)
-    return torch.stack([shelf.kept[k][n] for k, n in pairs]), own
+    number = (share * found[teacher_labels]).long().clamp(max=found[teacher_labels] - 1)
+    pairs = zip(teacher_labels.tolist(), number.tolist(), strict=True)
+    return torch.stack([stored.kept[k][n] for k, n in pairs]), teacher_labels

@@ -46,7 +46,7 @@ class Ascent:
     """
 
     image: Float[Tensor, "row *image"]
-    own: Int[Tensor, " row"]
+    teacher_labels: Int[Tensor, " row"]
     walk: Walk
     step: Float[Tensor, " row"]
     best: Float[Tensor, " row"]
@@ -56,7 +56,7 @@ class Ascent:
     past: Float[Tensor, "row past *image"]
 
     def __repr__(self) -> str:
-        return f"Ascent({len(self.own)} rows after {self.iteration} iterations)"
+        return f"Ascent({len(self.teacher_labels)} rows after {self.iteration} iterations)"
 
     @property
     def distance(self) -> Float[Tensor, " row"]:
@@ -70,7 +70,7 @@ class Ascent:
 
 
 def begin(
-    images: Float[Tensor, "row *image"], own: Int[Tensor, " answer"], plan: AscentPlan
+    images: Float[Tensor, "row *image"], teacher_labels: Int[Tensor, " answer"], plan: AscentPlan
 ) -> Ascent:
     """Images and what the teacher called them, before the first iteration; costs no query.
 
@@ -80,11 +80,11 @@ def begin(
     >>> begin(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), AscentPlan()).spent
     tensor([0, 0])
     """
-    if len(images) != len(own):
-        raise InputError(f"{len(images)} images need as many answers, got {len(own)}")
-    nothing = torch.zeros_like(own)
-    far = torch.full((len(own),), torch.inf, dtype=images.dtype, device=images.device)
+    if len(images) != len(teacher_labels):
+        raise InputError(f"{len(images)} images need as many answers, got {len(teacher_labels)}")
+    nothing = torch.zeros_like(teacher_labels)
+    far = torch.full((len(teacher_labels),), torch.inf, dtype=images.dtype, device=images.device)
     walk = Walk.at(images, far, step=0.0, spent=nothing, limit=plan.queries)
     zero = torch.zeros_like(far)
     past = torch.zeros_like(images)[:, None].repeat(1, plan.remembered, *[1] * (images.ndim - 1))
-    return Ascent(images, own, walk, zero, zero, nothing, nothing, 0, past)
+    return Ascent(images, teacher_labels, walk, zero, zero, nothing, nothing, 0, past)
