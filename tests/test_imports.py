@@ -116,12 +116,38 @@ def loaded_by(*modules: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("name", ["errors", "config.settings", "config.reading", "cli.main"])
+@pytest.mark.parametrize(
+    "name", ["errors", "config.settings", "config.reading", "stages.accounts", "cli.main"]
+)
 def test_light_rooms_start_without_torch(name: str) -> None:
-    if importlib.util.find_spec(f"db3kd.{name}") is None:
-        pytest.skip(f"db3kd.{name} does not exist yet")
     heavy = {"torch", "numpy", *LATE}
     assert loaded_by(f"db3kd.{name}") & heavy == set()
+
+
+def test_the_status_of_a_run_needs_no_torch() -> None:
+    folder = Path(__file__).parent / "fixtures" / "folders" / "remote" / "run"
+    program = (
+        "import sys\nfrom db3kd.cli.main import main\n"
+        "try:\n    main(['status', sys.argv[1]])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], check=True, capture_output=True, text=True
+    )
+    assert "done" in done.stdout
+    assert set(done.stderr.split()) & {"torch", "numpy", *LATE} == set()
+
+
+def test_the_house_stays_easy_to_survey() -> None:
+    """Few doors at the top, and no room in which one gets lost."""
+    entries = {path.name for path in HOUSE.iterdir() if path.name != "__pycache__"}
+    assert len(entries) <= 18, entries
+    assert entries - {"__init__.py", "py.typed"} == {
+        name if (HOUSE / name).is_dir() else f"{name}.py" for name in ROOMS
+    }
+    long = {str(file): len(file.read_text().splitlines()) for file in FILES}
+    assert {file: lines for file, lines in long.items() if lines > 500} == {}
 
 
 def test_optional_libraries_are_imported_late() -> None:

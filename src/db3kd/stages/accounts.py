@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from db3kd.errors import InputError
+from db3kd.errors import Damaged, InputError
 from db3kd.stages.formats import check_format, configurations
 from db3kd.stages.table import NAMES, stage
 from db3kd.storage.files import Json
@@ -164,5 +164,9 @@ def _stage_status(journal: Journal, name: str, settings: dict[str, Json]) -> Jso
     Raises:
         Damaged: what the images are is told by another stage, of which the journal knows nothing.
     """
-    done, total = len(finished(journal, name)), stage(name).of(settings).shards
+    try:
+        total = stage(name).of(settings).shards
+    except Damaged as error:
+        raise Damaged(f"{journal.path}: {error}; put a copy of it back") from None
+    done = len(finished(journal, name))
     return {"shards": total, "done": done, "pending": total - done}

@@ -60,8 +60,6 @@ def _planned(name: str, settings: Settings) -> Cut:
 def _distances(name: str, settings: Settings) -> Cut:
     """The images whose answers are known, each with all other classes."""
     answers = name.replace("distances", "answers")
-    if answers not in settings:
-        raise Damaged(f"the journal has lost the line that begins the stage {answers!r}")
     search = msgspec.convert(settings[name], Search)
     price = most_queries(search, settings["run"]["classes"])
     return Cut(shards_of(settings[answers]["samples"], search.shard), search.shard, price)
@@ -91,7 +89,13 @@ class Stage:
         >>> stage("answers").of({"answers": {"samples": 5000}})
         Cut(shards=2, size=4096, price=1)
         """
-        return self.cut(self.name, settings)
+        try:
+            return self.cut(self.name, settings)
+        except KeyError as error:
+            missing = error.args[0]
+            raise Damaged(
+                f"the journal has lost the line that begins the stage {missing!r}"
+            ) from error
 
 
 STAGES = (
