@@ -133,22 +133,6 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
-def to_json(recipe: Recipe) -> str:
-    """Return `resolved` as canonical JSON text: the same for equal recipes.
-
-    >>> from db3kd.config.recipe import DataConfig, StudentConfig, TeacherConfig
-    >>> recipe = Recipe(
-    ...     run="runs/mnist",
-    ...     data=DataConfig(train="mnist"),
-    ...     teacher=TeacherConfig(kind="onnx", file="teacher.onnx"),
-    ...     student=StudentConfig(network="lenet5"),
-    ... )
-    >>> json.loads(to_json(recipe)) == resolved(recipe)
-    True
-    """
-    return json.dumps(resolved(recipe), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
-
 def _refuse(problems: Iterable[Problem], places: Mapping[Key, str], path: str | Path) -> None:
     """Raise if there are problems, each with the place of its key or of the table around it."""
     texts: list[str] = []
