@@ -1,6 +1,6 @@
 """The pages that are made from the program are what the program says; links lead somewhere.
 
-`make docs` writes docs/cli.md anew.
+`make docs` writes docs/cli.md, and the floors in CONTRIBUTING.md.
 """
 
 import os
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from test_imports import picture
 
 ROOT = Path(__file__).parent.parent
 VERBS = ("run", "label", "distill", "evaluate", "status")
@@ -37,6 +39,19 @@ def test_the_command_line_page_is_up_to_date():
     assert (ROOT / "docs" / "cli.md").read_text() == page(), "run `make docs`"
 
 
+def contributing() -> str:
+    """CONTRIBUTING.md with the floors as they are."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    begin, end = "<!-- floors, by `make docs` -->\n", "<!-- end of floors -->\n"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n```text\n{picture()}\n```\n\n{end}{after}"
+
+
+def test_the_floors_in_contributing_are_up_to_date():
+    assert (ROOT / "CONTRIBUTING.md").read_text() == contributing(), "run `make docs`"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb):
     assert f"Usage: db3kd {verb}" in said(verb, "--help")
@@ -52,3 +67,4 @@ def test_links_between_pages_lead_somewhere(file):
 
 if __name__ == "__main__":
     (ROOT / "docs" / "cli.md").write_text(page())
+    (ROOT / "CONTRIBUTING.md").write_text(contributing())

@@ -107,6 +107,50 @@ def test_the_rule_catches_what_it_should() -> None:
         assert wrong_imports("search", source) == [], source
 
 
+ABOUT = {
+    "errors": "the tree of exceptions, drawn at the top of the file",
+    "progress": "how long work tells its caller",
+    "seeds": "one seed from several words",
+    "config": "settings, methods, recipes: what a user may choose",
+    "storage": "files, shards, the journal, the tape of a shard in progress",
+    "data": "images on demand, their digests, the transfer set",
+    "teachers": "the protocol, the meter, one file for each kind of real teacher",
+    "student": "networks, soft labels, loss, training, evaluation, files",
+    "search": "distances: boundary, descent, rows, joint search",
+    "synthesis": "new images: augmentation, acquisition, priors, ascent, rivals",
+    "stages": "what a run does, one stage a file; table, workspace, accounts",
+    "run": "Run: the public door to the stages",
+    "job": "a recipe made to happen: teacher, plan, session, report",
+    "cli": "verbs: parse, call one function, print, exit code",
+    "paper": "the paper's tables, a customer of the public names",
+}
+
+
+def floors() -> dict[str, int]:
+    """The floor of every room: it stands above all that it imports; floor 1 is the ground."""
+    found: dict[str, int] = {}
+    for name in ROOMS:
+        files = [file for file in FILES if room(file) == name]
+        below = {other for file in files for _, other in imported_rooms(file.read_text())}
+        found[name] = 1 + max((found[other] for other in below - {name}), default=0)
+    return found
+
+
+def picture() -> str:
+    """The floors, the top one first, as CONTRIBUTING shows them."""
+    known = floors()
+    lines = [
+        f"{known[name]:>2}  {name:<10} {about}"
+        for name, about in sorted(ABOUT.items(), key=lambda row: -known[row[0]])
+    ]
+    return "\n".join(lines)
+
+
+def test_every_room_is_in_the_picture() -> None:
+    assert set(ABOUT) == set(ROOMS) - {"__main__"}
+    assert max(floors().values()) <= 10
+
+
 def loaded_by(*modules: str) -> set[str]:
     """What a fresh interpreter has loaded after importing these modules."""
     program = f"import sys, {', '.join(modules)}; print(*sys.modules)"

@@ -103,7 +103,7 @@ def evaluate(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
 
 
 @app.command
-def check_teacher(
+def check(
     recipe: _Recipe,
     *,
     images: Annotated[int, Parameter(help="How many images are asked.")] = 16,
