@@ -268,7 +268,7 @@ def test_what_was_bought_is_kept_until_settings_or_teacher_change(
     name = labels.version(settings, b"weights")
     spent, distance = labels.bought(bench, settings, tmp_path, name)
     assert 0 < spent["queries_an_image"] <= 30
-    monkeypatch.setattr(labels, "measure_together", None)  # cannot be asked again
+    monkeypatch.setattr(labels, "measure_jointly", None)  # cannot be asked again
     again, same = labels.bought(bench, settings, tmp_path, name)
     assert again == spent
     assert torch.equal(same, distance)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import db3kd.stages.ensemble_labels as ensemble_labels
 import db3kd.synthesis.chosen as chosen
 from closed_form import Watched, prototypes
 from db3kd.config.settings import Synthesis

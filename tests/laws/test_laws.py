@@ -28,6 +28,7 @@ from closed_form import (
 from db3kd.config.methods import Metric
 from db3kd.config.settings import Budget, Descents, Search, Subspaces
 from db3kd.errors import BudgetExhausted
+from db3kd.search import rows
 from db3kd.search.boundary import norm
 from db3kd.search.robustness import References, RobustnessMap, Status
 from db3kd.search.rows import METRICS, measure
