@@ -18,34 +18,47 @@ A row of a search that fails is never an exception: it is a status in the result
 class Db3kdError(Exception):
     """Base of all errors of db3kd; its text is one sentence for the user.
 
-    >>> issubclass(InputError, Db3kdError)
-    True
+    >>> from db3kd import status
+    >>> try:
+    ...     status("no-such-folder")
+    ... except Db3kdError as error:
+    ...     print(error)
+    there is no run in no-such-folder
     """
 
 
 class InputError(Db3kdError, ValueError):
     """The caller gave something that cannot work; the text says what, and what would.
 
-    >>> raise InputError("epochs must be at least 1, got 0")
-    Traceback (most recent call last):
-    ...
-    db3kd.errors.InputError: epochs must be at least 1, got 0
+    >>> from db3kd.teachers import function
+    >>> try:
+    ...     function(len, classes=1)
+    ... except ValueError as error:
+    ...     print(error)
+    a teacher needs at least 2 classes, got 1
     """
 
 
 class RecipeError(InputError):
     """A recipe is wrong; the text begins with its file and line.
 
-    >>> issubclass(RecipeError, InputError)
-    True
+    >>> from db3kd.config.toml import parse_toml
+    >>> parse_toml("run = runs/a", "recipe.toml")
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.RecipeError: recipe.toml:1: not TOML: Invalid value (column 7)
     """
 
 
 class TeacherError(Db3kdError):
     """The teacher failed, or answered something that is no label.
 
-    >>> issubclass(TeacherError, InputError)
-    False
+    >>> import torch
+    >>> from db3kd.teachers import function
+    >>> function(lambda images: [2], classes=2).labels(torch.zeros(1, 1, 8, 8))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.TeacherError: the teacher answered class 2; it was said to have 2
     """
 
 
@@ -55,8 +68,9 @@ class BudgetExhausted(Db3kdError):
     Attributes: `spent`, `asked` (size of the refused question) and `budget`, all in queries, and
     `stage`, the part of the run whose budget it is ("" for the whole).
 
-    >>> BudgetExhausted(spent=90, asked=20, budget=100).spent
-    90
+    >>> str(BudgetExhausted(spent=90, asked=20, budget=100))
+    'the budget of 100 queries is exhausted: 90 are spent and the next question needs 20; run again
+    with a larger budget to continue'
     """
 
     def __init__(self, *, spent: int, asked: int, budget: int, stage: str = "") -> None:
@@ -73,8 +87,9 @@ class MoneyExhausted(BudgetExhausted):
 
     `spent`, `asked` and `budget` are in images, what money pays for.
 
-    >>> str(MoneyExhausted(spent=90, asked=20, budget=100, per_1000=20.0, currency="EUR"))[:38]
-    'the budget of 2.00 EUR is exhausted: 1'
+    >>> str(MoneyExhausted(spent=90, asked=20, budget=100, per_1000=20.0, currency="EUR"))
+    'the budget of 2.00 EUR is exhausted: 1.80 EUR are spent and the next call costs 0.40 EUR; run
+    again with a larger budget to continue'
     """
 
     def __init__(
@@ -94,30 +109,60 @@ class MoneyExhausted(BudgetExhausted):
 class RunError(Db3kdError):
     """A run folder cannot be used.
 
-    >>> issubclass(Damaged, RunError)
-    True
+    >>> from pathlib import Path
+    >>> from db3kd.storage.shards import read_shard
+    >>> try:
+    ...     read_shard(Path("no-such.safetensors"), "")
+    ... except RunError as error:
+    ...     print(error)
+    no-such.safetensors is missing; put a copy of it back, or run again with --redo-damaged to buy
+    its answers a second time
     """
 
 
 class ConfigurationDiffers(RunError):
     """A run folder was made with other settings; the text shows each difference.
 
-    >>> issubclass(ConfigurationDiffers, RunError)
-    True
+    >>> import tempfile
+    >>> from db3kd import Run
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> folder = tempfile.mkdtemp()
+    >>> Run(folder, bright, seed=0).close()
+    >>> Run(folder, bright, seed=1)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.ConfigurationDiffers: ... was made with other settings (seed: 0 -> 1); ...
     """
 
 
 class Damaged(RunError):
     """A file of a run is missing, cut or altered; the text names file and place.
 
-    >>> issubclass(Damaged, Db3kdError)
-    True
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from db3kd.storage.shards import read_shard, write_shard
+    >>> file = Path(tempfile.mkdtemp()) / "00000.safetensors"
+    >>> digest = write_shard(file, {})
+    >>> _ = file.write_bytes(b"cut")
+    >>> read_shard(file, digest)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.Damaged: ...00000.safetensors is cut or altered (3 bytes); put a copy of it ...
     """
 
 
 class Busy(RunError):
     """Another process works in the run folder.
 
-    >>> issubclass(Busy, RunError)
-    True
+    >>> import tempfile
+    >>> from db3kd import Run
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> folder = tempfile.mkdtemp()
+    >>> with Run(folder, bright):
+    ...     Run(folder, bright)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.Busy: another process works in ...; wait for it or stop it first
     """

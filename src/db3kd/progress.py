@@ -12,8 +12,16 @@ class Progress(Protocol):
 
     >>> def shout(stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
     ...     print(f"{stage}: {done} of {total}")
-    >>> shout("distances", 3, 10, {})
-    distances: 3 of 10
+    >>> import tempfile, torch
+    >>> from db3kd import Run
+    >>> from db3kd.data import TensorImages
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> with Run(tempfile.mkdtemp(), bright, progress=shout) as run:
+    ...     _ = run.answers(TensorImages(torch.zeros(3, 1, 4, 4)))
+    answers: 0 of 3
+    answers: 3 of 3
+    answers: 3 of 3
     """
 
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:

@@ -55,8 +55,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     "evaluate"); a search together buys nearly all in "rounds", one row by row all in "distances".
     A limit counts what a trial buys in its stage of that kind, too, and what pseudo samples do.
 
-    >>> Budget(queries=1000).queries
-    1000
+    >>> from db3kd.config.types import validated
+    >>> validated(Budget(stages={"growth": 1000}))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: Budget: Invalid enum value 'growth' - at `key` in `$.stages`
     """
 
     queries: Natural | None = None

@@ -221,9 +221,10 @@ class DataSet:
     Raises:
         InputError: images and labels differ in number, or a label is no class.
 
-    >>> data = DataSet(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([0, 1]), ("cat", "dog"))
-    >>> len(data)
-    2
+    >>> DataSet(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([0, 2]), ("cat", "dog"))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: image 1 has the label 2; with 2 classes a label is 0 to 1
     """
 
     images: Images
@@ -266,8 +267,9 @@ def subset(data: DataSet, rows: Int[Tensor, " row"]) -> DataSet:
 def in_memory(images: Images) -> TensorImages:
     """Read all images, 1024 at a time; 8-bit images are kept as uint8, a quarter of float32.
 
-    >>> in_memory(Rows(TensorImages(torch.ones(3, 1, 2, 2)), torch.tensor([2]))).values.shape
-    torch.Size([1, 1, 2, 2])
+    >>> ramp = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
+    >>> in_memory(Rows(TensorImages(ramp), torch.tensor([3, 1]))).values.flatten()
+    tensor([3, 1], dtype=torch.uint8)
     """
     if isinstance(images, TensorImages):
         return images

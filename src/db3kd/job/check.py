@@ -45,9 +45,6 @@ def check_teacher(
     Raises:
         InputError: the recipe's data, networks or teacher cannot be used.
         TeacherError: the teacher failed.
-
-    >>> callable(check_teacher)
-    True
     """
     train, test = data_of(recipe)
     check_possible(recipe, train, test)
@@ -96,9 +93,6 @@ def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = Non
     Raises:
         InputError: the teacher keeps no store, or the table cannot be used.
         Damaged, RunError: from the store.
-
-    >>> callable(books)
-    True
     """
     train, test = data_of(recipe)
     with open_teacher(recipe, train or test) as pipeline:

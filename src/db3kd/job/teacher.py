@@ -53,8 +53,11 @@ _HOW = frozenset(Remote.__struct_fields__) - {
 class TeacherPipeline:
     """A teacher as a run asks it, and what is in it: the adapter; a store and votes where wanted.
 
-    >>> TeacherPipeline.__dataclass_fields__.keys()
-    dict_keys(['teacher', 'adapter', 'vote', 'store', 'identity'])
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> pipeline = TeacherPipeline(bright, bright)
+    >>> pipeline.store, pipeline.vote
+    (None, None)
     """
 
     teacher: Teacher
@@ -65,11 +68,7 @@ class TeacherPipeline:
 
 
 def paid(recipe: Recipe, pipeline: TeacherPipeline) -> dict[str, Any]:
-    """What this run's answers cost, by the books of its store; nothing where it has none.
-
-    >>> paid.__name__
-    'paid'
-    """
+    """What this run's answers cost, by the books of its store; nothing where it has none."""
     if pipeline.store is None:
         return {}
     books, price = pipeline.store.books(run=str(recipe.run)), recipe.teacher.price
@@ -99,9 +98,6 @@ def open_teacher(
     Raises:
         InputError: the teacher cannot be made, or the file is no store.
         Damaged, Busy, RunError: from the store.
-
-    >>> callable(open_teacher)
-    True
     """
     wanted, run = recipe.teacher, run or str(recipe.run)
     with ExitStack() as kept:

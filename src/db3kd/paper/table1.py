@@ -46,9 +46,9 @@ def noise_activations(
 
     Costs no query. The deal is random.
 
-    >>> distance, labels = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0])
-    >>> noise_activations(distance, labels, generator=torch.Generator().manual_seed(0)).shape
-    torch.Size([1, 3])
+    >>> distance, labels = torch.tensor([[0.0, 2.0, 2.0]]), torch.tensor([0])
+    >>> noise_activations(distance, labels, generator=torch.Generator().manual_seed(0))
+    tensor([[1.0000, 0.5000, 0.5000]])
     """
     known = distance[(distance > 0) & distance.isfinite()]
     dealt = known[torch.randint(len(known), distance.shape, generator=generator)]
@@ -60,9 +60,9 @@ def scores(network: nn.Module, transfer: TransferSet, *, device: str) -> Tensor:
 
     >>> from db3kd.data import TensorImages
     >>> one = torch.zeros(1, dtype=torch.long)
-    >>> transfer = TransferSet(TensorImages(torch.zeros(1, 1, 2, 2)), one, one, one)
-    >>> scores(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), transfer, device="cpu").shape
-    torch.Size([1, 3])
+    >>> transfer = TransferSet(TensorImages(torch.tensor([[[[0.2, 0.7]]]])), one, one, one)
+    >>> scores(nn.Flatten(), transfer, device="cpu")  # each pixel is a score
+    tensor([[0.2000, 0.7000]])
     """
     network = network.to(device).eval()
     with torch.inference_mode():
@@ -83,8 +83,13 @@ def table1(recipe: Recipe, *, quiet: bool = False) -> Json:
         InputError: the methods of the recipe do not have "mbd".
         Db3kdError: see `db3kd.job.verbs.run`.
 
-    >>> callable(table1)
-    True
+    >>> from db3kd.config.recipe import DataConfig, StudentConfig, TeacherConfig
+    >>> table1(Recipe(run="r", data=DataConfig(train="d"),
+    ...               teacher=TeacherConfig(kind="onnx", file="t.onnx"),
+    ...               student=StudentConfig(network="lenet5", methods=("ce",))))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: this table needs distances; name "mbd" in student.methods
     """
     if "mbd" not in recipe.student.methods:
         raise InputError('this table needs distances; name "mbd" in student.methods')

@@ -13,11 +13,7 @@ from db3kd.storage.tape import Tape
 
 @dataclass(frozen=True)
 class Accounts:
-    """What was paid: queries by stage, and of these what is in flight and what was lost.
-
-    >>> Accounts({"answers": 10}, reserved=0, lost=0).spent
-    {'answers': 10}
-    """
+    """What was paid: queries by stage, and of these what is in flight and what was lost."""
 
     spent: dict[str, int]
     reserved: int
@@ -31,8 +27,12 @@ def finished(journal: Journal, stage: str) -> dict[int, Json]:
     """The records of the finished shards of a stage, by number.
 
     >>> import tempfile
-    >>> finished(Journal(Path(tempfile.mkdtemp()) / "none", read_only=True), "answers")
-    {}
+    >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.jsonl")
+    >>> for kind, shard in ("shard", 0), ("shard", 1), ("redo", 0):
+    ...     journal.append(kind, stage="answers", shard=shard)
+    >>> list(finished(journal, "answers"))
+    [1]
+    >>> journal.close()
     """
     done: dict[int, Json] = {}
     for record in journal.records:
@@ -49,8 +49,13 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> add_up(folder, Journal(folder / "none", read_only=True), classes=10).lost
-    0
+    >>> journal = Journal(folder / "journal.jsonl")
+    >>> for shard in (0, 1):
+    ...     journal.append("shard", stage="answers", shard=shard, queries=10, lost=shard)
+    >>> books = add_up(folder, journal, classes=10)
+    >>> books.spent["answers"], books.lost
+    (20, 1)
+    >>> journal.close()
     """
     spent, lost, reserved = dict.fromkeys(NAMES, 0), 0, 0
     for record in journal.all("shard"):

@@ -84,8 +84,9 @@ def copied(
     Costs no query. Random: `draw`, a generator on the CPU.
 
     >>> draw = torch.Generator().manual_seed(0)
-    >>> copied(torch.rand(2, 1, 4, 4), 3, bounds=(0.0, 1.0), draw=draw).shape
-    torch.Size([6, 1, 4, 4])
+    >>> black_and_white = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 8, 8)
+    >>> copied(black_and_white, 3, bounds=(0.0, 1.0), draw=draw).mean((1, 2, 3)) > 0.5
+    tensor([False, False, False,  True,  True,  True])
     """
     block = images.repeat_interleave(count, 0)
     return grow(block, torch.arange(len(block)), CHANGES, bounds=bounds, draw=draw).images

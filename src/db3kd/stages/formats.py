@@ -32,8 +32,13 @@ def check_format(folder: Path, journal: Journal) -> None:
         RunError: names the format that was found, and the newest that is known.
 
     >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> check_format(folder, Journal(folder / "none", read_only=True))
+    >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.jsonl")
+    >>> journal.append("stage", stage="run", configuration={"format": 99})
+    >>> journal.close()
+    >>> check_format(Path("mnist"), journal)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.RunError: mnist was made by a newer db3kd (format 99, known up to ...); install ...
     """
     found = [r["configuration"]["format"] for r in journal.all("stage") if r["stage"] == "run"]
     if found and found[-1] > FORMAT:

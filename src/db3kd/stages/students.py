@@ -27,9 +27,6 @@ class Evaluation:
 
     `agreement`: the share on which it answers as the teacher does. `accuracy`, `teacher_accuracy`:
     the shares that match ground truth, where there is any.
-
-    >>> Evaluation(0.98, 0.97, 0.99, samples=10_000).agreement
-    0.98
     """
 
     agreement: float

@@ -83,9 +83,6 @@ class Decision:
 
     `agreement`: by use, how often the trial's students agreed with the teacher on `held` own images
     that were held back from them; empty where there was no trial.
-
-    >>> Decision("mbd", "by trial", {"grown": 0.9, "mbd": 0.92}, held=300).use
-    'mbd'
     """
 
     use: Use
@@ -100,9 +97,6 @@ class Selection:
 
     `agreement`: by share, how often students agreed with the true class of `held` own images that
     were held back from them.
-
-    >>> Selection("all", {"all": 0.9, "confirmed": 0.8, "none": 0.7}, held=300).share
-    'all'
     """
 
     share: Share

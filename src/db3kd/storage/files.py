@@ -19,7 +19,8 @@ def writing(path: Path) -> Iterator[None]:
     ...     raise OSError(28, "No space left on device")
     Traceback (most recent call last):
     ...
-    db3kd.errors.RunError: shard cannot be written (No space left on device); what was saved is safe
+    db3kd.errors.RunError: shard cannot be written (No space left on device); what was saved before
+    is safe, run again once there is room
     """
     try:
         yield

@@ -19,8 +19,9 @@ BLOCK = 64
 def resident(images: Images) -> Images:
     """The same images, in memory unless they are more than `RESIDENT_BYTES`.
 
-    >>> resident(TensorImages(torch.zeros(2, 1, 4, 4))).shape
-    (1, 4, 4)
+    >>> view = Rows(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([1]))
+    >>> isinstance(resident(view), TensorImages)
+    True
     """
     small = len(images) * image_bytes(images) <= RESIDENT_BYTES
     return in_memory(images) if small else images

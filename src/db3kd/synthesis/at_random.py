@@ -19,8 +19,9 @@ Source = Callable[[int, Shape, Generator], Tensor]
 def noise(count: int, shape: Shape, draw: Generator) -> Tensor:
     """Images of independent uniform pixels, the baseline "noise input".
 
-    >>> noise(2, (1, 4, 4), torch.Generator()).shape
-    torch.Size([2, 1, 4, 4])
+    >>> images = noise(1000, (1, 4, 4), torch.Generator().manual_seed(0))
+    >>> round(float(images.mean()), 2), round(float(images.std()), 2)
+    (0.5, 0.29)
     """
     return torch.rand(count, *shape, generator=draw)
 
@@ -59,8 +60,14 @@ class AtRandom:
 def plain_noise(task: Task, *, seed: int) -> AtRandom:
     """The way "noise".
 
-    >>> plain_noise.__name__
-    'plain_noise'
+    >>> from db3kd.teachers import function
+    >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", student=lambda seed: nn.Flatten())
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> pool = Pool(3, (1, 4, 4), bright, eight_bit=True)
+    >>> pool.allow(2)
+    >>> plain_noise(task, seed=0).spend(pool, seed=0, report=print)
+    >>> len(pool), pool.rest
+    (2, 0)
     """
     del seed
     return AtRandom(task, noise)
@@ -69,8 +76,14 @@ def plain_noise(task: Task, *, seed: int) -> AtRandom:
 def plain_shapes(task: Task, *, seed: int) -> AtRandom:
     """The way "shapes".
 
-    >>> plain_shapes.__name__
-    'plain_shapes'
+    >>> from db3kd.teachers import function
+    >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", student=lambda seed: nn.Flatten())
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> pool = Pool(3, (1, 4, 4), bright, eight_bit=True)
+    >>> pool.allow(2)
+    >>> plain_shapes(task, seed=0).spend(pool, seed=0, report=print)
+    >>> len(pool), pool.rest
+    (2, 0)
     """
     del seed
     return AtRandom(task, shapes)

@@ -228,10 +228,11 @@ def grow(
     Its partner, where two are joined, is another new image of the block, before that one was
     joined. Costs no query. Random: `draw`, a generator on the CPU.
 
-    >>> block, parents = torch.rand(4, 1, 8, 8), torch.arange(4)
-    >>> draw = torch.Generator().manual_seed(0)
-    >>> grow(block, parents, ("shift", "mix"), bounds=(0.0, 1.0), draw=draw).images.shape
-    torch.Size([4, 1, 8, 8])
+    >>> block = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 8, 8)
+    >>> draw = torch.Generator().manual_seed(1)
+    >>> grown = grow(block, torch.tensor([7, 9]), ("mix",), bounds=(0.0, 1.0), draw=draw)
+    >>> grown.partners, grown.images.mean((1, 2, 3)) > 0.5
+    (tensor([9, 7]), tensor([False,  True]))
     """
     low, high = bounds
     images, flipped = warped(block, names, draw)

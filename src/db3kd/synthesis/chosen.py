@@ -147,7 +147,13 @@ def balanced_parents(pool: Pool, count: int, draw: Generator) -> Tensor:
 def chosen_shapes(task: Task, *, seed: int) -> Chosen:
     """The way "chosen", db3kd's own.
 
-    >>> chosen_shapes.__name__
-    'chosen_shapes'
+    >>> from db3kd.teachers import function
+    >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", student=lambda seed: nn.Flatten())
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> pool = Pool(3, (1, 4, 4), bright, eight_bit=True)
+    >>> pool.allow(2)
+    >>> chosen_shapes(task, seed=0).spend(pool, seed=0, report=print)
+    >>> len(pool), pool.rest
+    (2, 0)
     """
     return Chosen(task, descendants, seed=seed)

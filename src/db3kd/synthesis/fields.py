@@ -109,8 +109,9 @@ def counted(share: Float[Tensor, " row"], most: int) -> Int[Tensor, " row"]:
 def between(count: int, low: float, high: float, draw: Generator) -> Float[Tensor, "row 1 1 1"]:
     """A number of its own for each image, evenly spread.
 
-    >>> between(3, 2.0, 4.0, torch.Generator().manual_seed(0)).shape
-    torch.Size([3, 1, 1, 1])
+    >>> numbers = between(1000, 2.0, 4.0, torch.Generator().manual_seed(0)).flatten()
+    >>> torch.stack([numbers.min(), numbers.mean(), numbers.max()]).round(decimals=1)
+    tensor([2., 3., 4.])
     """
     return torch.rand(count, 1, 1, 1, generator=draw) * (high - low) + low
 

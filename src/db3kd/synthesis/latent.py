@@ -93,7 +93,14 @@ def _step(normal: float) -> float:
 def latent_shapes(task: Task, *, seed: int) -> Chosen:
     """The way "latent".
 
-    >>> latent_shapes.__name__
-    'latent_shapes'
+    >>> from db3kd.teachers import function
+    >>> from torch import nn
+    >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", student=lambda seed: nn.Flatten())
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> pool = Pool(3, (1, 4, 4), bright, eight_bit=True)
+    >>> pool.allow(2)
+    >>> latent_shapes(task, seed=0).spend(pool, seed=0, report=print)
+    >>> len(pool), pool.origins[:, 0]  # new shapes have no parent
+    (2, tensor([-1, -1]))
     """
     return Chosen(task, Near(seed=seed), seed=seed)

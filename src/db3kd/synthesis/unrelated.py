@@ -74,7 +74,10 @@ class Unrelated:
 def doubtful(task: Task, *, seed: int) -> Unrelated:
     """The way "unrelated_chosen".
 
-    >>> doubtful.__name__
-    'doubtful'
+    >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", student=lambda seed: torch.nn.Flatten())
+    >>> doubtful(task, seed=0)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: there are no unrelated images; name a data set in synthesis.images
     """
     return Unrelated(task, seed=seed, doubtful=True)

@@ -22,10 +22,9 @@ class Task:
     `members` and `candidates` are as in `Synthesis`. `images`: unlabelled images from 0 to 1, for
     the ways that ask such.
 
-    >>> from db3kd.student.networks import build
-    >>> Task((1, 8, 8), 10, queries=100, device="cpu",
-    ...      student=lambda seed: build("small", (1, 8, 8), 10, seed=seed)).queries
-    100
+    >>> task = Task((1, 8, 8), 10, queries=100, device="cpu", student=lambda seed: nn.Flatten())
+    >>> task.members, task.candidates, task.images
+    (2, 4, None)
     """
 
     shape: Shape

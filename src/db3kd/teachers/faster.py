@@ -128,8 +128,9 @@ def agree(scores: object, written: object) -> bool:
 def probes(shape: tuple[int, ...], bounds: tuple[float, float]) -> Tensor:
     """Images to compare two networks on: noise, fine and smooth, of full and of faint contrast.
 
-    >>> probes((1, 8, 8), (0.0, 1.0)).shape
-    torch.Size([256, 1, 8, 8])
+    >>> images = probes((1, 8, 8), (-1.0, 1.0))
+    >>> len(images), bool(images.min() < -0.9), bool(images.abs().max() <= 1)
+    (256, True, True)
     """
     generator = torch.Generator().manual_seed(0)
     count = max(8, min(PROBES, PROBE_PIXELS // torch.Size(shape).numel()))

@@ -49,9 +49,9 @@ def torch_module(
         InputError: fewer than two classes, or empty bounds.
         TeacherError: when asked, if the module fails, or its scores are not numbers or misshapen.
 
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    >>> torch_module(net, classes=3).labels(torch.zeros(2, 1, 2, 2)).shape
-    torch.Size([2])
+    >>> teacher = torch_module(nn.Flatten(), classes=4)  # each pixel is a score
+    >>> teacher.labels(torch.tensor([[0.1, 0.7], [0.2, 0.0]]).reshape(1, 1, 2, 2))
+    tensor([1])
     """
     check_kind(classes, bounds)
     module.eval()

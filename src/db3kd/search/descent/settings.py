@@ -44,8 +44,8 @@ def noise_of(search: Search, origin: Float[Tensor, "row *image"], seed: int) -> 
     """The probes' noise from the subspace that the settings name; random, drawn from `seed`.
 
     >>> noise = noise_of(Search(subspace="dct"), torch.zeros(1, 1, 8, 8), 0)
-    >>> noise(0, 0, 5).shape
-    torch.Size([5, 1, 8, 8])
+    >>> torch.equal(noise(0, 0, 5), noise(0, 0, 5)), torch.equal(noise(0, 0, 5), noise(1, 5, 5))
+    (True, False)
     """
     subspace, shape = _subspace(search.subspace), tuple(origin.shape[1:])
 

@@ -36,11 +36,12 @@ def nearest(
     is returned (their mean), since only its direction matters. No query; nothing is random.
 
     >>> brighter = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    >>> _ = nn.init.zeros_(brighter[1].bias), nn.init.constant_(brighter[1].weight[0], -1.0)
-    >>> found = nearest([brighter], torch.full((1, 1, 2, 2), 0.5), torch.tensor([1]), steps=20,
+    >>> brighter[1].weight.data = torch.tensor([[0.0] * 4, [1.0] * 4])
+    >>> brighter[1].bias.data = torch.tensor([3.0, 0.0])  # class 1 where the mean is above 3/4
+    >>> found = nearest([brighter], torch.full((1, 1, 2, 2), 0.5), torch.tensor([1]), steps=50,
     ...                 bounds=(0.0, 1.0))
-    >>> found.shape
-    torch.Size([1, 1, 2, 2])
+    >>> found.flatten().round(decimals=2)
+    tensor([0.7500, 0.7500, 0.7500, 0.7500])
     """
     some = inference_batch(origin.shape[1:])
     parts = zip(torch.split(origin, some), torch.split(target, some), strict=True)

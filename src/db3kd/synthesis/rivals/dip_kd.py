@@ -35,8 +35,8 @@ class DipKd:
     >>> from db3kd.student.networks import build
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu",
     ...             student=lambda seed: build("small", (1, 4, 4), 2, seed=seed))
-    >>> len(list(DipKd(task, seed=0).networks.children()))
-    1
+    >>> list(DipKd(task, seed=0).networks)
+    ['student']
     """
 
     def __init__(self, task: Task, *, seed: int) -> None:

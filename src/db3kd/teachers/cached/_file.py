@@ -204,7 +204,10 @@ def check_process(path: Path, owner: int) -> None:
     Raises:
         InputError: this is another process than the one that opened it.
 
-    >>> check_process(Path("answers.db3kd"), os.getpid())
+    >>> check_process(Path("answers.db3kd"), owner=0)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: answers.db3kd was opened by another process; open it again in this one
     """
     if os.getpid() != owner:
         raise InputError(f"{path} was opened by another process; open it again in this one")

@@ -21,12 +21,7 @@ Rows = Sequence[int] | Int[Tensor, " row"]
 
 @runtime_checkable
 class Settle(Protocol):
-    """What a teacher calls for each part of a question that has an answer.
-
-    >>> def one_by_one(images: Tensor, settle: Settle) -> None:
-    ...     for row in range(len(images)):
-    ...         settle([row], [0])
-    """
+    """What a teacher calls for each part of a question that has an answer."""
 
     def __call__(
         self,
@@ -53,8 +48,10 @@ class Settle(Protocol):
 class InParts(Protocol):
     """A teacher whose answers arrive in parts, such as one that has several requests on their way.
 
-    >>> isinstance(object(), InParts)
-    False
+    >>> from db3kd.config.remote import Remote
+    >>> from db3kd.teachers.remote import remote
+    >>> isinstance(remote(Remote(url="http://localhost", protocol="mlflow"), classes=2), InParts)
+    True
     """
 
     def answer(self, images: Float[Tensor, "row *image"], settle: Settle) -> None:

@@ -20,8 +20,12 @@ class OpenTicket:
 
     `at`: seconds since 1970, when it was reserved.
 
-    >>> OpenTicket(ticket=1, identity="svm", run="", at=0.0, unsettled=64).unsettled
-    64
+    >>> import tempfile
+    >>> from db3kd.teachers.cached import Store
+    >>> with Store(tempfile.mkdtemp() + "/answers.db3kd") as store:
+    ...     _ = store.reserve("svm", 64)
+    ...     [(wave.identity, wave.unsettled) for wave in store.open_tickets()]
+    [('svm', 64)]
     """
 
     ticket: int
@@ -37,9 +41,6 @@ class Imported:
 
     `added`: new answers. `known`: rows whose key was known before, in the store or the table; what
     was known stays. `differ`: those of them that say another class.
-
-    >>> Imported(added=3, known=2, differ=1).differ
-    1
     """
 
     added: int
@@ -49,11 +50,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Block:
-    """Answers that were kept together; `at` is in seconds since 1970.
-
-    >>> Block("svm", 0.0, [b"k" * 32], [4]).classes
-    [4]
-    """
+    """Answers that were kept together; `at` is in seconds since 1970."""
 
     identity: str
     at: float
@@ -76,7 +73,10 @@ def check_count(name: str, count: int) -> None:
     Raises:
         InputError: it is below 0.
 
-    >>> check_count("failed", 0)
+    >>> check_count("failed", -1)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: failed must be at least 0, got -1
     """
     if count < 0:
         raise InputError(f"{name} must be at least 0, got {count}")
@@ -88,8 +88,12 @@ def checked(keys: Sequence[bytes], classes: Classes) -> list[int]:
     Raises:
         InputError: not one class for each key, a key of other than 32 bytes, a class below 0.
 
-    >>> checked([b"k" * 32], [4])
+    >>> checked([b"k" * 32], (4,))
     [4]
+    >>> checked([b"cat"], [4])
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: keys must be 32 bytes long; SHA-256 digests are
     """
     values = classes.tolist() if isinstance(classes, Tensor) else list(classes)
     if len(values) != len(keys):

@@ -162,7 +162,15 @@ def check_share(flips: float) -> None:
 def check_past_store(teacher: object, again: object) -> None:
     """Raise InputError if repeats would be asked of a store.
 
-    >>> check_past_store(object(), None)
+    >>> import tempfile
+    >>> from db3kd.teachers import function
+    >>> from db3kd.teachers.cached import Store
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> with Store(tempfile.mkdtemp() + "/answers.db3kd") as store:
+    ...     check_past_store(CachedTeacher(bright, store, "bright"), None)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: a store answers repeats from memory; ask the teacher beneath it
     """
     if again is None and isinstance(teacher, CachedTeacher):
         raise InputError("a store answers repeats from memory; ask the teacher beneath it")

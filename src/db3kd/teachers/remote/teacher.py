@@ -34,8 +34,11 @@ Settle = Callable[..., None]
 class RemoteTeacher:
     """A classifier behind HTTP, made by `remote`; `close` it when all is asked.
 
-    >>> RemoteTeacher.__name__
-    'RemoteTeacher'
+    >>> from db3kd.config.remote import Names
+    >>> names = Names(names=("cat", "dog"), unknown="other")
+    >>> teacher = remote(Remote(url="http://localhost", protocol="raw", names=names))
+    >>> teacher.classes, teacher.calls.sent
+    (3, 0)
     """
 
     def __init__(

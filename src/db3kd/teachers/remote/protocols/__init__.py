@@ -40,8 +40,9 @@ class Protocol(Kind):
     """How a service is asked and how it answers; it sends nothing itself.
 
     >>> remote = Remote(url="http://localhost:5000", protocol="mlflow")
-    >>> isinstance(of(remote, Encoder(remote.encoding, (1, 8, 8))), Protocol)
-    True
+    >>> protocol = of(remote, Encoder(remote.encoding, (1, 8, 8)))
+    >>> protocol.answers(503, {"Retry-After": "2"}, b"busy", 1)
+    [Failed(reason='the server answered 503: busy', retry=True, after=2.0)]
     """
 
     @property

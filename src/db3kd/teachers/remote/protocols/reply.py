@@ -28,9 +28,6 @@ class Failed:
 
     `reason` has no header, and at most 120 characters of the body. `retry`: whether asking again
     may help. `after`: seconds that the server wants to be left alone before, if it says so.
-
-    >>> Failed("the server answered 503", retry=True, after=2.0).after
-    2.0
     """
 
     reason: str

@@ -33,11 +33,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """An input of a model: -1 in its shape is any number.
-
-    >>> Entry("x", (-1, 64), "FP32").datatype
-    'FP32'
-    """
+    """An input of a model: -1 in its shape is any number."""
 
     name: str
     shape: tuple[int, ...]
