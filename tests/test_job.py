@@ -391,7 +391,7 @@ def _vector(network: nn.Module) -> torch.Tensor:
     ("overrides", "sentence"),
     [
         (["budget.queries=50"], "leaves none for pseudo samples, since 50 are for test images"),
-        (["synthesis.surrogate=lenet6"], "unknown network 'lenet6': did you mean lenet5"),
+        (["synthesis.surrogate=lenet6"], "unknown network 'lenet6'; did you mean lenet5"),
         (["student.network=alexnet"], "alexnet needs images of at least 15x15 pixels"),
     ],
 )

@@ -1,7 +1,6 @@
-"""Recipes: one TOML file says what a run is made of, and is checked whole before anything runs.
+"""Recipes: the records that one TOML file fills in.
 
-`read_recipe` gives a frozen record or an error that names file and line; `resolved` gives it back
-as plain data with every default written out, which a run folder keeps.
+`reading.read_recipe` makes one from a file, or an error that names file and line.
 """
 
 from typing import Annotated, Literal
@@ -29,12 +28,14 @@ Network = Literal["small", "lenet5", "alexnet", "resnet18", "resnet34", "resnet5
 class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The images of a run.
 
-    `train`, `test`: names of data sets as `db3kd.data.load` takes them; without `test` the test
-    images are those of `train`; without `train` there are no own images, and students learn from
-    pseudo samples. `train_split`, `test_split`: their splits. `samples`: how many training images
-    are taken, at random with the recipe's seed; all without it. `test_samples`: likewise of the
-    test images, each of which costs an answer. `size`, `channels`: what images are made into.
-    `labels`: whose labels the cross-entropy term of Eq. 1 uses.
+    - `train`: the data set of the own images, as `db3kd.load` takes it. Without it there are no own
+      images, and students learn from pseudo samples.
+    - `test`: the data set of the test images; without it the one that `train` names.
+    - `train_split`, `test_split`: their splits.
+    - `samples`: how many own images are taken, at random by the recipe's seed; without it all.
+    - `test_samples`: how many test images are taken likewise. Each costs an answer.
+    - `size`, `channels`: what the images are made into.
+    - `labels`: whose labels the cross-entropy term of Eq. 1 uses.
 
     >>> DataConfig(train="mnist").test_split
     'test'
@@ -54,16 +55,22 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The classifier that is asked.
 
-    `kind` says which of the others are needed: "network" a `network` of the paper and `weights` (a
-    safetensors file; where it is missing, the network is trained by `training` and saved there);
-    "torch", "sklearn" and "function" a `factory`, "module:function", that returns the model, the
-    estimator or the function; "onnx" a `file`; "remote" the table `remote`. `width`: of the
-    network. `data`: what a network is trained on, without it `data.train`. `batch`: most images in
-    one question. `bounds`: lowest and highest value that the teacher takes; of a remote one, of
-    your images. `classes`: how many a remote teacher knows, if not as many as the data set.
-    `store`: a file in which each answer is kept, so that none is paid twice; a remote teacher has
-    one beside the folder of the run, others none. `price`: what answers cost. `noise`: what is done
-    where it does not always say the same.
+    - `kind`: what it is, and so which of the next settings it needs.
+    - `factory`: "module:function" that returns the model ("torch"), the estimator ("sklearn") or
+      the function ("function").
+    - `file`: of an "onnx" teacher.
+    - `remote`: the table that says how a "remote" teacher is asked.
+    - `network`, `width`, `weights`: of a "network" teacher, with its weights in a safetensors file.
+    - `training`, `data`: how, and on which data set, such a network is trained if the file of its
+      weights is missing; without `data` on `data.train`.
+    - `classes`: how many classes a remote teacher knows, if that differs from the data set.
+    - `bounds`: the lowest and highest value of a pixel that the teacher takes; of a remote teacher,
+      those of your images.
+    - `batch`: the most images in one question.
+    - `store`: a file that keeps every answer, so that none is paid twice. A remote teacher has one
+      beside the folder of the run; others have none unless it is named.
+    - `price`: what answers cost.
+    - `noise`: what is done where the teacher does not always say the same.
 
     >>> TeacherConfig(kind="onnx", file="teacher.onnx").bounds
     (0.0, 1.0)
@@ -89,13 +96,19 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The networks that are trained: one for each of `methods` and each of `seeds`.
 
-    `methods`: what they learn from, and so what is bought. "ce": the images and their answers;
-    "grown": grown images too (`Grow`); "sd", "bd", "mbd": soft labels by that metric (`Search`);
-    "mixed": soft labels by "mbd", and grown images; "auto": "grown" or "mbd", as a trial decides
-    (`Spend`); no other than "ce" goes with it. "bd" needs a search row by row,
-    `label.strategy = "rows"`; a recipe with such a search has its metric as the default. Without
-    own images: "pseudo", pseudo samples with their answers (`Synthesis`), which is the default
-    there, or "pseudo_mbd", with soft labels by their distances.
+    - `network`, `width`: what is trained, and how wide it is.
+    - `methods`: what they learn from, and so what is bought. With own images:
+      "ce", the images and their answers; "grown", new images as well (`Grow`);
+      "sd", "bd", "mbd", soft labels by that distance (`Search`); "mixed", soft labels by "mbd" and
+      new images; "auto", whichever of "grown" and "mbd" a trial finds better (`Spend`).
+      "auto" goes with "ce" only, and "bd" needs `label.strategy = "rows"`. Without own images:
+      "pseudo", pseudo samples and their answers (`Synthesis`); "pseudo_mbd", these with soft labels
+      by distance.
+    - `seeds`: of the first weights and of the training.
+    - `training`: how they are trained.
+
+    Without `methods` they are "auto"; without own images "pseudo"; and where [label] asks for a
+    search row by row, its metric.
 
     >>> StudentConfig(network="lenet5", width=0.5).methods
     ('auto',)
@@ -111,9 +124,17 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All that a run is made of.
 
-    `run`: the folder of the run. `seed`: of everything drawn but the students. `device`: "cpu",
-    "cuda", "cuda:1" and the like. Paths stay as they are written: relative ones start at the
-    current directory.
+    Paths stay as they are written; relative ones start at the current directory.
+
+    - `run`: the folder of the run.
+    - `seed`: of everything that is drawn, except what a student draws.
+    - `device`: "cpu", "cuda", "cuda:1" and the like.
+    - `data`, `teacher`, `student`: the images, the classifier that is asked, what is trained.
+    - `budget`: the most that may be spent.
+    - `label`: how distances are measured.
+    - `grow`: how new images are made of own ones.
+    - `spend`: what a trial may spend.
+    - `synthesis`: how pseudo samples are made.
 
     >>> recipe = Recipe(
     ...     run="runs/mnist",

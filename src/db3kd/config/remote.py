@@ -17,8 +17,9 @@ Verb = Literal["POST", "PUT", "GET"]
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a teacher's answers cost.
 
-    `per_1000`: for a thousand images. `currency`: its name, which is only shown. `failed`: whether
-    calls that fail are charged, too; those that are repeated then count as often as they are sent.
+    - `per_1000`: the price of a thousand images.
+    - `currency`: its name, which is only shown.
+    - `failed`: whether failed calls are charged as well. Then an image counts each time it is sent.
 
     >>> Price(per_1000=1.5, currency="EUR").failed
     False
@@ -32,11 +33,14 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Noise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is done about a teacher that does not always say the same, or changes (`docs/noisy.md`).
 
-    `flips`: the share of answers that are wrong by chance. Each image is asked again until one
-    class leads by so much that at most a share `error` of the answers stays wrong, `most` times at
-    most; 0 asks once. `repeats`: the most that asking again may cost in all. `canaries`: a
-    safetensors file with `images` and `answers`, as `db3kd.teachers.noisy.canaries` makes them;
-    some are asked again once in `every` images, and the run stops where the teacher has changed.
+    - `flips`: the share of answers that are wrong by chance; 0 asks each image once. Otherwise each
+      image is asked again until one class leads clearly enough.
+    - `error`: the largest share of answers that may stay wrong.
+    - `most`: the most questions for one image.
+    - `repeats`: the most queries that asking again may cost in all.
+    - `canaries`: a safetensors file with `images` and known `answers`, as `db3kd check --canaries`
+      writes it. The run stops where the teacher no longer answers them as it did.
+    - `every`: how many images are asked between two such tests.
 
     >>> Noise(flips=0.02).most
     9
@@ -51,17 +55,22 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As what an image is sent to a remote teacher.
+    """How an image is sent to a remote teacher.
 
-    `kind`: an array of "float32" or "uint8" numbers, or a "png" or "jpeg" file; all but "float32"
-    have 256 grey levels. `quality`: of a JPEG, 1 to 100; colours keep their full resolution.
-    `size`: (height, width) that the teacher wants, if it is another than that of the images; made
-    by bilinear interpolation, antialiased where it is smaller. `channels`: "rgb", "bgr" or "grey"
-    if the teacher wants others than the images have. `layout`, of an array: (channels, height,
-    width) is "chw"; "hwc"; or all in one row, "flat", channel by channel.
-    Of "float32" alone: the lowest value of a pixel is sent as 0 and the highest as `scale`; then
-    `mean` is subtracted and the rest divided by `std`, one number for each channel that is sent,
-    or one for all.
+    - `kind`: an array of "float32" or "uint8" numbers, or a "png" or "jpeg" file. All but "float32"
+      round to 256 levels.
+    - `quality`: of a JPEG file, 1 to 100. Colours keep their full resolution.
+    - `size`: (height, width) that the teacher wants, if it differs from that of the images.
+      Resizing is bilinear, and antialiased where it shrinks.
+    - `channels`: "rgb", "bgr" or "grey", if the teacher wants other channels than the images have.
+    - `layout`: the order of an array: "chw" is (channels, height, width), "hwc" is (height, width,
+      channels), "flat" is "chw" in one row.
+
+    For "float32" alone, where the lowest value of a pixel is sent as 0:
+
+    - `scale`: the number that the highest value is sent as.
+    - `mean`, `std`: subtracted and divided by after that; one number for each channel that is sent,
+      or one for all.
 
     >>> Encoding(kind="jpeg", quality=90, size=(224, 224)).channels
     'same'
@@ -80,10 +89,11 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Names(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a remote teacher calls its classes.
 
-    `names`: class i is called names[i]; without names the teacher answers whole numbers. `unknown`:
-    an answer that is no name is an error ("refuse"), or one class more, the last ("other"), or a
-    new name, as long as there are fewer than classes ("extend"; names are learned in the order in
-    which they are met). `synonyms`: other words for a name. `ignore_case`: "Cat" is "cat".
+    - `names`: class i is called names[i]. Without names the teacher answers whole numbers.
+    - `unknown`: what an unknown name means. "refuse" is an error; "other" is one more class, the
+      last; "extend" is a new class as long as there is room, in the order in which names are met.
+    - `synonyms`: other words for a name.
+    - `ignore_case`: "Cat" is "cat".
 
     >>> Names(names=("cat", "dog"), synonyms={"puppy": "dog"}).unknown
     'refuse'
@@ -98,23 +108,37 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A teacher behind HTTP: where it is, how it is asked, and how much it may be asked.
 
-    `url`: its address; "oip" and "mlflow" add their own path. `protocol`: "oip" is the Open
-    Inference Protocol (KServe, Triton, MLServer), "mlflow" its scoring server, "raw" an image file
-    as the body (TorchServe, Hugging Face), "concepts" nested JSON with codes of its own (Clarifai),
-    "template" anything else. `model` and `version`: of "oip", and of "concepts" where the address
-    does not name them. `input`, `output`: names of the model's tensors in "oip"; `output` is also
-    that of "mlflow"; None if there is but one. `binary`: tensors of "oip" as bytes, not JSON.
-    `path`: where in the answer the label is, as in "outputs[0].label"; in "mlflow", where in each
-    prediction. `headers`: "${NAME}" in a value is replaced by that environment variable when a
-    request is sent; secrets can be given in no other way. `body`: the template, in which "{image}"
-    or "{images}" is replaced (`db3kd.teachers.remote.protocols.template`). `method`: of "raw" and
-    "template".
-    `encoding` and `names`: what images are sent as, and what classes are called. `batch`: images in
-    a request, at most. `concurrency`: requests at a time. `timeout`: seconds that a request may
-    take. `attempts`: how often an image is asked until it is given up. `per_second`, `per_minute`,
-    `per_day`: the most requests, None for no limit. `patience`: seconds that the teacher may ask to
-    be left alone; if it asks for more, the run stops. `plain_http`: allow http to another machine.
-    `largest_reply`: bytes of an answer that are read, at most.
+    Where it is:
+
+    - `url`: its address. "oip" and "mlflow" add their own path.
+    - `protocol`: "oip" is the Open Inference Protocol (KServe, Triton, MLServer), "mlflow" the
+      MLflow scoring server, "raw" an image file as the body (TorchServe, Hugging Face), "concepts"
+      nested JSON with codes of its own (Clarifai), "template" anything else.
+    - `model`, `version`: for "oip", and for "concepts" where the address does not name them.
+    - `headers`: sent with each request. "${NAME}" in a value stands for that environment variable;
+      a secret can be given in no other way.
+    - `plain_http`: allows http, without encryption, to another machine.
+
+    What is sent, and where the label is:
+
+    - `encoding`, `names`: how an image is sent, and what classes are called.
+    - `input`, `output`: the model's tensors in "oip"; `output` also names the column of "mlflow".
+      `output` may be left out if there is only one.
+    - `binary`: sends the tensors of "oip" as bytes instead of JSON.
+    - `path`: where in the reply the label is, such as "outputs[0].label"; for "mlflow", where in
+      each prediction.
+    - `body`: the template. "{image}" or "{images}" is replaced by what is sent.
+    - `method`: of "raw" and "template".
+    - `largest_reply`: the most bytes of a reply that are read.
+
+    How much it may be asked:
+
+    - `batch`: the most images in a request.
+    - `concurrency`: how many requests are on their way at a time.
+    - `timeout`: the most seconds that a request may take.
+    - `attempts`: how often an image is sent before it is given up.
+    - `per_second`, `per_minute`, `per_day`: the most requests; None for no limit.
+    - `patience`: the longest pause in seconds that the teacher may ask for before the run stops.
 
     >>> Remote(url="http://localhost:8080", protocol="oip", model="digits").batch
     64

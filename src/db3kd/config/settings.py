@@ -1,7 +1,8 @@
-"""What a user may choose: plain frozen records, without torch, shared by recipes and functions.
+"""What a user may choose: the manual of every setting.
 
-A record says name, type, range and default of each choice once. `validated` checks a record that
-was made in Python; `recipe` checks one that was read from a file.
+Each record is frozen and plain; recipes and functions share it. A field has its type, range and
+default here and nowhere else. `validated` checks a record that was made in Python, `reading` one
+that came from a file.
 """
 
 from collections.abc import Mapping
@@ -47,13 +48,16 @@ AcquisitionName = Literal["random", "margin", "bald"]
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many queries may be spent: in all, and in each stage of a run.
+    """How many queries may be spent, in all and stage by stage.
 
-    `queries`: the hard limit of the whole, None for no limit. `money`: likewise, in the currency of
-    the teacher's price (`Price`). `stages`: limits of single stages by
-    name ("answers", "grow", "rounds", "distances", "synthesis", "starts", "ascent", "copies",
-    "evaluate"); a search together buys nearly all in "rounds", one row by row all in "distances".
-    A limit counts what a trial buys in its stage of that kind, too, and what pseudo samples do.
+    A question that would exceed a limit is not asked.
+
+    - `queries`: the most queries of the whole run; None for no limit.
+    - `money`: the most money, in the currency of the teacher's price (`Price`).
+    - `stages`: the most queries of single stages, by kind: "answers", "grow", "rounds",
+      "distances", "synthesis", "starts", "ascent", "copies", "evaluate". A limit holds wherever
+      answers of that kind are bought: in a trial and for pseudo samples, too. A joint search buys
+      nearly all its answers in "rounds", a search row by row all of them in "distances".
 
     >>> from db3kd.config.types import validated
     >>> validated(Budget(stages={"growth": 1000}))
@@ -68,7 +72,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def kind_of(stage: str) -> str:
-    """The kind of a stage by its name on the books, wherever in a run it is.
+    """The kind of a stage, from its name on the books.
 
     >>> kind_of("trial/grow"), kind_of("grow")
     ('grow', 'grow')
@@ -77,32 +81,41 @@ def kind_of(stage: str) -> str:
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How distances to the teacher's boundary are measured (section 3.2.1 and 4.1 of the paper).
+    """How distances to the teacher's boundary are measured (sections 3.2.1 and 4.1).
 
-    `metric`: "sd" (Eq. 2), "bd" (Eq. 3) or "mbd" (Eq. 4, 5); row by row, a metric includes those
-    before it. `references`: images of each class that serve as starts. `queries`: row by row, the
-    limit for one sample and one class; a run that searches together refuses it. `probes`: Q of
-    Eq. 4. `step`: xi_d, the first step along the gradient, in the units of the image. `tolerance`:
-    width at which bisection ends, same units. `smoothing`: length of a probe, as a share of the
-    distance.
-    `descent`: the way of walking along the boundary; "sign_opt" is the paper's. Of the others
-    `probes` is the most of a step, and `step`, `tolerance` and `smoothing` are their own.
-    `subspace`: where probes are drawn from: Gaussian noise over all pixels ("full", the paper's),
-    over low frequencies ("dct") or upsampled ("bilinear"), or "sweep", orthogonal directions from
-    low frequencies to all, none twice before all had their turn. `checkpoints`: row by row, query
-    counts at which the best distance is kept. `shard`: samples that are measured, saved and resumed
-    together.
+    What is measured, and how a run goes about it:
 
-    `strategy`, for a run's "mbd": "joint", the default, searches all classes of a sample at once
-    (`db3kd.search.joint`) and spends at most `per_image` queries on it; SD comes with it, BD does
-    not.
-    There `surrogate` is the network that proposes, one of `db3kd.networks.NAMES`, or "auto" by the
-    size of the images, or "none" for references alone; `members`: how many of them vote. "rows"
-    searches each sample and class on its own, as the paper does. "sd" and "bd", and the functions
-    of `db3kd.search.robustness`, are always row by row, whatever the strategy.
+    - `metric`: "sd" (Eq. 2), "bd" (Eq. 3) or "mbd" (Eq. 4, 5).
+    - `strategy`: how a run measures "mbd". "joint" searches all classes of an image at once
+      (`docs/joint_search.md`). "rows" searches each image and class on its own, as the paper does.
+      "sd", "bd" and the functions of `db3kd.search` always go row by row.
+    - `references`: how many images of each class serve as starting points.
+    - `shard`: how many images are measured, saved and resumed as one.
 
-    `flips`: the share of wrong answers, of a teacher that does not always say the same
-    (`docs/noisy.md`); row by row only.
+    A joint search measures "sd" as well, but not "bd". It has these settings of its own:
+
+    - `per_image`: the most queries for one image.
+    - `surrogate`: the network that proposes where the boundary is, one of `db3kd.networks.NAMES`.
+      "auto" chooses by the size of the images. "none" asks along the way to references only.
+    - `members`: how many such networks vote.
+
+    A search row by row measures "sd" before "bd" before "mbd", up to `metric`:
+
+    - `queries`: the most queries for one image and one class. A joint search refuses it.
+    - `checkpoints`: query counts at which the best distance so far is kept.
+    - `flips`: the share of wrong answers of a teacher that does not always say the same
+      (`docs/noisy.md`).
+
+    How a point walks along the boundary, lengths in the units of the image:
+
+    - `descent`: the algorithm. "sign_opt" is the paper's.
+    - `subspace`: where probes are drawn from. "full" is Gaussian noise over all pixels, as in the
+      paper; "dct" is noise of low frequencies; "bilinear" is upsampled noise; "sweep" goes through
+      orthogonal directions, low frequencies first, and repeats none before all had their turn.
+    - `probes`: Q of Eq. 4; for other algorithms than "sign_opt" the most probes of a step.
+    - `tolerance`: the width at which a bisection ends. Walks other than "sign_opt" have their own.
+    - `step`, `smoothing`: of "sign_opt" alone. xi_d, the first step along the gradient, and the
+      length of a probe as a share of the distance.
 
     >>> Search().strategy, paper().strategy
     ('joint', 'rows')
@@ -132,7 +145,7 @@ PAPER: Mapping[str, Any] = {
     "subspace": "full",
     "references": 100,
 }
-"""What section 4.1 sets otherwise than the defaults here, which won by measurement."""
+"""Where section 4.1 differs from the defaults, which were chosen by measurement."""
 
 
 def paper(**changes: Any) -> Search:
@@ -149,14 +162,17 @@ def paper(**changes: Any) -> Search:
 class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How new images are made of a user's own, and which of them are asked (`docs/growing.md`).
 
-    `per_image`: answers for each own image. `augmentations`: how they are made; "shift", "rotate",
-    "scale", "shear", "crop" and "flip" move pixels, "mix" and "paste" join two images, "shade" is
-    light that varies smoothly, "noise" is pixel by pixel. A flip that the first round finds to
-    change the class too often is left out of the others. `acquisition`: which are asked; "random",
-    or those of `candidates` times as many that some students can hardly tell apart ("margin") or
-    disagree on ("bald"), as many of each class that the students see. `rounds`: the students learn
-    between them. `surrogate` and `members`: what and how many these students are, as in `Search`.
-    `shard`: the most images that are made, asked and resumed together.
+    - `per_image`: how many new images of each own image are asked, at one query each.
+    - `augmentations`: how they are made. "shift", "rotate", "scale", "shear", "crop" and "flip"
+      move pixels, "mix" and "paste" join two images, "shade" varies the light smoothly, "noise"
+      changes each pixel. "flip" is dropped after the first round if it changes the class too often.
+    - `acquisition`: which candidates are asked. "random" takes them as they come. "margin" takes
+      those whose two likeliest classes are closest, "bald" those on which students disagree, with
+      equal numbers of every class that the students see.
+    - `candidates`: how many images are made for each one that is asked.
+    - `rounds`: how many times the students learn from what was asked so far.
+    - `surrogate`, `members`: the network of these students, and how many there are; see `Search`.
+    - `shard`: the most images that are made, asked and resumed as one.
 
     >>> Grow(per_image=10).acquisition
     'margin'
@@ -181,11 +197,13 @@ class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Spend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a student of method "auto" may cost, and how it is decided what for.
+    """What a student of method "auto" may cost (`docs/spending.md`).
 
-    New images or distances (`docs/spending.md`). `per_image`: answers for each own image beside its
-    own; without it what `Budget.queries` leaves, and 30 where there is no budget. `trial`: the most
-    own images on which both uses are tried before one of them gets the rest; 0 grows untried.
+    A trial decides whether the answers buy new images or distances.
+
+    - `per_image`: how many answers each own image gets beside its own. Without it, what
+      `Budget.queries` leaves; without a budget, 30.
+    - `trial`: the most own images on which both uses are tried. 0 grows new images without a trial.
 
     >>> Spend(per_image=10).trial
     1000
@@ -196,26 +214,43 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class AscentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How noise is pushed away from the boundary: ZSDB3KD, section 3.3, by default cheaply.
+    """How noise is pushed away from the boundary: ZSDB3KD (section 3.3).
 
-    `samples`: pseudo samples in all, as many of each class. `noise`: the most queries that finding
-    noise of every class may cost, for each sample. `every`: images are kept after every so many
-    iterations too, for Fig. 6; 0 keeps the last only. `copies`: so many changed copies of each
-    sample are asked at the end, one query each: shifted, rotated, scaled, sheared, mixed, patched.
-    `shard`: samples that are pushed, saved and resumed together.
-    `starts`: T of Eq. 8. `iterations`: the most. `queries`: the limit of a sample in all. `search`:
-    the limit of its search for the nearest boundary point in one iteration. `restart_every`: after
-    how many iterations that search begins again at the T starts; 1 restarts each time, 0 never.
-    `walk_steps`: steps of the
-    descent in the iterations between; `walk_probes`: the most probes of a step. `remembered`: how
-    many points of earlier iterations are kept. `spread`: a remembered point weighs
-    exp(-(d - d0) / (spread d0)) in the ray, at distance d where the nearest is at d0; 0 for the
-    nearest alone. `probes`: Q of Eq. 4 for the ascent's own gradient, 0 to go along the ray.
-    `step`: xi_o, the length of a step of the ascent; `halvings` of it, at most, where it leaves the
-    class. `gain`: what counts as one, as a share of the distance; `patience`: so many iterations
-    without one, and the sample has converged. `tolerance`: final width of a bisection. `smoothing`:
-    length of a probe, as a share of the distance. `descent` and `subspace` as in `Search`. Lengths
-    are in the units of the image.
+    The defaults are much cheaper than the paper's setting, `paper_ascent`. Lengths are in the units
+    of the image.
+
+    What is made:
+
+    - `samples`: how many pseudo samples, with equal numbers of every class.
+    - `noise`: the most queries for each sample that finding noise of every class may cost.
+    - `copies`: how many augmented copies of each sample are asked at the end.
+    - `every`: keeps the images after every this many iterations, for Fig. 6; 0 keeps the last ones.
+    - `shard`: how many samples are pushed, saved and resumed as one.
+
+    The ascent of one sample:
+
+    - `iterations`: the most iterations.
+    - `queries`: the most queries in all.
+    - `step`: xi_o, the length of a step.
+    - `halvings`: how often a step is halved, at most, where it leaves the class.
+    - `probes`: Q of Eq. 4 for the ascent's own gradient; 0 follows the ray to the nearest point.
+    - `gain`: the smallest growth of the distance that counts, as a share of it.
+    - `patience`: after this many iterations without such a gain the sample has converged.
+
+    The search for the nearest boundary point in each iteration:
+
+    - `starts`: T of Eq. 8, the points of other classes that it starts from.
+    - `search`: the most queries in one iteration.
+    - `restart_every`: starts again from these T points after this many iterations; 1 does so every
+      time, 0 never.
+    - `walk_steps`, `walk_probes`: in the iterations between, how many steps the descent makes, and
+      the most probes of a step.
+    - `remembered`: how many points of earlier iterations are kept.
+    - `spread`: how much they count. A point at distance d weighs exp(-(d - d0) / (spread d0)),
+      where the nearest is at d0; 0 counts the nearest alone.
+    - `tolerance`: the width at which a bisection ends.
+    - `smoothing`: the length of a probe, as a share of the distance.
+    - `descent`, `subspace`: see `Search`.
 
     >>> AscentPlan().probes, paper_ascent().probes
     (0, 200)
@@ -260,8 +295,8 @@ PAPER_ASCENT: Mapping[str, Any] = {
     "descent": "sign_opt",
     "subspace": "full",
 }
-"""Section 4.5's setting for MNIST: every iteration anew, 5,000 queries each, Q = 200. Which T is
-not said there; 20 is that of the released code."""
+"""Section 4.5's setting for MNIST: a new search in every iteration, 5,000 queries each, Q = 200.
+The paper does not say which T; 20 is that of the released code."""
 
 
 def paper_ascent(**changes: Any) -> AscentPlan:
@@ -277,22 +312,25 @@ def paper_ascent(**changes: Any) -> AscentPlan:
 
 
 class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How pseudo samples are made where there are no own images (`docs/synthesis.md`).
+    """How pseudo samples are made without any images (`docs/synthesis.md`).
 
-    `queries`: how many answers; without it what `Budget.queries` leaves, and 25,000 where there is
-    no budget. `way`: "noise" and "shapes" ask random images, "chosen" and "latent" those of which
-    students doubt, among shapes and what descends from them; "dip_kd" makes images that a primer
-    student tells apart; "ideal", "qedg", "dfms" and "disguide" learn a generator; "ascent" is the
-    paper's ZSDB3KD, whose settings are those of `ascent` and no others; "unrelated" and
-    "unrelated_chosen" ask unlabelled images of something else, those of the data set `images`.
-    `rounds`: at least so many times the students learn anew.
-    `surrogate`, `width`, `members`: what and how many these students are; "auto" by the size of the
-    images. `candidates`: so many images are made for one that is taken, where students choose.
-    `ensemble_labels`: so many more images, as far as 2 GiB hold them, are labelled by an ensemble
-    of three wider students instead of the teacher. Without it, the ways "chosen" and "latent" fill
-    up what is asked to 60,000 images, if the student is of the network `surrogate`; a student of
-    another network gets none, since it may know better than the ensemble.
-    `shard`: the most images that are made, asked and resumed together.
+    - `queries`: how many are asked. Without it, what `Budget.queries` leaves; without a budget,
+      25,000.
+    - `way`: "shapes" and "noise" ask random images. "chosen" and "latent" ask those shapes, and
+      images derived from them, that students are least sure of. "dip_kd" makes images that a first
+      student tells apart. "ideal", "qedg", "dfms" and "disguide" learn a generator. "ascent" is the
+      paper's ZSDB3KD. "unrelated" and "unrelated_chosen" ask unlabelled images of something else.
+    - `ascent`: the settings of way "ascent", which uses no others.
+    - `images`: the data set of way "unrelated" and "unrelated_chosen".
+    - `rounds`: how many times students learn from what was asked so far, at least.
+    - `surrogate`, `width`, `members`: the network of these students, its width, and how many there
+      are; "auto" chooses the network by the size of the images.
+    - `candidates`: how many images are made for each one that is asked, where students choose.
+    - `ensemble_labels`: how many more images get labels by an ensemble of three wider students
+      instead of the teacher, as far as 2 GiB hold them. Without it, the ways "chosen" and "latent"
+      fill up what is asked to 60,000 images if the student is of the network `surrogate`. A student
+      of another network gets none, since it may come to know better than the ensemble.
+    - `shard`: the most images that are made, asked and resumed as one.
 
     >>> Synthesis(queries=5000).way
     'chosen'
@@ -314,10 +352,15 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a network is trained with Eq. 1.
 
-    `epochs`: how often each sample is seen. `steps`: a number of batches instead, whatever the size
-    of the set; `epochs` is then ignored. `rate`: Adam's learning rate. `schedule`: "constant", or
-    "cosine" down to zero over all steps. `weight`: lambda of Eq. 1. `temperature`: tau of Eq. 1.
-    `weight_decay`: decoupled (AdamW). `mixed_precision`: bfloat16 autocast, on a GPU only.
+    - `epochs`: how often each sample is seen.
+    - `steps`: how many batches, whatever the size of the set; it replaces `epochs`.
+    - `batch`: images in a batch.
+    - `rate`: the learning rate of AdamW.
+    - `schedule`: "constant", or "cosine", which falls to zero over all steps.
+    - `weight`: lambda of Eq. 1.
+    - `temperature`: tau of Eq. 1.
+    - `weight_decay`: decoupled from the gradient, as AdamW has it.
+    - `mixed_precision`: computes in bfloat16 where that is safe, on a GPU only.
 
     >>> Training(epochs=3).rate
     0.001

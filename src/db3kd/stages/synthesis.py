@@ -60,7 +60,7 @@ def check_synthesis(settings: Synthesis, shape: Shape, classes: int) -> None:
     >>> check_synthesis(Synthesis(surrogate="lenet6"), (1, 28, 28), 10)
     Traceback (most recent call last):
     ...
-    db3kd.errors.InputError: unknown network 'lenet6': did you mean lenet5 or alexnet
+    db3kd.errors.InputError: unknown network 'lenet6'; did you mean lenet5?
     """
     if settings.way == "ascent":
         return

@@ -26,7 +26,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"{path} cannot be written ({error.strerror}); what was saved before is safe,"
+            f"{path} cannot be written ({error.strerror}); what was saved before is safe;"
             " run again once there is room"
         ) from error
 

@@ -266,9 +266,9 @@ def build(name: str, shape: Shape, classes: int, width: float = 1.0, *, seed: in
     True
     """
     if name not in NAMES:
-        near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.4)
-        known = "did you mean " + " or ".join(near) if near else "known are " + ", ".join(NAMES)
-        raise InputError(f"unknown network {name!r}: {known}")
+        near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(NAMES)}"
+        raise InputError(f"unknown network {name!r}; {advice}")
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would also reseed the generators of all GPUs.
         torch.default_generator.manual_seed(seed)

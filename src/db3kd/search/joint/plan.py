@@ -62,7 +62,7 @@ def check_joint(search: Search, shape: Shape, classes: int) -> None:
     >>> check_joint(Search(surrogate="lenet6"), (1, 28, 28), 10)
     Traceback (most recent call last):
     ...
-    db3kd.errors.InputError: unknown network 'lenet6': did you mean lenet5 or alexnet
+    db3kd.errors.InputError: unknown network 'lenet6'; did you mean lenet5?
     """
     if search.checkpoints:
         raise InputError(
