@@ -97,7 +97,7 @@ def measured(
 ) -> tuple[dict[str, float], list[common.Json]]:
     """Figures and table; the pictures of Fig. 6 lie beside the result."""
     name, shape = problem.case.name, problem.test.images.shape
-    sources = (*stale.TOGETHER, "synthesis/*.py", "ascents.py", "pseudo.py")
+    sources = (*stale.JOINT, "synthesis/*.py", "synthesis/ascent/*.py", "stages/ascent.py")
     kept = stale.digest(sources, repr((plan, search, FORMAT)).encode(), problem.weights)
     folder = problem.folder / f"{plan.samples}-{kept}"
     counter, table = folder / "seen-by-teacher", []

@@ -166,7 +166,7 @@ def together(search: Search) -> Competitor:
             spent = found.queries[at, target].tolist()
         return Found(torch.stack(curve, 1), points, spent, [""] * len(rows))
 
-    version, setting = _version(stale.TOGETHER, search), msgspec.to_builtins(search)
+    version, setting = _version(stale.JOINT, search), msgspec.to_builtins(search)
     return Competitor(TOGETHER, run, version, setting, images=None, most=MOST_TOGETHER)
 
 

@@ -16,7 +16,9 @@ import picture
 
 STYLES = {  # method: line, marker, colour
     "auto": ("-", "o", "#b2182b"),
-    "doubt": ("-", "s", "0.0"),
+    "margin": ("-", "s", "0.0"),
+    "bald": (":", "s", "0.4"),
+    "doubt": ("-", "s", "0.0"),  # "margin" and "bald" in results of before December 2026
     "disagreement": (":", "s", "0.4"),
     "grown": ("--", "s", "0.4"),
     "distances": ("-", "^", "#2166ac"),

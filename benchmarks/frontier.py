@@ -47,8 +47,8 @@ from spending import Case
 WAYS: dict[Ways | Literal["alone", "distances"], str] = {
     "noise": "uniform noise",
     "shapes": "structured images, asked at random",
-    "chosen": "structured images and their descendants, those of which students doubt",
-    "latent": "structured images, and such as are near them in what they are drawn from; by doubt",
+    "chosen": "structured images and their descendants, those that students are least sure of",
+    "latent": "structured images and neighbours in their latents, least sure first",
     "alone": "chosen, but students learn the answers alone, and no image of which nobody was asked",
     "dip_kd": "DIP-KD: multi-scale noise that a primer student tells apart",
     "ideal": "IDEAL: a generator fitted to the student, anew for each batch",
@@ -57,7 +57,7 @@ WAYS: dict[Ways | Literal["alone", "distances"], str] = {
     "disguide": "DisGUIDE, hard labels: a generator of images on which two clones disagree",
     "distances": "alone with a tenth of the queries; the others buy distances as soft labels",
     "unrelated": "KnockoffNets: unlabelled images of something else, at random; needs such images",
-    "unrelated_chosen": "such images, those of which students doubt",
+    "unrelated_chosen": "such images, those that students are least sure of",
 }
 UNRELATED = {"mnist": "fashion_mnist", "fashion": "mnist", "cifar10": "cifar100"}
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
@@ -65,15 +65,21 @@ STEPS = {5_000: 8_000, 25_000: 20_000, 100_000: 60_000, 250_000: 100_000, 1_000_
 BATCH = 64
 LESSONS = 16  # rounds of a million queries; shards of the default size would make it 61
 MEASURED = 9  # queries for the distances of a pseudo sample, with way "distances"
-SOURCES = (*stale.STUDENT, "pseudo.py", "unasked.py", "growing/*.py", "growing/*/*.py")
+SOURCES = (
+    *stale.STUDENT,
+    "stages/synthesis.py",
+    "stages/ensemble_labels.py",
+    "synthesis/augmentation.py",
+    "synthesis/acquisition.py",
+)
 OF_ALL_WAYS = ("at_random", "chosen", "fields", "pool", "shapes", "way")  # files of `synthesis`
 OF_ONE_WAY = {
     "latent": ("latent",),
-    "dip_kd": ("dip_kd",),
-    "ideal": ("ideal", "generator"),
-    "qedg": ("qedg", "generator"),
-    "dfms": ("dfms", "generator"),
-    "disguide": ("disguide", "generator"),
+    "dip_kd": ("rivals/dip_kd",),
+    "ideal": ("rivals/ideal", "rivals/generator"),
+    "qedg": ("rivals/qedg", "rivals/generator"),
+    "dfms": ("rivals/dfms", "rivals/generator"),
+    "disguide": ("rivals/disguide", "rivals/generator"),
     "unrelated": ("unrelated",),
     "unrelated_chosen": ("unrelated",),
 }
@@ -128,7 +134,9 @@ def main() -> int:
         "--surrogate", help="network of students that choose; default: as the one that is trained"
     )
     options.add_argument(
-        "--unasked", type=int, help="images that an ensemble labels; default: of chosen as in a run"
+        "--ensemble-labels",
+        type=int,
+        help="images that an ensemble labels; default: of chosen as in a run",
     )
     options.add_argument(
         "--temperature", type=float, help="of soft labels; default: the paper's for distances, or 1"
@@ -167,7 +175,7 @@ def main() -> int:
         "threads": torch.get_num_threads(),
         "ways": WAYS,
         "default": Synthesis().way,
-        "unasked": given.ensemble_labels,
+        "ensemble_labels": given.ensemble_labels,
         "teacher_epochs": given.teacher_epochs,
         "teacher_images": given.teacher_images,
         "surrogate": given.surrogate,
@@ -243,7 +251,7 @@ def cell(problem: Problem, plan: Plan, training: Training, *, seeds: Sequence[in
         "data": problem.case.name,
         "way": plan.way,
         "budget": plan.budget,
-        "unasked": plan.settings.ensemble_labels,
+        "ensemble_labels": plan.settings.ensemble_labels,
         "seeds": list(seeds),
         "asked": [line["asked"] for line in found],
         "seen_by_teacher": [line["seen"] for line in found],
@@ -267,7 +275,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
     sources = (*SOURCES, *(f"synthesis/{file}.py" for file in files))
     what = (settings, FORMAT) if plan.search is None else (settings, plan.search, FORMAT)
     if plan.search is not None:
-        sources = (*sources, *stale.TOGETHER)
+        sources = (*sources, *stale.JOINT)
     made_of = stale.digest(sources, repr(what).encode(), problem.weights)
     folder = problem.folder / f"{plan.way}-{plan.budget}-{seed}-{made_of}"
     result = folder / f"student-{training.steps}-{training.temperature}.json"

@@ -207,7 +207,7 @@ def made(case: Case, images: int, exactly: int, work: Path, *, quick: bool) -> B
 
 def version(search: Search, weights: bytes) -> str:
     """What is bought depends on: settings, sources, teacher, and this file."""
-    sources = stale.ROWS if search.strategy == "rows" else stale.TOGETHER
+    sources = stale.ROWS if search.strategy == "rows" else stale.JOINT
     return stale.digest(sources, msgspec.json.encode(search), weights, bytes([FORMAT, SEED]))
 
 

@@ -48,7 +48,7 @@ SIGHTS: dict[str, Encoding] = {
     "8bit": Encoding(kind="png"),
     "jpeg90": Encoding(kind="jpeg", quality=90),
 }
-SOURCES = (*stale.TOGETHER, "teachers/quantised.py", "teachers/remote/encode.py")
+SOURCES = (*stale.JOINT, "teachers/quantised.py", "teachers/remote/encode.py")
 SOURCES = (*SOURCES, "teachers/remote/seen.py")
 SEED = 0
 FORMAT = 1  # of what is kept: another number where this file changes what is bought

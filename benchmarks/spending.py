@@ -43,8 +43,8 @@ METHODS = {
     "distances": "(a) their soft labels by distance, all classes at once",
     "probes": "(b) the same probes as plain labelled images",
     "grown": "(c) grown images, asked at random",
-    "doubt": "(d) grown images, those that students doubt",
-    "disagreement": "(d) grown images, those on which students disagree",
+    "margin": "(d) grown images, those that students are least sure of",
+    "bald": "(d) grown images, those on which students disagree",
     "mixed": "(e) half of the answers on distances, half on grown images",
     "selected": "(c), and by true classes whether all, some or none of it is learned (--truth)",
     "auto": "what a trial on the own images decides: (a) or (d)",
@@ -231,9 +231,9 @@ def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) 
     count = len(problem.own)
     grow, search = settings_of(method, budget)
     settings = repr((grow, search, FORMAT)).encode()
-    sources = (*stale.TOGETHER, "growing/*.py", "growing/*/*.py", "growth.py")
+    sources = (*stale.JOINT, "synthesis/a*.py", "stages/growing.py")
     if method == "auto":
-        sources = (*sources, "spending.py")
+        sources = (*sources, "stages/trial.py", "stages/judge.py")
     name = f"{method}-{budget}-{stale.digest(sources, settings, problem.weights)}"
     with Run(
         problem.folder / name,
@@ -279,9 +279,9 @@ def settings_of(method: str, budget: int) -> tuple[Grow | None, Search | None]:
     match method:
         case "grown" | "grown_logits" | "selected":
             return Grow(per_image=left, acquisition="random"), None
-        case "doubt":
+        case "margin":
             return Grow(per_image=left, acquisition="margin"), None
-        case "disagreement":
+        case "bald":
             return Grow(per_image=left, acquisition="bald"), None
         case "distances" | "probes":
             return None, Search(per_image=left)

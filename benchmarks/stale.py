@@ -6,17 +6,23 @@ from pathlib import Path
 
 import db3kd
 
-ROWS = ("boundary.py", "robustness.py", "descent/*.py")  # the sources that search row by row
-TOGETHER = (*ROWS, "amortised/*.py", "networks.py", "teachers/rewrites.py")
-STUDENT = ("student.py", "soft_labels.py", "networks.py")
+ROWS = ("search/*.py", "search/descent/*.py")  # the sources that search row by row
+JOINT = (*ROWS, "search/joint/*.py", "student/networks.py", "teachers/rewrites.py")
+STUDENT = ("student/*.py",)
 
 
 def digest(patterns: Sequence[str], *parts: bytes) -> str:
-    """Of the package's sources that match, and of whatever else the result depends on."""
+    """Of the package's sources that match, and of whatever else the result depends on.
+
+    A pattern without a file is an error: the result would not depend on what was moved away.
+    """
     house = Path(db3kd.__file__).parent
     found = hashlib.blake2b(digest_size=8)
     for pattern in patterns:
-        for file in sorted(house.glob(pattern)):
+        files = sorted(house.glob(pattern))
+        if not files:
+            raise FileNotFoundError(f"no source of db3kd is {pattern}")
+        for file in files:
             found.update(file.read_bytes())
     for part in parts:
         found.update(part)

@@ -605,3 +605,12 @@ def test_an_ascent_is_measured_by_iterations_and_samples(
     assert file.with_suffix(".png").exists()
     monkeypatch.setattr(ascent, "train", None)  # cannot be trained again
     assert ascent.measured(problem, plan, search, file, steps=10, seeds=2) == (figures, table)
+
+
+def test_a_kept_result_depends_on_sources_that_are_there() -> None:
+    stale, frontier = module("stale"), module("frontier")
+    with pytest.raises(FileNotFoundError, match="no source of db3kd is gone"):
+        stale.digest(("gone.py",))
+    files = {*frontier.OF_ALL_WAYS, *(name for way in frontier.OF_ONE_WAY.values() for name in way)}
+    known = (*stale.JOINT, *frontier.SOURCES, *(f"synthesis/{file}.py" for file in files))
+    assert stale.digest(known) != stale.digest(known[1:])

@@ -14,7 +14,17 @@ import pytest
 from test_imports import picture
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("run", "label", "distill", "evaluate", "status")
+VERBS = (
+    "run",
+    "label",
+    "grow",
+    "synthesize",
+    "distill",
+    "evaluate",
+    "check",
+    "answers",
+    "status",
+)
 
 
 def said(*words: str) -> str:

@@ -20,7 +20,7 @@ def writing(path: Path) -> Iterator[None]:
     Traceback (most recent call last):
     ...
     db3kd.errors.RunError: shard cannot be written (No space left on device); what was saved before
-    is safe, run again once there is room
+    is safe; run again once there is room
     """
     try:
         yield
