@@ -179,8 +179,8 @@ def main() -> int:
 def default() -> str:
     """The method that a recipe names if it names none."""
     method = StudentConfig(network="lenet5").methods[0]
-    if method == "grown" and Grow().acquisition != "random":
-        return Grow().acquisition
+    if method == "grown" and Grow().choose != "random":
+        return Grow().choose
     return {"ce": "labels", "mbd": "distances"}.get(method, method)
 
 
@@ -246,7 +246,7 @@ def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) 
         if method == "auto":
             transfer = spent_by_trial(run, problem, budget, steps)
         elif method == "selected":
-            untried, grow = Spend(per_image=budget - 1, trial=0), Grow(acquisition="random")
+            untried, grow = Spend(per_image=budget - 1, trial=0), Grow(choose="random")
             transfer = spent_by_trial(run, problem, budget, steps, untried, grow)
         else:
             transfer = bought(run, problem, method, grow, search)
@@ -278,17 +278,15 @@ def settings_of(method: str, budget: int) -> tuple[Grow | None, Search | None]:
     left = budget - 1
     match method:
         case "grown" | "grown_logits" | "selected":
-            return Grow(per_image=left, acquisition="random"), None
+            return Grow(per_image=left, choose="random"), None
         case "margin":
-            return Grow(per_image=left, acquisition="margin"), None
+            return Grow(per_image=left, choose="margin"), None
         case "bald":
-            return Grow(per_image=left, acquisition="bald"), None
+            return Grow(per_image=left, choose="bald"), None
         case "distances" | "probes":
             return None, Search(per_image=left)
         case "mixed":
-            return Grow(per_image=left - left // 2, acquisition="random"), Search(
-                per_image=left // 2
-            )
+            return Grow(per_image=left - left // 2, choose="random"), Search(per_image=left // 2)
     return None, None
 
 

@@ -318,7 +318,7 @@ class Bench:
             turns.asked, turns.images, turns.seconds, turns.cpu, turns.inside = 0, 0, 0.0, 0.0, 0.0
             started, cpu = time.perf_counter(), time.process_time()
             if name == "grow":
-                run.grow(self.parents, Grow(per_image=GROWN, acquisition="random"))
+                run.grow(self.parents, Grow(per_image=GROWN, choose="random"))
             else:
                 queries = GROWN_FROM * GROWN
                 way: Ways = "shapes" if name == "shapes" else "noise"

@@ -23,7 +23,7 @@ from db3kd.teachers import function
 
 ALL: tuple[AugmentationName, ...] = (*sorted(GEOMETRY), "mix", "paste", "shade", "noise")  # type: ignore[assignment]
 CORNERS = torch.eye(16)[:4] * 3
-SMALL = Grow(per_image=4, acquisition="random", rounds=2, shard=40, members=2)
+SMALL = Grow(per_image=4, choose="random", rounds=2, shard=40, members=2)
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +184,7 @@ def test_running_again_asks_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("acquisition", ["random", "margin", "bald"])
 def test_a_stop_at_any_question_changes_nothing(tmp_path: Path, acquisition: str) -> None:
-    wanted = Grow(per_image=4, rounds=2, shard=40, acquisition=acquisition)  # type: ignore[arg-type]
+    wanted = Grow(per_image=4, rounds=2, shard=40, choose=acquisition)  # type: ignore[arg-type]
     whole = grown(tmp_path / "whole", wanted)
     for number in range(len(whole.shown)):
         folder, first = tmp_path / str(number), Counting(dies_at=number)
@@ -210,7 +210,7 @@ def test_the_budget_is_kept_to_the_query_and_more_goes_on(tmp_path: Path) -> Non
 
 
 def test_candidates_are_chosen_and_no_more_than_wanted_are_asked(tmp_path: Path) -> None:
-    wanted = Grow(per_image=4, rounds=2, shard=40, acquisition="margin", candidates=3)
+    wanted = Grow(per_image=4, rounds=2, shard=40, choose="margin", candidates=3)
     assert grown(tmp_path, wanted).asked == 150
     assert {path.name for path in (tmp_path / "grow").glob("surrogate*")} == {
         "surrogate-00.safetensors",
@@ -273,14 +273,14 @@ def test_bytes_stay_bytes_where_the_teacher_takes_more(tmp_path: Path) -> None:
 )
 def test_one_image_or_one_class_still_grow(tmp_path: Path, own: Images, classes: int) -> None:
     for acquisition in ("random", "margin"):
-        wanted = Grow(per_image=5, acquisition=acquisition)  # type: ignore[arg-type]
+        wanted = Grow(per_image=5, choose=acquisition)  # type: ignore[arg-type]
         assert grown(tmp_path / acquisition, wanted, own).asked == 6 * len(own)
 
 
 def test_a_teacher_that_ignores_the_image(tmp_path: Path) -> None:
     teacher = function(lambda x: torch.full((len(x),), 2), classes=4)
     with Run(tmp_path, teacher) as run:
-        run.grow(images(), Grow(per_image=4, acquisition="bald"))
+        run.grow(images(), Grow(per_image=4, choose="bald"))
         assert set(run.transfer_set(images(), "grown").labels.tolist()) == {2}
 
 
@@ -300,7 +300,7 @@ def test_no_change_at_all_is_refused_before_anything_is_asked(tmp_path: Path) ->
 def test_students_that_do_not_fit_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
     teacher = Counting()
     with Run(tmp_path, teacher) as run, pytest.raises(InputError):
-        run.grow(images(), Grow(acquisition="margin", surrogate="lenet5"))
+        run.grow(images(), Grow(choose="margin", surrogate="lenet5"))
     assert teacher.asked == 0
 
 
@@ -330,7 +330,7 @@ def test_memory_bounds_split_blocks_and_shards(
 ) -> None:
     monkeypatch.setattr(growing, "BLOCK_BYTES", 16 * 4 * 7)
     monkeypatch.setattr(growing, "SHARD_BYTES", 16 * 20)
-    teacher = grown(tmp_path, Grow(per_image=4, acquisition="random"))
+    teacher = grown(tmp_path, Grow(per_image=4, choose="random"))
     assert max(map(len, teacher.shown[1:])) == 7
     assert status(tmp_path)["stages"]["grow"]["shards"] == 6
 

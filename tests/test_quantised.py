@@ -200,8 +200,8 @@ def test_a_run_asks_for_what_is_seen_in_every_stage(tmp_path: Path) -> None:
     stages: dict[str, Any] = {
         "rows": lambda run: run.measure(own, msgspec.structs.replace(QUICK, queries=60)),
         "together": lambda run: run.measure(own, Search(per_image=80, members=1)),
-        "random": lambda run: run.grow(own, Grow(per_image=5, acquisition="random")),
-        "doubt": lambda run: run.grow(own, Grow(per_image=5, acquisition="margin", members=1)),
+        "random": lambda run: run.grow(own, Grow(per_image=5, choose="random")),
+        "doubt": lambda run: run.grow(own, Grow(per_image=5, choose="margin", members=1)),
     }
     for name, stage in stages.items():
         watched = Watched(quantised(teacher(), PNG, SHAPE))
@@ -241,7 +241,7 @@ def test_grown_images_are_kept_as_they_were_asked(
     with Run(tmp_path / "run", watched) as run:
         run.answers(own)
         before = len(watched.asked)
-        run.grow(own, Grow(per_image=4, acquisition="random"))
+        run.grow(own, Grow(per_image=4, choose="random"))
         kept = run.grown(own).images.read(torch.arange(120))
     assert torch.equal(kept, watched.asked[before:])
 

@@ -133,7 +133,7 @@ def test_plans_on_paper() -> None:
 
 
 def test_the_books_balance_and_the_better_gets_the_rest(tmp_path: Path) -> None:
-    teacher, grow = Counting(), Grow(acquisition="random")
+    teacher, grow = Counting(), Grow(choose="random")
     transfer, decision, stages = spent(tmp_path, teacher, grow=grow)
     assert sum(teacher.counts) == sum(stages.values()) <= COUNT * 11
     # 10 answers an image: 5 in the trial, where sample distances cost nothing, and 5 are left.

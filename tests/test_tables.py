@@ -95,7 +95,7 @@ def test_a_journal_that_lost_a_line_is_damage_not_a_traceback(tmp_path: Path) ->
 def test_words_of_the_first_format_are_todays() -> None:
     grow = {"choose": "disagreement", "changes": ["shift"], "rounds": 2, "total": 9}
     found = in_todays_words("grow", grow)
-    assert found == {"acquisition": "bald", "augmentations": ["shift"], "rounds": 2, "total": 9}
+    assert found == {"choose": "bald", "augmentations": ["shift"], "rounds": 2, "total": 9}
     assert set(found) - {"total"} <= set(Grow.__struct_fields__)
     assert in_todays_words("pseudo/distances", {"strategy": "together"}) == {"strategy": "joint"}
     within = in_todays_words("synthesis", {"way": "chosen", "ascent": {"anew": 8}})

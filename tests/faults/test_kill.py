@@ -39,7 +39,7 @@ GROWING = (
     "-s",
     "student.methods=['grown']",
     "-s",
-    "grow.acquisition=margin",
+    "grow.choose=margin",
     "-s",
     "grow.per_image=60",
     "-s",

@@ -142,7 +142,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ...     teacher=TeacherConfig(kind="onnx", file="teacher.onnx"),
     ...     student=StudentConfig(network="lenet5"),
     ... )
-    >>> recipe.student.methods, recipe.grow.acquisition, recipe.label.strategy
+    >>> recipe.student.methods, recipe.grow.choose, recipe.label.strategy
     (('auto',), 'margin', 'joint')
     """
 

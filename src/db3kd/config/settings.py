@@ -166,7 +166,7 @@ class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     - `augmentations`: how they are made. "shift", "rotate", "scale", "shear", "crop" and "flip"
       move pixels, "mix" and "paste" join two images, "shade" varies the light smoothly, "noise"
       changes each pixel. "flip" is dropped after the first round if it changes the class too often.
-    - `acquisition`: which candidates are asked. "random" takes them as they come. "margin" takes
+    - `choose`: which candidates are asked. "random" takes them as they come. "margin" takes
       those whose two likeliest classes are closest, "bald" those on which students disagree, with
       equal numbers of every class that the students see.
     - `candidates`: how many images are made for each one that is asked.
@@ -174,7 +174,7 @@ class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     - `surrogate`, `members`: the network of these students, and how many there are; see `Search`.
     - `shard`: the most images that are made, asked and resumed as one.
 
-    >>> Grow(per_image=10).acquisition
+    >>> Grow(per_image=10).choose
     'margin'
     """
 
@@ -188,7 +188,7 @@ class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         "mix",
         "shade",
     )
-    acquisition: AcquisitionName = "margin"
+    choose: AcquisitionName = "margin"
     candidates: Count = 4
     rounds: Count = 4
     surrogate: str = "auto"

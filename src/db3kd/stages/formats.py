@@ -16,11 +16,11 @@ from db3kd.storage.journal import Journal
 FORMAT = 2
 
 _KEYS: Mapping[str, Mapping[str, str]] = {
-    "grow": {"choose": "acquisition", "changes": "augmentations"},
+    "grow": {"changes": "augmentations"},
     "ascent": {"anew": "restart_every"},
 }
 _WORDS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
-    "grow": {"acquisition": {"doubt": "margin", "disagreement": "bald"}},
+    "grow": {"choose": {"doubt": "margin", "disagreement": "bald"}},
     "distances": {"strategy": {"together": "joint"}},
 }
 
@@ -57,8 +57,8 @@ def configurations(journal: Journal) -> dict[str, Json]:
 def in_todays_words(stage: str, settings: Mapping[str, Any]) -> Json:
     """The settings of a stage, whatever the format that wrote them.
 
-    >>> in_todays_words("trial/grow", {"choose": "doubt", "rounds": 2})
-    {'acquisition': 'margin', 'rounds': 2}
+    >>> in_todays_words("trial/grow", {"choose": "doubt", "changes": ["shift"]})
+    {'choose': 'margin', 'augmentations': ['shift']}
     """
     kind = kind_of(stage)
     keys, words = _KEYS.get(kind, {}), _WORDS.get(kind, {})

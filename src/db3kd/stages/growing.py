@@ -94,7 +94,7 @@ def check_growing(settings: Grow, shape: Shape, classes: int) -> None:
             "no augmentation is switched on, so nothing new can be made; name some in"
             " grow.augmentations, or set grow.per_image = 0"
         )
-    if settings.acquisition != "random":
+    if settings.choose != "random":
         check_network(network_of(settings.surrogate, shape), shape, classes)
 
 
@@ -163,7 +163,7 @@ class _GrowingWork:
         self, teacher: ReplayTeacher, rows: Tensor, shard: int
     ) -> tuple[dict[str, Tensor], Json]:
         number = self.plan.round_of(shard)
-        students = None if self.settings.acquisition == "random" else self._students(number)
+        students = None if self.settings.choose == "random" else self._students(number)
         draw = torch.Generator().manual_seed(derive_seed(self.workspace.seed, "grow", shard))
         parts = [
             self._asked(teacher, block, self._changes(number), students, draw)
@@ -205,7 +205,7 @@ class _GrowingWork:
     def _blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
         """The rows in parts whose candidates fit into memory."""
         each = math.prod(self.images.shape) * 4
-        if self.settings.acquisition != "random":
+        if self.settings.choose != "random":
             each *= self.settings.candidates
         return torch.split(rows, max(1, min(ASKED, BLOCK_BYTES // each)))
 
@@ -242,7 +242,7 @@ class _GrowingWork:
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         seen = columns.pop("shown")
         if students is not None:
-            chosen = acquire(students.each(seen), ACQUISITIONS[self.settings.acquisition], wanted)
+            chosen = acquire(students.each(seen), ACQUISITIONS[self.settings.choose], wanted)
             seen = seen[chosen]
             columns = {name: column[chosen.to(column.device)] for name, column in columns.items()}
         answers = teacher.labels(seen).to(torch.int32)
