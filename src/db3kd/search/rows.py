@@ -193,7 +193,7 @@ def _measure(
         references = replace(references, images=as_seen(references.images, teacher.bounds))
     status = _statuses(teacher_labels, references, expected, classes)
     sample, target = (status == Status.CONVERGED).nonzero(as_tuple=True)
-    order = _nearest_first(images, references, classes)
+    order = references.nearest_first(images)
     metrics = METRICS[: METRICS.index(search.metric) + 1]
     maps = {m: _blank(m, images, teacher_labels, status, search, keep_points) for m in metrics}
     at_once = max(1, ROW_BYTES // (images[0].numel() * 4)) if len(images) else 1
@@ -256,23 +256,6 @@ def _statuses(
         status[expected.to(device) != teacher_labels] = Status.SAMPLE_REJECTED
     status[torch.arange(len(teacher_labels), device=device), teacher_labels] = Status.OWN
     return status
-
-
-def _nearest_first(
-    images: Tensor, references: References, classes: int
-) -> Int[Tensor, "sample classes start"]:
-    """References of each class for each sample, nearest first, -1 where there are no more."""
-    apart = torch.cdist(
-        images.flatten(1),
-        references.images.flatten(1),
-        compute_mode="donot_use_mm_for_euclid_dist",
-    )
-    most = int(torch.bincount(references.answers).max()) if len(references.answers) else 0
-    order = torch.full((len(images), classes, most), -1, device=images.device)
-    for k in range(classes):
-        members = (references.answers == k).nonzero()[:, 0]
-        order[:, k, : len(members)] = members[apart[:, members].argsort(dim=1, stable=True)]
-    return order
 
 
 def _blank(

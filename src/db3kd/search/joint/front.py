@@ -48,17 +48,10 @@ class Front:
         classes = len(known.rejected)
         point = images[:, None].repeat(1, classes, *[1] * (images.ndim - 1))
         distance = torch.full((len(images), classes), torch.inf, device=images.device)
-        apart = torch.cdist(
-            images.flatten(1),
-            known.images.flatten(1),
-            compute_mode="donot_use_mm_for_euclid_dist",
-        )
-        for k in range(classes):
-            members = (known.answers == k).nonzero()[:, 0]
-            if len(members):
-                nearest = members[apart[:, members].argmin(1)]
-                point[:, k] = known.images[nearest]
-                distance[:, k] = norm(point[:, k] - images)
+        nearest = known.nearest_first(images)[:, :, 0]
+        for k in set(known.answers.tolist()):
+            point[:, k] = known.images[nearest[:, k]]
+            distance[:, k] = norm(point[:, k] - images)
         rows = torch.arange(len(images), device=images.device)
         point[rows, teacher_labels], distance[rows, teacher_labels] = images, 0.0
         none = torch.zeros_like(distance, dtype=torch.int64)

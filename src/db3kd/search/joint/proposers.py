@@ -93,7 +93,7 @@ class ByReferences:
         target: Int[Tensor, " row"],
     ) -> None:
         self.references, self.front, self.sample, self.target = references, front, sample, target
-        self.order = _nearest_first(front, references, sample, target)
+        self.order = references.nearest_first(front.origin)[sample, target]
         self.helped = torch.zeros_like(sample, dtype=torch.bool)
 
     def __call__(
@@ -112,20 +112,3 @@ class ByReferences:
         best = self.front.distance[row]
         guess = torch.where(place == 0, best / 2, JUST_BELOW * best)
         return rays.starting(torch.where(there & (chosen >= 0), guess, torch.inf))
-
-
-def _nearest_first(front: Front, references: References, sample: Tensor, target: Tensor) -> Tensor:
-    """References of the target of each row, nearest first, -1 where there are no more."""
-    counts = torch.bincount(references.answers, minlength=front.classes)
-    order = torch.full((len(sample), max(1, int(counts.max()))), -1, device=sample.device)
-    apart = torch.cdist(
-        front.origin.flatten(1),
-        references.images.flatten(1),
-        compute_mode="donot_use_mm_for_euclid_dist",
-    )
-    for k in range(front.classes):
-        members = (references.answers == k).nonzero()[:, 0]
-        rows = (target == k).nonzero()[:, 0]
-        nearest_ones = apart[sample[rows]][:, members].argsort(dim=1, stable=True)
-        order[rows, : len(members)] = members[nearest_ones]
-    return order

@@ -12,6 +12,7 @@ from db3kd.search.descent.seen import JUST_BELOW, just_below
 from db3kd.search.descent.settings import descent_of, noise_of
 from db3kd.search.descent.tangent import unit
 from db3kd.search.descent.walk import LEAST_LEFT
+from db3kd.search.robustness import distances
 from db3kd.seeds import derive_seed
 from db3kd.synthesis.ascent.state import Ascent
 
@@ -182,11 +183,7 @@ def _towards(
 
 def _nearest_first(state: Ascent, others: Tensor, answers: Tensor, most: int) -> Tensor:
     """Which images of other classes are the nearest of each row; -1 where there are no more."""
-    apart = torch.cdist(
-        state.image.flatten(1),
-        others.flatten(1),
-        compute_mode="donot_use_mm_for_euclid_dist",
-    )
+    apart = distances(state.image, others)
     apart[answers == state.teacher_labels[:, None]] = torch.inf
     apart, order = apart.sort(dim=1, stable=True)
     return torch.where(torch.isfinite(apart) & (apart > 0), order, -1)[:, :most]
