@@ -13,100 +13,37 @@ fixed angle that is halved; two halvings refine it.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.search.boundary import Asks
-from db3kd.search.descent.tangent import (
-    Plane,
-    count_misses,
-    growing,
-    lay_planes,
-    remember,
-    settle,
-    shrinking,
-)
+from db3kd.search.descent.planar import Bracketing, Planar
+from db3kd.search.descent.tangent import Plane
 from db3kd.search.descent.walk import Walk
 
-TRIES, REFINEMENTS = 9, 2  # queries on the arc, at most; of these, halvings of the angle's bracket
-LARGER, SMALLER, AGAIN = 1.6, 0.4, 1.3  # factors of the angle: across, not across, next step
-LEAST, MOST = 1e-3, 1.45  # of the angle, in radians
+ARC = Bracketing(tries=9, refinements=2, larger=1.6, smaller=0.4, least=1e-3, most=1.45)  # radians
+AGAIN = 1.3  # the next step, as a multiple of the angle found
 
 
 @dataclass(frozen=True)
-class CgbaH:
+class CgbaH(Planar):
     """Estimate the normal, find the angle on the semicircle, move in to the boundary, repeat.
 
-    `probes` is the most of a step, the first has `first_probes` and step t sqrt(t) times as many.
-    A probe is a fifth of a step long, between `finest` and `smoothing`, shares of the distance;
-    `tolerance` is the final width of a bracket, as a share of a probe's length. `first_step` is
-    an angle in radians, `patience` the steps without gain after which a row cannot be further
-    minimised.
+    The settings are `Planar`'s; `first_step` is an angle in radians.
 
     >>> CgbaH().probes_at(3)
     60
     """
 
-    probes: int = 200
-    smoothing: float = 0.05
-    finest: float = 0.002
-    tolerance: float = 0.02
-    first_probes: int = 30
-    first_step: float = 0.5
-    patience: int = 20
+    def move(self, walk: Walk, plane: Plane, least: Tensor) -> tuple[Walk, Tensor, Tensor]:
+        """The largest angle on the arc that is across."""
 
-    def probes_at(self, step: int) -> int:
-        """N0 sqrt(t)."""
-        return growing(self.first_probes, self.probes, step)
+        def turn(walk: Walk, some: Tensor, angle: Tensor) -> tuple[Walk, Tensor]:
+            return plane.turn(walk, some, angle, plane.distance[some] * angle.cos())
 
-    def step(
-        self,
-        asks: Asks,
-        origin: Float[Tensor, "row *image"],
-        walk: Walk,
-        noise: Float[Tensor, "probe *image"],
-        rows: Int[Tensor, " live"],
-        bounds: tuple[float, float],
-    ) -> Walk:
-        """One iteration for the rows named: normal, angle, bisection."""
-        before = walk
-        length = shrinking(walk.step[rows], self.smoothing, self.finest)
-        tolerance = self.tolerance * length
-        walk, plane = lay_planes(asks, origin, walk, noise, rows, bounds, smoothing=length)
-        walk = remember(walk, plane)
-        walk, angle, above = _along_arc(walk, plane)
+        walk, angle, above = ARC.largest(walk, plane, turn)
         moved = angle > 0
-        step = torch.where(moved, (AGAIN * angle).clamp(max=MOST), walk.step[rows] / 2)
-        walk = walk.put(rows, step=step.clamp(min=LEAST))
-        walk = settle(
-            asks,
-            origin,
-            walk,
-            rows[moved],
-            expected=torch.maximum(angle * (above - angle), tolerance / 8)[moved],
-            tolerance=tolerance[moved],
-            bounds=bounds,
-        )
-        return count_misses(before, walk, rows, tolerance / 8)
-
-
-def _along_arc(walk: Walk, plane: Plane) -> tuple[Walk, Tensor, Tensor]:
-    """The largest angle found across, 0 for none, and the smallest above it that is not."""
-    low = torch.zeros_like(plane.distance)
-    high, refined = torch.full_like(low, torch.inf), torch.zeros_like(plane.rows)
-    angle = walk.step[plane.rows].clamp(LEAST, MOST)
-    for _ in range(TRIES):
-        open_ = (refined < REFINEMENTS) & (low < MOST) & (walk.left[plane.rows] > 0)
-        some = open_.nonzero()[:, 0]
-        if not len(some):
-            break
-        tried = angle[some]
-        bracketed = (low[some] > 0) & torch.isfinite(high[some])
-        walk, hit = plane.turn(walk, some, tried, plane.distance[some] * tried.cos())
-        low[some] = torch.where(hit, tried, low[some])
-        high[some] = torch.where(hit, high[some], tried)
-        refined[some] += bracketed
-        middle, larger = (low[some] + high[some]) / 2, (tried * LARGER).clamp(max=MOST)
-        narrower = torch.where(low[some] > 0, middle, tried * SMALLER)
-        angle[some] = torch.where(torch.isfinite(high[some]), narrower, larger)
-    return walk, low, torch.where(torch.isfinite(high), high, MOST)
+        step = torch.where(
+            moved, (AGAIN * angle).clamp(max=ARC.most), walk.step[plane.rows] / 2
+        ).clamp(min=ARC.least)
+        above = torch.where(torch.isfinite(above), above, ARC.most)
+        expected = torch.maximum(angle * (above - angle), least)
+        return walk.put(plane.rows, step=step), moved, expected[moved]
