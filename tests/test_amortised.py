@@ -9,7 +9,7 @@ from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted
 from db3kd.search.boundary import norm
-from db3kd.search.joint import in_memory as memory
+from db3kd.search.joint import lessons, loop
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.gradients import nearest, tangent
 from db3kd.search.joint.in_memory import measure_jointly
@@ -160,8 +160,8 @@ def together(surrogate: str) -> float:
 
 def test_a_liar_is_found_out_after_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = together("none")
-    monkeypatch.setattr(memory, "Ensemble", Liar)
-    monkeypatch.setattr(memory, "teach", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "Ensemble", Liar)
+    monkeypatch.setattr(lessons, "teach", lambda *_, **__: None)
     found = together("small")
     assert found <= 1.01 * alone
 

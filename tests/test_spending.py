@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import db3kd.search.joint.lessons as surrogates
 import db3kd.search.joint.plan as stages
 import db3kd.stages.judge as judge
-import db3kd.stages.surrogates as surrogates
 import db3kd.stages.trial as trial
 from closed_form import prototypes
 from db3kd.config.methods import Use

@@ -1,11 +1,10 @@
 """The stage that measures distances: row by row, or in rounds for all classes at once.
 
-What is asked is decided in `robustness` and `amortised`; here it is cut into shards, so that a
+What is asked is decided in `search.rows` and `search.joint`. Here it is cut into shards, so that a
 killed process continues where it was.
 """
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -19,11 +18,13 @@ from db3kd.config.settings import Search, is_joint, most_queries
 from db3kd.data import Images
 from db3kd.errors import InputError
 from db3kd.search.boundary import as_seen
-from db3kd.search.joint.plan import JointPlan, check_joint, one_round, rest, result, tensors_of
+from db3kd.search.joint.loop import JointSearch
+from db3kd.search.joint.plan import JointPlan, check_joint
 from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
 from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
-from db3kd.stages.surrogates import Surrogates
+from db3kd.stages.rounds import KeptRounds
+from db3kd.stages.surrogates import KeptLessons
 from db3kd.stages.table import ANSWERS_SHARD, shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Work, Workspace
@@ -210,57 +211,35 @@ def _jointly(
     search: Search,
     references: References,
 ) -> Work:
-    """The rounds of `db3kd.search.joint`; returns the work that makes distances of them."""
-    classes, size = workspace.meter.classes, search.shard
+    """Do the rounds; returns the work that makes the distances of a shard from them."""
+    classes = workspace.meter.classes
     references = replace(references, images=as_seen(references.images, workspace.meter.bounds))
     plan = JointPlan.of(search, samples=len(images), shape=images.shape, classes=classes)
     workspace.agree("rounds", {"rounds": plan.rounds, "shards": len(plan.shards)})
-    lessons = Surrogates(workspace, images, teacher_labels, search, plan)
-    blocks = [torch.arange(len(images))[shard * size :][:size] for shard in plan.shards]
-    for number in range(plan.rounds):
-        todo = range(number * len(blocks), (number + 1) * len(blocks))
-        if any(unit not in workspace.done("rounds") for unit in todo):
-            _round(workspace, number, blocks, lessons, search, plan, references)
-    return _finishing(workspace, lessons, search, plan, references)
+    rounds = KeptRounds(
+        workspace, images, teacher_labels, references, plan, search.shard, search.per_image
+    )
+    joint = JointSearch(
+        search,
+        plan.rounds,
+        images,
+        teacher_labels,
+        references,
+        rounds,
+        KeptLessons(workspace, "rounds"),
+        workspace.seed,
+        workspace.device,
+    )
+    joint.run()
 
+    def work(teacher: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        front = rounds.front(rows, shard, plan.rounds)
+        seed, learned = derive_seed(workspace.seed, "distances", shard), shard in plan.shards
+        mbd = joint.finish(teacher, front, learned=learned, seed=seed)
+        sd = sample_distance(front.origin, front.teacher_labels, references)
+        return _tensors({"sd": sd, "mbd": mbd}, rows)
 
-def _round(
-    workspace: Workspace,
-    number: int,
-    blocks: list[Tensor],
-    lessons: Surrogates,
-    search: Search,
-    plan: JointPlan,
-    references: References,
-) -> None:
-    """One round over all shards that take part."""
-    surrogate = lessons.before(number)
-
-    def work(teacher: ReplayTeacher, rows: Tensor, unit: int) -> tuple[dict[str, Tensor], Json]:
-        front = lessons.front(rows, unit - len(blocks), references)
-        asked, moved = one_round(
-            teacher,
-            surrogate,
-            front,
-            references,
-            number=number,
-            rounds=plan.rounds,
-            per_image=search.per_image,
-        )
-        return tensors_of(front, asked), {"moved": round(moved, 4)}
-
-    most = sum(len(rows) for rows in blocks) * search.per_image
-    for place, rows in enumerate(blocks):
-        unit = number * len(blocks) + place
-        if unit in workspace.done("rounds"):
-            continue
-        ready = most * unit // (plan.rounds * len(blocks))
-
-        def report(used: int, ready: int = ready) -> None:
-            figures = {"queries": float(workspace.meter.spent)}
-            workspace.progress("rounds", min(most, ready + used), most, figures)
-
-        workspace.shard("rounds", unit, rows, work, report)
+    return work
 
 
 def _by_rows(
@@ -300,34 +279,3 @@ def _tensors(maps: Mapping[Metric, RobustnessMap], rows: Tensor) -> tuple[dict[s
     count = torch.bincount(found.status.flatten().long(), minlength=len(Status)).tolist()
     statuses = {status.name: count[status] for status in Status if count[status]}
     return tensors, {"seconds": seconds, "spent": queries, "statuses": statuses}
-
-
-def _finishing(
-    workspace: Workspace,
-    lessons: Surrogates,
-    search: Search,
-    plan: JointPlan,
-    references: References,
-) -> Work:
-    """The work of one shard of the distances stage, after the rounds."""
-
-    def work(teacher: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
-        learned = shard in plan.shards
-        last = (plan.rounds - 1) * len(plan.shards)
-        unit = last + plan.shards.index(shard) if learned else -1
-        front = lessons.front(rows, unit, references)
-        started = time.perf_counter()
-        rest(
-            teacher,
-            front,
-            search,
-            None if learned else lessons.before(plan.rounds),
-            references,
-            learned=learned,
-            seed=derive_seed(workspace.seed, "distances", shard),
-        )
-        mbd = result(front, seconds=time.perf_counter() - started)
-        sd = sample_distance(front.origin, front.teacher_labels, references)
-        return _tensors({"sd": sd, "mbd": mbd}, rows)
-
-    return work

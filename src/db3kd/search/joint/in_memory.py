@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -13,20 +13,12 @@ from db3kd.config.types import validated
 from db3kd.data import Images
 from db3kd.search.boundary import as_seen
 from db3kd.search.joint.front import Front
-from db3kd.search.joint.plan import (
-    USEFUL,
-    check_joint,
-    knows,
-    one_round,
-    rest,
-    result,
-    steps_of,
-)
-from db3kd.search.joint.rounds import rounds_of
-from db3kd.search.joint.surrogate import Ensemble, Known, teach
+from db3kd.search.joint.loop import Ask, JointSearch
+from db3kd.search.joint.plan import JointPlan, check_joint, result
+from db3kd.search.joint.rays import Asked
+from db3kd.search.joint.surrogate import Ensemble, Known
 from db3kd.search.robustness import References, RobustnessMap
 from db3kd.seeds import derive_seed
-from db3kd.student.networks import network_of
 from db3kd.teachers.base import Teacher
 
 
@@ -68,38 +60,84 @@ def measure_jointly(
     search = validated(search)
     images = as_seen(images, teacher.bounds)
     references = replace(references, images=as_seen(references.images, teacher.bounds))
-    shape, classes = pool.shape, teacher.classes
-    check_joint(search, shape, classes)
-    started, device = time.perf_counter(), str(images.device)
+    check_joint(search, pool.shape, teacher.classes)
+    started = time.perf_counter()
     front = Front.at_references(images, teacher_labels, references)
-    rounds, surrogate, moved = 1, None, 1.0
-    if search.surrogate != "none":
-        rounds = rounds_of(search.per_image, classes)
-        name, first = network_of(search.surrogate, shape), derive_seed(seed, "surrogate")
-        surrogate = Ensemble(name, shape, classes, members=search.members, seed=first).to(device)
-    probes, probe_answers = [torch.zeros(0, *shape).half()], [teacher_labels[:0].cpu()]
-    for number in range(rounds):
-        if moved < USEFUL:
-            surrogate = None
-        if surrogate is not None:
-            known = Known(pool, answers, torch.cat(probes), torch.cat(probe_answers))
-            lesson = derive_seed(seed, "lesson", number)
-            teach(surrogate, known, steps=steps_of(known), seed=lesson, device=device)
-            if not knows(surrogate, pool, answers):
-                surrogate = None
-        asked, moved = one_round(
-            teacher,
-            surrogate,
-            front,
-            references,
-            number=number,
-            rounds=rounds,
-            per_image=search.per_image,
-        )
-        probes.append(asked.probes.cpu())
-        probe_answers.append(asked.answers.cpu())
+    plan = JointPlan.of(search, samples=len(images), shape=pool.shape, classes=teacher.classes)
+
+    def after(number: int) -> None:
         report(number, result(front, seconds=time.perf_counter() - started))
-    rest(
-        teacher, front, search, surrogate, references, learned=True, seed=derive_seed(seed, "rest")
+
+    joint = JointSearch(
+        search,
+        plan.rounds,
+        pool,
+        answers,
+        references,
+        _Rounds(teacher, front, pool, answers, after),
+        LastLesson(),
+        seed,
+        str(images.device),
     )
-    return result(front, seconds=time.perf_counter() - started)
+    joint.run()
+    found = joint.finish(teacher, front, learned=True, seed=derive_seed(seed, "rest"))
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The rounds of one front, and what was asked in each."""
+
+    teacher: Teacher
+    front: Front
+    pool: Images
+    answers: Int[Tensor, " pool"]
+    after: Callable[[int], None]
+    done: list[tuple[Asked, float]] = field(default_factory=list)
+
+    def finished(self, number: int) -> bool:
+        """Whether the round is over."""
+        return number < len(self.done)
+
+    def work(self, number: int, ask: Ask) -> None:
+        """Do a round for all images together."""
+        self.done.append(ask(self.teacher, self.front))
+        self.after(number)
+
+    def moved(self, number: int) -> float:
+        """The share of the rows that the round moved."""
+        return self.done[number][1]
+
+    def known(self, number: int) -> Known:
+        """The answers of the pool and of the rounds before this one."""
+        before = [asked for asked, _ in self.done[:number]]
+        probes = [
+            torch.zeros(0, *self.pool.shape).half(),
+            *(asked.probes.cpu() for asked in before),
+        ]
+        called = [self.answers[:0].cpu(), *(asked.answers.cpu() for asked in before)]
+        return Known(self.pool, self.answers, torch.cat(probes), torch.cat(called))
+
+
+@dataclass
+class LastLesson:
+    """Keeps the last lesson alone; a search in memory needs no other."""
+
+    number: int = -1
+    surrogate: Ensemble | None = None
+
+    def recall(self, number: int, surrogate: Ensemble) -> int:
+        """Fill a surrogate with the last lesson; returns its number, or -1."""
+        if self.surrogate is not None:
+            surrogate.load_state_dict(self.surrogate.state_dict())
+            surrogate.eval()
+        return self.number
+
+    def keep(
+        self, number: int, surrogate: Ensemble, *, steps: int, probes: int, wall_s: float
+    ) -> None:
+        """Keep a surrogate after a lesson, instead of the one before."""
+        self.number, self.surrogate = number, surrogate
+
+    def report(self, number: int, done: int, total: int) -> None:
+        """Nobody waits for the steps of a lesson here."""

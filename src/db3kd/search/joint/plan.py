@@ -1,9 +1,9 @@
-"""The rounds of a run: which shards take part, what one of them keeps, and the work on it."""
+"""The plan of a joint search: how many rounds, of which shards, and what is asked in each."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd.config.settings import Search
@@ -95,25 +95,6 @@ def knows(surrogate: Ensemble, images: Images, answers: Int[Tensor, " sample"]) 
     right = accuracy(found, answers[some])
     most = torch.bincount(answers[some]).max() / len(some)
     return bool(right > most + (1 - most) / 5)
-
-
-def tensors_of(front: Front, asked: Asked) -> dict[str, Tensor]:
-    """What a shard keeps of a round."""
-    names = ("point", "distance", "spent", "tried")
-    columns = {name: getattr(front, name).cpu() for name in names}
-    answers, sample = asked.answers.cpu().to(torch.int32), asked.sample.cpu().to(torch.int32)
-    return {**columns, "probes": asked.probes.cpu(), "called": answers, "asking": sample}
-
-
-def front_of(
-    kept: dict[str, Tensor],
-    images: Float[Tensor, "sample *image"],
-    teacher_labels: Int[Tensor, " sample"],
-) -> Front:
-    """The front that a shard kept."""
-    device = images.device
-    names = ("point", "distance", "spent", "tried")
-    return Front(images, teacher_labels, *(kept[name].to(device) for name in names))
 
 
 def one_round(
