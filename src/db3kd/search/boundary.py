@@ -262,7 +262,7 @@ class _Ends:
 
 
 def questions(times: Int[Tensor, " row"], flips: float) -> Int[Tensor, " row"]:
-    """How many questions say as much as so many halvings, where a share of the answers is flipped.
+    """How many questions say as much as `times` halvings, where a share of the answers is flipped.
 
     Such an answer tells 1 - H(flips) bits (Shannon 1948), a halving is one bit. Costs no query.
 

@@ -1,7 +1,7 @@
 """SD, BD and MBD row by row: three ways to fill a `RobustnessMap` (section 3.2.1)."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import msgspec.structs
@@ -14,32 +14,19 @@ from db3kd.config.settings import Search
 from db3kd.config.types import validated
 from db3kd.data import check_images
 from db3kd.errors import InputError
+from db3kd.search.along_references import along_references
 from db3kd.search.boundary import (
-    Asks,
     Reaches,
-    along,
     as_seen,
     asker,
-    bisect,
-    bisect_noisy,
-    finest,
-    halvings,
-    level_of,
     norm,
-    per_row,
-    questions,
 )
-from db3kd.search.descent import (
-    Walk,
-    descend,
-)
-from db3kd.search.descent.seen import asks_nearer
+from db3kd.search.descent import Walk, descend
 from db3kd.search.descent.settings import descent_of, noise_of
 from db3kd.search.robustness import References, RobustnessMap, Status
 from db3kd.teachers.base import Teacher
 
 METRICS: tuple[Metric, ...] = ("sd", "bd", "mbd")  # each starts where the one before ends
-COARSE = 6  # halvings of a bracket, at most, while references are left to try
 ROW_BYTES = 64 * 2**20  # images of the rows that are walked at once; results do not depend on it
 
 
@@ -331,7 +318,7 @@ class _Rows:
         if self.teacher is None or self.search.metric == "sd":
             return
         asks = asker(self.teacher, Reaches(self.target))
-        walk, converged = _along_references(
+        walk, converged = along_references(
             asks,
             self.origin,
             self.references,
@@ -361,97 +348,3 @@ class _Rows:
         """Keep the best distance at every checkpoint that is not passed yet."""
         open_ = walk.spent[:, None] <= self.checkpoints
         self.curve = torch.where(open_ | first, walk.distance[:, None], self.curve)
-
-
-def _along_references(
-    asks: Asks,
-    origin: Tensor,
-    references: Tensor,
-    order: Tensor,
-    walk: Walk,
-    *,
-    tolerance: float,
-    bounds: tuple[float, float],
-    after_step: Callable[[Walk], None],
-    flips: float,
-) -> tuple[Walk, Tensor]:
-    """Eq. 3 over every reference: one question a row at a time, so that batches stay full.
-
-    A row is either trying its next reference at the best distance so far (`left` = 0), or halving
-    the bracket (low, high) of one that was across there, `COARSE` times at most. The bracket that
-    is held in the end is halved `rest` times more, down to the tolerance.
-    Where answers are flipped, all this only chooses the reference.
-    """
-    count = (order >= 0).sum(1)
-    number, best = torch.zeros_like(count), torch.zeros_like(count)  # where it is, and was nearest
-    low, high = torch.zeros_like(walk.distance), torch.ones_like(walk.distance)
-    finish = finest(tolerance, bounds)
-    rest = halvings(walk.distance, finish)
-    left = rest.clamp(max=COARSE)  # the nearest one is across: no need to ask
-    rest -= left
-    point, distance, spent = walk.point.clone(), walk.distance.clone(), walk.spent.clone()
-    for _ in range(walk.limit):
-        more = ((left > 0) | (number + 1 < count)) & (distance > 0)
-        row = (more & (spent < walk.limit)).nonzero()[:, 0]
-        if not len(row):
-            break
-        trying, aim = left[row] == 0, (distance - level_of(bounds)).clamp_min(0.0)
-        number[row] += trying
-        start = origin.index_select(0, row)
-        span = references.index_select(0, order[row, number[row]]) - start
-        share = torch.where(trying, aim[row] / norm(span), (low[row] + high[row]) / 2)
-        probe = along(start, span, share, bounds)
-        nearer = norm(probe - start)
-        useful = ~trying | (nearer < distance[row])
-        across, asked = asks_nearer(asks, probe, row, useful, bounds)
-        spent[row] += asked
-        better = (across & (nearer < distance[row])).nonzero()[:, 0]
-        point.index_copy_(0, row[better], probe.index_select(0, better))
-        distance[row[better]] = nearer[better]
-        best[row[better]] = number[row[better]]
-        high[row] = torch.where(across, share, high[row])
-        fresh, missed = trying & across, ~(trying | across)
-        low[row] = torch.where(fresh, 0.0, torch.where(missed, share, low[row]))
-        times = halvings(nearer, finish)
-        coarse = times.clamp(max=COARSE)
-        left[row] = torch.where(fresh, coarse, (left[row] - 1).clamp(min=0))
-        rest[row] = torch.where(fresh, times - coarse, rest[row])
-        after_step(replace(walk, point=point, distance=distance, spent=spent))
-    tried = (left == 0) & (number + 1 >= count) & (rest <= walk.limit - spent)
-    times = torch.minimum(rest, walk.limit - spent)
-    rows = torch.arange(len(origin), device=origin.device)
-    if flips:
-        far = references.index_select(0, order[rows, best])
-        walk = _along_one(asks, origin, far, walk, spent, finish, bounds, flips)
-        after_step(walk)
-        return walk, (number + 1 >= count) & (walk.left > 0)
-    bracket = bisect(asks, origin, point, near=low / high, rows=rows, times=times, bounds=bounds)
-    nearer = norm(bracket.point - origin)
-    point = torch.where(per_row(nearer < distance, point), bracket.point, point)
-    distance = torch.minimum(nearer, distance)
-    walk = replace(walk, point=point, distance=distance, spent=spent + bracket.asked)
-    after_step(walk)
-    return walk, tried | (distance == 0)
-
-
-def _along_one(
-    asks: Asks,
-    origin: Tensor,
-    far: Tensor,
-    walk: Walk,
-    spent: Tensor,
-    finish: Tensor | float,
-    bounds: tuple[float, float],
-    flips: float,
-) -> Walk:
-    """Eq. 3 over one reference for each row, all of its way anew, since answers may be wrong."""
-    length = norm(far - origin)
-    times = torch.minimum(questions(halvings(length, finish), flips), walk.limit - spent)
-    rows, near = torch.arange(len(far), device=far.device), torch.zeros_like(length)
-    bracket = bisect_noisy(
-        asks, origin, far, near=near, rows=rows, times=times, bounds=bounds, flips=flips
-    )
-    nearer = norm(bracket.point - origin)
-    point = torch.where(per_row(nearer < walk.distance, far), bracket.point, walk.point)
-    distance = torch.minimum(nearer, walk.distance)
-    return replace(walk, point=point, distance=distance, spent=spent + bracket.asked)

@@ -11,8 +11,8 @@ where v is the signed mean of q orthonormal directions at y.
 
 Where this differs from the paper: what `tangent` says of all the descents; f is measured in units
 of the row's present distance, so that one L serves all rows; a look-ahead y or a step that is not
-across at the present distance is given up after one query; a momentum that does not help begins
-anew. The point is the best one confirmed, so it never goes back.
+across at the present distance is given up after one query; a momentum that does not help starts
+over. The point is the best one confirmed, so it never goes back.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from db3kd.search.descent.tangent import Plane, count_misses, growing, lay_plane
 from db3kd.search.descent.walk import Walk
 
 STEEPEST = 3.0  # slope of the boundary against the sphere that a bracket expects at most
-FINER = 16  # a difference is measured so much finer than other brackets
+FINER = 16  # times finer than other brackets: how a difference is measured
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class _LineSearch:
             live = live[walk.left[live] > 0]
             if not len(live):
                 break
-        step[live] = self.settings.first_step  # nothing helped: begin anew next time
+        step[live] = self.settings.first_step  # nothing helped: start over next time
         return replace(walk, step=step), near, torch.cat(found)
 
     def _scale(

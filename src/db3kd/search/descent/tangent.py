@@ -30,7 +30,7 @@ from db3kd.search.descent.seen import asks_nearer, just_below
 from db3kd.search.descent.walk import Walk
 
 CPU_POINTS, GPU_POINTS = 512, 16384  # probes asked at once, at most: full batches for the teacher
-CPU_BYTES = 16 * 2**20  # and of so many bytes, or of one row
+CPU_BYTES = 16 * 2**20  # of these probes, at most, unless one row takes more
 SHARE = 0.2  # of a step, that a probe is long
 LEVELS = 3.0  # by which a probe moves a pixel, at least: rounding is then a tenth of that
 REMEMBERED = 0.9  # of the memory, from one step to the next
@@ -202,7 +202,7 @@ def shrinking(step: Float[Tensor, " live"], most: float, least: float) -> Float[
 
 
 def growing(first: int, most: int, step: int) -> int:
-    """Probes of a step: the first's times the square root of its number, at most so many.
+    """Probes of a step: the first's times the square root of its number, at most `most`.
 
     >>> [growing(30, 200, step) for step in (0, 3, 99)]
     [30, 60, 200]

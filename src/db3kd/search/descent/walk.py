@@ -16,7 +16,7 @@ FARTHER = 1e-3  # share of the distance between the points that are asked for th
 LEAST_LEFT = 4  # with fewer queries left, no step can pay
 
 Noise = Callable[[int, int, int], Tensor]
-"""(step, probes asked in the steps before, probes) -> so many images, of norm sqrt(pixels)."""
+"""(step, probes asked in the steps before, count) -> that count of images, of norm sqrt(pixels)."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class JointPlan:
 
     @classmethod
     def of(cls, search: Search, *, samples: int, shape: Shape, classes: int) -> "JointPlan":
-        """Plan the search of so many images of that shape."""
+        """Plan the search of that number of images of that shape."""
         count = -(-samples // search.shard)
         each = search.shard * search.per_image * torch.Size(shape).numel() * 2
         some = max(1, min(count, PROBE_BYTES // each))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from db3kd.search.boundary import norm, per_row
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.gradients import nearest, tangent
-from db3kd.search.joint.rays import JUST_BELOW, Rays
+from db3kd.search.joint.rays import WORTH_ASKING, Rays
 from db3kd.search.joint.surrogate import Ensemble
 from db3kd.search.robustness import References
 
@@ -73,7 +73,7 @@ class ByModel:
         goal = point + per_row(self.step[rows], point) * (foot - point)
         there = norm(goal - origin)
         rays = Rays.towards(origin, goal, guess=1.0, floor=0.97, growth=1.0)
-        idle = (there > JUST_BELOW * best) | (self.step[rows] < LEAST_STEP) | best.isinf()
+        idle = (there > WORTH_ASKING * best) | (self.step[rows] < LEAST_STEP) | best.isinf()
         return rays.starting(torch.where(idle, torch.inf, (there + best) / 2))
 
     def _reference(self, rows: Tensor) -> Rays:
@@ -110,5 +110,5 @@ class ByReferences:
             origin, self.references.images[chosen], guess=1.0, floor=0.0, growth=1.4
         )
         best = self.front.distance[row]
-        guess = torch.where(place == 0, best / 2, JUST_BELOW * best)
+        guess = torch.where(place == 0, best / 2, WORTH_ASKING * best)
         return rays.starting(torch.where(there & (chosen >= 0), guess, torch.inf))

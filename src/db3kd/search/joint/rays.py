@@ -17,7 +17,7 @@ from db3kd.search.boundary import along, level_of, norm, per_row
 from db3kd.search.joint.front import Front
 from db3kd.teachers.base import Teacher
 
-JUST_BELOW = 0.995  # of the best distance: what is nearer by less is not worth a question
+WORTH_ASKING = 0.995  # of the best distance: what is nearer by less is not worth a question
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def verify(
             rays = propose(rows, number[rows], won[rows])
             direction[rows], low[rows], growth[rows] = rays.direction, rays.floor, rays.growth
             best = front.distance[sample[rows], target[rows]]
-            guess[rows] = torch.minimum(rays.guess, JUST_BELOW * best)
+            guess[rows] = torch.minimum(rays.guess, WORTH_ASKING * best)
             left[rows] = torch.where(rays.guess.isinf(), 0, left[rows])
             high[rows], won[rows], unstarted[rows] = torch.inf, False, False
             number[rows] += 1
@@ -139,7 +139,7 @@ def verify(
         high[live] = torch.where(across, here, high[live])
         low[live] = torch.where(across, torch.minimum(low[live], here), here)
         best = front.distance[sample[live], target[live]]
-        farther = torch.minimum(here * growth[live], JUST_BELOW * best)
+        farther = torch.minimum(here * growth[live], WORTH_ASKING * best)
         middle = (low[live] + high[live]) / 2
         guess[live] = torch.where(won[live], middle, farther)
         unstarted[live] = torch.where(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.proposers import ByModel, ByReferences
-from db3kd.search.joint.rays import JUST_BELOW, Asked, verify
+from db3kd.search.joint.rays import WORTH_ASKING, Asked, verify
 from db3kd.search.robustness import References
 from db3kd.teachers.base import Teacher
 
@@ -88,7 +88,7 @@ def advance(
         precision=PRECISION,
         keep=keep,
     )
-    moved = (front.distance[sample, target] <= JUST_BELOW * before) & ~propose.helped
+    moved = (front.distance[sample, target] <= WORTH_ASKING * before) & ~propose.helped
     return asked, float(moved.sum()) / max(1, int((allowance > 0).sum()))
 
 

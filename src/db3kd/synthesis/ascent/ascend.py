@@ -10,7 +10,7 @@ Where this differs from the letter of the paper, and why:
   alone, not from each of the T.
 - With `restart_every` other than 1, the search for the nearest point starts over only then. The
   others begin at the point of the iteration before, which is known to be across whatever the image
-  did since, and follow the image by a step of the descent. Looking anew matters: a point that is
+  did since, and follow the image by a step of the descent. Starting over matters: a point that is
   only followed stays on its part of the boundary, and the image runs into another.
 - Points of earlier iterations are `remembered`: one that the image has come nearest to is the
   nearest point again, for no query; and the ascent goes away from all that are nearly as near

@@ -1,4 +1,4 @@
-"""The nearest boundary point of each row of an ascent: looked for anew, remembered, or followed."""
+"""The nearest boundary point of each row of an ascent: searched afresh, remembered, or followed."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def nearest(
     if plan.restart_every != 1:
         walk = _recall(plan, state, walk, rows)
     if number == 0 or (plan.restart_every > 0 and number % plan.restart_every == 0):
-        fresh = _look_anew(plan, asks, state, walk, rows, starts, seed, bounds)
+        fresh = _start_over(plan, asks, state, walk, rows, starts, seed, bounds)
         kept = rows[walk.distance[rows] <= fresh.distance[rows]]
         if plan.restart_every == 1:
             kept = kept[:0]
@@ -46,7 +46,7 @@ def nearest(
     return replace(state, walk=replace(walk, limit=state.walk.limit, spent=spent))
 
 
-def _look_anew(
+def _start_over(
     plan: AscentPlan,
     asks: Asks,
     state: Ascent,

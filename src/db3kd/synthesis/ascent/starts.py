@@ -23,7 +23,7 @@ from db3kd.student.networks import Shape
 from db3kd.teachers.base import Teacher
 
 Prior = Callable[[int, Generator], Tensor]
-"""(count, draw) -> so many structured images within the teacher's bounds."""
+"""(count, draw) -> that count of structured images, within the teacher's bounds."""
 
 BATCH = 100  # images asked at once, at most
 IDLE = 4  # rounds in a row of which nothing could be kept, and a source is left
