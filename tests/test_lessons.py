@@ -13,6 +13,10 @@ from db3kd.config.settings import Budget, Search, paper
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
 from db3kd.run import Run
+from db3kd.search.joint import loop
+from db3kd.search.joint.in_memory import measure_jointly
+from db3kd.search.robustness import References, choose_references
+from db3kd.seeds import derive_seed
 from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
 from db3kd.teachers import function
@@ -92,6 +96,37 @@ def test_a_lost_lesson_is_given_again(tmp_path: Path) -> None:
     lessons[-1].unlink()
     found, _ = run(tmp_path / "cut")
     assert torch.equal(found, whole)
+
+
+@pytest.mark.parametrize("useful", [0.05, 0.9])
+def test_a_run_finds_what_the_search_in_memory_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, useful: float
+) -> None:
+    """Also where a surrogate is given up; one shard, so that all images ask together."""
+    monkeypatch.setattr(loop, "USEFUL", useful)
+    search, own = Search(**{**_plain(TOGETHER), "shard": 30}), images()
+    with Run(tmp_path, Counting(), seed=7) as opened:
+        opened.measure(own, search)
+        found, answers = opened.distances("mbd"), opened.answers(own)
+    rows, rejected = choose_references(
+        answers,
+        classes=4,
+        per_class=search.references,
+        generator=torch.Generator().manual_seed(derive_seed(7, "references")),
+    )
+    values = own.read(torch.arange(len(own)))
+    memory = measure_jointly(
+        prototypes(CORNERS),
+        values,
+        answers,
+        References(values[rows], answers[rows], rejected),
+        search,
+        pool=own,
+        answers=answers,
+        seed=7,
+    )
+    assert torch.equal(memory.distance, found.distance)
+    assert torch.equal(memory.queries, found.queries.long())
 
 
 def test_shards_that_no_lesson_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
