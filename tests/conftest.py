@@ -1,7 +1,7 @@
 """Shared fixtures; the presence of this file lets every folder of tests import `closed_form`.
 
 `digits` is a folder of images: scikit-learn's 8x8 digits, one folder of PNG files for each class.
-`workshop` is a folder with a recipe for them and a slow SVM that writes down what it is asked.
+`sandbox` is a folder with a recipe for them and a slow SVM that writes down what it is asked.
 """
 
 import json
@@ -132,7 +132,7 @@ def student_content(path: Path) -> object:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Sandbox:
     """A folder to run recipes in, by processes of their own or within this one."""
 
     folder: Path
@@ -191,9 +191,9 @@ class Workshop:
         return [json.loads(line) for line in (self.run / "journal.jsonl").read_text().splitlines()]
 
 
-def make_workshop(folder: Path, digits: Path) -> Workshop:
+def make_sandbox(folder: Path, digits: Path) -> Sandbox:
     folder.mkdir(exist_ok=True)
-    made = Workshop(folder, digits)
+    made = Sandbox(folder, digits)
     known = str(digits.parent / "known.npz")
     made.write("svm_teacher.py", FACTORY.replace("{known!r}", repr(known)))
     made.write("recipe.toml", RECIPE.format(digits=digits))
@@ -202,8 +202,8 @@ def make_workshop(folder: Path, digits: Path) -> Workshop:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, digits: Path) -> Workshop:
-    return make_workshop(tmp_path, digits)
+def sandbox(tmp_path: Path, digits: Path) -> Sandbox:
+    return make_sandbox(tmp_path, digits)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_our_search_comes_close_to_the_closed_form_and_books_what_it_asks() -> N
     assert all(0 < spent <= 500 for spent in found.spent)
 
 
-def test_results_stay_on_the_shelf_and_a_torn_line_is_searched_again(tmp_path: Path) -> None:
+def test_results_are_kept_and_a_torn_line_is_searched_again(tmp_path: Path) -> None:
     task, competitors, distance = tiny_task(), module("competitors"), module("distance")
     calls: list[list[int]] = []
     real = competitors.ours("ours", Search(probes=20))
@@ -528,7 +528,7 @@ def test_the_frontier_buys_distances_within_the_budget(
     assert 200 < line["asked"][0] == line["seen_by_teacher"][0] <= 1000
 
 
-def test_students_unlike_those_that_choose_have_no_unasked_images_by_default() -> None:
+def test_students_unlike_those_that_choose_have_no_ensemble_labels_by_default() -> None:
     frontier = module("frontier")
     cases = {case.name: case for case in frontier.spending.CASES}
     case, shape = cases["cifar10"], (3, 32, 32)

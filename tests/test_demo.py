@@ -50,7 +50,7 @@ def test_the_piles_do_not_overlap_and_are_everything(module):
     assert float(data.own.values.max()) == 1
 
 
-def test_a_small_demo_keeps_its_books_and_is_not_paid_twice(module, tiny, tmp_path):
+def test_a_small_demo_keeps_its_accounts_and_is_not_paid_twice(module, tiny, tmp_path):
     first = module.demo(tmp_path, tiny)
     assert json.loads((tmp_path / "summary.json").read_text()) == first
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Runs: whatever happens to a process, answers are kept, books balance, results are the same."""
+"""Runs: whatever happens to a process, answers are kept, accounts balance, results are the same."""
 
 import logging
 import os
@@ -151,7 +151,7 @@ def finished(whole: tuple[dict[str, object], list[int], Path], tmp_path: Path) -
     return Path(shutil.copytree(whole[2], tmp_path / "finished"))
 
 
-def books(folder: Path) -> tuple[int, int]:
+def accounts(folder: Path) -> tuple[int, int]:
     """Queries spent and lost, as the folder says; and they must balance shard by shard."""
     journal = Journal(folder / "journal.jsonl", read_only=True)
     for record in journal.all("shard"):
@@ -236,7 +236,7 @@ def test_the_price_of_a_run_is_what_its_journal_says(
     whole: tuple[dict[str, object], list[int], Path],
 ) -> None:
     _, questions, folder = whole
-    assert books(folder) == (sum(questions), 0)
+    assert accounts(folder) == (sum(questions), 0)
     limit = 7 + 7 * (CLASSES - 1) * SEARCH.queries + 5
     assert sum(questions) <= limit
     by_stage = status(folder)["queries"]["by_stage"]
@@ -309,7 +309,7 @@ def test_stopped_within_any_question_a_run_ends_the_same(
             all_questions(run)
         # Asked again is the one question that was lost, and nothing else.
         assert second.questions == questions[number:]
-        assert books(folder) == (first.asked + second.asked, questions[number])
+        assert accounts(folder) == (first.asked + second.asked, questions[number])
         assert shards(folder) == without_students(expected)
         assert not list(folder.glob("*/*.tape"))
         shutil.rmtree(folder)
@@ -346,7 +346,7 @@ def test_stopped_again_and_again_and_going_on_in_one_process_or_in_new_ones(
         pytest.fail("it never ended")
     assert kills > 5
     assert shards(folder) == without_students(expected)
-    spent, lost = books(folder)
+    spent, lost = accounts(folder)
     assert spent == teacher.asked
     assert spent - lost == sum(questions)
 
@@ -375,7 +375,7 @@ def test_a_budget_is_never_exceeded_and_a_larger_one_goes_on(
         assert status(folder)["queries"]["budget"] == budget
         budget += more
     assert teacher.questions == questions  # nothing was asked twice for all the stopping
-    assert books(folder) == (needed, 0)
+    assert accounts(folder) == (needed, 0)
     assert shards(folder) == without_students(expected)
 
 
@@ -422,7 +422,7 @@ def test_stages_have_budgets_of_their_own(tmp_path: Path) -> None:
     assert status(folder)["queries"]["by_stage"]["evaluate"] == 0
     with opened(folder, teacher, budget=Budget(stages={"evaluate": 5})) as run:
         everything(run)
-    assert books(folder) == (teacher.asked, 0)
+    assert accounts(folder) == (teacher.asked, 0)
 
 
 def test_a_budget_of_nothing_asks_nothing(tmp_path: Path) -> None:
@@ -547,7 +547,7 @@ def test_answers_to_other_questions_are_written_off_and_stay_booked(
         everything(run)
     assert "150 answers cannot be used" in caplog.text
     assert second.questions == questions[1:]
-    assert books(folder) == (sum(questions) + 150, 150)
+    assert accounts(folder) == (sum(questions) + 150, 150)
     assert shards(folder) == expected
 
 
@@ -596,7 +596,7 @@ def test_damaged_shards_are_bought_again_on_request_only(
     again = 7 + price["distances", 1] + 5
     assert teacher.asked == again
     assert caplog.text.count("to be bought again") == 3
-    assert books(finished) == (sum(questions) + again, 0)
+    assert accounts(finished) == (sum(questions) + again, 0)
     assert shards(finished) == expected
     with opened(finished, silent_teacher(), redo_damaged=True) as run:  # nothing is damaged now
         everything(run)
@@ -627,7 +627,7 @@ def test_a_redo_that_was_killed_goes_on(
     with opened(finished, second) as run:
         everything(run)
     assert shards(finished) == expected
-    assert books(finished) == (sum(questions) + first.asked + second.asked, first.questions[-1])
+    assert accounts(finished) == (sum(questions) + first.asked + second.asked, first.questions[-1])
 
 
 def test_a_journal_that_forgot_shards_is_damaged(finished: Path) -> None:
@@ -680,7 +680,7 @@ def test_killed_between_journal_and_tape_nothing_is_counted_twice(
     tape.reserve(50, key=1)  # what the finished shard asked is on the journal already
     tape.settle(torch.zeros(50, dtype=torch.int64))
     tape.close()
-    assert books(finished) == (sum(whole[1]), 0)
+    assert accounts(finished) == (sum(whole[1]), 0)
     with opened(finished, silent_teacher()) as run:
         everything(run)
         assert run.meter.spent == sum(whole[1])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Workshop, make_workshop
+from conftest import Sandbox, make_sandbox
 from db3kd.search.descent.tangent import CPU_POINTS
 
 VERBS = ("run", "label", "distill", "evaluate", "status")
@@ -21,19 +21,19 @@ HEAVY = {"torch", "numpy", "pyarrow", "PIL", "sklearn"}
 @pytest.fixture(scope="module")
 def done(
     tmp_path_factory: pytest.TempPathFactory, digits: Path
-) -> tuple[Workshop, subprocess.CompletedProcess[str]]:
+) -> tuple[Sandbox, subprocess.CompletedProcess[str]]:
     """A finished run (not to be changed), and what the command said."""
-    workshop = make_workshop(tmp_path_factory.mktemp("cli") / "done", digits)
-    return workshop, workshop.call("run", "recipe.toml", "--json")
+    sandbox = make_sandbox(tmp_path_factory.mktemp("cli") / "done", digits)
+    return sandbox, sandbox.call("run", "recipe.toml", "--json")
 
 
 @pytest.fixture
 def copy(
-    done: tuple[Workshop, subprocess.CompletedProcess[str]], tmp_path: Path, digits: Path
-) -> Workshop:
+    done: tuple[Sandbox, subprocess.CompletedProcess[str]], tmp_path: Path, digits: Path
+) -> Sandbox:
     """A finished run that a test may change."""
     shutil.copytree(done[0].folder, tmp_path / "copy")
-    return Workshop(tmp_path / "copy", digits)
+    return Sandbox(tmp_path / "copy", digits)
 
 
 def one_line(text: str) -> str:
@@ -44,8 +44,8 @@ def one_line(text: str) -> str:
     return text.rstrip()
 
 
-def with_status(workshop: Workshop) -> Any:
-    said = workshop.call("status", "run", "--json")
+def with_status(sandbox: Sandbox) -> Any:
+    said = sandbox.call("status", "run", "--json")
     assert (said.returncode, said.stderr) == (0, "")
     return json.loads(said.stdout)
 
@@ -54,14 +54,14 @@ def with_status(workshop: Workshop) -> Any:
 
 
 def test_a_run_prints_its_result_to_stdout_and_progress_to_stderr(
-    done: tuple[Workshop, subprocess.CompletedProcess[str]],
+    done: tuple[Sandbox, subprocess.CompletedProcess[str]],
 ) -> None:
-    workshop, said = done
+    sandbox, said = done
     assert said.returncode == 0, said.stderr
     result = json.loads(said.stdout)  # nothing else is there
     assert (
         result["queries"]["spent"]
-        == workshop.asked()
+        == sandbox.asked()
         == result["queries"]["by_stage"]["answers"]
         + result["queries"]["by_stage"]["distances"]
         + result["queries"]["by_stage"]["evaluate"]
@@ -69,14 +69,14 @@ def test_a_run_prints_its_result_to_stdout_and_progress_to_stderr(
     assert set(result["methods"]) == {"ce", "mbd"}
     assert len(result["methods"]["mbd"]["accuracy"]) == 1
     assert result["methods"]["ce"]["queries"] == result["samples"] == 30
-    assert result == json.loads((workshop.run / "summary.json").read_text())
+    assert result == json.loads((sandbox.run / "summary.json").read_text())
     for part in ("run recipe.toml", "queries=60", "distances: 100%", "queries", "evaluate: 100%"):
         assert part in said.stderr
     assert "Traceback" not in said.stderr
 
 
 def test_status_is_json_for_a_program(
-    done: tuple[Workshop, subprocess.CompletedProcess[str]],
+    done: tuple[Sandbox, subprocess.CompletedProcess[str]],
 ) -> None:
     found = with_status(done[0])
     assert found["stage"] == "done"
@@ -88,7 +88,7 @@ def test_status_is_json_for_a_program(
 
 
 def test_status_is_text_for_a_person(
-    done: tuple[Workshop, subprocess.CompletedProcess[str]],
+    done: tuple[Sandbox, subprocess.CompletedProcess[str]],
 ) -> None:
     said = done[0].call("status", "run")
     lines = said.stdout.splitlines()
@@ -98,7 +98,7 @@ def test_status_is_text_for_a_person(
     assert lines[-1].startswith("  mbd seed 0: accuracy ")
 
 
-def test_a_finished_run_is_run_again_for_nothing(copy: Workshop) -> None:
+def test_a_finished_run_is_run_again_for_nothing(copy: Sandbox) -> None:
     before, asked = copy.shards(), copy.asked()
     said = copy.call("run", "recipe.toml", "--quiet")
     assert (said.returncode, said.stderr) == (0, "")
@@ -109,7 +109,7 @@ def test_a_finished_run_is_run_again_for_nothing(copy: Workshop) -> None:
     assert (copy.shards(), copy.asked()) == (before, asked)
 
 
-def test_overrides_are_part_of_the_run(copy: Workshop) -> None:
+def test_overrides_are_part_of_the_run(copy: Sandbox) -> None:
     asked = copy.asked()
     said = copy.call(
         *("distill", "recipe.toml", "--json", "-s", "student.methods=['ce']"),
@@ -130,18 +130,18 @@ def test_overrides_are_part_of_the_run(copy: Workshop) -> None:
 
 
 def test_an_exhausted_budget_is_exit_3_and_a_larger_one_goes_on(
-    done: tuple[Workshop, subprocess.CompletedProcess[str]], workshop: Workshop
+    done: tuple[Sandbox, subprocess.CompletedProcess[str]], sandbox: Sandbox
 ) -> None:
-    said = workshop.call("label", "recipe.toml", "-q", "-s", "budget.queries=2000")
+    said = sandbox.call("label", "recipe.toml", "-q", "-s", "budget.queries=2000")
     assert (said.returncode, said.stdout) == (3, "")
     assert "the budget of 2,000 queries is exhausted" in one_line(said.stderr)
-    spent = with_status(workshop)["queries"]
-    assert workshop.asked() == spent["spent"] <= 2000 == spent["budget"]
+    spent = with_status(sandbox)["queries"]
+    assert sandbox.asked() == spent["spent"] <= 2000 == spent["budget"]
     price = json.loads(done[1].stdout)["queries"]["spent"]
-    said = workshop.call("run", "recipe.toml", "-s", f"budget.queries={price}")
+    said = sandbox.call("run", "recipe.toml", "-s", f"budget.queries={price}")
     assert said.returncode == 0, said.stderr
     assert f"{price:,} of {price:,} queries spent" in said.stdout
-    assert (workshop.shards(), workshop.asked()) == (done[0].shards(), price)
+    assert (sandbox.shards(), sandbox.asked()) == (done[0].shards(), price)
 
 
 STUBBORN = """
@@ -161,12 +161,12 @@ def make():
 """
 
 
-def test_an_interrupt_that_the_teacher_swallows_is_heeded_all_the_same(workshop: Workshop) -> None:
-    workshop.write("stubborn.py", STUBBORN)
-    process = workshop.start(
+def test_an_interrupt_that_the_teacher_swallows_is_heeded_all_the_same(sandbox: Sandbox) -> None:
+    sandbox.write("stubborn.py", STUBBORN)
+    process = sandbox.start(
         "run", "recipe.toml", "-q", "-s", "teacher.factory=stubborn:make", pause=0.5
     )
-    while workshop.asked() < 500 and process.poll() is None:
+    while sandbox.asked() < 500 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
@@ -175,36 +175,36 @@ def test_an_interrupt_that_the_teacher_swallows_is_heeded_all_the_same(workshop:
 
 
 def test_interrupted_everything_is_saved(
-    done: tuple[Workshop, subprocess.CompletedProcess[str]], workshop: Workshop
+    done: tuple[Sandbox, subprocess.CompletedProcess[str]], sandbox: Sandbox
 ) -> None:
     before = 0
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = workshop.start("run", "recipe.toml", "--quiet", pause=0.01)
+        process = sandbox.start("run", "recipe.toml", "--quiet", pause=0.01)
         until = time.monotonic() + 120
-        while workshop.asked() < before + 1500 and time.monotonic() < until:
+        while sandbox.asked() < before + 1500 and time.monotonic() < until:
             time.sleep(0.01)
         process.send_signal(number)
         out, err = process.communicate()
         assert (process.returncode, out) == (130, ""), err
         assert one_line(err) == "db3kd: interrupted; everything is saved, run the command again"
-        assert before + 1500 <= workshop.asked() < done[0].asked()
-        before = workshop.asked()
-    said = workshop.call("run", "recipe.toml", "--json")
+        assert before + 1500 <= sandbox.asked() < done[0].asked()
+        before = sandbox.asked()
+    said = sandbox.call("run", "recipe.toml", "--json")
     assert said.returncode == 0, said.stderr
     queries = json.loads(said.stdout)["queries"]
-    assert workshop.shards() == done[0].shards()
-    assert queries["spent"] == workshop.asked() <= done[0].asked() + 2 * CPU_POINTS
+    assert sandbox.shards() == done[0].shards()
+    assert queries["spent"] == sandbox.asked() <= done[0].asked() + 2 * CPU_POINTS
 
 
-def test_distill_before_label_asks_nothing(workshop: Workshop) -> None:
-    said = workshop.call("distill", "recipe.toml", "--quiet")
+def test_distill_before_label_asks_nothing(sandbox: Sandbox) -> None:
+    said = sandbox.call("distill", "recipe.toml", "--quiet")
     assert (said.returncode, said.stdout) == (1, "")
     assert "not labelled yet" in one_line(said.stderr)
-    assert workshop.asked() == 0
+    assert sandbox.asked() == 0
 
 
-def test_a_folder_without_a_run_is_exit_1(workshop: Workshop) -> None:
-    said = workshop.call("status", "nowhere")
+def test_a_folder_without_a_run_is_exit_1(sandbox: Sandbox) -> None:
+    said = sandbox.call("status", "nowhere")
     assert (said.returncode, said.stdout) == (1, "")
     assert one_line(said.stderr) == "db3kd: there is no run in nowhere"
 
@@ -225,26 +225,26 @@ def test_a_folder_without_a_run_is_exit_1(workshop: Workshop) -> None:
         (("status",), "--folder requires an argument"),
     ],
 )
-def test_wrong_usage_is_exit_2(workshop: Workshop, words: Any, sentence: str) -> None:
-    text = (workshop.folder / "recipe.toml").read_text()
-    workshop.write("misspelt.toml", text.replace("references", "refrences"))
-    said = workshop.call(*words)
+def test_wrong_usage_is_exit_2(sandbox: Sandbox, words: Any, sentence: str) -> None:
+    text = (sandbox.folder / "recipe.toml").read_text()
+    sandbox.write("misspelt.toml", text.replace("references", "refrences"))
+    said = sandbox.call(*words)
     assert (said.returncode, said.stdout) == (2, "")
     assert sentence in said.stderr
     assert "Traceback" not in said.stderr
-    assert not workshop.run.exists()
+    assert not sandbox.run.exists()
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
-def test_every_verb_has_help(workshop: Workshop, verb: str) -> None:
-    said = workshop.call(*filter(None, (verb, "--help")))
+def test_every_verb_has_help(sandbox: Sandbox, verb: str) -> None:
+    said = sandbox.call(*filter(None, (verb, "--help")))
     assert (said.returncode, said.stderr) == (0, "")
     assert f"Usage: db3kd {verb or 'COMMAND'}" in said.stdout
 
 
-def test_without_a_verb_there_is_help_and_the_version_is_one_line(workshop: Workshop) -> None:
-    assert "Usage: db3kd COMMAND" in workshop.call().stdout
-    said = workshop.call("--version")
+def test_without_a_verb_there_is_help_and_the_version_is_one_line(sandbox: Sandbox) -> None:
+    assert "Usage: db3kd COMMAND" in sandbox.call().stdout
+    said = sandbox.call("--version")
     assert (said.returncode, said.stdout) == (0, "0.1.0\n")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import db3kd.student.training
 from closed_form import WIDE, ordered_scores
-from conftest import Workshop, make_workshop
+from conftest import Sandbox, make_sandbox
 from db3kd.cli.main import main
 from db3kd.config.settings import Budget, Search, Training
 from db3kd.data import DataSet, TensorImages
@@ -103,8 +103,8 @@ QUICK = ("label.queries=20", "label.probes=5", "label.checkpoints=[]", "label.sh
 class Command:
     """`db3kd` within this process: exit code, and the sentence on stderr."""
 
-    def __init__(self, workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-        self.workshop, self.capsys = workshop, capsys
+    def __init__(self, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+        self.sandbox, self.capsys = sandbox, capsys
 
     def __call__(self, verb: str, *overrides: str, redo: bool = False) -> tuple[int, str]:
         words = [verb, "recipe.toml", "--quiet"] + ["--redo-damaged"] * redo
@@ -139,16 +139,16 @@ def sentence(errors: str) -> str:
 
 @pytest.fixture
 def command(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Command]:
-    workshop.write("factories.py", FACTORIES)
-    monkeypatch.chdir(workshop.folder)
-    monkeypatch.syspath_prepend(str(workshop.folder))
+    sandbox.write("factories.py", FACTORIES)
+    monkeypatch.chdir(sandbox.folder)
+    monkeypatch.syspath_prepend(str(sandbox.folder))
     for module in ("svm_teacher", "factories"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     handler, logger = signal.getsignal(signal.SIGTERM), logging.getLogger("db3kd")
     level = logger.level
-    yield Command(workshop, capsys)
+    yield Command(sandbox, capsys)
     signal.signal(signal.SIGTERM, handler)
     logger.setLevel(level)
 
@@ -158,9 +158,9 @@ def by(factory: str, kind: str = "function") -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Workshop:
+def finished(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Sandbox:
     """A finished run, to be copied and damaged."""
-    made = make_workshop(tmp_path_factory.mktemp("bad") / "finished", digits)
+    made = make_sandbox(tmp_path_factory.mktemp("bad") / "finished", digits)
     # Students are the same to the bit on the same number of threads.
     made.environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     words = [word for override in QUICK for word in ("-s", override)]
@@ -170,8 +170,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Workshop
 
 
 @pytest.fixture
-def copied(command: Command, finished: Workshop) -> Command:
-    shutil.copytree(finished.run, command.workshop.run)
+def copied(command: Command, finished: Sandbox) -> Command:
+    shutil.copytree(finished.run, command.sandbox.run)
     return command
 
 
@@ -242,12 +242,12 @@ def test_no_images_at_all(tmp_path: Path) -> None:
 def test_bounds_that_the_images_do_not_keep(command: Command) -> None:
     words = command.refused("label", "teacher.bounds=[0, 0.5]")
     assert "out of the bounds [0.0, 0.5]" in words
-    assert command.workshop.asked() == 0
+    assert command.sandbox.asked() == 0
 
 
 def copied_digits(command: Command) -> Path:
-    folder = command.workshop.folder / "mine"
-    shutil.copytree(command.workshop.digits, folder)
+    folder = command.sandbox.folder / "mine"
+    shutil.copytree(command.sandbox.digits, folder)
     return folder
 
 
@@ -293,12 +293,12 @@ def test_labels_outside_the_classes_cost_nothing(tmp_path: Path, label: int) -> 
 
 
 def test_more_classes_than_the_teacher_has_cost_nothing(command: Command) -> None:
-    svm = (command.workshop.folder / "svm_teacher.py").read_text()
+    svm = (command.sandbox.folder / "svm_teacher.py").read_text()
     svm = svm.replace('["images"], known["labels"]', '["images"], known["labels"] % 4')
-    command.workshop.write("svm_teacher.py", svm)
+    command.sandbox.write("svm_teacher.py", svm)
     words = command.refused("run")
     assert "the images have 10 classes, but the teacher only 4" in words
-    assert command.workshop.asked() == 0
+    assert command.sandbox.asked() == 0
 
 
 def test_an_empty_class(command: Command) -> None:
@@ -316,20 +316,20 @@ def test_one_class_only(command: Command) -> None:
             shutil.rmtree(folder / split / str(label))
     words = command.refused("label", "data.train=mine", *by("plain"))
     assert "at least 2 classes, got 1" in words
-    command.workshop.write("how", "same")
+    command.sandbox.write("how", "same")
     words = command.refused("label", *by("wrong"))
     assert "answered class 3 to all 30 images" in words
 
 
 def test_classes_that_the_teacher_never_answers(command: Command) -> None:
     command.done("run", *by("some_classes"))
-    with Run(command.workshop.folder / "again", teacher()) as run:
+    with Run(command.sandbox.folder / "again", teacher()) as run:
         run.answers(TensorImages(IMAGES))
-    found = status(command.workshop.run)
+    found = status(command.sandbox.run)
     assert found["stage"] == "done"
-    (answers,) = command.workshop.run.glob("answers/*.safetensors")
+    (answers,) = command.sandbox.run.glob("answers/*.safetensors")
     assert answers.exists()
-    records = [r for r in command.workshop.journal() if r.get("stage") == "distances"]
+    records = [r for r in command.sandbox.journal() if r.get("stage") == "distances"]
     # Of 30 images each has 9 other classes, of which at least 6 are never answered.
     statuses = [r["statuses"] for r in records if r["kind"] == "shard"]
     assert sum(some[Status.NO_REFERENCE.name] for some in statuses) >= 30 * 6
@@ -351,9 +351,9 @@ def test_classes_that_the_teacher_never_answers(command: Command) -> None:
     ],
 )
 def test_answers_that_are_no_classes(command: Command, how: str, words: str) -> None:
-    command.workshop.write("how", how)
+    command.sandbox.write("how", how)
     assert re.search(words, command.refused("label", *by("wrong")))
-    found = status(command.workshop.run)["queries"]
+    found = status(command.sandbox.run)["queries"]
     assert (found["spent"], found["reserved"]) == (30, 30)  # they may have been paid
 
 
@@ -367,17 +367,17 @@ def test_a_teacher_for_other_images(command: Command, factory: str) -> None:
 def test_a_teacher_that_fails_in_the_middle(command: Command) -> None:
     words = command.refused("run", *by("sometimes"))
     assert "ConnectionError: the line is dead" in words
-    spent = status(command.workshop.run)["queries"]["spent"]
-    assert spent == command.workshop.asked() > 30
-    command.workshop.write("well", "")
+    spent = status(command.sandbox.run)["queries"]["spent"]
+    assert spent == command.sandbox.asked() > 30
+    command.sandbox.write("well", "")
     command.done("run", *by("sometimes"))
-    again = status(command.workshop.run)["queries"]
-    assert again["spent"] == command.workshop.asked()
+    again = status(command.sandbox.run)["queries"]
+    assert again["spent"] == command.sandbox.asked()
     assert 0 < again["lost"] < spent
     command.done("run", *by("plain"), "run=whole")
-    whole = status(command.workshop.folder / "whole")["queries"]
+    whole = status(command.sandbox.folder / "whole")["queries"]
     assert again["spent"] - again["lost"] == whole["spent"]
-    assert command.workshop.shards() == command.workshop.shards("whole")
+    assert command.sandbox.shards() == command.sandbox.shards("whole")
 
 
 @pytest.mark.parametrize(
@@ -411,15 +411,15 @@ def test_a_module_that_answers_no_scores(tmp_path: Path) -> None:
     ],
 )
 def test_recipes_that_are_wrong(command: Command, old: str, new: str, words: str) -> None:
-    path = command.workshop.folder / "recipe.toml"
+    path = command.sandbox.folder / "recipe.toml"
     path.write_text(path.read_text().replace(old, new))
     code, errors = command.call(["label", "recipe.toml", "--quiet"])
     assert code == 2
     assert words in sentence(errors)
-    assert not command.workshop.run.exists()
+    assert not command.sandbox.run.exists()
 
 
-def test_a_folder_of_another_configuration(copied: Command, finished: Workshop) -> None:
+def test_a_folder_of_another_configuration(copied: Command, finished: Sandbox) -> None:
     for override, difference in (
         ("seed=2", "seed: 1 -> 2"),
         ("label.queries=30", "queries: 20 -> 30"),
@@ -430,12 +430,12 @@ def test_a_folder_of_another_configuration(copied: Command, finished: Workshop) 
         assert difference in words
         assert "use them, or another folder" in words
     copied.done("run")
-    assert copied.workshop.shards() == finished.shards()
-    assert copied.workshop.asked() == 0
+    assert copied.sandbox.shards() == finished.shards()
+    assert copied.sandbox.asked() == 0
 
 
 def test_a_folder_of_another_process(copied: Command) -> None:
-    other = filelock.FileLock(copied.workshop.run / "lock")
+    other = filelock.FileLock(copied.sandbox.run / "lock")
     with other:
         words = copied.refused("run")
         assert words.startswith("db3kd: another process works in run")
@@ -444,7 +444,7 @@ def test_a_folder_of_another_process(copied: Command) -> None:
 
 
 def test_a_folder_of_a_newer_version(copied: Command) -> None:
-    path = copied.workshop.run / "journal.jsonl"
+    path = copied.sandbox.run / "journal.jsonl"
     first, *others = path.read_text().splitlines(keepends=True)
     record = json.loads(first)
     del record["crc"]
@@ -468,11 +468,11 @@ NO_OVERRIDE = (
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="permissions of root are dropped as in Linux")
-def test_a_folder_that_is_read_only(workshop: Workshop, finished: Workshop) -> None:
+def test_a_folder_that_is_read_only(sandbox: Sandbox, finished: Sandbox) -> None:
     import subprocess
 
-    shutil.copytree(finished.run, workshop.run)
-    before = workshop.shards()
+    shutil.copytree(finished.run, sandbox.run)
+    before = sandbox.shards()
     probe = "import sys; open(sys.argv[1], 'a').close()"
     words = [word for override in QUICK for word in ("-s", override)]
     label = ["-m", "db3kd", "label", "recipe.toml", "-q", *words]
@@ -480,18 +480,18 @@ def test_a_folder_that_is_read_only(workshop: Workshop, finished: Workshop) -> N
     def said(*arguments: str) -> Any:
         return subprocess.run(
             [sys.executable, "-c", NO_OVERRIDE, *arguments],
-            cwd=workshop.folder,
+            cwd=sandbox.folder,
             capture_output=True,
             text=True,
             check=False,
         )
 
-    folders = [workshop.run, *(path for path in workshop.run.iterdir() if path.is_dir())]
-    files = [path for path in workshop.run.rglob("*") if path.is_file()]
+    folders = [sandbox.run, *(path for path in sandbox.run.iterdir() if path.is_dir())]
+    files = [path for path in sandbox.run.rglob("*") if path.is_file()]
     try:
         for path in (*files, *folders):
             path.chmod(0o444 if path.is_file() else 0o555)
-        if said("-c", probe, str(workshop.run / "journal.jsonl")).returncode == 0:
+        if said("-c", probe, str(sandbox.run / "journal.jsonl")).returncode == 0:
             pytest.skip("this user may write into read-only folders")
         refused = said(*label)
         assert refused.returncode == 1
@@ -503,7 +503,7 @@ def test_a_folder_that_is_read_only(workshop: Workshop, finished: Workshop) -> N
     finally:
         for path in (*folders, *files):
             path.chmod(0o644 if path.is_file() else 0o755)
-    assert workshop.shards() == before
+    assert sandbox.shards() == before
 
 
 # Damage
@@ -539,8 +539,8 @@ def flip(path: Path) -> None:
         ("evaluate/00000", empty),
     ],
 )
-def test_a_damaged_shard(copied: Command, finished: Workshop, name: str, damage: Damage) -> None:
-    path = copied.workshop.run / f"{name}.safetensors"
+def test_a_damaged_shard(copied: Command, finished: Sandbox, name: str, damage: Damage) -> None:
+    path = copied.sandbox.run / f"{name}.safetensors"
     whole = path.read_bytes()
     damage(path)
     words = copied.refused("run")
@@ -548,54 +548,54 @@ def test_a_damaged_shard(copied: Command, finished: Workshop, name: str, damage:
     assert "--redo-damaged" in words
     path.write_bytes(whole)
     copied.done("run")
-    assert copied.workshop.asked() == 0
+    assert copied.sandbox.asked() == 0
     damage(path)
-    before = status(copied.workshop.run)["queries"]["spent"]
+    before = status(copied.sandbox.run)["queries"]["spent"]
     copied.done("run", redo=True)
-    assert copied.workshop.shards() == finished.shards()
-    assert status(copied.workshop.run)["queries"]["spent"] == before + copied.workshop.asked()
-    assert copied.workshop.asked() > 0
+    assert copied.sandbox.shards() == finished.shards()
+    assert status(copied.sandbox.run)["queries"]["spent"] == before + copied.sandbox.asked()
+    assert copied.sandbox.asked() > 0
 
 
 @pytest.mark.parametrize("damage", [remove, cut, empty, flip])
-def test_a_damaged_journal(copied: Command, finished: Workshop, damage: Damage) -> None:
-    path = copied.workshop.run / "journal.jsonl"
+def test_a_damaged_journal(copied: Command, finished: Sandbox, damage: Damage) -> None:
+    path = copied.sandbox.run / "journal.jsonl"
     whole = path.read_bytes()
     damage(path)
     assert "journal.jsonl" in copied.refused("run")
     path.write_bytes(whole)
     copied.done("run")
-    assert (copied.workshop.shards(), copied.workshop.asked()) == (finished.shards(), 0)
+    assert (copied.sandbox.shards(), copied.sandbox.asked()) == (finished.shards(), 0)
 
 
 @pytest.mark.parametrize("damage", [remove, cut, empty, flip])
-def test_a_damaged_tape(command: Command, finished: Workshop, damage: Damage) -> None:
+def test_a_damaged_tape(command: Command, finished: Sandbox, damage: Damage) -> None:
     enough = "budget.queries=100000"
     assert "exhausted" in command.refused("label", "budget.queries=900", code=3)
     command.refused("label", "budget.queries=900", code=3)  # what is spent is on the journal now
-    path = command.workshop.run / "distances" / "00000.tape"
-    spent = status(command.workshop.run)["queries"]["spent"]
-    assert spent == command.workshop.asked() > 700
+    path = command.sandbox.run / "distances" / "00000.tape"
+    spent = status(command.sandbox.run)["queries"]["spent"]
+    assert spent == command.sandbox.asked() > 700
     damage(path)
     code, errors = command("label", enough)
     if damage is flip:
         assert (code, "00000.tape, byte" in sentence(errors)) == (1, True)
-        assert command.workshop.asked() == spent
+        assert command.sandbox.asked() == spent
         command.done("label", enough, redo=True)
     else:
         assert (code, errors) == (0, "")
     expected = finished.shards()
-    found = command.workshop.shards()
+    found = command.sandbox.shards()
     assert len(found) == 4  # of answers and distances
     assert found == {name: expected[name] for name in found}
-    queries = status(command.workshop.run)["queries"]
-    assert queries["spent"] >= command.workshop.asked() >= finished.asked() - 50
+    queries = status(command.sandbox.run)["queries"]
+    assert queries["spent"] >= command.sandbox.asked() >= finished.asked() - 50
     assert queries["spent"] - queries["lost"] == finished.asked() - 50  # test images
 
 
 @pytest.mark.parametrize("damage", [remove, cut, empty, flip])
-def test_a_damaged_student(copied: Command, finished: Workshop, damage: Damage) -> None:
-    (path,) = copied.workshop.run.glob("students/mbd-0-*.safetensors")
+def test_a_damaged_student(copied: Command, finished: Sandbox, damage: Damage) -> None:
+    (path,) = copied.sandbox.run.glob("students/mbd-0-*.safetensors")
     damage(path)
     if damage is not remove:
         words = copied.refused("evaluate")
@@ -603,7 +603,7 @@ def test_a_damaged_student(copied: Command, finished: Workshop, damage: Damage) 
         assert "remove it or restore a copy" in words
         path.unlink()
     copied.done("evaluate")  # students cost nothing: one that is gone is trained again
-    assert (copied.workshop.shards(), copied.workshop.asked()) == (finished.shards(), 0)
+    assert (copied.sandbox.shards(), copied.sandbox.asked()) == (finished.shards(), 0)
 
 
 @pytest.mark.parametrize("damage", [remove, cut, empty, flip])
@@ -666,21 +666,21 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(command: Command) -> No
         refusals.add(words.split()[1].rsplit("/", 1)[-1].partition("-")[0])
     assert {"journal.jsonl", "00000.tape"} <= refusals, refusals
     command.done("run", *one_shard)
-    assert command.workshop.shards() == command.workshop.shards("whole")
-    queries = status(command.workshop.run)["queries"]
-    whole = status(command.workshop.folder / "whole")["queries"]
+    assert command.sandbox.shards() == command.sandbox.shards("whole")
+    queries = status(command.sandbox.run)["queries"]
+    whole = status(command.sandbox.folder / "whole")["queries"]
     assert queries["spent"] - queries["lost"] == whole["spent"]
 
 
-def test_a_full_disk_while_a_student_is_saved(copied: Command, finished: Workshop) -> None:
-    for path in copied.workshop.run.glob("students/*"):
+def test_a_full_disk_while_a_student_is_saved(copied: Command, finished: Sandbox) -> None:
+    for path in copied.sandbox.run.glob("students/*"):
         path.unlink()
     with full_disk(20_000):
         words = copied.refused("distill")
     assert "students/ce-0-" in words
     assert "cannot be written" in words
     copied.done("distill")
-    assert copied.workshop.shards() == finished.shards()
+    assert copied.sandbox.shards() == finished.shards()
 
 
 def test_a_folder_where_a_file_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A look at a teacher before anything is spent, and the books of its store; and every example."""
+"""A look at a teacher before anything is spent, the accounts of its store, and every example."""
 
 import json
 import random
@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 from remote_tools import Reply, Tiny, classify, concepts, levels_of, tiny_server
 
-from conftest import Workshop
+from conftest import Sandbox
 from db3kd.config.reading import read_recipe
 from db3kd.job import check as checkup
 from db3kd.teachers.cached import Store
@@ -45,31 +45,31 @@ def tiny() -> Iterator[Tiny]:
         yield made
 
 
-def look(workshop: Workshop, tiny: Tiny, *words: str) -> str:
-    workshop.write("far.toml", RECIPE.format(digits=workshop.digits, url=tiny.url))
-    done = workshop.call(*words)
+def look(sandbox: Sandbox, tiny: Tiny, *words: str) -> str:
+    sandbox.write("far.toml", RECIPE.format(digits=sandbox.digits, url=tiny.url))
+    done = sandbox.call(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_look_costs_what_it_says_and_leaves_no_run(tiny: Tiny, workshop: Workshop) -> None:
-    found = json.loads(look(workshop, tiny, "check", "far.toml", "--images", "10", "--json"))
+def test_a_look_costs_what_it_says_and_leaves_no_run(tiny: Tiny, sandbox: Sandbox) -> None:
+    found = json.loads(look(sandbox, tiny, "check", "far.toml", "--images", "10", "--json"))
     assert found["questions"] == len(tiny.asked()) == 10 + 10 + 3
     assert (found["images"], found["classes"], found["flips"]) == (10, 10, 0)
     assert found["rounding"] is None  # eight bits are all it ever sees
     assert found["queries"]["total"] == 30 + 30 * 4 + 50
     assert (found["money"], found["currency"]) == (2.0, "EUR")
     assert found["hours"] < 0.1
-    assert not workshop.run.exists()
-    with Store(workshop.folder / "answers.db3kd") as store:
+    assert not sandbox.run.exists()
+    with Store(sandbox.folder / "answers.db3kd") as store:
         assert (store.books(run="check")["answered"], store.books()["answered"]) == (10, 10)
     before = len(tiny.asked())
-    look(workshop, tiny, "check", "far.toml", "--images", "10", "--json")
+    look(sandbox, tiny, "check", "far.toml", "--images", "10", "--json")
     assert len(tiny.asked()) - before == 13  # the first answers are known by now
 
 
-def test_a_look_sees_flips_and_rounding(tiny: Tiny, workshop: Workshop) -> None:
-    workshop.write("far.toml", RECIPE.format(digits=workshop.digits, url=tiny.url))
+def test_a_look_sees_flips_and_rounding(tiny: Tiny, sandbox: Sandbox) -> None:
+    sandbox.write("far.toml", RECIPE.format(digits=sandbox.digits, url=tiny.url))
     turns = [0]
 
     def fickle(_: Mapping[str, str], body: bytes) -> Reply | None:
@@ -85,55 +85,55 @@ def test_a_look_sees_flips_and_rounding(tiny: Tiny, workshop: Workshop) -> None:
 
     tiny.special = fickle
     words = ["teacher.remote.encoding={kind='float32', layout='flat'}", "run=other/run"]
-    recipe = read_recipe(workshop.folder / "far.toml", [*words, f"run={workshop.folder}/x/run"])
+    recipe = read_recipe(sandbox.folder / "far.toml", [*words, f"run={sandbox.folder}/x/run"])
     found = checkup.check_teacher(recipe, images=8)
     assert found["flips"] == 8
     assert found["rounding"] is not None
     assert found["questions"] == 8 + 8 + 3 + 16
 
 
-def test_the_text_for_people(tiny: Tiny, workshop: Workshop) -> None:
-    text = look(workshop, tiny, "check", "far.toml")
+def test_the_text_for_people(tiny: Tiny, sandbox: Sandbox) -> None:
+    text = look(sandbox, tiny, "check", "far.toml")
     assert "16 images were asked, in 35 questions" in text
     assert "0 of 16 answers differed" in text
     assert "The run costs at most 200 queries: 2.00 EUR" in text
 
 
-def test_answers_go_out_and_come_in(tiny: Tiny, workshop: Workshop) -> None:
-    text = look(workshop, tiny, "check", "far.toml", "--images", "12")
-    text = look(workshop, tiny, "answers", "far.toml", "--export", "out.parquet")
+def test_answers_go_out_and_come_in(tiny: Tiny, sandbox: Sandbox) -> None:
+    text = look(sandbox, tiny, "check", "far.toml", "--images", "12")
+    text = look(sandbox, tiny, "answers", "far.toml", "--export", "out.parquet")
     assert "exported      12" in text
-    assert pyarrow.parquet.read_table(workshop.folder / "out.parquet").num_rows == 12
-    (workshop.folder / "answers.db3kd").unlink()
-    text = look(workshop, tiny, "answers", "far.toml", "--import", "out.parquet")
+    assert pyarrow.parquet.read_table(sandbox.folder / "out.parquet").num_rows == 12
+    (sandbox.folder / "answers.db3kd").unlink()
+    text = look(sandbox, tiny, "answers", "far.toml", "--import", "out.parquet")
     assert "new           12" in text
     before = len(tiny.asked())
-    look(workshop, tiny, "check", "far.toml", "--images", "12")
+    look(sandbox, tiny, "check", "far.toml", "--images", "12")
     assert len(tiny.asked()) - before == 12 + 3  # the first question is answered by the import
 
 
-def test_a_teacher_without_a_store_has_no_books(workshop: Workshop) -> None:
-    done = workshop.call("answers", "recipe.toml")
+def test_a_teacher_without_a_store_has_no_accounts(sandbox: Sandbox) -> None:
+    done = sandbox.call("answers", "recipe.toml")
     assert (done.returncode, "name a file in teacher.store" in done.stderr) == (1, True)
 
 
-def test_a_teacher_on_this_machine_may_have_a_store(workshop: Workshop) -> None:
+def test_a_teacher_on_this_machine_may_have_a_store(sandbox: Sandbox) -> None:
     words = ("run", "recipe.toml", "-q", "-s", "teacher.store=kept.db3kd")
-    assert workshop.call(*words, "-s", "run=one").returncode == 0
-    asked = workshop.asked()
-    done = workshop.call(*words, "-s", "run=two")  # another folder, the same questions
-    assert (done.returncode, workshop.asked()) == (0, asked)
-    assert workshop.shards("one") == workshop.shards("two")
+    assert sandbox.call(*words, "-s", "run=one").returncode == 0
+    asked = sandbox.asked()
+    done = sandbox.call(*words, "-s", "run=two")  # another folder, the same questions
+    assert (done.returncode, sandbox.asked()) == (0, asked)
+    assert sandbox.shards("one") == sandbox.shards("two")
 
 
-def test_money_ends_a_run_that_goes_on_with_more(tiny: Tiny, workshop: Workshop) -> None:
-    workshop.write("far.toml", RECIPE.format(digits=workshop.digits, url=tiny.url))
+def test_money_ends_a_run_that_goes_on_with_more(tiny: Tiny, sandbox: Sandbox) -> None:
+    sandbox.write("far.toml", RECIPE.format(digits=sandbox.digits, url=tiny.url))
     words = ("run", "far.toml", "-q", "-s", "student.methods=['ce']")
-    done = workshop.call(*words, "-s", "budget.money=0.5")
+    done = sandbox.call(*words, "-s", "budget.money=0.5")
     assert done.returncode == 3
     assert "the budget of 0.50 EUR is exhausted" in done.stderr
     assert len(tiny.asked()) <= 50
-    assert workshop.call(*words, "-s", "budget.money=0.8").returncode == 0
+    assert sandbox.call(*words, "-s", "budget.money=0.8").returncode == 0
     assert len(tiny.asked()) == len(set(tiny.asked())) <= 80
 
 
@@ -150,9 +150,9 @@ def reworded(body: bytes, change: Callable[[int], int]) -> Reply:
     return 200, {}, json.dumps({"id": asked["id"], "outputs": [output]}).encode()
 
 
-def test_votes_by_recipe(tiny: Tiny, workshop: Workshop) -> None:
+def test_votes_by_recipe(tiny: Tiny, sandbox: Sandbox) -> None:
     words = ("run", "far.toml", "-q", "--json", "-s", "student.methods=['ce']")
-    look(workshop, tiny, *words)
+    look(sandbox, tiny, *words)
     draw = random.Random(0)
     tiny.special = lambda _, body: reworded(
         body, lambda label: (label + 1) % 10 if draw.random() < 0.05 else label
@@ -160,31 +160,31 @@ def test_votes_by_recipe(tiny: Tiny, workshop: Workshop) -> None:
     before = len(tiny.asked())
     noise = "teacher.noise={flips=0.05, error=0.0001, most=15}"
     store = "teacher.store=other.db3kd"
-    found = json.loads(look(workshop, tiny, *words, "-s", noise, "-s", store, "-s", "run=voted"))
+    found = json.loads(look(sandbox, tiny, *words, "-s", noise, "-s", store, "-s", "run=voted"))
     assert found["repeats"] >= 80  # a lead of at least two for each of 80 images
     assert found["queries"]["spent"] == 80
     assert (
-        workshop.shards("run")["answers/00000.safetensors"]
-        == (workshop.shards("voted")["answers/00000.safetensors"])
+        sandbox.shards("run")["answers/00000.safetensors"]
+        == (sandbox.shards("voted")["answers/00000.safetensors"])
     )
     asked = len(tiny.asked())
-    with Store(workshop.folder / "other.db3kd") as kept:
+    with Store(sandbox.folder / "other.db3kd") as kept:
         assert kept.books()["answered"] == 80 + found["repeats"]
-    again = look(workshop, tiny, *words, "-s", noise, "-s", store, "-s", "run=again")
+    again = look(sandbox, tiny, *words, "-s", noise, "-s", store, "-s", "run=again")
     assert json.loads(again)["repeats"] == found["repeats"]
     assert (len(tiny.asked()), before) == (asked, before)  # every vote was kept
 
 
-def test_a_changed_teacher_is_noticed_by_recipe(tiny: Tiny, workshop: Workshop) -> None:
+def test_a_changed_teacher_is_noticed_by_recipe(tiny: Tiny, sandbox: Sandbox) -> None:
     words = ("check", "far.toml", "--images", "20", "--canaries", "known.safetensors", "--json")
-    assert json.loads(look(workshop, tiny, *words))["questions"] == len(tiny.asked()) == 43 + 100
-    known = safetensors.torch.load_file(workshop.folder / "known.safetensors")
+    assert json.loads(look(sandbox, tiny, *words))["questions"] == len(tiny.asked()) == 43 + 100
+    known = safetensors.torch.load_file(sandbox.folder / "known.safetensors")
     assert known["answers"].tolist() == classify(levels_of(known["images"]))
     noise = "teacher.noise={canaries='known.safetensors', every=10}"
     words = ("run", "far.toml", "-q", "-s", "student.methods=['ce']", "-s", noise)
-    look(workshop, tiny, *words)
+    look(sandbox, tiny, *words)
     tiny.special = lambda _, body: reworded(body, lambda label: (label + 1) % 10)
-    done = workshop.call(*words, "-s", "run=later", "-s", "teacher.store=later.db3kd")
+    done = sandbox.call(*words, "-s", "run=later", "-s", "teacher.store=later.db3kd")
     assert done.returncode == 1
     assert "changed" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -223,31 +223,31 @@ KINDS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-def did_it(workshop: Workshop, name: str, url: str) -> None:
-    workshop.environment.update(TOKENS)
-    changes = [f"data.train={workshop.digits}", f"teacher.remote.url={url}", "data.samples=30"]
+def did_it(sandbox: Sandbox, name: str, url: str) -> None:
+    sandbox.environment.update(TOKENS)
+    changes = [f"data.train={sandbox.digits}", f"teacher.remote.url={url}", "data.samples=30"]
     changes += ["data.test_samples=20", "student.methods=['ce']", "student.network=small"]
     changes += ["student.training.steps=20"]
     words = [word for change in changes for word in ("-s", change)]
     for verb in ("check", "run"):
-        done = workshop.call(verb, str(EXAMPLES / f"{name}.toml"), *words)
+        done = sandbox.call(verb, str(EXAMPLES / f"{name}.toml"), *words)
         assert done.returncode == 0, done.stderr
         assert not any(secret in done.stdout + done.stderr for secret in TOKENS.values())
-    summary = json.loads((workshop.folder / "runs" / name / "summary.json").read_text())
+    summary = json.loads((sandbox.folder / "runs" / name / "summary.json").read_text())
     assert summary["queries"]["spent"] == 50
     assert summary["teacher"]["accuracy"] > 0.7
 
 
-def test_the_example_of_nested_json(workshop: Workshop) -> None:
-    with stand_in(workshop.folder) as server:
-        did_it(workshop, "remote_concepts", f"{server.url}/outputs")
+def test_the_example_of_nested_json(sandbox: Sandbox) -> None:
+    with stand_in(sandbox.folder) as server:
+        did_it(sandbox, "remote_concepts", f"{server.url}/outputs")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(real.MISSING), reason=str(real.MISSING))
 @pytest.mark.parametrize("name", KINDS)
-def test_an_example_with_a_real_server(workshop: Workshop, tmp_path: Path, name: str) -> None:
+def test_an_example_with_a_real_server(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
     server, path = KINDS[name]
     with server(tmp_path / "server") as running:
-        did_it(workshop, name, f"{running.url}{path}")
+        did_it(sandbox, name, f"{running.url}{path}")
         assert running.images() >= 30 + 20

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Workshop, make_workshop
+from conftest import Sandbox, make_sandbox
 from db3kd.errors import InputError
 from db3kd.search.descent.tangent import CPU_POINTS
 from db3kd.stages.accounts import status
@@ -102,40 +102,40 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Undis
 
 
 def left_alone(folder: Path, digits: Path, command: tuple[str, ...]) -> Undisturbed:
-    workshop = prepared(folder, digits)
+    sandbox = prepared(folder, digits)
     started = time.monotonic()
-    done = workshop.call(*command)
+    done = sandbox.call(*command)
     assert done.returncode == 0, done.stderr
-    found = status(workshop.run)
-    assert found["queries"]["spent"] == workshop.asked()
+    found = status(sandbox.run)
+    assert found["queries"]["spent"] == sandbox.asked()
     seconds = time.monotonic() - started
-    shards, asked = workshop.shards(), workshop.asked()
+    shards, asked = sandbox.shards(), sandbox.asked()
     return Undisturbed(shards, found["figures"], asked, seconds, done.stderr)
 
 
-def prepared(folder: Path, digits: Path) -> Workshop:
-    workshop = make_workshop(folder, digits)
+def prepared(folder: Path, digits: Path) -> Sandbox:
+    sandbox = make_sandbox(folder, digits)
     with (folder / "svm_teacher.py").open("a") as module:
         module.write(SLOWER)
-    return workshop
+    return sandbox
 
 
 @dataclass
 class Life:
     """One run, killed and continued until it is done."""
 
-    workshop: Workshop
+    sandbox: Sandbox
     budget: int
     command: tuple[str, ...] = COMMAND
     said: str = ""  # on stderr, at the end
-    largest: int = 0  # question that was seen on the books
+    largest: int = 0  # question that was seen in the accounts
     kills: Counter[str] = field(default_factory=Counter)
 
     def check(self) -> str:
-        """What was really asked is on the books, and the books are within the budget."""
-        really = self.workshop.asked()  # first: the books only grow meanwhile
+        """What was really asked is in the accounts, and they are within the budget."""
+        really = self.sandbox.asked()  # first: the accounts only grow meanwhile
         try:
-            found = status(self.workshop.run)
+            found = status(self.sandbox.run)
         except InputError:  # the run has not begun
             assert really == 0
             return "start"
@@ -146,10 +146,10 @@ class Life:
 
     def live(self, until: Callable[[float], bool]) -> bool:
         """Start the process; kill it when `until` says so. Whether it came to its end before."""
-        process = self.workshop.start(
+        process = self.sandbox.start(
             *self.command, "-s", f"budget.queries={self.budget}", pause=PAUSE
         )
-        started, before = time.monotonic(), opened(self.workshop)
+        started, before = time.monotonic(), opened(self.sandbox)
         while process.poll() is None:
             if until(time.monotonic() - started):
                 process.send_signal(signal.SIGKILL)
@@ -159,45 +159,45 @@ class Life:
         _, errors = process.communicate()
         stage = self.check()
         if process.returncode == -signal.SIGKILL:
-            self.kills[stage if opened(self.workshop) > before else "start-up"] += 1
+            self.kills[stage if opened(self.sandbox) > before else "start-up"] += 1
             return False
         assert (process.returncode, errors) == (0, self.said)
         return True
 
     def compare(self, expected: Undisturbed) -> None:
-        assert self.workshop.shards() == expected.shards
-        found = status(self.workshop.run)
+        assert self.sandbox.shards() == expected.shards
+        found = status(self.sandbox.run)
         assert [figure for figure in found["figures"] if figure not in expected.figures] == []
         queries = found["queries"]
         kills = self.kills.total()
         assert queries["reserved"] == 0
         assert queries["spent"] - queries["lost"] == expected.asked
         assert queries["lost"] <= kills * LARGEST
-        assert expected.asked <= self.workshop.asked() <= expected.asked + kills * LARGEST
-        left = {path.name for path in self.workshop.run.rglob("*") if path.is_file()}
+        assert expected.asked <= self.sandbox.asked() <= expected.asked + kills * LARGEST
+        left = {path.name for path in self.sandbox.run.rglob("*") if path.is_file()}
         assert not [name for name in left if name.endswith((".part", ".tape", ".checkpoint"))]
 
 
 LARGEST = CPU_POINTS  # images of one question, at most
 
 
-def opened(workshop: Workshop) -> int:
-    journal = workshop.run / "journal.jsonl"
+def opened(sandbox: Sandbox) -> int:
+    journal = sandbox.run / "journal.jsonl"
     return journal.read_bytes().count(b'"kind": "opened"') if journal.exists() else 0
 
 
 def moment(
-    draw: random.Random, workshop: Workshop, start: float, spread: float
+    draw: random.Random, sandbox: Sandbox, start: float, spread: float
 ) -> Callable[[float], bool]:
     """A random moment: one in four while the process starts, the others while it works."""
     if draw.random() < 0.25:
         after = draw.uniform(0, start)
         return lambda seconds: seconds >= after
-    before, after = opened(workshop), draw.uniform(0, spread)
+    before, after = opened(sandbox), draw.uniform(0, spread)
     working: list[float] = []
 
     def now(seconds: float) -> bool:
-        if not working and opened(workshop) > before:
+        if not working and opened(sandbox) > before:
             working.append(seconds)
         return bool(working) and seconds >= working[0] + after
 
@@ -221,12 +221,12 @@ def killed(
         life = Life(prepared(folder / str(number), digits), budget, command, expected.said)
         while True:
             left = times - kills.total() - life.kills.total()
-            when = moment(draw, life.workshop, expected.seconds / 2, spread)
+            when = moment(draw, life.sandbox, expected.seconds / 2, spread)
             if life.live(when if left else lambda seconds: False):
                 break
         life.compare(expected)
         kills += life.kills
-        shutil.rmtree(life.workshop.folder)
+        shutil.rmtree(life.sandbox.folder)
         if kills.total() == times:
             return kills
     raise AssertionError("runs end without being killed")

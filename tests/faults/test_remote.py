@@ -39,11 +39,10 @@ from remote_tools import (
 )
 from torch import Tensor
 
-from conftest import Workshop
+from conftest import Sandbox
 from db3kd.config.remote import Encoding, Names, Price
 from db3kd.errors import Db3kdError, InputError, MoneyExhausted, RunError, TeacherError
-from db3kd.teachers.cached import Store
-from db3kd.teachers.cached import cached as recorded
+from db3kd.teachers.cached import Store, cached
 from db3kd.teachers.remote import teacher as adapter
 from db3kd.teachers.remote import transport
 from servers.plan import Fault, Plan
@@ -92,7 +91,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_faults_change_no_answer_and_the_books_are_right(
+def test_faults_change_no_answer_and_the_accounts_are_right(
     tiny: Tiny, tmp_path: Path, taken: list[str], seed: int
 ) -> None:
     images = some_images(400)
@@ -354,7 +353,7 @@ def test_no_image_more_than_the_money_pays(
 def test_no_image_more_after_a_kill(
     tiny: Tiny, tmp_path: Path, charged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls that failed are paid, too, and are in the books before they are repeated."""
+    """Calls that failed are paid, too, and are counted before they are repeated."""
     images, most = some_images(120), 100
     price = Price(per_1000=20.0, failed=charged)
 
@@ -371,7 +370,7 @@ def test_no_image_more_after_a_kill(
         with monkeypatch.context() as dying:
             dying.setattr(Store, "settle", dies_with_an_answer(Store.settle))
             dying.setattr(Store, "close_ticket", die)
-            dying.setattr(recorded._Wave, "give_up", lambda self: None)
+            dying.setattr(cached._Wave, "give_up", lambda self: None)
             bought(images[:8])  # its answer comes at the last of several attempts
         bought(images)
         bought(images)
@@ -712,15 +711,15 @@ training = {{ epochs = 2, batch = 16 }}
 
 
 def test_a_run_is_interrupted_and_goes_on_and_keeps_its_secret(
-    tiny: Tiny, workshop: Workshop, secret: str
+    tiny: Tiny, sandbox: Sandbox, secret: str
 ) -> None:
     def guarded(headers: Any, body: bytes) -> Reply | None:
         time.sleep(0.02 if len(tiny.calls) < 30 else 0.0)
         return None if headers.get("Authorization") == f"Bearer {secret}" else (401, {}, b"")
 
     tiny.special = guarded
-    workshop.write("recipe.toml", RECIPE.format(digits=workshop.digits, url=tiny.url, token=TOKEN))
-    process = workshop.start("run", "recipe.toml")
+    sandbox.write("recipe.toml", RECIPE.format(digits=sandbox.digits, url=tiny.url, token=TOKEN))
+    process = sandbox.start("run", "recipe.toml")
     while len(tiny.calls) < 20 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -729,15 +728,15 @@ def test_a_run_is_interrupted_and_goes_on_and_keeps_its_secret(
     assert "everything is saved" in errors
     tiny.settle_down()
     before = len(tiny.asked())
-    with Store(workshop.folder / "answers.db3kd") as store:
+    with Store(sandbox.folder / "answers.db3kd") as store:
         kept = store.books()
     assert before - kept["answered"] <= 4 * 8  # at most what was on its way
     assert kept["in_flight"] == 0
-    done = workshop.call("run", "recipe.toml")
+    done = sandbox.call("run", "recipe.toml")
     assert done.returncode == 0, done.stderr
-    with Store(workshop.folder / "answers.db3kd") as store:
+    with Store(sandbox.folder / "answers.db3kd") as store:
         books = store.books()
         assert books["answered"] == len(set(tiny.asked()))
         again = len(tiny.asked()) - len(set(tiny.asked()))
         assert again <= before - kept["answered"]
-    assert open_secrets(secret, workshop.folder, out, errors, done.stdout, done.stderr) == []
+    assert open_secrets(secret, sandbox.folder, out, errors, done.stdout, done.stderr) == []

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from remote_tools import nothing_again
 
-from conftest import Workshop
+from conftest import Sandbox
 from db3kd.errors import InputError
 from db3kd.search.descent.tangent import CPU_POINTS
 from db3kd.stages.accounts import status
@@ -117,7 +117,7 @@ def mlserver(folder: Path) -> Iterator[real.Server]:
         yield server
 
 
-class Place(Workshop):
+class Place(Sandbox):
     """A folder in which whole runs ask a server."""
 
     def start(self, *words: str, pause: float = 0.0, **options: Any) -> subprocess.Popen[str]:
@@ -347,7 +347,7 @@ class Life:
     warned: str  # what it says on stderr in the end
     kills: Counter[str] = field(default_factory=Counter)
     between: int = 0  # kills while images were on their way
-    in_flight: int = 0  # on the books after the last kill; a kill leaves them there for good
+    in_flight: int = 0  # in the accounts after the last kill; a kill leaves them there for good
     settled: list[tuple[int, set[str]]] = field(default_factory=list)  # at each kill
 
     def check(self) -> str:

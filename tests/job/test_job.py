@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from conftest import Workshop
+from conftest import Sandbox
 from db3kd import job
 from db3kd.cli.terminal import spending
 from db3kd.config.reading import read_recipe
@@ -57,14 +57,14 @@ value = 3
 
 
 @pytest.fixture
-def here(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    """The workshop as the current directory of this process."""
-    monkeypatch.chdir(workshop.folder)
-    monkeypatch.syspath_prepend(str(workshop.folder))
+def here(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The sandbox as the current directory of this process."""
+    monkeypatch.chdir(sandbox.folder)
+    monkeypatch.syspath_prepend(str(sandbox.folder))
     for module in ("svm_teacher", "factories"):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    workshop.write("factories.py", FACTORIES)
-    return workshop
+    sandbox.write("factories.py", FACTORIES)
+    return sandbox
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -83,7 +83,7 @@ BY_TRIAL = (
 )
 
 
-def test_a_trial_decides_what_is_bought(here: Workshop, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trial_decides_what_is_bought(here: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="db3kd")
     wanted = recipe(*BY_TRIAL, "spend.per_image=10")
     summary = job.run(wanted)
@@ -117,7 +117,7 @@ def test_a_trial_decides_what_is_bought(here: Workshop, caplog: pytest.LogCaptur
     ],
 )
 def test_a_budget_that_is_too_small_is_told_before_anything_is_asked(
-    here: Workshop, caplog: pytest.LogCaptureFixture, overrides: list[str], words: str
+    here: Sandbox, caplog: pytest.LogCaptureFixture, overrides: list[str], words: str
 ) -> None:
     caplog.set_level("INFO", logger="db3kd")
     with job.opened(recipe(*BY_TRIAL, *overrides)):
@@ -126,14 +126,14 @@ def test_a_budget_that_is_too_small_is_told_before_anything_is_asked(
     assert here.asked() == 0
 
 
-def test_without_a_decision_nothing_is_distilled(here: Workshop) -> None:
+def test_without_a_decision_nothing_is_distilled(here: Sandbox) -> None:
     wanted = recipe(*BY_TRIAL)
     job.grow(wanted)
     with pytest.raises(InputError, match="nothing is decided yet"):
         job.distill(wanted)
 
 
-def test_the_verbs_one_by_one_are_the_whole_job(here: Workshop) -> None:
+def test_the_verbs_one_by_one_are_the_whole_job(here: Sandbox) -> None:
     books = job.label(recipe())
     assert set(books) == {"run", "queries"}
     assert books["queries"]["spent"] == here.asked()
@@ -150,7 +150,7 @@ def test_the_verbs_one_by_one_are_the_whole_job(here: Workshop) -> None:
         assert whole[part] == summary[part]
 
 
-def test_the_summary_adds_up(here: Workshop) -> None:
+def test_the_summary_adds_up(here: Sandbox) -> None:
     summary = job.run(recipe("student.seeds=[0, 1]", "student.methods=['ce', 'sd', 'mbd']"))
     spent = summary["queries"]["by_stage"]
     methods = summary["methods"]
@@ -165,7 +165,7 @@ def test_the_summary_adds_up(here: Workshop) -> None:
     assert 0.5 < summary["teacher"]["accuracy"] <= 1
 
 
-def test_verbs_out_of_order_say_what_is_missing_and_ask_nothing(here: Workshop) -> None:
+def test_verbs_out_of_order_say_what_is_missing_and_ask_nothing(here: Sandbox) -> None:
     for verb in (job.distill, job.evaluate):
         with pytest.raises(InputError, match="not labelled yet"):
             verb(recipe())
@@ -178,7 +178,7 @@ def test_verbs_out_of_order_say_what_is_missing_and_ask_nothing(here: Workshop) 
     assert job.distill(recipe("student.methods=['ce']"))["students"] == ["ce"]
 
 
-def test_whose_labels_cross_entropy_uses(here: Workshop) -> None:
+def test_whose_labels_cross_entropy_uses(here: Sandbox) -> None:
     with job.opened(recipe()) as work:
         work.run.measure(work.train.images, recipe().label)
         assert work.transfer("ce").labels.tolist() == work.train.labels.tolist()
@@ -191,7 +191,7 @@ def test_whose_labels_cross_entropy_uses(here: Workshop) -> None:
         assert work.transfer("ce").labels.tolist() == own.tolist()
 
 
-def test_a_part_of_the_images_is_drawn_by_the_seed(here: Workshop) -> None:
+def test_a_part_of_the_images_is_drawn_by_the_seed(here: Sandbox) -> None:
     def chosen(*overrides: str) -> list[int]:
         own, _ = data_of(recipe(*overrides))
         assert own is not None
@@ -209,7 +209,7 @@ def test_a_part_of_the_images_is_drawn_by_the_seed(here: Workshop) -> None:
         data_of(recipe("data.test_samples=51"))
 
 
-def test_a_run_buys_what_its_methods_need(here: Workshop) -> None:
+def test_a_run_buys_what_its_methods_need(here: Sandbox) -> None:
     methods = "student.methods=['ce', 'grown', 'mixed']"
     found = job.run(recipe("run=grown", methods, "grow.per_image=6", "grow.rounds=2"))
     spent = found["queries"]["by_stage"]
@@ -228,7 +228,7 @@ def test_a_run_buys_what_its_methods_need(here: Workshop) -> None:
     assert again["queries"] == found["queries"]
 
 
-def test_plan_is_the_most_that_a_run_costs(here: Workshop) -> None:
+def test_plan_is_the_most_that_a_run_costs(here: Sandbox) -> None:
     found = job.forecast(recipe(), samples=12, test_samples=50, classes=10)
     # 12 answers, 12 x 9 rows of 20 queries, 50 test images.
     parts = {"answers": 12, "spend": 0, "grow": 0, "distances": 2160, "synthesis": 0}
@@ -255,7 +255,7 @@ def test_plan_is_the_most_that_a_run_costs(here: Workshop) -> None:
         ("sklearn", "factories:svm"),
     ],
 )
-def test_every_kind_of_factory_gives_a_teacher(here: Workshop, kind: str, factory: str) -> None:
+def test_every_kind_of_factory_gives_a_teacher(here: Sandbox, kind: str, factory: str) -> None:
     wanted = recipe(f"teacher.kind={kind}", f"teacher.factory={factory}")
     with job.opened(wanted) as work:
         assert work.run.meter.classes == 10
@@ -263,7 +263,7 @@ def test_every_kind_of_factory_gives_a_teacher(here: Workshop, kind: str, factor
     assert answers.shape == (12,)
 
 
-def test_an_onnx_teacher(here: Workshop) -> None:
+def test_an_onnx_teacher(here: Sandbox) -> None:
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper
 
@@ -285,7 +285,7 @@ def test_an_onnx_teacher(here: Workshop) -> None:
         work.run.answers(work.train.images)  # 64 pixels are no 10 classes
 
 
-def network_recipe(here: Workshop, *more: str) -> Recipe:
+def network_recipe(here: Sandbox, *more: str) -> Recipe:
     text = (here.folder / "recipe.toml").read_text()
     text = text.replace('kind = "sklearn"', 'kind = "network"\nnetwork = "small"')
     text = text.replace('factory = "svm_teacher:make"', 'weights = "kept/teacher.safetensors"')
@@ -293,7 +293,7 @@ def network_recipe(here: Workshop, *more: str) -> Recipe:
     return recipe(*more)
 
 
-def test_a_network_teacher_is_trained_once(here: Workshop) -> None:
+def test_a_network_teacher_is_trained_once(here: Sandbox) -> None:
     plain = network_recipe(here)
     with pytest.raises(InputError, match=r"teacher\.safetensors is missing; put the weights there"):
         job.label(plain)
@@ -322,7 +322,7 @@ def test_a_network_teacher_is_trained_once(here: Workshop) -> None:
         ("factories:value", "'int' object is not callable"),
     ],
 )
-def test_a_factory_that_fails_is_named(here: Workshop, factory: str, sentence: str) -> None:
+def test_a_factory_that_fails_is_named(here: Sandbox, factory: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         job.label(recipe(f"teacher.factory={factory}"))
     assert not here.run.exists()
@@ -339,13 +339,13 @@ def test_a_factory_that_fails_is_named(here: Workshop, factory: str, sentence: s
         (("teacher.factory=factories:linear",), "is no fitted classifier"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(here: Workshop, overrides: Any, sentence: str) -> None:
+def test_what_cannot_work_is_one_sentence(here: Sandbox, overrides: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         job.run(recipe(*overrides))
     assert not here.run.exists()  # and nothing was asked
 
 
-def test_own_and_test_images_have_one_shape(here: Workshop) -> None:
+def test_own_and_test_images_have_one_shape(here: Sandbox) -> None:
     Path("other/test/0").mkdir(parents=True)
     Image.new("L", (9, 8)).save("other/test/0/one.png")
     sentence = re.escape("own images are (1, 8, 8), the test images (1, 8, 9)")
@@ -355,7 +355,7 @@ def test_own_and_test_images_have_one_shape(here: Workshop) -> None:
 
 
 def test_pixels_stay_in_files_where_they_are_too_many(
-    here: Workshop, monkeypatch: pytest.MonkeyPatch
+    here: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with job.opened(recipe()) as work:
         work.run.answers(work.train.images)
@@ -368,7 +368,7 @@ def test_pixels_stay_in_files_where_they_are_too_many(
     assert isinstance(resident.values, torch.Tensor)
 
 
-def test_students_differ_by_method_and_seed(here: Workshop) -> None:
+def test_students_differ_by_method_and_seed(here: Sandbox) -> None:
     wanted = recipe("student.seeds=[0, 1]", "student.methods=['ce', 'bd']")
     job.label(wanted)
     with job.opened(wanted) as work:
@@ -396,7 +396,7 @@ def _vector(network: nn.Module) -> torch.Tensor:
     ],
 )
 def test_no_teacher_is_trained_for_a_run_that_comes_to_nothing(
-    here: Workshop, overrides: list[str], sentence: str
+    here: Sandbox, overrides: list[str], sentence: str
 ) -> None:
     text = (here.folder / "without_data.toml").read_text().replace("queries = 1500", "")
     taught = 'network = "small"\nweights = "t.safetensors"\ntraining = { epochs = 1 }\n'
@@ -412,7 +412,7 @@ def test_no_teacher_is_trained_for_a_run_that_comes_to_nothing(
     assert not here.run.exists()
 
 
-def test_a_run_that_began_keeps_its_plan_when_its_budget_is_cut(here: Workshop) -> None:
+def test_a_run_that_began_keeps_its_plan_when_its_budget_is_cut(here: Sandbox) -> None:
     text = (here.folder / "without_data.toml").read_text()
     here.write("without_data.toml", text.replace("queries = 1500", 'way = "shapes"'))
     job.synthesize(read_recipe("without_data.toml", ["budget.queries=150"]))
@@ -421,7 +421,7 @@ def test_a_run_that_began_keeps_its_plan_when_its_budget_is_cut(here: Workshop) 
 
 
 def test_a_run_without_own_images_makes_its_own(
-    here: Workshop, monkeypatch: pytest.MonkeyPatch
+    here: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("db3kd.synthesis.chosen.LEAST_STEPS", 20)
     monkeypatch.setattr("db3kd.synthesis.chosen.MOST_STEPS", 20)
@@ -450,7 +450,7 @@ def test_a_run_without_own_images_makes_its_own(
 
 
 def test_students_unlike_those_that_choose_learn_the_answers_alone(
-    here: Workshop, monkeypatch: pytest.MonkeyPatch
+    here: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("synthesis.chosen", "stages.ensemble_labels"):
         monkeypatch.setattr(f"db3kd.{module}.LEAST_STEPS", 20)
@@ -472,7 +472,7 @@ def test_students_unlike_those_that_choose_learn_the_answers_alone(
     assert learned("synthesis.ensemble_labels=0", "student.training.epochs=1") == 120
 
 
-def test_no_images_are_made_that_no_student_learns_from(here: Workshop) -> None:
+def test_no_images_are_made_that_no_student_learns_from(here: Sandbox) -> None:
     wanted = ["synthesis.queries=40", "synthesis.rounds=1", "student.methods=['pseudo_mbd']"]
     job.synthesize(read_recipe("without_data.toml", wanted))
     assert sorted(file.name for file in here.run.iterdir() if file.is_dir()) == [
@@ -481,7 +481,7 @@ def test_no_images_are_made_that_no_student_learns_from(here: Workshop) -> None:
     ]
 
 
-def test_own_images_that_are_not_there_are_missed(here: Workshop) -> None:
+def test_own_images_that_are_not_there_are_missed(here: Sandbox) -> None:
     wanted = read_recipe("without_data.toml")
     for verb in (job.label, job.grow):
         with pytest.raises(InputError, match=r"there are no own images; set data\.train"):
@@ -489,7 +489,7 @@ def test_own_images_that_are_not_there_are_missed(here: Workshop) -> None:
     assert here.asked() == 0
 
 
-def test_an_ascent_has_a_picture_of_its_evolution(here: Workshop) -> None:
+def test_an_ascent_has_a_picture_of_its_evolution(here: Sandbox) -> None:
     ascent = "{samples = 20, iterations = 4, queries = 100, search = 40, every = 2}"
     wanted = read_recipe(
         "without_data.toml", ["synthesis.way=ascent", f"synthesis.ascent={ascent}"]

@@ -134,7 +134,7 @@ def test_each_metric_is_at_most_the_one_before(world: World) -> None:
 
 @given(worlds(), st.sampled_from(METRICS))
 @few
-def test_books_balance_and_no_row_exceeds_its_limit(world: World, metric: Metric) -> None:
+def test_accounts_balance_and_no_row_exceeds_its_limit(world: World, metric: Metric) -> None:
     shown = 0
 
     def ask(images: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def test_books_balance_and_no_row_exceeds_its_limit(world: World, metric: Metric
 
 @pytest.mark.parametrize("descent", DESCENTS)
 @pytest.mark.parametrize("queries", [*range(1, 20), 27, 33, 41, 50])
-def test_a_row_alone_costs_what_its_books_say(queries: int, descent: Descents) -> None:
+def test_a_row_alone_costs_what_its_accounts_say(queries: int, descent: Descents) -> None:
     # One row, so the meter's total is the row's: no limit is exceeded, even by one.
     draw = torch.Generator().manual_seed(queries)
     world = World(

@@ -1,4 +1,4 @@
-"""Searches that are told of flips: the rows' books, neighbours, and the distances."""
+"""Searches that are told of flips: the rows' accounts, neighbours, and the distances."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_a_search_that_knows_of_flips_is_closer(flips: float) -> None:
 
 
 @pytest.mark.parametrize("queries", [1, 3, 10, 50])
-def test_books_add_up_at_any_limit(queries: int) -> None:
+def test_accounts_add_up_at_any_limit(queries: int) -> None:
     found(0.1, 0.1, queries)
 
 

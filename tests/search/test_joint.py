@@ -1,4 +1,4 @@
-"""The search of all classes at once: books, confirmed points, and surrogates of every kind."""
+"""The search of all classes at once: accounts, confirmed points, and surrogates of every kind."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def truth(front: Front) -> Tensor:
 
 
 def check(front: Front, meter: Meter, teacher: Teacher) -> None:
-    """Books balance, and every distance is of a point that the teacher gives that class."""
+    """Accounts balance, and every distance is of a point that the teacher gives that class."""
     assert int(front.spent.sum()) == meter.spent
     sample, target = others(front)
     points = front.point[sample, target]

@@ -1,3 +1,6 @@
-"""These are helpers and scripts of another environment: no tests, and no doctests either."""
+"""The helpers and scripts here are of another environment: no tests, and no doctests either."""
 
-collect_ignore_glob = ["*.py"]
+from pathlib import Path
+
+HERE = Path(__file__).parent
+collect_ignore = [file.name for file in HERE.glob("*.py") if not file.name.startswith("test_")]

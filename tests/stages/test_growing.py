@@ -124,7 +124,7 @@ def test_a_rotation_is_one_of_pixels_in_images_that_are_not_square() -> None:
 # Which are asked
 
 
-def test_doubt_and_disagreement_on_golden_thoughts() -> None:
+def test_margin_and_bald_by_hand() -> None:
     sure, torn = torch.tensor([0.99, 0.01, 0.0]), torch.tensor([0.5, 0.5, 0.0])
     first, second = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
     thoughts = torch.stack([torch.stack([sure, torn, first]), torch.stack([sure, torn, second])])
@@ -156,7 +156,7 @@ def test_as_many_of_each_class_as_there_are(seen: list[int], wanted: int, seed: 
 # The stage of a run
 
 
-def test_the_books_balance_and_the_student_sees_what_the_teacher_saw(tmp_path: Path) -> None:
+def test_the_accounts_balance_and_the_student_sees_what_the_teacher_saw(tmp_path: Path) -> None:
     teacher = grown(tmp_path)
     assert teacher.asked == 30 + 30 * 4
     with Run(tmp_path, Counting()) as run:
@@ -335,15 +335,17 @@ def test_memory_bounds_split_blocks_and_shards(
     assert status(tmp_path)["stages"]["grow"]["shards"] == 6
 
 
-# The shelf
+# Stored images
 
 
 @given(rows=st.lists(st.integers(0, 8), max_size=12))
 @settings(max_examples=40, deadline=None)
-def test_a_shelf_reads_any_rows(tmp_path_factory: pytest.TempPathFactory, rows: list[int]) -> None:
+def test_stored_images_are_read_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[int]
+) -> None:
     from safetensors.torch import save_file
 
-    folder = tmp_path_factory.mktemp("shelf")
+    folder = tmp_path_factory.mktemp("stored")
     values = torch.randint(0, 256, (9, 1, 2, 2), dtype=torch.uint8)
     cuts = ((0, 4), (4, 5), (5, 9))
     for number, (start, end) in enumerate(cuts):
@@ -354,7 +356,7 @@ def test_a_shelf_reads_any_rows(tmp_path_factory: pytest.TempPathFactory, rows: 
     assert torch.equal(found, values[rows].float() / 255)
 
 
-def test_a_shelf_says_what_is_wrong(tmp_path: Path) -> None:
+def test_stored_images_say_what_is_wrong(tmp_path: Path) -> None:
     stored = StoredImages((tmp_path / "none.safetensors",), (2,), (1, 2, 2), eight_bit=True)
     with pytest.raises(InputError, match="row 2"):
         stored.read(torch.tensor([2]))

@@ -1,4 +1,4 @@
-"""A run that searches all classes at once: its books, its lessons, and what a stop changes."""
+"""A run that searches all classes at once: accounts, surrogates, and what a stop changes."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def run(folder: Path, search: Search = TOGETHER, **others: object) -> tuple[Tens
     return mbd.distance, teacher.asked
 
 
-def test_the_books_balance_and_running_again_asks_nothing(tmp_path: Path) -> None:
+def test_the_accounts_balance_and_running_again_asks_nothing(tmp_path: Path) -> None:
     distance, asked = run(tmp_path)
     assert 30 < asked <= 30 + 30 * TOGETHER.per_image
     again, more = run(tmp_path)

@@ -6,8 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import db3kd.stages.ascent as ascent_stage
@@ -22,9 +20,6 @@ from db3kd.run import Run
 from db3kd.stages.accounts import status
 from db3kd.stages.synthesis import planned_total
 from db3kd.synthesis import WAYS
-from db3kd.synthesis.acquisition import balanced
-from db3kd.synthesis.pool import Pool
-from db3kd.synthesis.shapes import FAMILY, drawn, numbers, shapes
 from db3kd.synthesis.way import Way
 from db3kd.teachers import function
 
@@ -62,104 +57,6 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-# Images of shapes
-
-
-@given(
-    count=st.integers(0, 130),
-    channels=st.sampled_from([1, 3]),
-    height=st.integers(1, 12),
-    width=st.integers(1, 12),
-    low=st.sampled_from([0.0, -1.0, 3.0]),
-    seed=st.integers(0, 5),
-)
-@settings(max_examples=40, deadline=None)
-def test_shapes_of_any_size_are_within_bounds(
-    count: int, channels: int, height: int, width: int, low: float, seed: int
-) -> None:
-    shape, bounds = (channels, height, width), (low, low + 2)
-    images = shapes(count, shape, torch.Generator().manual_seed(seed), bounds=bounds)
-    assert images.shape == (count, *shape)
-    assert images.isfinite().all()
-    assert ((images >= low) & (images <= low + 2)).all()
-    again = shapes(count, shape, torch.Generator().manual_seed(seed), bounds=bounds)
-    assert torch.equal(images, again)
-
-
-def test_shapes_are_of_all_kinds() -> None:
-    images = shapes(2000, (1, 16, 16), torch.Generator().manual_seed(0))
-    corner = images[:, 0, 0, 0]
-    assert 0.2 < float((corner < 0.05).float().mean()) < 0.8  # a dark ground
-    assert 0.03 < float((corner > 0.95).float().mean()) < 0.4
-    mirrored = (images - images.flip(3)).abs().flatten(1).mean(1)
-    assert float((mirrored < 0.08).float().mean()) > 0.1
-    neighbours = (images[..., 1:] - images[..., :-1]).abs().mean()
-    noise = (images[torch.randperm(2000)][..., 1:] - images[..., :-1]).abs().mean()
-    assert float(neighbours) < 0.5 * float(noise)
-    assert float(images.mean(0).std()) < 0.2
-
-
-def test_neighbours_are_a_family_whose_noise_has_the_same_scales() -> None:
-    """How rough its images are tells a family from others, which it does not without."""
-    shape, draw = (1, 28, 28), torch.Generator().manual_seed(0)
-    alone = drawn(torch.randn(16 * FAMILY, numbers(shape), generator=draw), shape)
-    between = []
-    for images in (alone, shapes(16 * FAMILY, shape, draw)):
-        steps = (images[..., 1:] - images[..., :-1]).abs().flatten(1).mean(1)
-        rough = (steps / images.flatten(1).std(1).clamp_min(1e-3)).reshape(16, FAMILY)
-        between.append(float(rough.mean(1).var() / rough.var(1).mean() * FAMILY))
-    one, many = between  # 1 by chance
-    assert one < 3 < 15 < many
-
-
-def test_colours_differ() -> None:
-    images = shapes(500, (3, 8, 8), torch.Generator().manual_seed(0))
-    assert float((images[:, 0] - images[:, 1]).abs().mean()) > 0.03
-
-
-# The pool
-
-
-def test_a_pool_keeps_what_the_teacher_saw_and_no_more_than_it_may() -> None:
-    teacher = Counting()
-    pool = Pool(9, SHAPE, teacher, eight_bit=True)
-    pool.allow(5)
-    images = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(0))
-    answers = pool.ask(images)
-    assert torch.equal(pool.read(torch.arange(4)), teacher.shown[0])
-    assert torch.equal(pool.answers, answers)
-    assert (teacher.shown[0] - images).abs().max() <= 0.5 / 255 + 1e-6
-    assert pool.counts().sum() == 4
-    with pytest.raises(InputError, match="only 1 may still be asked"):
-        pool.ask(images)
-    assert teacher.asked == 4
-
-
-def test_large_images_are_asked_a_few_at_a_time() -> None:
-    pool = Pool(
-        2,
-        (3, 224, 224),
-        function(lambda images: images[:, 0, 0, 0] > 0.5, classes=2),
-        eight_bit=True,
-    )
-    assert pool.next(1024) == 0  # nothing may be asked yet
-    pool.allow(20_000)
-    image = 4 * 3 * 224 * 224
-    for candidates in (1, 4):
-        count = pool.next(1024, candidates)
-        assert count * candidates * image <= 2**28 < (count + 1) * candidates * image
-    assert pool.next(10) == 10
-    assert pool.next(1024, 10_000) == 1  # one goes always
-
-
-def test_a_pool_of_a_teacher_with_other_bounds_keeps_floats() -> None:
-    bright = function(lambda images: images.flatten(1).mean(1) > 0, classes=2, bounds=(-1.0, 1.0))
-    pool = Pool(2, SHAPE, bright, eight_bit=False)
-    pool.allow(2)
-    pool.ask(torch.full((2, *SHAPE), -0.123))
-    assert torch.equal(pool.read(torch.arange(2)), torch.full((2, *SHAPE), -0.123))
-
-
 # The stage
 
 
@@ -186,28 +83,6 @@ def test_students_ask_less_of_the_commonest_class_than_shapes_do(tmp_path: Path)
             )
             most[way] = max(run.pseudo_counts)
     assert max(most["chosen"], most["latent"]) < most["shapes"]
-
-
-def test_chosen_asks_what_its_students_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Tensor] = []
-
-    def watched(scores: Tensor, seen: Tensor, wanted: int) -> Tensor:
-        rows = balanced(scores, seen, wanted)
-        asked.append(scores[rows].mean() - scores.mean())
-        return rows
-
-    monkeypatch.setattr("db3kd.synthesis.acquisition.balanced", watched)
-    from db3kd.student.networks import build
-    from db3kd.synthesis.way import Task
-
-    task = Task(SHAPE, 4, 80, "cpu", lambda seed: build("small", SHAPE, 4, seed=seed))
-    pool, way = Pool(80, SHAPE, Counting(), eight_bit=True), chosen.chosen_shapes(task, seed=0)
-    for _ in range(2):
-        pool.allow(40)
-        with torch.no_grad():
-            way.spend(pool, seed=0, report=lambda what, done, total: None)
-    assert len(asked) == 3
-    assert all(float(gain) > 0 for gain in asked)
 
 
 def test_students_are_shown_a_few_large_images_at_a_time() -> None:

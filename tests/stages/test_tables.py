@@ -43,7 +43,7 @@ def test_a_budget_can_limit_every_stage_that_asks() -> None:
     assert kinds == set(get_args(StageKind))
 
 
-def test_names_on_the_books_are_unique_and_said_in_words() -> None:
+def test_names_of_stages_are_unique_and_said_in_words() -> None:
     assert len(set(NAMES)) == len(NAMES) == len(STAGES)
     assert all(row.words for row in STAGES)
     assert stage("pseudo/rounds").words == "distances of pseudo samples"

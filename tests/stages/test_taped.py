@@ -49,7 +49,7 @@ def search(teacher: Teacher) -> RobustnessMap:
 
 
 def shard(teacher: Teacher, path: Path, *, budget: int | None = None) -> RobustnessMap:
-    """One process works at the shard: books first, then the search through the tape."""
+    """One process works at the shard: accounts first, then the search through the tape."""
     tape = Tape(path, classes=3)
     meter = Meter(teacher, Budget(queries=budget), spent={"": tape.booked})
     try:

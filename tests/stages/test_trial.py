@@ -132,7 +132,7 @@ def test_plans_on_paper() -> None:
 # The trial
 
 
-def test_the_books_balance_and_the_better_gets_the_rest(tmp_path: Path) -> None:
+def test_the_accounts_balance_and_the_better_gets_the_rest(tmp_path: Path) -> None:
     teacher, grow = Counting(), Grow(choose="random")
     transfer, decision, stages = spent(tmp_path, teacher, grow=grow)
     assert sum(teacher.counts) == sum(stages.values()) <= COUNT * 11

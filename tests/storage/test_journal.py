@@ -299,7 +299,9 @@ def test_a_new_tape_is_empty_and_reading_does_not_make_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("classes", [10, 1000])
-def test_a_tape_cut_at_any_byte_keeps_its_books_and_goes_on(tmp_path: Path, classes: int) -> None:
+def test_a_tape_cut_at_any_byte_keeps_its_accounts_and_goes_on(
+    tmp_path: Path, classes: int
+) -> None:
     path = tmp_path / "0.tape"
     marks = recorded(path, classes)
     whole = path.read_bytes()
@@ -434,7 +436,7 @@ def test_a_full_disk_before_the_question_books_nothing(tmp_path: Path, room: int
 
 
 @pytest.mark.parametrize("room", [0, 1, 7])
-def test_a_full_disk_after_the_question_loses_it_but_keeps_it_on_the_books(
+def test_a_full_disk_after_the_question_loses_it_but_keeps_it_in_the_accounts(
     tmp_path: Path, room: int
 ) -> None:
     path = tmp_path / "0.tape"

@@ -103,7 +103,7 @@ def test_among_prototypes_true_distances_grow(plan: AscentPlan) -> None:
     assert true[-1].mean() > first.mean() + 0.5 * 0.2 * plan.iterations  # one plane alone: 1.0
     means = [first.mean(), *(t.mean() for t in true)]
     assert all(b > a for a, b in pairwise(means))
-    for state in states:  # what is on the books was confirmed: a point across, never too near
+    for state in states:  # what is kept was confirmed: a point across, never too near
         there = teacher.labels(state.walk.point)
         assert bool((there != own).all())
         assert bool((state.distance >= margin(state.image, points, own) - 1e-4).all())
@@ -179,7 +179,7 @@ def plans(draw: st.DrawFn) -> AscentPlan:
 
 @settings(max_examples=25, deadline=None)
 @given(plan=plans(), seed=st.integers(0, 1000))
-def test_books_balance_and_no_limit_is_exceeded_by_even_one(plan: AscentPlan, seed: int) -> None:
+def test_accounts_balance_and_no_limit_is_exceeded_by_even_one(plan: AscentPlan, seed: int) -> None:
     teacher = nearest_of(2 * UNIT[:4])
     images, others = drawn(4, seed), drawn(8, seed + 1)
     last, states, meter = ascended(teacher, images, others, plan, seed)

@@ -155,7 +155,7 @@ def test_origins_are_kept_and_lead_to_the_images(tmp_path: Path) -> None:
     assert bool((parents < torch.arange(200)).all())
 
 
-def test_unasked_images_are_others_of_the_same_source(tmp_path: Path) -> None:
+def test_images_that_the_ensemble_labels_are_others_of_the_same_source(tmp_path: Path) -> None:
     settings = Synthesis(way="latent", ensemble_labels=40, queries=80, rounds=2, width=1.0)
     with made(tmp_path) as run:
         run.synthesize(SHAPE, settings)

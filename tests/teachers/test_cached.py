@@ -1,11 +1,7 @@
 """Answers are kept before they are used: nothing that was paid is asked again, whatever happens."""
 
 import os
-import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_teachers import Conforms, linear_module
 from torch import Tensor
 
 from db3kd import teachers
@@ -27,7 +24,6 @@ from db3kd.errors import TeacherError as Failure
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.cached import CachedTeacher, Imported, InParts, Settle, Store, float_keys
 from db3kd.teachers.meter import Meter
-from test_teachers import Conforms, linear_module
 
 CLASSES = 7
 
@@ -94,7 +90,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 class TestCachedTeacher(Conforms):
-    """Whatever holds for a teacher holds for a recorded one."""
+    """Whatever holds for a teacher holds for a cached one."""
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Callable[[int], Teacher]:
@@ -134,12 +130,12 @@ def test_each_image_is_asked_until_it_is_answered_and_never_again(
 ) -> None:
     teacher = kind(fails_at)
     with Store(tmp_path_factory.mktemp("store") / "answers.db3kd") as store:
-        recorded = CachedTeacher(teacher, store, "squares", wave=wave, chunk=chunk)
+        cached = CachedTeacher(teacher, store, "squares", wave=wave, chunk=chunk)
         handed = 0
         for question in questions:
             before, seen = kept(store), len(teacher.seen)
             try:
-                answers = recorded.labels(pictures(question))
+                answers = cached.labels(pictures(question))
             except Failure:
                 assert fails_at & set(question)
             else:
@@ -166,17 +162,17 @@ def kept(store: Store) -> set[int]:
 
 
 def test_answers_are_in_the_file_before_they_are_handed_out(store: Store) -> None:
-    recorded = CachedTeacher(Logging(), store, "squares", wave=8, chunk=2)
-    recorded.labels(pictures(range(20)))
+    cached = CachedTeacher(Logging(), store, "squares", wave=8, chunk=2)
+    cached.labels(pictures(range(20)))
     with Store(store.path) as other:
         assert kept(other) == set(range(20))
 
 
 def test_a_plain_teacher_is_asked_in_chunks_and_a_known_image_not_at_all(store: Store) -> None:
     teacher = Logging()
-    recorded = CachedTeacher(teacher, store, "squares", wave=8, chunk=3)
-    recorded.labels(pictures([5, 6]))
-    recorded.labels(pictures([*range(12), 3, 3]))
+    cached = CachedTeacher(teacher, store, "squares", wave=8, chunk=3)
+    cached.labels(pictures([5, 6]))
+    cached.labels(pictures([*range(12), 3, 3]))
     assert teacher.calls == [2, 3, 3, 2, 2]
     assert store.books()["hits"] == 4
 
@@ -197,7 +193,7 @@ def test_a_failing_part_costs_nothing_that_was_answered(store: Store) -> None:
     assert len(kept(store)) == 27
 
 
-def test_what_a_budget_refused_is_not_on_the_books(store: Store) -> None:
+def test_what_a_budget_refused_is_not_counted(store: Store) -> None:
     meter = Meter(Logging(), Budget(queries=5))
     with pytest.raises(BudgetExhausted):
         CachedTeacher(meter, store, "squares", chunk=4).labels(pictures(range(10)))
@@ -259,15 +255,15 @@ def test_a_key_function_that_is_wrong(store: Store) -> None:
 
 
 def test_threads_share_a_store(store: Store) -> None:
-    recorded = CachedTeacher(Parts(), store, "squares", wave=16)
+    cached = CachedTeacher(Parts(), store, "squares", wave=16)
     with ThreadPoolExecutor(6) as pool:
         asked = [list(range(start, start + 60)) for start in range(0, 120, 10)]
-        found = list(pool.map(lambda question: recorded.labels(pictures(question)), asked))
+        found = list(pool.map(lambda question: cached.labels(pictures(question)), asked))
     assert [answers.tolist() for answers in found] == [truth(question) for question in asked]
-    assert store.books()["answered"] == len(recorded._teacher.seen)  # type: ignore[attr-defined]
+    assert store.books()["answered"] == len(cached._teacher.seen)  # type: ignore[attr-defined]
 
 
-# The books
+# The accounts
 
 
 def test_a_ticket_that_is_never_closed_stays_in_flight(store: Store) -> None:
@@ -317,14 +313,14 @@ def test_an_interrupt_on_the_way_back_from_the_store(
         raise KeyboardInterrupt
 
     teacher, images = Logging(), pictures(range(5))
-    recorded = CachedTeacher(teacher, store, "squares")
+    cached = CachedTeacher(teacher, store, "squares")
     with monkeypatch.context() as patch:
         patch.setattr(Store, when, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            recorded.labels(images)
+            cached.labels(images)
     books = store.books()
     assert (books["answered"], books["failed"], books["in_flight"]) == (len(teacher.seen), 0, 0)
-    assert recorded.labels(images).tolist() == truth(range(5))
+    assert cached.labels(images).tolist() == truth(range(5))
     assert len(teacher.seen) == 5
 
 
@@ -587,15 +583,15 @@ def test_no_altered_byte_gives_a_wrong_answer_or_a_traceback(
 
 
 def test_a_full_disk_loses_nothing_that_was_kept(store: Store) -> None:
-    recorded = CachedTeacher(Logging(), store, "squares", wave=64, chunk=64)
-    recorded.labels(pictures(range(100)))
+    cached = CachedTeacher(Logging(), store, "squares", wave=64, chunk=64)
+    cached.labels(pictures(range(100)))
     (pages,) = store._base.execute("PRAGMA page_count").fetchone()
     store._base.execute(f"PRAGMA max_page_count={pages + 2}")
     with pytest.raises(RunError, match=r"full.*what was saved before is safe"):
-        recorded.labels(pictures(range(1000)))
+        cached.labels(pictures(range(1000)))
     assert kept(store) >= set(range(100))
     store._base.execute("PRAGMA max_page_count=100000")
-    assert recorded.labels(pictures(range(1000))).tolist() == truth(range(1000))
+    assert cached.labels(pictures(range(1000))).tolist() == truth(range(1000))
 
 
 def test_a_store_that_another_holds_is_busy(tmp_path: Path) -> None:
@@ -614,180 +610,6 @@ def test_a_closed_store_says_so(store: Store) -> None:
         with pytest.raises(InputError, match="was closed; open it again"):
             use()
     store.close()
-
-
-# Processes
-
-WORKER = """
-import os, random, sys, time, traceback
-from concurrent.futures import ThreadPoolExecutor
-import torch
-from db3kd.teachers.cached import CachedTeacher, Store
-
-torch.set_num_threads(1)
-folder, images = sys.argv[1], int(sys.argv[2])
-pool = None
-
-
-class Shown:  # writes down each image that it is shown, before it answers
-    classes, bounds = 7, (0.0, 1.0)
-
-    def __init__(self):
-        self.log = os.open(folder + "/shown", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def labels(self, images):
-        numbers = [round(value) for value in (images.flatten() * 4096).tolist()]
-        os.write(self.log, "".join(f"{number}\\n" for number in numbers).encode())
-        time.sleep(0.001)
-        return torch.tensor([number * number % 7 for number in numbers])
-
-
-class InParts(Shown):
-    def answer(self, images, settle):
-        with ThreadPoolExecutor(4) as pool:
-            jobs = [pool.submit(lambda some: settle(some, self.labels(images[some])), some)
-                    for some in torch.randperm(len(images)).split(16)]
-        [job.result() for job in jobs]
-
-
-def work(kind, seed):
-    numbers = list(range(images)) * 2
-    random.Random(seed).shuffle(numbers)
-    with Store(folder + "/answers.db3kd") as store:
-        teacher = CachedTeacher(kind(), store, "squares", wave=64, chunk=16)
-        while numbers:
-            question, numbers = numbers[:150], numbers[150:]
-            shown = torch.tensor(question, dtype=torch.float32).reshape(-1, 1, 1, 1) / 4096
-            answers = teacher.labels(shown).tolist()
-            assert answers == [number * number % 7 for number in question]
-
-
-def begin(kind, seed):
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        work(InParts if kind == "parts" else Shown, int(seed))
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-print("ready", flush=True)
-for line in sys.stdin:
-    order, *rest = line.split()
-    if order == "start":
-        print(begin(*rest), flush=True)
-    else:
-        print(os.waitstatus_to_exitcode(os.waitpid(int(rest[0]), 0)[1]), flush=True)
-"""
-
-
-class Nursery:
-    """A process that has imported everything, and makes children to be killed."""
-
-    def __init__(self, folder: Path, images: int) -> None:
-        self.folder = folder
-        program = folder / "worker.py"
-        program.write_text(WORKER)
-        self.process = subprocess.Popen(
-            [sys.executable, str(program), str(folder), str(images)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def _order(self, *words: object) -> int:
-        assert self.process.stdin is not None
-        self.process.stdin.write(" ".join(map(str, words)) + "\n")
-        self.process.stdin.flush()
-        return int(self._line())
-
-    def start(self, kind: str, seed: int) -> int:
-        return self._order("start", kind, seed)
-
-    def wait(self, child: int) -> int:
-        return self._order("wait", child)
-
-    def shown(self) -> list[int]:
-        log = self.folder / "shown"
-        return [int(line) for line in log.read_text().split()] if log.exists() else []
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
-IMAGES = 1500
-
-
-@pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    made = Nursery(tmp_path, IMAGES)
-    yield made
-    made.close()
-
-
-def killed_and_continued(nursery: Nursery, kind: str, kills: int, seconds: float) -> None:
-    """Kill children at random moments, then let one end; nothing kept is shown again."""
-    rng = random.Random(kills)
-    before: set[int] = set()
-    done = 0
-    for attempt in range(40 * kills):
-        seen = len(nursery.shown())
-        child = nursery.start(kind, attempt)
-        if done < kills:
-            time.sleep(rng.uniform(0, seconds))
-            os.kill(child, signal.SIGKILL)
-        status = nursery.wait(child)
-        assert status in (0, -signal.SIGKILL)
-        done += status == -signal.SIGKILL
-        now = nursery.shown()
-        assert not set(now[seen:]) & before  # nothing that was kept was shown again
-        with Store(nursery.folder / "answers.db3kd") as store:
-            before = kept(store)
-            books = store.books()
-            assert books["answered"] == len(before)
-            assert books["answered"] <= len(now) <= books["answered"] + books["in_flight"]
-            assert all(ticket.unsettled <= 64 for ticket in store.open_tickets())
-            assert len(store.open_tickets()) <= done
-        if done == kills and status == 0:
-            break
-        if status == 0:  # too fast for the killer: begin anew with nothing
-            for file in nursery.folder.glob("answers.db3kd*"):
-                file.unlink()
-            (nursery.folder / "shown").unlink()
-            before = set()
-    assert (done, before) == (kills, set(range(IMAGES)))
-
-
-@pytest.mark.parametrize("kind", ["chunks", "parts"])
-def test_a_killed_process_asks_nothing_again_that_it_kept(nursery: Nursery, kind: str) -> None:
-    killed_and_continued(nursery, kind, kills=5, seconds=0.1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["chunks", "parts"])
-def test_thirty_killed_processes(nursery: Nursery, kind: str) -> None:
-    killed_and_continued(nursery, kind, kills=30, seconds=0.1)
-
-
-def test_processes_at_once_share_a_new_store(nursery: Nursery) -> None:
-    children = [nursery.start(kind, seed) for seed, kind in enumerate(("chunks", "parts") * 2)]
-    assert [nursery.wait(child) for child in children] == [0] * 4
-    with Store(nursery.folder / "answers.db3kd") as store:
-        assert kept(store) == set(range(IMAGES))
-        assert store.books()["answered"] == len(nursery.shown())
-        assert store.books()["answered"] < 2 * IMAGES  # they found each other's answers
-        assert store.open_tickets() == ()
 
 
 def test_a_forked_child_must_open_it_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

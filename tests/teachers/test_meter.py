@@ -89,7 +89,7 @@ def test_no_order_of_questions_exceeds_a_budget(questions: list[int], budget: in
         assert meter.spent == sum(teacher.asked) <= budget
 
 
-def test_stages_have_books_and_limits_of_their_own() -> None:
+def test_stages_have_accounts_and_limits_of_their_own() -> None:
     teacher = Counted()
     meter = Meter(teacher, Budget(queries=10, stages={"answers": 4, "distances": 9}))
     with meter.stage("answers"):
@@ -119,7 +119,7 @@ def test_a_stage_ends_where_its_block_ends_even_by_an_error_and_may_be_nested() 
     assert meter.by_stage == {"": 1, "evaluate": 20, "distances": 300}
 
 
-def test_books_of_an_earlier_process_count_and_are_copied() -> None:
+def test_accounts_of_an_earlier_process_count_and_are_copied() -> None:
     earlier = {"answers": 8}
     meter = Meter(Counted(), Budget(queries=10), spent=earlier)
     with pytest.raises(BudgetExhausted):

@@ -201,7 +201,7 @@ def test_a_run_asks_for_what_is_seen_in_every_stage(tmp_path: Path) -> None:
         "rows": lambda run: run.measure(own, msgspec.structs.replace(QUICK, queries=60)),
         "together": lambda run: run.measure(own, Search(per_image=80, members=1)),
         "random": lambda run: run.grow(own, Grow(per_image=5, choose="random")),
-        "doubt": lambda run: run.grow(own, Grow(per_image=5, choose="margin", members=1)),
+        "margin": lambda run: run.grow(own, Grow(per_image=5, choose="margin", members=1)),
     }
     for name, stage in stages.items():
         watched = Watched(quantised(teacher(), PNG, SHAPE))
