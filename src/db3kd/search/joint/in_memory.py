@@ -34,7 +34,7 @@ def measure_jointly(
     seed: int,
     report: Callable[[int, RobustnessMap], None] = lambda number, found: None,
 ) -> RobustnessMap:
-    """Minimal boundary distances to all classes at once (`docs/amortised.md`).
+    """Minimal boundary distances to all classes at once (`docs/joint_search.md`).
 
     `pool` and `answers` are images that the teacher has answered already, these among them or not;
     the surrogate learns from them first. Costs at most `search.per_image` queries an image. Random,
