@@ -3,20 +3,20 @@
 Db3kdError
 ├── InputError (also a ValueError)   the caller gave something that cannot work
 │   └── RecipeError                  a recipe is wrong; the message names file and line
-├── TeacherError                     the teacher failed, or answered something that is no label
+├── TeacherError                     the teacher failed, or answered something that is not a label
 ├── BudgetExhausted                  the next question would exceed the budget; nothing was asked
-│   └── MoneyExhausted               as that, of money
+│   └── MoneyExhausted               the same for money
 └── RunError                         a run folder cannot be used
     ├── ConfigurationDiffers         it was made with other settings
     ├── Damaged                      a journal, shard or answer file is missing, cut or altered
-    └── Busy                         another process works in it
+    └── Busy                         another process is working in it
 
-A row of a search that fails is never an exception: it is a status in the result.
+A row of a search that fails raises nothing. The result holds its status.
 """
 
 
 class Db3kdError(Exception):
-    """Base of all errors of db3kd; its text is one sentence for the user.
+    """The base of all errors of db3kd; the text is one sentence for the user.
 
     >>> from db3kd import status
     >>> try:
@@ -51,7 +51,7 @@ class RecipeError(InputError):
 
 
 class TeacherError(Db3kdError):
-    """The teacher failed, or answered something that is no label.
+    """The teacher failed, or answered something that is not a label.
 
     >>> import torch
     >>> from db3kd.teachers import function
@@ -65,8 +65,8 @@ class TeacherError(Db3kdError):
 class BudgetExhausted(Db3kdError):
     """The next question would exceed the budget; it was not asked.
 
-    Attributes: `spent`, `asked` (size of the refused question) and `budget`, all in queries, and
-    `stage`, the part of the run whose budget it is ("" for the whole).
+    `spent`, `asked` (the size of the refused question) and `budget` are in queries. `stage` is the
+    part of the run that the budget is for, "" for the whole run.
 
     >>> str(BudgetExhausted(spent=90, asked=20, budget=100))
     'the budget of 100 queries is exhausted: 90 are spent and the next question needs 20; run again
@@ -83,9 +83,9 @@ class BudgetExhausted(Db3kdError):
 
 
 class MoneyExhausted(BudgetExhausted):
-    """The next call would cost more than is left; it was not made.
+    """The next call would cost more money than is left; it was not made.
 
-    `spent`, `asked` and `budget` are in images, what money pays for.
+    `spent`, `asked` and `budget` are in images, since a price is for images.
 
     >>> str(MoneyExhausted(spent=90, asked=20, budget=100, per_1000=20.0, currency="EUR"))
     'the budget of 2.00 EUR is exhausted: 1.80 EUR are spent and the next call costs 0.40 EUR; run
@@ -153,7 +153,7 @@ class Damaged(RunError):
 
 
 class Busy(RunError):
-    """Another process works in the run folder.
+    """Another process is working in the run folder.
 
     >>> import tempfile
     >>> from db3kd import Run
@@ -164,5 +164,5 @@ class Busy(RunError):
     ...     Run(folder, bright)
     Traceback (most recent call last):
     ...
-    db3kd.errors.Busy: another process works in ...; wait for it or stop it first
+    db3kd.errors.Busy: another process is working in ...; wait for it or stop it first
     """

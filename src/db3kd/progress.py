@@ -1,4 +1,4 @@
-"""How long work tells its caller where it is; what is shown, and where, the caller decides."""
+"""How long work reports its progress; the caller decides what is shown, and where."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Progress(Protocol):
-    """Called from time to time with the stage, what is done of what total, and live figures.
+    """Called from time to time with a stage, how much of it is done, the total, and live figures.
 
     Figures are plain numbers by name, for instance `queries` or `loss`.
 

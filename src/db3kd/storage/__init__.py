@@ -1,1 +1,1 @@
-"""What a run writes down; everything survives the death of the process at any moment."""
+"""The files of a run; they survive it if the process dies at any moment."""

@@ -1,6 +1,7 @@
 """The journal of a run: JSON lines that are appended, synced and replayed.
 
-A torn last line is cut before the next append; damage before it is an error that names the line.
+A torn last line is cut off before the next append. Damage before it is an error that names the
+line.
 """
 
 import json
@@ -17,13 +18,14 @@ from db3kd.storage.files import Json, writing
 
 
 class Journal:
-    """An append-only file of JSON lines, each with a checksum of its own.
+    """An append-only file of JSON lines, each with its own checksum.
 
-    Opening replays it: `records` holds every line so far. A torn last line is cut before the next
-    append. `read_only` leaves the file as it is.
+    Opening replays it: `records` holds every line so far. A torn last line is cut off before the
+    next append. `read_only` leaves the file as it is.
 
     Raises:
-        Damaged: a line other than a torn last one cannot be trusted; names file and line.
+        Damaged: a line other than a torn last one cannot be trusted; the text names file and line.
+        RunError: the file cannot be written.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "journal.jsonl"
@@ -37,7 +39,7 @@ class Journal:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.records: list[Json] = []
-        self._file: BinaryIO = BytesIO()  # of a read-only journal: nothing to close
+        self._file: BinaryIO = BytesIO()  # for a read-only journal, so that `close` works
         content = path.read_bytes() if path.exists() else b""
         good = 0
         lines = content.split(b"\n")
@@ -61,7 +63,11 @@ class Journal:
         return dict(record)
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Write one record and sync it to the disk."""
+        """Write one record and sync it to the disk.
+
+        Raises:
+            RunError: it cannot be written; the journal stays as it was.
+        """
         record = json.loads(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}))
         line = json.dumps({**record, "crc": _checksum(record)}, sort_keys=True).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)

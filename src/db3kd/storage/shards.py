@@ -1,4 +1,4 @@
-"""Shards: tensors in one safetensors file, known by its digest. Nothing is ever unpickled."""
+"""Shards: tensors in one safetensors file, checked by its digest. Nothing is ever unpickled."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,6 +13,9 @@ from db3kd.storage.files import REPAIR, write_atomically
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors as one safetensors file, whole or not at all; returns its SHA-256.
+
+    Raises:
+        RunError: the file cannot be written.
 
     >>> import tempfile, torch
     >>> target = Path(tempfile.mkdtemp()) / "0.safetensors"
