@@ -1,8 +1,9 @@
-"""A run: a folder that holds what was bought, and the stages that continue from any state it is in.
+"""A run: a folder that holds what was bought, and stages that continue from any state it is in.
 
-Stages: `answers` asks the teacher for the class of every image, `grow` makes new images and asks
-them, `distances` measures to the boundary, `evaluate` asks for the test images. Each is cut into
-shards, the unit of work, of randomness and of resume. Running a command again continues.
+Stages: `answers` asks the teacher for the class of every image. `grow` makes new images and asks
+for their classes. `distances` measures distances to the boundary. `evaluate` asks for the classes
+of the test images. Each stage is cut into shards. A shard is the unit of work, of randomness and of
+resuming. Running a command again continues.
 
     journal.jsonl            every finished shard, student and figure
     answers/00000.safetensors, grow/..., distances/..., evaluate/...   finished shards
@@ -39,18 +40,25 @@ from db3kd.teachers.base import Teacher
 
 
 class Run:
-    """A folder in which a teacher is distilled; making it again continues where it was.
+    """A folder in which a teacher is distilled; opening it again continues where it stopped.
 
-    `budget` is a hard limit on queries, over all processes that ever worked in the folder; it may
-    be raised later. `seed` decides references and probes. `configuration`: anything else that must
-    stay the same, as plain data. `redo_damaged`: shards that were cut or altered are bought again.
+    - `budget`: a hard limit on queries, over all processes that ever work in the folder. It may be
+      raised later.
+    - `seed`: decides what the stages draw at random, such as references and probes.
+    - `device`: where torch computes. It must stay the same, as `seed` must.
+    - `configuration`: anything else that must stay the same, as plain data.
+    - `redo_damaged`: buys shards again that are missing, cut or altered. Their price stays on the
+      books.
+    - `progress`: is told how far a stage is (`db3kd.progress.Progress`).
 
-    Use it as a context manager: one process at a time may hold the folder.
+    Use it as a context manager, because only one process at a time may hold the folder.
 
     Raises:
-        ConfigurationDiffers: the folder was made with another seed, teacher or configuration.
+        ConfigurationDiffers: the folder was made with another seed, device or configuration, or
+            with a teacher of other classes or bounds.
         Damaged: a file of the run cannot be trusted.
-        Busy: another process works in the folder.
+        Busy: another process is working in the folder.
+        RunError: a newer version made the folder, or it cannot be written.
 
     >>> import tempfile
     >>> from db3kd.data import TensorImages
@@ -100,7 +108,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Release the folder, so that another process may open it."""
         self._workspace.close()
 
     # The stages
@@ -108,8 +116,11 @@ class Run:
     def answers(self, images: Images) -> Int[Tensor, " sample"]:
         """Ask the teacher once for the class of every image; costs one query each.
 
+        Answers that were bought before are read from the folder.
+
         Raises:
-            InputError: images that are not finite or out of bounds; another set than before.
+            InputError: no images, or images that are not finite or out of bounds.
+            ConfigurationDiffers: other images than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         return ask_once(self._workspace, "answers", images)
@@ -117,15 +128,18 @@ class Run:
     def measure(self, images: Images, search: Search | None = None) -> None:
         """Measure every image's distances to the boundary, shard by shard (section 3.2.1).
 
-        By default all classes of an image are searched at once (`db3kd.search.joint`), each image
-        with one budget. References are drawn from the images themselves, among those that the
-        teacher calls so. Costs one query an image and at most `search.per_image` for each image;
-        with `search.strategy` "rows" at most `search.queries` for each image and other class.
-        Random, by the run's seed.
+        By default all classes of an image are searched at once (`db3kd.search.joint`), with one
+        budget for the image. The references of a class are drawn from those of the images that
+        the teacher gives this class.
+
+        Costs one query for each image, and then at most `search.per_image` for each image. With
+        `search.strategy` "rows" it is at most `search.queries` for each image and other class.
+        Random by the run's seed.
 
         Raises:
-            InputError: as `answers`; the teacher gave the same answer to every image; or settings
-                that have a meaning row by row only.
+            InputError: as `answers`; or the teacher gave every image the same class; or a setting
+                only has a meaning row by row.
+            ConfigurationDiffers: other images or settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         search = validated(search or Search())
@@ -133,14 +147,16 @@ class Run:
         distances.measure_all(self._workspace, images, self.answers(images), search)
 
     def grow(self, images: Images, settings: Grow | None = None) -> None:
-        """Make new images of these and ask the class of each, in rounds (`docs/growing.md`).
+        """Make new images of these and ask for the class of each, in rounds (`docs/growing.md`).
 
-        Every image is the parent of as many. Costs one query an image, once, and
-        `settings.per_image` for each. Random by the run's seed: the changes, and the first weights
-        and batches of the students that choose.
+        Every image is the parent of equally many new ones. Costs one query for each image, and
+        then `settings.per_image` for each image. Random by the run's seed: the augmentations, and
+        the first weights and batches of the students that choose.
 
         Raises:
-            InputError: as `answers`; or no change is switched on.
+            InputError: as `answers`; or no augmentation is switched on; or the students' network
+                is unknown or does not fit the images.
+            ConfigurationDiffers: other images or settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         settings = validated(settings or Grow())
@@ -164,35 +180,43 @@ class Run:
         images: Images | None = None,
         reserved: int = 0,
     ) -> TransferSet:
-        """Make pseudo samples of a shape, without any data, and ask the class of each.
+        """Make pseudo samples of a shape, without any data, and ask for the class of each.
 
-        `docs/synthesis.md`. Costs `settings.queries`, or what the budget leaves but for `reserved`
-        queries; by way "ascent" at most what `settings.ascent` allows. A class that is never
-        answered is named in a warning. `images`: unlabelled ones of something else, from 0 to 1,
-        for way "unrelated". Images that an ensemble
-        labels (`settings.ensemble_labels`; without it as for a student of the surrogate's network)
-        come last. Random by the run's
-        seed.
+        See `docs/synthesis.md`. A class that the teacher never answers is named in a warning.
+
+        - `shape`: channels, height and width of an image.
+        - `images`: unlabelled images of something else, with values from 0 to 1, for the ways
+          "unrelated" and "unrelated_chosen".
+        - `reserved`: queries of the budget that are for something else, such as test images.
+
+        Images that an ensemble labels come last. `settings.ensemble_labels` says how many. Without
+        it, they are as many as for a student of the surrogate's network.
+
+        Costs `settings.queries`; without it, what the budget leaves after `reserved` queries. Way
+        "ascent" costs at most what `settings.ascent` allows. Ensemble labels cost no query. Random
+        by the run's seed.
 
         Raises:
-            InputError: a network that does not fit; nothing is left to ask with; or, by way
-                "ascent", one class for everything.
+            InputError: a network that does not fit; a budget that leaves nothing to ask with; or,
+                by way "ascent", a teacher that gives all noise the same class.
+            ConfigurationDiffers: other settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         settings = validated(settings or Synthesis())
         return synthesis.synthesize(self._workspace, shape, settings, images, reserved=reserved)
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
-        """How many pseudo samples are asked: as it began, or as it would be; no query.
+        """How many queries `synthesize` plans to spend; costs no query.
 
-        A budget that is raised later changes no plan.
+        There is one for each pseudo sample. By way "ascent" it is the most that may be spent. Once
+        the stage has begun, a budget that is raised later does not change its plan.
         """
         return synthesis.planned(self._workspace, settings or Synthesis(), reserved=reserved)
 
     def pseudo_samples(self, *, ensemble_labels: bool = True) -> TransferSet:
         """All that `synthesize` has bought, copies included; costs no query.
 
-        `ensemble_labels`: and after them the images that an ensemble labelled, if there are any.
+        With `ensemble_labels`, the images that an ensemble labelled come last, if there are any.
 
         Raises:
             InputError: a stage is not finished.
@@ -201,7 +225,7 @@ class Run:
         return synthesis.whole(self._workspace, ensemble_labels=ensemble_labels)
 
     def asked_samples(self) -> TransferSet:
-        """The pseudo samples as they were made: without copies, and none that an ensemble labelled.
+        """The pseudo samples alone, without copies and ensemble labels; costs no query.
 
         Raises:
             InputError, Damaged: as `pseudo_samples`.
@@ -209,7 +233,10 @@ class Run:
         return synthesis.made(self._workspace)
 
     def ascent_samples(self, iteration: int) -> TransferSet:
-        """Those of way "ascent" after so many iterations, without copies; 0 is the noise itself.
+        """The pseudo samples of way "ascent" after some iterations, without copies.
+
+        `iteration`: 0 is the noise itself; others are there if `AscentPlan.every` kept them. Costs
+        no query.
 
         Raises:
             InputError, Damaged: as `pseudo_samples`; or that iteration was not kept.
@@ -217,7 +244,9 @@ class Run:
         return ascent.ascended(self._workspace, iteration=iteration)
 
     def measured_samples(self) -> TransferSet:
-        """The pseudo samples with the soft labels of `measure_pseudo`; copies have answers alone.
+        """The pseudo samples with the soft labels of `measure_pseudo`; costs no query.
+
+        Copies have no soft labels, only answers.
 
         Raises:
             InputError, Damaged: as `pseudo_samples`.
@@ -226,24 +255,27 @@ class Run:
 
     @property
     def pseudo_counts(self) -> list[int]:
-        """How many pseudo samples the teacher called each class."""
+        """How many pseudo samples, copies included, the teacher gave each class."""
         return [int(count) for count in synthesis.counts(self._workspace)]
 
     def evolution(self, classes: int) -> Float[Tensor, "down across *image"] | None:
-        """A pseudo sample of each class from noise to its end, by way "ascent"; see Fig. 6.
+        """A pseudo sample of each class, from noise to the end of its ascent (Fig. 6).
 
-        None where `AscentPlan.every` kept no iterations.
+        There is a row for each of the first `classes` classes; it is NaN if the class has no sample
+        in the first shard. None by other ways than "ascent", or if `AscentPlan.every` is 0.
         """
         return ascent.evolution(self._workspace, classes)
 
     def measure_pseudo(self, search: Search | None = None) -> TransferSet:
         """Measure the distances of pseudo samples; returns them with soft labels (Eq. 6 and 7).
 
-        References are drawn among the samples themselves. Their classes are not asked again; copies
-        have their answers alone. Costs at most what `measure` costs beside the answers.
+        References are drawn from the samples themselves. Copies are not measured and have only
+        their answers. Costs at most what `measure` costs, without its answers: these are bought
+        already. Random by the run's seed.
 
         Raises:
-            InputError: as `measure`; or nothing was synthesized yet.
+            InputError: as `measure`; or the pseudo samples are not all made yet.
+            ConfigurationDiffers: other settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         synthesis.measure(self._workspace, validated(search or Search()))
@@ -261,21 +293,27 @@ class Run:
         labels: Int[Tensor, " sample"] | None = None,
         reserved: int = 0,
     ) -> TransferSet:
-        """Buy what teaches a student like `network` most, new images or distances, found by trial.
+        """Buy new images or distances, whichever teaches a student like `network` more.
 
-        `docs/spending.md`. Both are bought for some of the images; students learn from either, and
-        the use whose students agree with the teacher more often on images held back gets the rest.
-        What was decided, and why, is in `decision`. `reserved`: queries of the budget that are for
-        something else, such as test images. Costs one query an image and at most
-        `settings.per_image` for each. `labels`: true classes; with a thousand or more, students
-        then find out, for no query, whether to learn from all grown images, from those alone that
-        the teacher calls what their parent truly is, or from none (`selection`). Random by the
-        run's seed; students also by their first weights, which are those of `network`; it stays as
-        it is.
+        A trial decides (`docs/spending.md`). It tries both on some of the images, and students
+        learn from either. The use whose students agree with the teacher more often on images held
+        back gets the rest of the answers. `decision` says what was decided, and why.
+
+        If new images win and there are a thousand or more true `labels`, students are also judged
+        on which grown images to learn from: all, those that the teacher gives their parent's true
+        class, or none. This costs no query; see `selection`.
+
+        - `reserved`: queries of the budget that are for something else, such as test images.
+        - `labels`: true classes, if they are known.
+
+        Costs one query for each image, and then at most `settings.per_image` for each image.
+        Random by the run's seed. The students start from the weights of `network`, which itself
+        is not changed.
 
         Raises:
-            InputError: as `grow` and `measure`; a search that is not all classes at once; or a
-                network that does not fit the images or the teacher's classes.
+            InputError: as `grow` and `measure`; or a search that is not a joint one; or a network
+                that does not fit the images or the teacher's classes.
+            ConfigurationDiffers: other images or settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         settings, training = validated(settings or Spend()), validated(training or Training())
@@ -300,20 +338,20 @@ class Run:
     def planned(
         self, samples: int, settings: Spend | None = None, *, reserved: int = 0
     ) -> trial.SpendingPlan:
-        """How `spend` divides the answers: as it began, or as it would for so many images.
+        """How `spend` divides the answers, for `samples` own images; costs no query.
 
-        A budget that is raised later changes no plan. Costs no query.
+        Once it has begun, a budget that is raised later does not change its plan.
         """
         return trial.planned(self._workspace, settings or Spend(), samples, reserved=reserved)
 
     @property
     def decision(self) -> trial.Decision | None:
-        """What `spend` decided, and why; None before."""
+        """What `spend` decided, and why; None before that."""
         return trial.decided(self._workspace)
 
     @property
     def selection(self) -> trial.Selection | None:
-        """Which grown images `spend` found to learn from; None where it did not ask."""
+        """Which grown images `spend` chose to learn from; None if it did not try."""
         return trial.selected(self._workspace)
 
     def label(
@@ -323,13 +361,14 @@ class Run:
         *,
         labels: Int[Tensor, " sample"] | None = None,
     ) -> TransferSet:
-        """Make the transfer set: distances, then Eq. 6 and 7 (sections 3.2.1 and 3.2.2).
+        """Measure distances and make soft labels of them: Eq. 6 and 7, sections 3.2.1 and 3.2.2.
 
-        `labels` are ground truth for the cross-entropy term of Eq. 1; without them it uses the
-        teacher's answers. Costs as `measure`.
+        `labels` are ground truth for the cross-entropy term of Eq. 1. Without them it uses the
+        teacher's answers. Costs as `measure`. Random by the run's seed.
 
         Raises:
-            InputError: as `measure`; or labels that are no classes of the teacher.
+            InputError: as `measure`; or labels that are not classes of the teacher.
+            ConfigurationDiffers: other images or settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         search = search or Search()
@@ -340,14 +379,16 @@ class Run:
     def transfer_set(
         self, images: Images, method: Method, *, labels: Int[Tensor, " sample"] | None = None
     ) -> TransferSet:
-        """What a student of this method is trained on, from the shards that are there already.
+        """What a student of this method is trained on, from finished shards; costs no query.
 
-        "ce" needs the answers only; "sd", "bd" and "mbd" the distances of that metric; "grown" the
-        grown images, and "mixed" these and "mbd"; "auto" what `spend` decided. A grown image has
-        the id of its parent, and as its label what the teacher called it. Costs no query.
+        "ce" needs only the answers. "sd", "bd" and "mbd" need the distances of that metric. "grown"
+        needs the grown images, "mixed" these and the distances of "mbd". "auto" needs what `spend`
+        bought. A grown image has the id of its parent, and its label is the teacher's answer.
 
         Raises:
-            InputError: the stage is not finished, or labels do not fit.
+            InputError: a stage is not finished, or labels do not fit.
+            ConfigurationDiffers: other images than before.
+            Damaged: a shard cannot be trusted.
         """
         self._check_labels(labels, images)
         begun = self._workspace.configuration("answers")
@@ -366,19 +407,20 @@ class Run:
         return transfer
 
     def probes(self, images: Images) -> TransferSet:
-        """The probes of a search of all classes at once, as plain labelled images; no query.
+        """The probes of a joint search, as plain labelled images; costs no query.
 
-        They were bought for distances; each has the id of the image that it was asked for. They are
-        kept in half precision, so that what the teacher saw differed by up to a thousandth.
+        They were bought for distances. Each has the id of the image that it was asked for. They are
+        kept in half precision, so they differ from what the teacher saw by up to a thousandth.
 
         Raises:
             InputError: there are none.
+            Damaged: a shard cannot be trusted.
         """
         asked, called, rows = distances.probes(self._workspace, images)
         return TransferSet(TensorImages(asked), rows, called, called)
 
     def distances(self, metric: Metric) -> RobustnessMap:
-        """The measured distances of every image, read from the shards.
+        """The measured distances of every image, read from the shards; costs no query.
 
         Raises:
             InputError: the stage is not finished, or that metric was not measured.
@@ -395,14 +437,14 @@ class Run:
         seed: int = 0,
         name: str = "student",
     ) -> nn.Module:
-        """Train a student with Eq. 1, or load it if this very training is finished already.
+        """Train a student with Eq. 1, or load it if the same training is finished already.
 
-        A training that was stopped goes on from its last checkpoint. Another network, transfer set,
-        setting or seed is another student, kept beside the first. Costs no query; random as
-        `student.train`.
+        A training that was stopped continues from its last checkpoint. Another network, transfer
+        set, setting or seed makes another student, which is kept next to the first. Costs no query.
+        Random by `seed`: the order of the images, and dropout.
 
         Raises:
-            InputError: from `student.train`.
+            InputError: the training cannot work; see `db3kd.student.training.train`.
             Damaged: a student or checkpoint cannot be trusted.
         """
         training = validated(training or Training())
@@ -419,16 +461,18 @@ class Run:
     ) -> Evaluation:
         """Compare a student with the teacher, and with ground truth, on test images.
 
-        Costs one query for each test image, once for all students of the run.
+        `labels` are ground truth. `name` and `seed` say in the journal which student it was. Costs
+        one query for each test image, once for all students of the run. Nothing is random.
 
         Raises:
-            InputError: images that are not finite or out of bounds; other images than before; a
-                network that does not fit them.
+            InputError: no images, or images that are not finite or out of bounds; or labels or a
+                network that do not fit them.
+            ConfigurationDiffers: other images than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         self._check_labels(labels, images)
         check_any(images)
-        classes_of(network, images)  # it fails before anything is asked, if it does
+        classes_of(network, images)  # may fail, so before anything is asked
         return evaluated(self._workspace, network, images, labels, seed=seed, name=name)
 
     @property
