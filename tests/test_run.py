@@ -439,7 +439,7 @@ def test_a_budget_of_nothing_asks_nothing(tmp_path: Path) -> None:
 def test_one_process_at_a_time_holds_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with opened(folder, Counting()):
-        with pytest.raises(Busy, match="another process works in"):
+        with pytest.raises(Busy, match="another process is working in"):
             opened(folder, Counting())
         assert status(folder)["queries"]["spent"] == 0  # status does not mind
     opened(folder, Counting()).close()

@@ -282,9 +282,9 @@ def test_images_of_several_sizes(command: Command) -> None:
 def test_labels_outside_the_classes_cost_nothing(tmp_path: Path, label: int) -> None:
     labels = torch.tensor([0, 1, 2, 0, label, 2])
     with Run(tmp_path, silent()) as run:
-        with pytest.raises(InputError, match=f"label {label} in row 4 is no class"):
+        with pytest.raises(InputError, match=f"label {label} in row 4 is not a class"):
             run.label(TensorImages(IMAGES), SEARCH, labels=labels)
-        with pytest.raises(InputError, match=f"label {label} in row 4 is no class"):
+        with pytest.raises(InputError, match=f"label {label} in row 4 is not a class"):
             run.evaluate(nn.Flatten(), TensorImages(IMAGES), labels)
         with pytest.raises(InputError, match="6 images need as many labels, got 5"):
             run.label(TensorImages(IMAGES), SEARCH, labels=labels[:5])
@@ -438,7 +438,7 @@ def test_a_folder_of_another_process(copied: Command) -> None:
     other = filelock.FileLock(copied.sandbox.run / "lock")
     with other:
         words = copied.refused("run")
-        assert words.startswith("db3kd: another process works in run")
+        assert words.startswith("db3kd: another process is working in run")
         assert copied.call(["status", "run"])[0] == 0
     copied.done("run")
 

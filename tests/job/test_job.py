@@ -98,7 +98,7 @@ def test_a_trial_decides_what_is_bought(here: Sandbox, caplog: pytest.LogCapture
     assert methods["auto"]["queries"] == summary["queries"]["spent"] - 50
     text = spending(summary)
     assert text.startswith("Spent on ")
-    assert "30 for the images' own answers, 150 for new images on trial" in text
+    assert "30 for the images' own answers, 150 for new images in the trial" in text
     again = job.run(wanted)
     assert (again["queries"], again["spending"]) == (summary["queries"], found)
     alone = recipe(*BY_TRIAL, "spend.per_image=10", "run=alone")

@@ -256,7 +256,7 @@ def test_a_teacher_that_answers_one_class_ends_and_is_named(
         )
         assert len(samples) == 40
         assert run.pseudo_counts == [40] + [0] * 99
-    assert "called no pseudo sample 1, 2, 3" in caplog.text
+    assert "no pseudo sample is of class 1, 2, 3" in caplog.text
     assert "99 of 100 classes" in caplog.text
 
 

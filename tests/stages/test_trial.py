@@ -531,7 +531,7 @@ def test_one_own_image(tmp_path: Path) -> None:
 
 def test_a_search_row_by_row_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     teacher = Counting()
-    with pytest.raises(InputError, match="row by row, which no trial can pay"):
+    with pytest.raises(InputError, match="a trial cannot pay for a search row by row"):
         spent(tmp_path, teacher, search=paper())
     assert teacher.counts == []
 

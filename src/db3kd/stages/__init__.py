@@ -1,1 +1,1 @@
-"""What a run does, one stage a file; `table` lists them all."""
+"""What a run does: the stages. `table` lists them all."""

@@ -1,4 +1,4 @@
-"""The books of a run: what was paid, what is there, what is missing, from journal and tapes."""
+"""The books of a run, from journal and tapes: what was paid, what is there, what is missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from db3kd.storage.tape import Tape
 
 @dataclass(frozen=True)
 class Accounts:
-    """What was paid: queries by stage, and of these what is in flight and what was lost."""
+    """What was paid: queries `spent` by stage, and how many of these are in flight or lost."""
 
     spent: dict[str, int]
     reserved: int
@@ -45,7 +45,10 @@ def finished(journal: Journal, stage: str) -> dict[int, Json]:
 
 
 def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
-    """Add up every shard ever paid and every tape of a shard in progress.
+    """Add up every shard that was ever paid for, and every tape of a shard in progress.
+
+    Raises:
+        Damaged: a tape cannot be trusted.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -77,16 +80,22 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
 
 
 def status(folder: str | Path) -> Json:
-    """What a run folder holds, read without touching it, also while another process works there.
+    """What a run folder holds, read without touching it, even while another process works there.
 
-    `stage`: where the run is. `stages`: shards done and pending, as far as known. `queries`: spent
-    (reserved ones included), reserved (asked, not yet answered), lost (asked, never answered: their
-    process died), budget, and by stage. `decision`: what a trial found, if there was one.
-    `students` and `figures`: what was trained and reached.
+    - `stage`: where the run is.
+    - `stages`: shards done and pending of each stage that has begun.
+    - `queries`: `spent` (with those reserved and lost), `reserved` (asked, not answered yet),
+      `lost` (asked, but the answers never came or are gone), `budget` and `by_stage`.
+    - `decision`: what a trial found, if there was one.
+    - `students`, `figures`: what was trained, and how well it did.
+    - `configuration`: the settings of each stage.
+
+    Costs no query.
 
     Raises:
-        InputError: there is no run in that folder.
-        Damaged: journal or tape cannot be trusted.
+        InputError: there is no run in that folder, or it has not begun.
+        Damaged: the journal or a tape cannot be trusted.
+        RunError: a newer version made the folder.
 
     >>> status("no-such-folder")
     Traceback (most recent call last):
@@ -135,7 +144,7 @@ def status(folder: str | Path) -> Json:
 
 
 def _snapshot(folder: Path) -> tuple[Journal, Accounts]:
-    """Journal and books of one moment: read again if the journal grew while tapes were read."""
+    """Journal and books of one moment; read again if the journal grew while tapes were read."""
     path = folder / "journal.jsonl"
     for _ in range(20):
         journal = Journal(path, read_only=True)
@@ -150,7 +159,7 @@ def _snapshot(folder: Path) -> tuple[Journal, Accounts]:
 
 
 def _ahead(stages: Json, use: str, *, copies: int) -> list[str]:
-    """The stage that comes next where nothing was trained yet, if there is one."""
+    """The next stage of a run that has trained nothing yet, if there is one."""
     if "ascent" in stages:
         return ["copies"] if copies and "copies" not in stages else []
     if "synthesis" in stages or "starts" in stages:
@@ -164,10 +173,10 @@ def _ahead(stages: Json, use: str, *, copies: int) -> list[str]:
 
 
 def _stage_status(journal: Journal, name: str, settings: dict[str, Json]) -> Json:
-    """Shards of one stage.
+    """The shards of one stage: how many there are, done and pending.
 
     Raises:
-        Damaged: what the images are is told by another stage, of which the journal knows nothing.
+        Damaged: they follow from another stage, which the journal does not know.
     """
     try:
         total = stage(name).of(settings).shards

@@ -1,4 +1,4 @@
-"""The stages that ask once for the class of every image: the own ones, and the test images."""
+"""The stages that ask once for the class of every image: own images and test images."""
 
 import torch
 from jaxtyping import Int
@@ -11,11 +11,11 @@ from db3kd.stages.taped import ReplayTeacher, question_key
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 
-ENDS = 16  # images at each end of a set that stand for it
+ENDS = 16  # images at each end of a set, which stand for the whole set
 
 
 def ask_once(workspace: Workspace, stage: str, images: Images) -> Int[Tensor, " sample"]:
-    """The teacher's class of every image, asked for once in the life of the run.
+    """Ask for the teacher's class of every image, once in the life of the run.
 
     `stage` is "answers" or "evaluate". Costs one query for each image that was not asked before.
 
@@ -54,12 +54,12 @@ def check_labels(labels: Int[Tensor, " sample"] | None, *, count: int, classes: 
     """Refuse ground truth that does not fit the images or the teacher; None is always fine.
 
     Raises:
-        InputError: another number of labels than of images, or a label that is not a class.
+        InputError: the numbers of labels and images differ, or a label is not a class.
 
     >>> check_labels(torch.tensor([0, 3]), count=2, classes=3)
     Traceback (most recent call last):
     ...
-    db3kd.errors.InputError: label 3 in row 1 is no class of the teacher, which has 3
+    db3kd.errors.InputError: label 3 in row 1 is not a class of the teacher, which has 3 classes
     """
     if labels is None:
         return
@@ -69,7 +69,8 @@ def check_labels(labels: Int[Tensor, " sample"] | None, *, count: int, classes: 
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         raise InputError(
-            f"label {int(labels[row])} in row {row} is no class of the teacher, which has {classes}"
+            f"label {int(labels[row])} in row {row} is not a class of the teacher, which has"
+            f" {classes} classes"
         )
 
 

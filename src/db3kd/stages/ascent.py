@@ -1,7 +1,8 @@
-"""The stages of ZSDB3KD: noise of every class, its ascent away from the boundary, changed copies.
+"""The stages of ZSDB3KD (section 3.3): noise of every class, its ascent, and augmented copies.
 
-How it is found and pushed is decided in `synthesis`; here it is cut into shards, so that a killed
-process continues where it was. An image is kept as the floats that the teacher was shown.
+`db3kd.synthesis.ascent` finds noise and pushes it away from the boundary. Here the work is cut into
+shards, so that a killed process continues where it stopped. Images are kept as the floats that the
+teacher saw.
 """
 
 import json
@@ -29,12 +30,12 @@ from db3kd.synthesis.augmentation import grow
 from db3kd.synthesis.chosen import CHANGES
 from db3kd.synthesis.shapes import shapes
 
-OTHERS = 100  # noise inputs of each class that serve as starts of Eq. 8
-PIECE = 1024  # copies in one question
+OTHERS = 100  # noise images of each class that serve as starts of Eq. 8
+PIECE = 1024  # most copies in one question
 
 
 def most_queries(plan: AscentPlan) -> int:
-    """The most that noise of every class and its ascent can cost.
+    """The most queries that noise of every class, its ascent and its copies can cost.
 
     >>> most_queries(AscentPlan(samples=10, noise=5, queries=100, copies=3))
     1080
@@ -43,21 +44,22 @@ def most_queries(plan: AscentPlan) -> int:
 
 
 def ascend_all(workspace: Workspace, shape: Shape, plan: AscentPlan) -> None:
-    """Find noise of every class, push all of it and ask copies of it, what is not done yet.
+    """Find noise of every class, push all of it and ask copies of it.
 
-    See `Run.synthesize`.
+    What is done already is not done again. See `Run.synthesize`. Costs at most `most_queries` of
+    the plan. Random by the run's seed.
 
     Raises:
-        InputError: the teacher calls all noise the same, so that there is no boundary.
+        InputError: the teacher gives all noise the same class, so there is no boundary.
+        ConfigurationDiffers: other settings than before.
+        BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
     """
     images, teacher_labels = _starts(workspace, shape, plan)
     if not len(teacher_labels) or bool((teacher_labels == teacher_labels[0]).all()):
-        called = (
-            f"all that was asked {int(teacher_labels[0])}" if len(teacher_labels) else "nothing"
-        )
+        called = f"all noise class {int(teacher_labels[0])}" if len(teacher_labels) else "no answer"
         raise InputError(
-            f"the teacher called {called}, so there is no boundary to ascend from; allow more"
-            " queries by synthesis.ascent.noise, or take another way"
+            f"the teacher gave {called}, so there is no boundary to ascend from; allow more queries"
+            " with synthesis.ascent.noise, or choose another synthesis.way"
         )
     settings = {
         **json.loads(msgspec.json.encode(plan)),
@@ -79,9 +81,10 @@ def copied(
     bounds: tuple[float, float],
     draw: torch.Generator,
 ) -> Float[Tensor, "copy *image"]:
-    """So many changed copies of each image, one after the other; some are joined with another.
+    """`count` augmented copies of each image, in the order of the images.
 
-    Costs no query. Random: `draw`, a generator on the CPU.
+    Some are mixed or patched with another image. Costs no query. Random by `draw`, a generator on
+    the CPU.
 
     >>> draw = torch.Generator().manual_seed(0)
     >>> black_and_white = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 8, 8)
@@ -93,7 +96,7 @@ def copied(
 
 
 def _copy(workspace: Workspace, plan: AscentPlan) -> None:
-    """Ask changed copies of what held its class (the augmentation of section 4.5), a query each."""
+    """Ask augmented copies of the samples that kept their class (section 4.5), a query each."""
     held, count = (
         sum(sum(done["counts"]) for done in workspace.done("ascent").values()),
         plan.copies,
@@ -115,7 +118,7 @@ def _copy(workspace: Workspace, plan: AscentPlan) -> None:
 
 
 def _starts(workspace: Workspace, shape: Shape, plan: AscentPlan) -> tuple[Tensor, Tensor]:
-    """Noise of every class (o_0^m of section 3.3), found once."""
+    """Images and classes of the noise (o_0^m of section 3.3), which is found once."""
     classes = workspace.meter.classes
     wanted, most = -(-plan.samples // classes), plan.samples * plan.noise
     workspace.agree(
@@ -140,7 +143,7 @@ def _starts(workspace: Workspace, shape: Shape, plan: AscentPlan) -> tuple[Tenso
 
 
 class _AscentWork:
-    """The work of one shard: so many samples, of all classes, pushed together."""
+    """The work of one shard: samples of all classes are pushed together."""
 
     def __init__(
         self, workspace: Workspace, images: Tensor, teacher_labels: Tensor, plan: AscentPlan
@@ -194,7 +197,7 @@ class _AscentWork:
 
 
 def _snapshots(kept: dict[str, Tensor], state: Ascent, plan: AscentPlan) -> dict[str, Tensor]:
-    """Images after every so many iterations; those that all rows ended before are the last ones."""
+    """The images after every `plan.every` iterations; once all rows have ended, the last images."""
     if not plan.every:
         return {}
     wanted = range(plan.every, plan.iterations + 1, plan.every)
@@ -203,10 +206,10 @@ def _snapshots(kept: dict[str, Tensor], state: Ascent, plan: AscentPlan) -> dict
 
 
 def ascended(workspace: Workspace, *, iteration: int | None = None) -> TransferSet:
-    """The pseudo samples whose class held all the way, without copies.
+    """The pseudo samples that kept their class to the end, without copies; costs no query.
 
-    `iteration`: as they were after so many iterations, where these were kept (`AscentPlan.every`),
-    or 0, as they were found.
+    `iteration`: as they were after this many iterations, if these were kept (`AscentPlan.every`);
+    0 gives the noise as it was found.
 
     Raises:
         InputError: the stage is not finished, or that iteration was not kept.
@@ -217,6 +220,7 @@ def ascended(workspace: Workspace, *, iteration: int | None = None) -> TransferS
     if iteration and (not settings["every"] or iteration % settings["every"]):
         raise InputError(
             f"images after {iteration} iterations were not kept; synthesis.ascent.every says which"
+            " are"
         )
     done, (channels, height, width) = workspace.done("ascent"), settings["shape"]
     wanted = sorted(done)
@@ -234,7 +238,7 @@ def ascended(workspace: Workspace, *, iteration: int | None = None) -> TransferS
 
 
 def with_copies(workspace: Workspace, samples: TransferSet) -> TransferSet:
-    """The pseudo samples, and after them their copies with the answers, if any were wanted.
+    """The pseudo samples, followed by their copies with the teacher's answers, if any were wanted.
 
     Raises:
         InputError: the stage is not finished.
@@ -244,7 +248,7 @@ def with_copies(workspace: Workspace, samples: TransferSet) -> TransferSet:
         return samples
     each, done = _check_finished(workspace, "copies")["price"], workspace.done("copies")
     if not done:
-        return samples  # none held its class
+        return samples  # no sample kept its class
     records = [{**done[n], "samples": each * done[n]["samples"]} for n in sorted(done)]
     called = torch.cat([workspace.read(record)["called"].long() for record in records])
     stored = StoredImages.of(workspace.folder, records, samples.images.shape, eight_bit=False)
@@ -252,7 +256,7 @@ def with_copies(workspace: Workspace, samples: TransferSet) -> TransferSet:
 
 
 def _check_finished(workspace: Workspace, stage: str) -> Json:
-    """The settings of a stage that is whole."""
+    """The settings of a stage, which must be finished."""
     settings = workspace.configuration(stage)
     if not settings or workspace.pending(stage, settings["total"], settings["size"]):
         raise InputError("the pseudo samples are not all made yet; synthesize them first")
@@ -260,9 +264,9 @@ def _check_finished(workspace: Workspace, stage: str) -> Json:
 
 
 def evolution(workspace: Workspace, count: int) -> Float[Tensor, "down across *image"] | None:
-    """A sample of each of the first `count` classes, from noise to its end.
+    """A sample of each of the first `count` classes, from noise to the end; see `Run.evolution`.
 
-    None where iterations were not kept.
+    None if no iterations were kept. Costs no query.
     """
     settings = workspace.configuration("ascent")
     if not settings or not settings["every"]:
@@ -282,7 +286,7 @@ def evolution(workspace: Workspace, count: int) -> Float[Tensor, "down across *i
 
 
 def _order(workspace: Workspace, count: int) -> Int[Tensor, " row"]:
-    """In which order the noise of all classes is cut into shards."""
+    """The order in which the noise of all classes is cut into shards, by the run's seed."""
     draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "ascent", "order"))
     return torch.randperm(count, generator=draw)
 

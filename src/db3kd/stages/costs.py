@@ -1,4 +1,4 @@
-"""What a run has bought, and how long that took."""
+"""What a run has cost: queries and time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from db3kd.storage.journal import Journal
 
 @dataclass(frozen=True)
 class Price:
-    """Queries that labels cost, and seconds that they took.
+    """How many queries labels cost, and how many seconds they took.
 
     >>> Price(300, 1.5) + Price(100, 0.5)
     Price(queries=400, seconds=2.0)
@@ -25,7 +25,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Costs:
-    """The prices of a run as they stand: `Run.costs` makes one; costs no query.
+    """What a run has cost so far; made by `Run.costs`, for no query.
 
     `by_stage`: queries, by the name of the stage on the books.
     """
@@ -40,14 +40,14 @@ class Costs:
         return cls(workspace.journal, dict(workspace.meter.by_stage), seconds_of_lessons(workspace))
 
     def stages(self, *beginnings: str) -> Price:
-        """The price of all stages whose names begin so."""
+        """The price of all stages whose names begin with one of these."""
         shards = [r for r in self.journal.all("shard") if r["stage"].startswith(beginnings)]
         queries = [n for stage, n in self.by_stage.items() if stage.startswith(beginnings)]
         return Price(sum(queries), sum(float(record["wall_s"]) for record in shards))
 
     @property
     def labels(self) -> Price:
-        """All but the test images, with lessons and trials."""
+        """The price of everything but the test images, lessons and trials included."""
         shards = [r for r in self.journal.all("shard") if r["stage"] != "evaluate"]
         judged = (*self.journal.all("decision"), *self.journal.all("selection"))
         seconds = sum(float(record["wall_s"]) for record in (*shards, *judged))
@@ -55,6 +55,6 @@ class Costs:
         return Price(queries, seconds + self.lesson_seconds)
 
     def training_seconds(self, name: str, seed: int) -> float:
-        """How long the last student of that name and seed was trained."""
+        """How long the last student of this name and seed was trained; 0 if there is none."""
         found = [r for r in self.journal.all("student") if (r["name"], r["seed"]) == (name, seed)]
         return float(found[-1]["seconds"]) if found else 0.0

@@ -1,8 +1,9 @@
-"""The stage that makes images of which nobody is asked: an ensemble says what they are.
+"""The stage of ensemble labels: new images, labelled by an ensemble of students for no query.
 
-What some students of the same answers think together is right more often than what each thinks
-alone. A student can learn that from any number of images, and no answer is bought for it. It learns
-most where the ensemble doubts, too, so of some candidates those are taken, as many of each class.
+Several students of the same answers are right more often together than each of them alone. A
+student can learn from their common answer on any number of images. It learns most where even the
+ensemble is unsure. So the images are those of some candidates with the smallest margin, with equal
+numbers of every class. The books call this stage "unasked".
 """
 
 import math
@@ -29,19 +30,19 @@ from db3kd.synthesis.chosen import children, descendants, thoughts
 from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
 
-IMAGES = 60_000  # and such as were asked, together, where nobody says how many
-OWN = ("chosen", "latent")  # ways that have such images; the literature's learn what they asked
-STUDENTS, WIDER = 3, 2.0  # of the ensemble; and how much wider than those that choose
-BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 6000, 20_000  # of each of them
-SHARD = 4096  # images that are kept together
-MOST_BYTES = 2**31  # of all of them
+IMAGES = 60_000  # with those that were asked, without `Synthesis.ensemble_labels`
+OWN = ("chosen", "latent")  # ways with ensemble labels; those of the literature have none
+STUDENTS, WIDER = 3, 2.0  # students of the ensemble; how much wider than those that choose
+BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 6000, 20_000  # the training of each student
+SHARD = 4096  # images in one file
+MOST_BYTES = 2**31  # of all images together
 
 
 def images_for(student: str, settings: Synthesis, shape: Shape, *, asked: int) -> int:
-    """How many such images a student of a network learns from, beside so many that are asked.
+    """How many images with ensemble labels a student of a network learns from.
 
-    They are none for a network that is not the surrogate's: it may know better than three of these,
-    and then they mislead it.
+    They come in addition to `asked` pseudo samples. A network other than the surrogate's gets none:
+    it may know better than the ensemble, whose labels would then mislead it.
 
     >>> shape = (3, 32, 32)
     >>> [images_for("lenet5", Synthesis(), shape, asked=asked) for asked in (25_000, 100_000)]
@@ -56,9 +57,13 @@ def images_for(student: str, settings: Synthesis, shape: Shape, *, asked: int) -
 
 
 def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
-    """Teach the ensemble and make all images that settings want, but those there already; no query.
+    """Teach the ensemble, and make the images that are wanted and not there yet; costs no query.
 
-    They are fewer where 2 GiB do not hold them. Random by the run's seed.
+    There are fewer if 2 GiB do not hold them all. Random by the run's seed: the students' first
+    weights and batches, and the candidates.
+
+    Raises:
+        ConfigurationDiffers: other settings than before.
     """
     count = min(
         settings.ensemble_labels or 0,
@@ -73,7 +78,7 @@ def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
     if not pending:
         return
     students = _ensemble(workspace, pool, network, settings.width)
-    # More of what was asked, by the source that its way had.
+    # The candidates come from the source that the way itself has.
     source = (
         descendants if pool.origins is None else Near(seed=derive_seed(workspace.seed, "unasked"))
     )
@@ -98,9 +103,10 @@ def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
 
 
 def invented(workspace: Workspace, *, eight_bit: bool) -> TransferSet | None:
-    """The images with what the ensemble says of them; None where none were wanted.
+    """The images with the ensemble's labels; None if none were wanted, or some are missing.
 
-    Their soft labels are the ensemble's log-probabilities; they have no others.
+    Their soft labels are the ensemble's log-probabilities. Their true labels are -1, for none.
+    Costs no query.
 
     Raises:
         Damaged: a shard cannot be trusted.
@@ -118,7 +124,7 @@ def invented(workspace: Workspace, *, eight_bit: bool) -> TransferSet | None:
 
 
 def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> nn.ModuleList:
-    """Students of all answers, from different first weights; kept once they are taught."""
+    """Students of all answers, with different first weights; kept once they are taught."""
     seeds = [derive_seed(workspace.seed, "ensemble", k) for k in range(STUDENTS)]
     made = [build(network, pool.shape, pool.classes, WIDER * width, seed=seed) for seed in seeds]
     students = nn.ModuleList(map(quick, made)).to(workspace.device)
@@ -141,5 +147,5 @@ def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> n
 
 
 def _together(said: Float[Tensor, "student row classes"]) -> Float[Tensor, "row classes"]:
-    """The logarithm of the mean of all students' probabilities, given as logarithms, too."""
+    """The logarithm of the students' mean probability, from the logarithms of each."""
     return said.exp().mean(0).clamp_min(1e-6).log()

@@ -1,7 +1,7 @@
-"""What run folders of earlier formats say, in today's words.
+"""Run folders of earlier formats, read in today's words.
 
 Format 1 (until November 2026) had other names for some settings. A folder of that format is read
-and continued; a folder of a newer format than this one is refused.
+and continued. A folder of a format newer than `FORMAT` is refused.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ def configurations(journal: Journal) -> dict[str, Json]:
 
 
 def in_todays_words(stage: str, settings: Mapping[str, Any]) -> Json:
-    """The settings of a stage, whatever the format that wrote them.
+    """The settings of a stage in today's words, whichever format they were written in.
 
     >>> in_todays_words("trial/grow", {"choose": "doubt", "changes": ["shift"]})
     {'choose': 'margin', 'augmentations': ['shift']}

@@ -1,7 +1,7 @@
-"""The stage that grows: new images of the user's own, in rounds, each asked once.
+"""The stage that grows: new images made from the user's own, in rounds, each asked once.
 
-How they are made and chosen is decided in `growing`; here it is cut into shards, so that a killed
-process continues where it was.
+`synthesis.augmentation` makes the images, and `synthesis.acquisition` chooses among them. Here the
+work is cut into shards, so that a killed process continues where it stopped.
 """
 
 import json
@@ -31,16 +31,16 @@ from db3kd.student.networks import Shape, check_network, network_of
 from db3kd.synthesis.acquisition import ACQUISITIONS, acquire
 from db3kd.synthesis.augmentation import grow
 
-ASKED = 1024  # images in one question at most
-BLOCK_BYTES = 2**25  # of images that one question is chosen from, as numbers of 32 bits
-MADE_BYTES, FEWEST_MADE = 2**21, 32  # of images that are made at once, and how many at least
-SHARD_BYTES = 2**28  # of images that are kept in one file
-KEPT = 0.9  # how often a flip must keep the class, over how often anything else does
+ASKED = 1024  # most images in one question
+BLOCK_BYTES = 2**25  # of the candidates of one question, as 32-bit numbers
+MADE_BYTES, FEWEST_MADE = 2**21, 32  # of images that are made at once, and the fewest of them
+SHARD_BYTES = 2**28  # of images in one file
+KEPT = 0.9  # how often a flip must keep the class, as a share of how often other images do
 
 
 @dataclass(frozen=True)
 class GrowthPlan:
-    """`total` images in shards of `size`, and which shard belongs to which round.
+    """`total` new images in shards of `size`, and which shard belongs to which of the `rounds`.
 
     >>> plan = GrowthPlan.of(Grow(per_image=30), samples=300, shape=(1, 28, 28), eight_bit=True)
     >>> plan, [plan.round_of(shard) for shard in range(plan.shards)]
@@ -55,7 +55,7 @@ class GrowthPlan:
     def of(
         cls, settings: Grow, *, samples: int, shape: tuple[int, int, int], eight_bit: bool
     ) -> "GrowthPlan":
-        """Plan the growth of so many images of that shape."""
+        """Plan the growth of `samples` own images; with `eight_bit`, a value takes one byte."""
         total = samples * settings.per_image
         each = math.prod(shape) * (1 if eight_bit else 4)
         size = min(settings.shard, max(1, SHARD_BYTES // each), -(-total // settings.rounds))
@@ -72,15 +72,16 @@ class GrowthPlan:
         return shard * self.rounds // self.shards
 
     def before(self, number: int) -> range:
-        """The shards of the rounds before this one."""
+        """The shards of the rounds before round `number`."""
         return range(-(-number * self.shards // self.rounds))
 
 
 def check_growing(settings: Grow, shape: Shape, classes: int) -> None:
-    """Refuse what makes no new image, and students that do not fit, before anything is bought.
+    """Refuse settings that make no new image, or a network that does not fit; before any query.
 
     Raises:
-        InputError: no change is switched on; a network that is unknown or does not fit the images.
+        InputError: no augmentation is switched on, or the students' network is unknown or does not
+            fit the images.
 
     >>> check_growing(Grow(augmentations=()), (1, 28, 28), 10)
     Traceback (most recent call last):
@@ -106,9 +107,9 @@ def grow_all(
     *,
     earlier: "Growth | None" = None,
 ) -> None:
-    """Make and ask all new images, those that are not there yet; see `Run.grow`.
+    """Make and ask all new images that are not there yet; see `Run.grow`.
 
-    `earlier`: what was grown before, from which the students that choose learn too.
+    `earlier`: what was grown before; the students that choose learn from it as well.
     """
     plan = GrowthPlan.of(
         settings, samples=len(images), shape=images.shape, eight_bit=_eight_bit(workspace, images)
@@ -124,15 +125,15 @@ def grow_all(
 
 
 def _eight_bit(workspace: Workspace, images: Images) -> bool:
-    """Whether new images are kept as bytes: where the own ones are, and the teacher takes all."""
+    """Whether new images are kept as bytes: if own images are, and the teacher takes every byte."""
     low, high = bounds = workspace.meter.bounds
-    if level_of(bounds):  # only then are its own levels those of the bytes
+    if level_of(bounds):  # its levels are those of bytes only from 0 to 1
         return images.eight_bit and (low, high) == (0, 1)
     return images.eight_bit and low <= 0 and high >= 1
 
 
 class _GrowingWork:
-    """The work of one shard."""
+    """The work of one shard: make images, choose among them, ask."""
 
     def __init__(
         self,
@@ -157,7 +158,7 @@ class _GrowingWork:
         self.order = torch.randperm(
             len(teacher_labels), generator=torch.Generator().manual_seed(seed)
         )
-        self._taught: dict[int, Ensemble] = {}  # the last one
+        self._taught: dict[int, Ensemble] = {}  # the students of the last round only
 
     def __call__(
         self, teacher: ReplayTeacher, rows: Tensor, shard: int
@@ -173,7 +174,7 @@ class _GrowingWork:
         return columns, self._facts(columns)
 
     def _students(self, number: int) -> Ensemble:
-        """The students that choose in a round, taught from every answer before it."""
+        """The students that choose in a round, taught with every answer before it."""
         if number not in self._taught:
             workspace, shape = self.workspace, self.images.shape
             students = Ensemble(
@@ -188,7 +189,7 @@ class _GrowingWork:
         return self._taught[number]
 
     def _known(self, number: int) -> Known:
-        """All answers that there were before a round."""
+        """All answers from before a round."""
         here = _growth(self.workspace, self.images, self.plan.before(number))
         known, answers = self.images, self.teacher_labels
         for more in (self.earlier, here):
@@ -203,14 +204,14 @@ class _GrowingWork:
         )
 
     def _blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """The rows in parts whose candidates fit into memory."""
+        """The rows, in parts whose candidates fit into memory."""
         each = math.prod(self.images.shape) * 4
         if self.settings.choose != "random":
             each *= self.settings.candidates
         return torch.split(rows, max(1, min(ASKED, BLOCK_BYTES // each)))
 
     def _changes(self, number: int) -> tuple[AugmentationName, ...]:
-        """The changes of a round: without flips if they changed the class too often before."""
+        """The augmentations of a round; no flips if these changed the class too often before."""
         names = self.settings.augmentations
         if number and "flip" in names and not self._flips_keep():
             return tuple(name for name in names if name != "flip")
@@ -232,7 +233,7 @@ class _GrowingWork:
         students: Ensemble | None,
         draw: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Make a block, choose if there are students, ask."""
+        """Make images for these rows, choose among them if there are students, and ask."""
         wanted = len(rows)
         if students is not None:
             count = self.settings.candidates
@@ -251,7 +252,7 @@ class _GrowingWork:
     def _made(
         self, rows: Tensor, names: tuple[AugmentationName, ...], draw: torch.Generator
     ) -> dict[str, Tensor]:
-        """New images as they are kept, and the very same as they are shown to the teacher."""
+        """New images, both as they are kept and as they are shown to the teacher."""
         parents = self.order[rows % len(self.order)]
         made = grow(
             self.images.read(parents).to(self.workspace.device),
@@ -272,7 +273,7 @@ class _GrowingWork:
         }
 
     def _facts(self, columns: dict[str, Tensor]) -> Json:
-        """How many kept the class of their parent: of the others, and of those flipped."""
+        """How many kept their parent's class, out of how many: unflipped images, then flipped."""
         same = columns["called"] == self.teacher_labels[columns["parents"]]
         flipped = columns["flipped"] > 0
         groups = (same[~flipped], same[flipped])
@@ -281,10 +282,10 @@ class _GrowingWork:
 
 @dataclass(frozen=True)
 class Growth:
-    """What was grown: new images, and what the teacher `called` them.
+    """What was grown: new images, and the teacher's `answers` to them.
 
-    `parents` and `partners` are the rows of the own images that they were made of. `seconds`: what
-    it took, lessons included.
+    `parents` and `partners` are the rows of the own images that they were made from. `seconds` says
+    how long it took, lessons included.
     """
 
     images: StoredImages
@@ -295,7 +296,9 @@ class Growth:
 
 
 def grown(workspace: Workspace, images: Images) -> Growth:
-    """What the stage has bought, from its finished shards; each is read once and checked.
+    """What the stage has bought, from its finished shards; costs no query.
+
+    Each shard is read once and checked.
 
     Raises:
         InputError: the stage is not finished.
@@ -332,9 +335,13 @@ def with_grown(
     *,
     truth: Int[Tensor, " sample"] | None = None,
 ) -> TransferSet:
-    """Samples, and after them what was grown of these rows of `images`, with their ids.
+    """Samples, followed by what was grown from `images`; `rows` are the ids of these images.
 
-    `truth`: the true class by id; only those that the teacher calls what their parent truly is.
+    `truth`: the true class by id. With it, only new images are added that the teacher gives their
+    parent's true class. Costs no query.
+
+    Raises:
+        InputError, Damaged: as `grown`.
     """
     more = grown(workspace, images)
     first = len(transfer) if transfer.first is None else transfer.first

@@ -1,4 +1,4 @@
-"""Students that are judged by own images held back from them; costs no query."""
+"""Students, judged on own images that are held back from them; costs no query."""
 
 import copy
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from db3kd.student.batches import resident
 from db3kd.student.evaluate import predict
 from db3kd.student.training import train
 
-FOLDS = 5  # of the own images, each held back once
+FOLDS = 5  # parts of the own images; each is held back once
 
 
 def steps_of(training: Training, samples: int) -> int:
-    """Batches of a whole training.
+    """How many batches a whole training has.
 
     >>> steps_of(Training(epochs=2, batch=10), 25), steps_of(Training(steps=7), 25)
     (6, 7)
@@ -29,7 +29,12 @@ def steps_of(training: Training, samples: int) -> int:
 
 
 class Judge:
-    """Agreement with `classes`, on own images that a student has not seen, over so many folds."""
+    """How often students agree with `classes` on own images that they have not seen.
+
+    `sets`: how many transfer sets will be judged; progress needs it. `folds`: how many of the
+    `FOLDS` are held back. Random by the run's seed: the folds. Students begin with the weights of
+    `network`.
+    """
 
     def __init__(
         self,
@@ -54,7 +59,10 @@ class Judge:
         self.held = int((self.fold < folds).sum())
 
     def __call__(self, transfer: TransferSet) -> float:
-        """Train a student for each fold; returns the share of held images it agrees on."""
+        """Train a student for each fold; returns the share of images held back that it got right.
+
+        A new image is always on the same side as its parent.
+        """
         agreed = 0
         transfer = replace(transfer, images=resident(transfer.images))
         for number in range(self.folds):

@@ -25,8 +25,9 @@ from db3kd.student.training import train, training_identity
 class Evaluation:
     """How a student did on `samples` test images.
 
-    `agreement`: the share on which it answers as the teacher does. `accuracy`, `teacher_accuracy`:
-    the shares that match ground truth, where there is any.
+    `agreement`: the share of images to which it gives the teacher's class. `accuracy` and
+    `teacher_accuracy`: the shares to which student and teacher give the true class; None without
+    ground truth.
     """
 
     agreement: float
@@ -44,7 +45,7 @@ def distilled(
     seed: int,
     name: str,
 ) -> nn.Module:
-    """Train a student, or load it if this very training is finished; see `Run.distill`."""
+    """Train a student, or load it if the same training is finished; see `Run.distill`."""
     known = training_identity(network, transfer, training, seed)
     identity = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     file = f"students/{name}-{seed}-{identity[:8]}.safetensors"

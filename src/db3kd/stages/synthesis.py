@@ -1,7 +1,7 @@
-"""The stage that makes pseudo samples without data, in shards, each image asked once.
+"""The stage that makes pseudo samples without data, each asked once.
 
-How they are made is decided in `synthesis`; here it is cut into shards, so that a killed process
-continues where it was. After each shard the networks that a way learned are kept beside it.
+`db3kd.synthesis` makes them. Here the work is cut into shards, so that a killed process continues
+where it stopped. After each shard, the networks that a way has learned are kept in the same folder.
 """
 
 import json
@@ -32,14 +32,16 @@ from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
 
-QUERIES = 25_000  # where nobody says how many
-PLACE = "pseudo"  # where distances of pseudo samples are on the books
+QUERIES = 25_000  # without `Synthesis.queries` and without a budget
+PLACE = "pseudo"  # before the names of stages that measure pseudo samples, on the books
 
 _log = logging.getLogger("db3kd")
 
 
 def planned_total(settings: Synthesis, *, budget: int | None, reserved: int) -> int:
-    """How many images are asked: as many as wanted, or what a budget leaves.
+    """How many queries are planned: as many as wanted, or what a budget leaves.
+
+    There is one for each pseudo sample. By way "ascent" it is the most that may be spent.
 
     >>> planned_total(Synthesis(), budget=30_000, reserved=10_000)
     20000
@@ -52,7 +54,7 @@ def planned_total(settings: Synthesis, *, budget: int | None, reserved: int) -> 
 
 
 def check_synthesis(settings: Synthesis, shape: Shape, classes: int) -> None:
-    """Refuse students that do not fit, before anything is bought.
+    """Refuse a network that does not fit, before anything is bought.
 
     Raises:
         InputError: a network that is unknown or does not fit the images.
@@ -71,7 +73,7 @@ def check_budget(total: int, *, budget: int | None, reserved: int) -> None:
     """Refuse a budget that leaves nothing to ask with.
 
     Raises:
-        InputError: no pseudo sample can be paid.
+        InputError: not a single pseudo sample can be paid for.
 
     >>> check_budget(0, budget=10_000, reserved=10_000)
     Traceback (most recent call last):
@@ -81,12 +83,12 @@ def check_budget(total: int, *, budget: int | None, reserved: int) -> None:
     if total < 1:
         raise InputError(
             f"the budget of {budget:,} queries leaves none for pseudo samples, since {reserved:,}"
-            " are for test images; give more"
+            " are for test images; raise budget.queries"
         )
 
 
 def planned(workspace: Workspace, settings: Synthesis, *, reserved: int) -> int:
-    """How many pseudo samples are asked: as it began, or as it would be; see `Run`."""
+    """How many queries are planned, or were when the stage began; see `Run.planned_synthesis`."""
     begun = workspace.configuration("synthesis")
     if begun and settings.queries is None and settings.way != "ascent":
         return int(begun["total"])
@@ -101,7 +103,7 @@ def synthesize(
     *,
     reserved: int,
 ) -> TransferSet:
-    """Make and ask all pseudo samples, those that are not there yet; see `Run.synthesize`."""
+    """Make and ask all pseudo samples that are not there yet; see `Run.synthesize`."""
     check_synthesis(settings, shape, workspace.meter.classes)
     total = planned(workspace, settings, reserved=reserved)
     check_budget(total, budget=workspace.meter.budget.queries, reserved=reserved)
@@ -118,10 +120,10 @@ def synthesize(
 def _ask_all(
     workspace: Workspace, shape: Shape, settings: Synthesis, total: int, images: Images | None
 ) -> None:
-    """Ask what is not there yet; then let an ensemble label more images, where that is wanted."""
+    """Ask what is not there yet, and then let an ensemble label more images if that is wanted."""
     size = max(1, min(settings.shard, -(-total // settings.rounds)))
     asked = json.loads(msgspec.json.encode(settings))
-    del asked["ensemble_labels"]  # another student may want none, or want them later
+    del asked["ensemble_labels"]  # another student may want none, or want them later on
     workspace.agree("synthesis", {**asked, "shape": list(shape), "total": total, "size": size})
     work = _SynthesisWork(workspace, shape, settings, total, images)
     if workspace.pending("synthesis", total, size):
@@ -170,7 +172,7 @@ class _SynthesisWork:
             pool, seed=derive_seed(self.workspace.seed, "synthesis", shard), report=self._report
         )
         if pool.rest:
-            raise InputError(f"way {self.settings.way!r} asked {pool.rest} images too few")
+            raise InputError(f"way {self.settings.way!r} left {pool.rest} queries unspent")
         if self._learns:
             self.workspace.keep("synthesis", shard + 1, self._way.networks)
         self._next = shard + 1
@@ -226,12 +228,12 @@ class _SynthesisWork:
 
 
 def _eight_bit(workspace: Workspace) -> bool:
-    """Whether pseudo samples are rounded to 8 bits: where the teacher takes what 8 bits can say."""
+    """Whether pseudo samples are rounded to 8 bits: if the teacher takes values from 0 to 1."""
     return tuple(workspace.meter.bounds) == (0.0, 1.0)
 
 
 def counts(workspace: Workspace) -> Int[Tensor, " classes"]:
-    """How many pseudo samples the teacher called each class."""
+    """How many pseudo samples, copies included, the teacher gave each class."""
     whole = torch.zeros(workspace.meter.classes, dtype=torch.int64)
     for stage in ("synthesis", "ascent", "copies"):
         for record in workspace.done(stage).values():
@@ -240,12 +242,12 @@ def counts(workspace: Workspace) -> Int[Tensor, " classes"]:
 
 
 def warn_of_missing(workspace: Workspace) -> None:
-    """Name the classes that no pseudo sample was called."""
+    """Name the classes that the teacher gave to no pseudo sample."""
     missing = (counts(workspace) == 0).nonzero()[:, 0].tolist()
     if missing:
         some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         _log.warning(
-            "the teacher called no pseudo sample %s (%s of %s classes), so no student learns that",
+            "no pseudo sample is of class %s (%s of %s classes), so students cannot learn these",
             some,
             len(missing),
             workspace.meter.classes,
@@ -253,7 +255,9 @@ def warn_of_missing(workspace: Workspace) -> None:
 
 
 def made(workspace: Workspace) -> TransferSet:
-    """The pseudo samples that were asked, without copies; images are read when they are needed.
+    """The pseudo samples that were asked, without copies; costs no query.
+
+    Images are read when they are needed.
 
     Raises:
         InputError: the stage is not finished.
@@ -275,7 +279,15 @@ def made(workspace: Workspace) -> TransferSet:
 
 
 def whole(workspace: Workspace, *, ensemble_labels: bool = True) -> TransferSet:
-    """The pseudo samples and their copies, or those of which nobody was asked: half of a batch."""
+    """The pseudo samples with their copies, and then the images that an ensemble labelled.
+
+    With such images, a training of some `steps` repeats the others until they are half of what it
+    sees. Costs no query.
+
+    Raises:
+        InputError: a stage is not finished.
+        Damaged: a shard cannot be trusted.
+    """
     samples = with_copies(workspace, made(workspace))
     more = invented(workspace, eight_bit=_eight_bit(workspace)) if ensemble_labels else None
     if more is None:
@@ -284,12 +296,14 @@ def whole(workspace: Workspace, *, ensemble_labels: bool = True) -> TransferSet:
 
 
 def measure(workspace: Workspace, search: Search) -> None:
-    """Measure the distances of pseudo samples, with references drawn among these.
+    """Measure the distances of pseudo samples; references are drawn from the samples.
 
-    Their classes are not asked again. Costs as `Run.measure`.
+    Costs as `Run.measure`, without its answers: these are bought already. Random by the run's seed.
 
     Raises:
-        InputError: the search does not fit the images.
+        InputError: the pseudo samples are not all made yet, or the search does not fit them.
+        ConfigurationDiffers: other settings than before.
+        BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
     """
     samples = made(workspace)
     check_search(search, samples.images.shape, workspace.meter.classes)
@@ -299,6 +313,6 @@ def measure(workspace: Workspace, search: Search) -> None:
 
 
 def measured_samples(workspace: Workspace) -> TransferSet:
-    """Pseudo samples with soft labels by distance (Eq. 6 and 7), and copies with answers alone."""
+    """Pseudo samples with soft labels by distance (Eq. 6 and 7), then copies with answers only."""
     samples, part = made(workspace), workspace.within(PLACE)
     return with_copies(workspace, samples.with_soft(soft(part, "mbd", samples.teacher_labels)))

@@ -1,7 +1,8 @@
-"""The stages of a run, every one once: its name on the books, what it buys, how it is cut.
+"""The stages of a run, a row for each: its name on the books, what it buys, how it is cut.
 
-A stage is cut into shards, the unit of work, of randomness and of resume. How many there are, and
-what one can cost, follows from the settings that the journal holds. Adding a stage is adding a row.
+A stage is cut into shards. A shard is the unit of work, of randomness and of resuming. How many
+there are, and what one can cost, follows from the settings in the journal. To add a stage, add a
+row.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import msgspec
 from db3kd.config.settings import Search, most_queries
 from db3kd.errors import Damaged
 
-ANSWERS_SHARD = 4096  # images whose classes are asked for together
+ANSWERS_SHARD = 4096  # images in a shard of "answers" or "evaluate"
 
 Settings = Mapping[str, Mapping[str, Any]]
 """What the journal holds of each stage that has begun, by its name on the books."""
@@ -30,7 +31,7 @@ def shards_of(samples: int, size: int) -> int:
 
 @dataclass(frozen=True)
 class Cut:
-    """How a stage is cut: so many shards, each of at most `size` samples at `price` queries each.
+    """How a stage is cut: into `shards` of at most `size` samples, each at most `price` queries.
 
     >>> Cut(shards=3, size=200, price=30).most
     6000
@@ -47,18 +48,18 @@ class Cut:
 
 
 def _one_each(name: str, settings: Settings) -> Cut:
-    """Every image is asked once."""
+    """For stages that ask every image once."""
     return Cut(shards_of(settings[name]["samples"], ANSWERS_SHARD), ANSWERS_SHARD, 1)
 
 
 def _planned(name: str, settings: Settings) -> Cut:
-    """The stage itself has said how many, in which shards and at what price."""
+    """For stages that record how many samples they have, in what shards and at what price."""
     mine = settings[name]
     return Cut(shards_of(mine["total"], mine["size"]), mine["size"], mine.get("price", 1))
 
 
 def _distances(name: str, settings: Settings) -> Cut:
-    """The images whose answers are known, each with all other classes."""
+    """For the distances of all images whose answers are known, to all other classes."""
     answers = name.replace("distances", "answers")
     search = msgspec.convert(settings[name], Search)
     price = most_queries(search, settings["run"]["classes"])
@@ -66,7 +67,7 @@ def _distances(name: str, settings: Settings) -> Cut:
 
 
 def _rounds(name: str, settings: Settings) -> Cut:
-    """A shard of the distances, once in every round."""
+    """For the rounds of a joint search: every shard of the distances is there once in each."""
     search = msgspec.convert(settings[name.replace("rounds", "distances")], Search)
     price = most_queries(search, settings["run"]["classes"])
     return Cut(settings[name]["rounds"] * settings[name]["shards"], search.shard, price)
@@ -84,7 +85,7 @@ class Stage:
         """How a stage that has begun is cut.
 
         Raises:
-            Damaged: the journal has lost what this stage is cut by.
+            Damaged: the journal has lost the settings that this follows from.
 
         >>> stage("answers").of({"answers": {"samples": 5000}})
         Cut(shards=2, size=4096, price=1)
@@ -100,8 +101,8 @@ class Stage:
 
 STAGES = (
     Stage("answers", "the images' own answers", _one_each),
-    Stage("trial/grow", "new images on trial", _planned),
-    Stage("trial/distances", "distances on trial", _distances),
+    Stage("trial/grow", "new images in the trial", _planned),
+    Stage("trial/distances", "distances in the trial", _distances),
     Stage("grow", "new images", _planned),
     Stage("rounds", "distances", _rounds),
     Stage("distances", "distances", _distances),

@@ -1,4 +1,4 @@
-"""Where numbers meet the tape: a teacher that asks nothing twice after a crash."""
+"""A teacher that takes answers from a tape first, so that nothing is asked twice after a crash."""
 
 import zlib
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from torch import Tensor
 from db3kd.storage.tape import Tape
 from db3kd.teachers.meter import Meter
 
-KEY_PIXELS = 256  # how many pixels of a question stand for it on the tape
-SCATTER = 2_654_435_761  # multiples of it fall all over the images, not on one column
+KEY_PIXELS = 256  # pixels of a question that stand for it on the tape
+SCATTER = 2_654_435_761  # its multiples fall all over the images, not into one column
 
 
 class ReplayTeacher:
     """A teacher that takes recorded answers from a tape first and asks the meter for the rest.
 
     A shard asks the same questions in the same order each time it is run, so the answers of a
-    killed process come back in place. A question is checked against the budget, then reserved on
-    the tape, then asked, then settled. `used` counts the answers handed out, recorded ones
-    included, and is reported after each question.
+    killed process fit again. A question is checked against the budget, then reserved on the tape,
+    then asked, then settled. `used` counts the answers handed out, recorded ones included, and is
+    reported after each question.
 
     Raises:
         BudgetExhausted, TeacherError: from the meter.
-        Drifted: the recorded question is another one.
+        Drifted: the tape recorded another question.
 
     >>> import tempfile, torch
     >>> from pathlib import Path
@@ -57,7 +57,7 @@ class ReplayTeacher:
         return self._meter.bounds
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
-        """Class index of each image; one query each, unless the tape holds the answer."""
+        """The class index of each image; costs one query each, unless the tape has the answer."""
         key = question_key(images)
         answers = self._tape.take(len(images), key=key)
         if answers is None:
@@ -71,7 +71,7 @@ class ReplayTeacher:
 
 
 def question_key(images: Float[Tensor, "row *image"]) -> int:
-    """A checksum over a sample of the pixels: cheap, and another question hardly shares it.
+    """A cheap checksum over some of the pixels; two questions hardly ever share it.
 
     >>> import torch
     >>> question_key(torch.zeros(2, 1, 4, 4)) != question_key(torch.ones(2, 1, 4, 4))

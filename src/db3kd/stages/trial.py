@@ -1,9 +1,9 @@
-"""What a run's answers go to: new images and distances are tried, and the better use gets the rest.
+"""What a run's answers buy: new images and distances are tried, and the better use gets the rest.
 
-For some own images a few new ones are bought, and sample distances (Eq. 2), which cost nothing,
-stand for distances. Students learn from either, and are judged by their agreement with the teacher
-on own images that they have not seen, nor any child of these. Where true classes are known, a
-second judgement says which of the grown images a student learns from.
+The trial grows a few new images from some own ones. Sample distances (Eq. 2), which cost nothing,
+stand for distances. Students learn from either. They are judged by their agreement with the teacher
+on own images that are held back from them, as are the new images made from these. Where true
+classes are known, students are judged a second time, to find which grown images to learn from.
 """
 
 import logging
@@ -28,24 +28,24 @@ from db3kd.stages.judge import FOLDS, Judge, steps_of
 from db3kd.stages.workspace import Workspace
 from db3kd.student.evaluate import classes_of
 
-PER_IMAGE = 30  # answers for each own image where nobody says how many
-LEAST, FEWEST = 8, 20  # answers an image, and own images, that a trial is worth its price for
-PART, LEAST_EACH, MOST_EACH = 2, 3, 15  # of an image's answers: what the trial gets
-MOST_STEPS = 5000  # of a student in the trial; a single fold may have as many as all of them
-SOME, MANY = 1000, 5000  # own images: fewer need all that grew; for more one fold says enough
+PER_IMAGE = 30  # answers for each own image, without `Spend.per_image` and without a budget
+LEAST, FEWEST = 8, 20  # answers per image, and own images, below which there is no trial
+PART, LEAST_EACH, MOST_EACH = 2, 3, 15  # the trial gets half of an image's answers, within limits
+MOST_STEPS = 5000  # of a student in one of all folds; a single fold may have those of all
+SOME, MANY = 1000, 5000  # own images: fewer learn from all that grew; for more, one fold is enough
 Share = Literal["all", "confirmed", "none"]
-"""Which grown images a student learns from: every one, those that the teacher calls what their
-parent truly is, or none."""
+"""Which grown images a student learns from: all, those that the teacher gives their parent's true
+class, or none."""
 _NAMES: Mapping[Use, str] = {"ce": "nothing more", "grown": "new images", "mbd": "distances"}
 _log = logging.getLogger("db3kd")
 
 
 @dataclass(frozen=True)
 class SpendingPlan:
-    """How many answers beside the images' own go where.
+    """How the answers are divided, the images' own left aside.
 
-    The trial grows `each` new images of `tried` own ones; then the better use gets `left` for every
-    own image. All of it together is `per_image` for each image at most.
+    The trial grows `each` new images from each of `tried` own ones. Then the better use gets `left`
+    answers for every own image. Together, this is at most `per_image` answers for each own image.
 
     >>> SpendingPlan.of(Spend(per_image=30), samples=300)
     SpendingPlan(per_image=30, tried=300, each=15, left=15)
@@ -64,7 +64,7 @@ class SpendingPlan:
     def of(
         cls, settings: Spend, *, samples: int, budget: int | None = None, reserved: int = 0
     ) -> "SpendingPlan":
-        """Plan for so many own images; of a budget `reserved` answers are for something else."""
+        """Plan for `samples` own images; `reserved` queries of the budget are for other things."""
         per_image = settings.per_image
         if per_image is None and budget is not None:
             per_image = max(0, budget - reserved - samples) // samples
@@ -79,10 +79,10 @@ class SpendingPlan:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the answers go to, and why.
+    """What the answers buy, and why.
 
     `agreement`: by use, how often the trial's students agreed with the teacher on `held` own images
-    that were held back from them; empty where there was no trial.
+    that were held back from them. It is empty if there was no trial.
     """
 
     use: Use
@@ -105,7 +105,7 @@ class Selection:
 
 
 def planned(workspace: Workspace, settings: Spend, samples: int, *, reserved: int) -> SpendingPlan:
-    """How the answers are divided: as it began, or as it would be; see `Run.planned`."""
+    """How the answers are divided, or were when the stage began; see `Run.planned`."""
     begun = workspace.configuration("spend")
     if begun and settings.per_image is None:
         settings = msgspec.structs.replace(settings, per_image=begun["per_image"])
@@ -119,13 +119,13 @@ def check_spending(
     """Refuse what a trial cannot try, before anything is bought.
 
     Raises:
-        InputError: a search row by row; settings or a network that do not fit the images or the
+        InputError: a search row by row; or settings or a network that do not fit the images or the
             teacher's classes.
     """
     if not is_joint(search):
         raise InputError(
-            'this search is row by row, which no trial can pay; set strategy = "joint", or call'
-            " `label`"
+            'a trial cannot pay for a search row by row; set strategy = "joint", or call `label`'
+            " instead"
         )
     distances.check_search(search, images.shape, classes)
     if grow.augmentations:
@@ -145,7 +145,7 @@ def spend(
     training: Training,
     truth: Int[Tensor, " sample"] | None,
 ) -> None:
-    """Buy what a trial finds to teach most for own images and their answers; see `Run.spend`."""
+    """Decide what the answers buy, by a trial if need be, and buy it; see `Run.spend`."""
     workspace.agree("spend", asdict(plan))
     decision = decided(workspace) or decide(
         workspace, own, network, plan, search=search, grow=grow, training=training
@@ -165,7 +165,7 @@ def spend(
 
 
 def decided(workspace: Workspace) -> Decision | None:
-    """What was decided in this run before, if anything."""
+    """What this run has decided; None before that."""
     records = list(workspace.journal.all("decision"))
     return msgspec.convert(records[-1]["decision"], Decision) if records else None
 
@@ -180,7 +180,7 @@ def decide(
     grow: Grow,
     training: Training,
 ) -> Decision:
-    """Decide what answers go to, by a trial if there is a question; see `Run.spend`."""
+    """Decide what the answers buy, by a trial if there is a choice; see `Run.spend`."""
     decision, seconds = _without_trial(own.teacher_labels, plan, grow), 0.0
     if decision is None:
         decision, seconds = _by_trial(
@@ -196,15 +196,15 @@ def decide(
 
 
 def _without_trial(own: Tensor, plan: SpendingPlan, grow: Grow) -> Decision | None:
-    """The decision where there is nothing to try."""
+    """The decision if there is nothing to try; None if there is."""
     alike = bool((own == own[0]).all())
     if not plan.per_image:
-        return Decision("ce", "nothing is left for more than the images' own answers", {}, 0)
+        return Decision("ce", "nothing is left after the images' own answers", {}, 0)
     if not grow.augmentations:
         use: Use = "ce" if alike else "mbd"
         return Decision(use, "no augmentation is switched on, so nothing new can be made", {}, 0)
     if alike:
-        why = f"the teacher calls every own image {int(own[0])}, so there is no boundary to measure"
+        why = f"all own images are of class {int(own[0])}, so there is no boundary to measure"
         return Decision("grown", why, {}, 0)
     if not plan.tried:
         what = f"{len(own):,} own images with {plan.per_image} answers each"
@@ -222,13 +222,13 @@ def _by_trial(
     grow: Grow,
     training: Training,
 ) -> tuple[Decision, float]:
-    """Grow a little, teach students of either use, judge them; how long the judging took."""
+    """Grow a little, train students on either use and judge them; also how long judging took."""
     trial = workspace.within("trial")
     rows = tried(workspace, len(own), plan.tried)
     some, answers = Rows(own.images, rows), own.teacher_labels[rows]
     trial.agree("answers", {"samples": len(rows)})
     if bool((answers == answers[0]).all()):
-        why = f"the teacher calls all {len(rows):,} images of the trial {int(answers[0])}"
+        why = f"all {len(rows):,} images of the trial are of class {int(answers[0])}"
         return Decision("grown", why, {}, 0), 0.0
     few = {"per_image": plan.each, "rounds": halves(grow.rounds)[0]}
     growing.grow_all(trial, some, answers, msgspec.structs.replace(grow, **few))
@@ -248,7 +248,9 @@ def _by_trial(
 
 
 def halves(rounds: int) -> tuple[int, int]:
-    """The rounds of growing in the trial, and after it: together as many as without a trial.
+    """How many rounds of growing there are in the trial and after it, of `rounds` in all.
+
+    There is at least one in each.
 
     >>> halves(4), halves(1)
     ((2, 2), (1, 1))
@@ -257,7 +259,7 @@ def halves(rounds: int) -> tuple[int, int]:
 
 
 def tried(workspace: Workspace, samples: int, wanted: int) -> Int[Tensor, " row"]:
-    """The own images on which both uses are tried, by the run's seed."""
+    """The own images on which both uses are tried; random by the run's seed."""
     draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "trial"))
     return torch.randperm(samples, generator=draw)[:wanted].sort().values
 
@@ -265,7 +267,7 @@ def tried(workspace: Workspace, samples: int, wanted: int) -> Int[Tensor, " row"
 def with_use(
     workspace: Workspace, own: TransferSet, decision: Decision, share: Share = "all"
 ) -> TransferSet:
-    """Own images with all that was bought for the use that was decided, in the trial too."""
+    """Own images with all that was bought for the chosen use, in the trial and after it."""
     if decision.use == "mbd":
         return own.with_soft(distances.soft(workspace, "mbd", own.teacher_labels))
     if decision.use != "grown" or share == "none":
@@ -278,7 +280,7 @@ def with_use(
 
 
 def with_decision(workspace: Workspace, own: TransferSet, *, truth: bool) -> TransferSet:
-    """Own images with what `spend` decided for; `truth`: whether their labels are ground truth.
+    """Own images with what `spend` bought; `truth`: whether their labels are ground truth.
 
     Raises:
         InputError: nothing is decided yet.
@@ -291,7 +293,7 @@ def with_decision(workspace: Workspace, own: TransferSet, *, truth: bool) -> Tra
 
 
 def selected(workspace: Workspace) -> Selection | None:
-    """Which grown images were found to teach most in this run before, if any were."""
+    """Which grown images this run has chosen to learn from; None if it has not chosen."""
     records = list(workspace.journal.all("selection"))
     return msgspec.convert(records[-1]["selection"], Selection) if records else None
 
@@ -303,10 +305,10 @@ def select(
     network: nn.Module,
     training: Training,
 ) -> Selection:
-    """Find out which grown images to learn from, by own images held back; costs no query.
+    """Find out which grown images to learn from, on own images held back; costs no query.
 
-    A teacher's answers teach much where true classes are few, and its errors harm where they are
-    many. Random as `decide`.
+    A teacher's answers help much if true classes are few, and its errors do harm if they are many.
+    Random by the run's seed: the folds. Students begin with the weights of `network`.
     """
     place, folds = workspace.within("selection"), FOLDS if len(own) <= MANY else 1
     most = MOST_STEPS * FOLDS // folds
@@ -317,7 +319,7 @@ def select(
     agreement = {
         share: round(judge(with_use(workspace, own, decision, share)), 4) for share in shares
     }
-    best = max(shares, key=lambda share: agreement[share])  # at a tie the first
+    best = max(shares, key=lambda share: agreement[share])  # the first, at a tie
     found = Selection(best, agreement, judge.held)
     seconds = round(time.perf_counter() - started, 3)
     workspace.journal.append("selection", selection=asdict(found), wall_s=seconds)

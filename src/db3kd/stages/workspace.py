@@ -1,8 +1,8 @@
-"""The workshop of a run: shards that are bought once, kept whole, put on the books, found again.
+"""The workspace of a run: shards are bought once, kept whole, put on the books and found again.
 
-A stage is cut into shards, the unit of work, of randomness and of resume; `run` says which stages
-there are. Here is what they share: the folder and its lock, the journal and its checks, the tape of
-the shard in progress, and the meter.
+A stage is cut into shards. A shard is the unit of work, of randomness and of resuming. `table`
+lists the stages. The workspace has what they share: the folder and its lock, the journal and its
+checks, the tape of the shard in progress, and the meter.
 """
 
 import copy
@@ -38,11 +38,11 @@ from db3kd.teachers.meter import Meter
 
 _log = logging.getLogger("db3kd")
 Work = Callable[[ReplayTeacher, Tensor, int], tuple[dict[str, Tensor], Json]]
-"""What is done in one shard: from its teacher, rows and number to tensors to keep and facts."""
+"""The work of one shard: its teacher, rows and number give tensors to keep, and facts."""
 
 
 class Workspace:
-    """A folder, held by this process alone; see `Run`, whose arguments these are.
+    """A folder, held by this process alone; arguments and errors are those of `Run`.
 
     >>> import tempfile
     >>> from db3kd.progress import silent
@@ -81,7 +81,7 @@ class Workspace:
                 self._lock.acquire(timeout=0)
             except filelock.Timeout:
                 raise Busy(
-                    f"another process works in {self.folder}; wait for it or stop it first"
+                    f"another process is working in {self.folder}; wait for it or stop it first"
                 ) from None
         try:
             self.journal = Journal(self.folder / "journal.jsonl")
@@ -120,14 +120,14 @@ class Workspace:
         self.journal.append("opened", versions=_versions(), budget=budget_now, spent=spent)
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Release the folder."""
         self.journal.close()
         self._lock.release()
 
     def within(self, name: str) -> "Workspace":
-        """The same workshop for stages of a part of the run: "grow" is "trial/grow" on the books.
+        """The same workspace for a part of the run, whose "grow" is "trial/grow" on the books.
 
-        What is drawn there has a seed of its own.
+        The part has its own seed.
         """
 
         def progress(stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
@@ -141,16 +141,28 @@ class Workspace:
     # Shards
 
     def read(self, record: Json) -> dict[str, Tensor]:
-        """The tensors of a finished shard."""
+        """The tensors of a finished shard.
+
+        Raises:
+            Damaged: its file is missing, cut or altered.
+        """
         return read_shard(self.folder / record["file"], record["sha256"])
 
     def pending(self, stage: str, samples: int, size: int) -> list[int]:
-        """The shards of a stage that are not finished, where one holds `size` samples."""
+        """The shards of a stage that are not finished; each holds at most `size` samples."""
         done = self.done(stage)
         return [shard for shard in range(shards_of(samples, size)) if shard not in done]
 
     def work(self, stage: str, samples: int, size: int, price: int, work: Work) -> None:
-        """Do every shard of a stage that is not done; `price` is the most that a sample costs."""
+        """Do every shard of a stage that is not done.
+
+        `price` is the most that a sample costs. It is used only to report progress.
+
+        Raises:
+            BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
+            Damaged: a tape cannot be trusted, or the work asks different questions each time.
+            RunError: a file cannot be written.
+        """
         pending = self.pending(stage, samples, size)
         ready = samples - sum(min(size, samples - shard * size) for shard in pending)
         for shard in pending:
@@ -171,7 +183,11 @@ class Workspace:
     def shard(
         self, stage: str, shard: int, rows: Tensor, work: Work, report: Callable[[int], None]
     ) -> None:
-        """Do one shard: replay its tape, ask for the rest, write it whole, put it on the books."""
+        """Do one shard: replay its tape, ask for the rest, write it whole, put it on the books.
+
+        Raises:
+            BudgetExhausted, TeacherError, Damaged, RunError: as `work`.
+        """
         stage = self._prefix + stage
         file = f"{stage}/{shard:05}.safetensors"
         path = self.folder / file
@@ -185,8 +201,8 @@ class Workspace:
                 break
             except Drifted:
                 _log.warning(
-                    "%s was begun where numbers round differently; its %s answers cannot be used"
-                    " and stay on the books as lost",
+                    "%s was begun where numbers are rounded differently; its %s answers cannot be"
+                    " used and stay on the books as lost",
                     tape.path,
                     f"{tape.booked:,}",
                 )
@@ -195,7 +211,8 @@ class Workspace:
                 tape.close()
         else:
             raise Damaged(
-                f"{tape.path} asks other questions each time; is the teacher's code stable?"
+                f"{tape.path} gets different questions each time; is the teacher's code"
+                " deterministic?"
             )
         facts = {
             "wall_s": round(time.perf_counter() - started, 3),
@@ -212,7 +229,7 @@ class Workspace:
     # Networks that learn between rounds
 
     def recall(self, stage: str, number: int, network: nn.Module) -> int:
-        """Fill a network with the newest lesson kept, up to this one; returns its number, or -1.
+        """Load the newest lesson up to `number` into a network; returns which it is, -1 for none.
 
         Raises:
             Damaged: its file cannot be trusted.
@@ -225,7 +242,7 @@ class Workspace:
         return max(there, default=-1)
 
     def keep(self, stage: str, number: int, network: nn.Module, **facts: Any) -> None:
-        """Keep a network after a lesson, beside the shards of the stage."""
+        """Keep a network after a lesson, in the folder of the stage's shards."""
         stage = self._prefix + stage
         file = f"{stage}/surrogate-{number:02}.safetensors"
         state = {name: part.cpu().contiguous() for name, part in network.state_dict().items()}
@@ -250,9 +267,10 @@ class Workspace:
         return int(self.configuration("answers").get("samples", 0))
 
     def _check_nothing_forgotten(self) -> None:
-        """Refuse a journal that is missing or cut: its shards would be bought again, unbooked.
+        """Refuse a journal that is missing or cut: shards would be bought twice, but booked once.
 
-        A shard is written before it is on the journal, but its tape is removed only afterwards.
+        A shard is written before it is in the journal, and its tape is removed only after that. So
+        a shard that is not in the journal must have a tape.
         """
         known = {(record["stage"], record["shard"]) for record in self.journal.all("shard")}
         for stage in NAMES:
@@ -273,9 +291,9 @@ class Workspace:
                 (self.folder / stage / f"{shard:05}.tape").unlink(missing_ok=True)
 
     def _keep_booked(self, classes: int) -> None:
-        """Book as lost what was on the books when the run was last opened and now is not.
+        """Book as lost what was on the books when the run was last opened, and is not any more.
 
-        A tape in which it was recorded is gone or cut.
+        The tape that recorded it is gone or cut.
         """
         opened = list(self.journal.all("opened"))
         known = opened[-1]["spent"] if opened else {}
@@ -291,7 +309,11 @@ class Workspace:
                 self.journal.append("lost", stage=stage, queries=gone)
 
     def agree(self, stage: str, configuration: Json) -> None:
-        """Record the configuration of a stage, or insist on the recorded one."""
+        """Record the configuration of a stage, or insist on the recorded one.
+
+        Raises:
+            ConfigurationDiffers: another one is recorded; the text shows each difference.
+        """
         recorded = self.configuration(stage)
         if not recorded:
             self.journal.append("stage", stage=self._prefix + stage, configuration=configuration)
@@ -304,7 +326,7 @@ class Workspace:
             )
 
     def configuration(self, stage: str) -> Json:
-        """What `agree` recorded; nothing where the stage has not begun."""
+        """What `agree` recorded, in today's words; empty if the stage has not begun."""
         return configurations(self.journal).get(self._prefix + stage, {})
 
     def done(self, stage: str) -> dict[int, Json]:
@@ -312,7 +334,7 @@ class Workspace:
         return finished(self.journal, self._prefix + stage)
 
     def _redo_damaged(self, classes: int) -> None:
-        """Take damaged shards and tapes off the list of what is there; their price stays booked."""
+        """Mark damaged shards and tapes to be bought again; their price stays on the books."""
         settings = configurations(self.journal)
         for row in STAGES:
             for shard, record in self.done(row.name).items():
