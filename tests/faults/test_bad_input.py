@@ -297,7 +297,7 @@ def test_more_classes_than_the_teacher_has_cost_nothing(command: Command) -> Non
     svm = svm.replace('["images"], known["labels"]', '["images"], known["labels"] % 4')
     command.sandbox.write("svm_teacher.py", svm)
     words = command.refused("run")
-    assert "the images have 10 classes, but the teacher only 4" in words
+    assert "the images have 10 classes, but the teacher has only 4" in words
     assert command.sandbox.asked() == 0
 
 

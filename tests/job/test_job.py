@@ -109,10 +109,13 @@ def test_a_trial_decides_what_is_bought(here: Sandbox, caplog: pytest.LogCapture
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["budget.queries=20"], "20 images of your own, by data.samples, are what it can pay"),
+        (
+            ["budget.queries=20"],
+            "it can pay for 20 images of your own at most, so set data.samples",
+        ),
         (
             ["budget.queries=200", "spend.per_image=10"],
-            "the budget is 200, so the run may stop before it is done; without spend.per_image it",
+            "the budget is 200, so the run may stop before it is done; without spend.per_image",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""A recipe made to happen: its teacher, data sets, plan, run, students and report."""
+"""How a recipe is carried out: its teacher, data sets, plan, run, students and report."""
 
 from db3kd.job.plan import forecast
 from db3kd.job.session import Job, opened

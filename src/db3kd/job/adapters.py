@@ -1,4 +1,4 @@
-"""The adapter that a recipe names: the teacher itself, with nothing around it yet."""
+"""The adapter that a recipe names: the teacher itself, without store, votes or canaries."""
 
 import importlib
 import os
@@ -24,7 +24,7 @@ from db3kd.teachers.remote import remote
 
 
 def store_of(recipe: Recipe) -> Path | None:
-    """The file that keeps a teacher's answers; None where none is wanted.
+    """The file that keeps a teacher's answers; None if none is wanted.
 
     >>> from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
     >>> remote = TeacherConfig(kind="remote", remote=Remote(url="", protocol="oip"))
@@ -37,16 +37,17 @@ def store_of(recipe: Recipe) -> Path | None:
     return Path(recipe.run).parent / STORE if recipe.teacher.kind == "remote" else None
 
 
-STORE = "answers.db3kd"  # beside the folder of the run, so that its neighbours share it
+STORE = "answers.db3kd"  # next to the folder of the run, so that other runs there share it
 
 
 def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> Teacher:
-    """The teacher that a recipe names; only a "network" may be trained, where its file is missing.
+    """The teacher that a recipe names.
 
-    Costs no query. Random: a network's training, by the recipe's seed.
+    A "network" is trained first if the file of its weights is missing. Costs no query. Random by
+    the recipe's seed: that training.
 
     Raises:
-        InputError: the factory, the file or the weights cannot be used.
+        InputError: the factory, the file, the weights or the settings cannot be used.
     """
     wanted = recipe.teacher
     classes = len(data.classes)
@@ -85,7 +86,11 @@ def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> 
 def teacher_network(recipe: Recipe, like: DataSet, progress: Progress) -> nn.Module:
     """A network of the paper with its weights, for images and classes like those of a data set.
 
-    It is trained here, once, if the file of its weights is missing.
+    It is trained here, once, if the file of its weights is missing. Costs no query. Random by the
+    recipe's seed: the first weights and the training.
+
+    Raises:
+        InputError: the file is missing and the recipe has no training, or the file does not fit.
     """
     wanted = recipe.teacher
     path = Path(str(wanted.weights))
@@ -95,7 +100,7 @@ def teacher_network(recipe: Recipe, like: DataSet, progress: Progress) -> nn.Mod
         return load_network(path, network)
     if wanted.training is None:
         raise InputError(
-            f"{path} is missing; put the weights there, or say in [teacher.training] how to train"
+            f"{path} is missing; put the weights there, or set [teacher.training] to train them"
         )
     data = load(
         str(wanted.data or recipe.data.train),
@@ -124,7 +129,7 @@ def teacher_network(recipe: Recipe, like: DataSet, progress: Progress) -> nn.Mod
 
 
 def _call_factory(name: str) -> Any:
-    """Call the "module:function" that the user named; the only code that a recipe can run."""
+    """Call the "module:function" that the user named; a recipe can run no other code."""
     module, _, function = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

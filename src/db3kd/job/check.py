@@ -1,4 +1,4 @@
-"""A look at a teacher before anything is spent: a few real questions, and what a run costs."""
+"""A check of a teacher before a run: a few real questions, and what the run would cost."""
 
 import time
 from pathlib import Path
@@ -23,7 +23,7 @@ from db3kd.teachers.noisy import canaries as make_canaries
 from db3kd.teachers.remote import RemoteTeacher
 
 CANARY_REPEATS = 5
-ALONE = 3  # images that are asked one at a time, for the time of a single question
+ALONE = 3  # images that are asked one at a time, to measure the time of a single question
 
 
 def check_teacher(
@@ -33,18 +33,23 @@ def check_teacher(
     canaries: Path | None = None,
     progress: Progress = silent,
 ) -> Json:
-    """Ask the recipe's teacher a handful of images; returns what was seen, and the cost of a run.
+    """Ask the recipe's teacher a few images; returns what was seen, and the cost of a run.
 
-    `images` of the own or of the test images are asked twice, some of them once more alone, and
-    mixes of two, as they are and rounded to 8 bits, where the teacher takes more. Costs `questions`
-    real queries, at most 4 `images` + 3; first answers are kept where there is a store. They are
-    not on the books of the run, whose folder is not touched. `canaries`: a file for those of the
-    images that are answered alike five times more, for `teacher.noise.canaries`. Random: which
-    images, by the seed.
+    `images` own images are asked twice, and some of them once more alone; without own images, test
+    images are taken. If the teacher takes more than 8 bits, mixes of two images are asked as well,
+    as they are and rounded to 8 bits.
+
+    `canaries` is a file to make for `teacher.noise.canaries`. The images are asked five times more,
+    and those with the same answer each time are written to it.
+
+    Costs `questions` real queries: at most 4 `images` + 3, and with `canaries` 5 `images` more. The
+    first answers are kept if there is a store. The folder and the books of the run are not touched.
+    Random by the recipe's seed: which images are asked.
 
     Raises:
-        InputError: the recipe's data, networks or teacher cannot be used.
+        InputError: the recipe's data, networks or teacher cannot be used; or no image is a canary.
         TeacherError: the teacher failed.
+        RunError: from the store, or the file cannot be written.
     """
     train, test = data_of(recipe)
     check_possible(recipe, train, test)
@@ -85,14 +90,15 @@ def check_teacher(
 
 
 def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = None) -> Json:
-    """What the store of a recipe's teacher holds and what it cost; costs no query.
+    """What the store of a recipe's teacher holds, and what that cost; costs no query.
 
-    `taken`: a table of images and labels that are put in first (`Store.import_table`). `given`: a
-    table that all of the teacher's answers are written to.
+    - `taken`: a table of images and labels that are put into the store first
+      (`Store.import_table`).
+    - `given`: a table that all of the teacher's answers are written to.
 
     Raises:
-        InputError: the teacher keeps no store, or the table cannot be used.
-        Damaged, RunError: from the store.
+        InputError: the teacher has no store, or the table cannot be used.
+        Damaged, Busy, RunError: from the store.
     """
     train, test = data_of(recipe)
     with open_teacher(recipe, train or test) as pipeline:
@@ -111,10 +117,12 @@ def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = Non
 
 
 def _keep_canaries(teacher: Teacher, images: Tensor, file: Path) -> int:
-    """Write the file of known images and answers; what it cost."""
+    """Write the file of known images and answers; returns how many queries it cost."""
     known, answers = make_canaries(teacher, images, CANARY_REPEATS)
     if not len(known):
-        raise InputError("the teacher answers no image alike five times, so there are no canaries")
+        raise InputError(
+            "no image gets the same answer five times from the teacher, so there are no canaries"
+        )
     content = {"images": known.cpu().contiguous(), "answers": answers.cpu().contiguous()}
     write_atomically(file, safetensors.torch.save(content))
     return CANARY_REPEATS * len(images)
@@ -127,9 +135,9 @@ def _asked(teacher: Teacher, images: Float[Tensor, "row *image"]) -> tuple[Tenso
 
 
 def _rounding(teacher: Teacher, images: Float[Tensor, "row *image"]) -> tuple[int | None, int]:
-    """Of mixes of two images, how many are called otherwise once rounded to 8 bits; and its price.
+    """How many mixes of two images get another class once rounded to 8 bits; and the queries spent.
 
-    None where the teacher sees 8 bits of everything, or there is nothing to mix.
+    None and 0 if the teacher only sees 8 bits, or there are fewer than two images.
     """
     low, high = teacher.bounds
     if len(images) < 2 or (isinstance(teacher.bounds, Bounds) and teacher.bounds.level > 0):

@@ -1,4 +1,4 @@
-"""Pictures of pseudo samples, as in Fig. 6 of the paper: PNG files, by Pillow alone."""
+"""Pictures of pseudo samples, as in Fig. 6 of the paper: PNG files, made by Pillow alone."""
 
 from io import BytesIO
 from pathlib import Path
@@ -11,16 +11,16 @@ from torch.nn import functional
 from db3kd.data import Images
 from db3kd.storage.files import write_atomically
 
-SIDE = 56  # an image is enlarged to at least so many pixels
+SIDE = 56  # the least side of an image in pixels; smaller ones are enlarged
 GAP = 2  # white pixels between two images
 SHOWN = 12  # images of a class
-AVERAGED = 1000  # images of a class that its average is of
+AVERAGED = 1000  # most images of a class in its average
 
 
 def tiled(
     images: Float[Tensor, "down across channels height width"], *, bounds: tuple[float, float]
 ) -> Float[Tensor, "channels y x"]:
-    """One image of many, in rows; what is not a number is left white.
+    """Many images in one, in rows; NaN becomes white.
 
     >>> tiled(torch.zeros(2, 3, 1, 56, 56), bounds=(0.0, 1.0)).shape
     torch.Size([1, 114, 172])
@@ -37,7 +37,10 @@ def tiled(
 
 
 def save(path: Path, picture: Float[Tensor, "channels y x"]) -> None:
-    """Write a picture of values from 0 to 1 as a PNG file, whole or not at all.
+    """Write a picture with values from 0 to 1 as a PNG file, whole or not at all.
+
+    Raises:
+        RunError: the file cannot be written.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "white.png"
@@ -58,7 +61,8 @@ def by_class(
 ) -> Float[Tensor, "channels y x"]:
     """A row for each of the first `count` classes: the average of its images, then some of them.
 
-    A class without images is a white row. Nothing is random: the images are spread evenly.
+    A class without images has a white row. Nothing is random: the images are taken at even
+    distances.
 
     >>> from db3kd.data import TensorImages
     >>> by_class(TensorImages(torch.zeros(2, 1, 56, 56)), torch.tensor([0, 1]), 2,

@@ -1,4 +1,4 @@
-"""What a run costs at most, and whether anything can come of it, before anything is asked."""
+"""What a run costs at most, and whether it can work at all, before anything is asked."""
 
 from pathlib import Path
 
@@ -20,11 +20,13 @@ PARTS = {
     },
     "spend": "new images or distances",
 }
-"""What a forecast counts, in words."""
+"""The parts of a forecast, in words."""
 
 
 def forecast(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -> Json:
-    """What a run costs at most, before anything is asked.
+    """The most queries that a run costs, in parts and in all; asks nothing.
+
+    `samples`, `test_samples`: how many own images and test images there are.
 
     >>> from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
     >>> recipe = Recipe(run="r", data=DataConfig(train="d"),
@@ -56,11 +58,12 @@ def forecast(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -
 
 
 def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
-    """Refuse what cannot come to a student, before a teacher is trained or asked.
+    """Refuse a recipe that cannot work, before a teacher is trained or asked.
 
     Raises:
-        InputError: own and test images of two shapes; a network or a setting that does not fit
-            them; a budget without a single pseudo sample, unless the run began with more.
+        InputError: own and test images differ in shape; a network or a setting does not fit them;
+            or the budget leaves not a single pseudo sample. A run that has begun keeps its plan,
+            so its budget is not checked.
     """
     wanted, shape = recipe.student, test.images.shape
     if data is not None and data.images.shape != shape:
@@ -68,7 +71,7 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
             f"the own images are {data.images.shape}, the test images {shape} (channels, height,"
             " width); set data.size or data.channels"
         )
-    classes = max(2, len(test.classes))  # the teacher's are not known yet, and may be more
+    classes = max(2, len(test.classes))  # the teacher is not known yet, and may have more
     needs = needed(wanted.methods)
     check_network(wanted.network, shape, classes, wanted.width)
     if needs.pseudo:
@@ -77,7 +80,7 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
         growing.check_growing(recipe.grow, shape, classes)
     if needs.trial or needs.metric is not None:
         distances.check_search(recipe.label, shape, classes)
-    if needs.pseudo and not Path(recipe.run, "journal.jsonl").exists():  # what began keeps its plan
+    if needs.pseudo and not Path(recipe.run, "journal.jsonl").exists():  # else it has a plan
         budget, reserved = recipe.budget.queries, len(test)
         total = synthesis.planned_total(recipe.synthesis, budget=budget, reserved=reserved)
         synthesis.check_budget(total, budget=budget, reserved=reserved)

@@ -10,13 +10,14 @@ from db3kd.job.session import Job
 from db3kd.stages.costs import Price
 from db3kd.storage.files import Json, write_atomically
 
-MOST_ROWS = 100  # of a picture
+MOST_ROWS = 100  # in a picture
 
 
 def summary(job: Job) -> Json:
-    """Train and evaluate every student; the figures of the run, which its folder keeps.
+    """Train and evaluate every student; returns the figures of the run, kept in `summary.json`.
 
-    Costs one query for each test image, once in the life of the run.
+    Pseudo samples are also drawn, in `pseudo.png` and `evolution.png`. Costs one query for each
+    test image, once in the life of the run.
 
     Raises:
         Db3kdError: see `Run`.
@@ -56,7 +57,7 @@ def summary(job: Job) -> Json:
 
 
 def draw(job: Job) -> Path:
-    """The picture of the pseudo samples, class by class, of at most a hundred classes."""
+    """Draw the pseudo samples, a row for each class, at most a hundred; returns the file."""
     samples, meter = job.run.asked_samples(), job.run.meter
     count = min(meter.classes, MOST_ROWS)
     picture = by_class(samples.images, samples.teacher_labels, count, bounds=meter.bounds)
@@ -68,7 +69,7 @@ def draw(job: Job) -> Path:
 
 
 def price_of(job: Job, method: Method) -> Price:
-    """What the labels of a method alone would have cost."""
+    """What the labels would have cost for this method alone."""
     needs, costs = METHODS[method], job.run.costs
     if needs.pseudo:
         measured = () if needs.metric is None else ("pseudo/",)

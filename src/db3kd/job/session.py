@@ -35,11 +35,11 @@ def opened(
 ) -> Iterator["Job"]:
     """Open the run of a recipe, with its data sets and teacher, for the length of a `with` block.
 
-    Costs no query. A "network" teacher without weights is trained first. What cannot come to a
-    student is refused before that.
+    A recipe that cannot work is refused first. Then a "network" teacher without weights is trained.
+    Costs no query.
 
     Raises:
-        Db3kdError: see `Run` and `make_teacher`.
+        Db3kdError: see `Run`, `open_teacher` and `check_possible`.
     """
     images = resolved(recipe)["data"]
     if images["test_samples"] is None:
@@ -63,7 +63,7 @@ def opened(
         for some in (data, test):
             if some is not None and len(some.classes) > found.meter.classes:
                 raise InputError(
-                    f"the images have {len(some.classes)} classes, but the teacher only"
+                    f"the images have {len(some.classes)} classes, but the teacher has only"
                     f" {found.meter.classes}; leave out images of classes that it does not know"
                 )
         job = Job(recipe, found, data, test, pipeline)
@@ -72,12 +72,12 @@ def opened(
 
 
 def data_of(recipe: Recipe) -> tuple[DataSet | None, DataSet]:
-    """The own images of a recipe, if it has any, and the test images; labels alone are read.
+    """The own images of a recipe, if it has any, and the test images; only labels are read yet.
 
-    Random by the recipe's seed: which are taken, where it wants some of them only.
+    Random by the recipe's seed: which images are taken, if it wants only some of them.
 
     Raises:
-        InputError: a data set that is not there, or smaller than wanted.
+        InputError: a data set is not there, or is smaller than wanted.
     """
     wanted = recipe.data
     name, count = str(wanted.test or wanted.train), wanted.test_samples
@@ -120,11 +120,11 @@ class Job:
 
     @property
     def needs(self) -> Needs:
-        """What the methods of all students need together."""
+        """What the methods of all students need, taken together."""
         return needed(self.recipe.student.methods)
 
     def announce(self) -> None:
-        """Say what the run will cost at most, and what for."""
+        """Log what the run will cost at most, and for what; costs no query."""
         meter, test = self.run.meter, self.test
         samples = 0 if self.train is None else len(self.train)
         divided = self.run.planned(max(1, samples), self.recipe.spend, reserved=len(test))
@@ -142,7 +142,7 @@ class Job:
         if self.needs.trial and self.run.decision is None and divided.tried:
             _log.info(
                 "what pays depends on teacher and images, so both are tried on %s images, with %s"
-                " new ones of each; the better gets the other %s answers an image",
+                " new ones of each; the better use gets the other %s answers per image",
                 f"{divided.tried:,}",
                 divided.each,
                 divided.left,
@@ -151,15 +151,17 @@ class Job:
         if budget is not None and most["total"] > budget:
             advice = ""
             if budget < samples:
-                advice = f"; {budget:,} images of your own, by data.samples, are what it can pay"
+                advice = (
+                    f"; it can pay for {budget:,} images of your own at most, so set data.samples"
+                )
             elif self.needs.trial and self.recipe.spend.per_image is not None:
-                advice = "; without spend.per_image it would be planned to fit"
+                advice = "; without spend.per_image, the run would be planned to fit"
             _log.info(
                 "the budget is %s, so the run may stop before it is done%s", f"{budget:,}", advice
             )
 
     def spend(self) -> None:
-        """Buy what a trial finds to teach the recipe's student most."""
+        """Buy new images or distances, as a trial decides; see `Run.spend`."""
         self.run.spend(
             self.own.images,
             self.network(self.recipe.student.seeds[0]),
@@ -172,7 +174,14 @@ class Job:
         )
 
     def synthesize(self) -> None:
-        """Make the pseudo samples, and measure their distances where a student needs these."""
+        """Make the pseudo samples, and measure their distances if a student needs these.
+
+        Costs as `Run.synthesize` and `Run.measure_pseudo`. Random by the recipe's seed.
+
+        Raises:
+            InputError: the unrelated images cannot be used.
+            Db3kdError: see `Run.synthesize` and `Run.measure_pseudo`.
+        """
         recipe, shape = self.recipe, self.test.images.shape
         settings = msgspec.structs.replace(recipe.synthesis, ensemble_labels=self.ensemble_labels)
         named = settings.images
@@ -180,7 +189,10 @@ class Job:
         images: Images | None = None
         if named is not None:
             if height != width:
-                raise InputError(f"unrelated images are made square, the teacher's are {shape}")
+                raise InputError(
+                    f"unrelated images are made square, but the teacher's are {shape} (channels,"
+                    " height, width); choose another synthesis.way, without synthesis.images"
+                )
             found = load(named, recipe.data.train_split, size=height, channels=channels)
             images = found.images
         self.run.synthesize(shape, settings, images=images, reserved=len(self.test))
@@ -188,12 +200,12 @@ class Job:
             self.run.measure_pseudo(recipe.label)
 
     def network(self, seed: int) -> nn.Module:
-        """A student before its training."""
+        """A student before its training; random by `seed`: its first weights."""
         wanted, classes = self.recipe.student, self.run.meter.classes
         return build(wanted.network, self.test.images.shape, classes, wanted.width, seed=seed)
 
     def transfer(self, method: Method) -> TransferSet:
-        """What students of a method are trained on, pixels in memory."""
+        """What students of a method are trained on, with pixels in memory; costs no query."""
         needs = METHODS[method]
         if needs.pseudo:
             samples = (
@@ -208,7 +220,7 @@ class Job:
 
     @property
     def ensemble_labels(self) -> int:
-        """How many images that an ensemble labels students of pseudo samples learn from."""
+        """How many images with ensemble labels the students of pseudo samples learn from."""
         recipe = self.recipe
         rows = [METHODS[method] for method in recipe.student.methods]
         if not any(row.pseudo and row.metric is None for row in rows):
@@ -219,16 +231,16 @@ class Job:
 
     @property
     def truth(self) -> Tensor | None:
-        """The true classes of the own images; None where the teacher's answers stand for them."""
+        """The true classes of the own images; None if the teacher's answers stand for them."""
         return self.own.labels if self.recipe.data.labels == "truth" else None
 
     @cached_property
     def pixels(self) -> Images:
-        """The images that students are trained on: in memory, unless they are too many."""
+        """The own images that students are trained on, in memory unless there are too many."""
         return resident(self.own.images)
 
     def students(self) -> Iterator[tuple[Method, int, nn.Module]]:
-        """Every student, trained now or before, last epoch."""
+        """Every student, trained now or before, as it is after the last epoch; costs no query."""
         wanted = self.recipe.student
         for method in wanted.methods:
             transfer = self.transfer(method)
@@ -239,7 +251,7 @@ class Job:
                 yield method, seed, student
 
     def books(self) -> Json:
-        """Queries spent, by stage, and the budget; repeats of votes; what a store's books say."""
+        """Queries spent by stage, the budget, repeats of votes, and the books of the store."""
         meter, vote = self.run.meter, self.pipeline.vote
         repeats = {} if vote is None else {"repeats": vote.repeats, "undecided": vote.undecided}
         return {

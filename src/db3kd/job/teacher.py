@@ -1,10 +1,10 @@
-"""The teacher of a recipe, with all that stands between it and the meter: the one place for that.
+"""The teacher of a recipe, with all that stands between it and the meter.
 
-    Meter (a run's own) -> Canary -> Voting -> CachedTeacher (pays each answer once) -> adapter
+    Meter (one for each run) -> Canary -> Voting -> CachedTeacher (pays an answer once) -> adapter
 
-Each but the adapter is there only where a recipe wants it. A query is an answer that a method uses,
-whether the store has it already or not, so that methods compare at equal budgets; money is what was
-really asked. Repeats of a vote and canaries are asked beneath the meter and counted on their own.
+All but the adapter are there only if a recipe wants them. A query is an answer that a method uses,
+even if the store has it already, so that methods compare at equal budgets. Money counts what was
+really asked. The meter does not see repeats of a vote and canaries; they are counted separately.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ _HOW = frozenset(Remote.__struct_fields__) - {
 
 @dataclass(frozen=True)
 class TeacherPipeline:
-    """A teacher as a run asks it, and what is in it: the adapter; a store and votes where wanted.
+    """A teacher as a run asks it, and its parts: the adapter, and votes and a store if wanted.
 
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
@@ -68,7 +68,7 @@ class TeacherPipeline:
 
 
 def paid(recipe: Recipe, pipeline: TeacherPipeline) -> dict[str, Any]:
-    """What this run's answers cost, by the books of its store; nothing where it has none."""
+    """What this run's answers cost, by the books of the store; empty if there is no store."""
     if pipeline.store is None:
         return {}
     books, price = pipeline.store.books(run=str(recipe.run)), recipe.teacher.price
@@ -78,7 +78,7 @@ def paid(recipe: Recipe, pipeline: TeacherPipeline) -> dict[str, Any]:
 
 
 def _charged(price: Price | None, books: dict[str, int]) -> int:
-    """Images that cost money; those in flight when a process died may have."""
+    """Images that cost money; those in flight when a process died are counted, as they may have."""
     charged = books["answered"] + books["in_flight"]
     if price is not None and price.failed:
         charged += books["failed"] + books["retried"]
@@ -91,12 +91,12 @@ def open_teacher(
 ) -> Iterator[TeacherPipeline]:
     """Make the teacher of a recipe, for the length of a `with` block.
 
-    A remote teacher keeps its answers in `teacher.store`, by default `answers.db3kd` beside the
-    run's folder; others only where the recipe names one. `run`: under which name they are booked.
-    Costs no query.
+    A remote teacher keeps its answers in `teacher.store`, by default `answers.db3kd` next to the
+    run's folder. Other teachers keep them only if the recipe names a store. `run` is the name under
+    which answers are booked, by default that of the recipe's run. Costs no query.
 
     Raises:
-        InputError: the teacher cannot be made, or the file is no store.
+        InputError: the teacher cannot be made, or the file is not a store.
         Damaged, Busy, RunError: from the store.
     """
     wanted, run = recipe.teacher, run or str(recipe.run)
@@ -120,7 +120,7 @@ def open_teacher(
         key = None if far is None else far.keys
 
         def asked(name: str) -> Teacher:
-            """As often as the name is another, the same image is asked and kept anew."""
+            """The teacher with its own answers under this name: another name asks again."""
             return CachedTeacher(made, store, f"{identity}{name}", key=key, run=run)
 
         def repeated() -> int:
@@ -136,7 +136,7 @@ def _with_noise(
     asked: Callable[[str], Teacher],
     repeated: Callable[[], int] = lambda: 0,
 ) -> tuple[Teacher, Teacher, Voting | None]:
-    """The teacher with votes and canaries before it, where they are wanted; adapter; the votes."""
+    """The teacher, with votes and canaries before it if they are wanted; the adapter; the votes."""
     teacher, vote = asked(""), None
     if noise is None:
         return teacher, adapter, None
@@ -169,16 +169,19 @@ def _canaries(file: str) -> dict[str, torch.Tensor]:
     try:
         found = safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{file} cannot be read ({error}); teacher.noise.canaries") from None
+        raise InputError(
+            f"{file} cannot be read ({error}); teacher.noise.canaries names it"
+        ) from None
     if set(found) != {"images", "answers"}:
-        raise InputError(f"{file} must hold images and answers, it has {sorted(found)}")
+        raise InputError(f"{file} must hold images and answers, but holds {sorted(found)}")
     return {"images": found["images"], "answers": found["answers"].long()}
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
-    """What a run folder keeps of the teacher: all that says who it is and what it sees.
+    """What a run folder keeps of the teacher: all settings that say which it is and what it sees.
 
-    How fast and how often it is asked, at what price, and where answers are kept may change.
+    Other settings may change: how fast and how often it is asked, its price, and where answers are
+    kept.
 
     >>> from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
     >>> recipe = Recipe(run="r", data=DataConfig(train="d"),
@@ -202,17 +205,17 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
 
 def _learn(store: Store, identity: str, names: tuple[str, ...]) -> None:
     if names and store.learn(identity, names)[: len(names)] != names:
-        raise InputError("another process met new classes in another order; run again to go on")
+        raise InputError("another process met new classes in another order; run again to continue")
 
 
 def _money_budget(recipe: Recipe, store: Store, run: str) -> MoneyBudget:
-    """The money of the recipe, less what this run has paid or may have."""
+    """The money of the recipe, less what this run has paid or may have paid."""
     price = recipe.teacher.price
     return MoneyBudget(price, recipe.budget.money, spent=_charged(price, store.books(run=run)))
 
 
 def _local_identity(recipe: Recipe) -> str:
-    """Who a local teacher is: its settings, and the content of its file."""
+    """What identifies a local teacher: its settings, and the content of its file."""
     facts = fingerprint(recipe)
     for name in ("file", "weights"):
         path = facts.get(name)

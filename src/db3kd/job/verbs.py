@@ -1,4 +1,4 @@
-"""The verbs of the command line, each one public function from a recipe to plain data."""
+"""The verbs of the command line: public functions from a recipe to plain data."""
 
 from db3kd.config.recipe import Recipe
 from db3kd.job.report import summary
@@ -10,8 +10,8 @@ from db3kd.storage.files import Json
 def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
     """Ask for every image's class and measure its distances; returns the books.
 
-    Sections 3.2.1 and 3.2.2 of the paper. Costs as `Run.measure`. Continues what is there. Where
-    the students' method is "auto", a trial decides what is bought, as `Run.spend` says.
+    Sections 3.2.1 and 3.2.2 of the paper. Costs as `Run.measure`. If the students' method is
+    "auto", a trial decides what is bought; see `Run.spend`. Continues where it stopped.
 
     Raises:
         Db3kdError: see `Run`.
@@ -25,9 +25,9 @@ def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = F
 
 
 def grow(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """Ask for every image's class, make new images of them and ask these; returns the books.
+    """Ask for every image's class, make new images and ask for theirs; returns the books.
 
-    Costs as `Run.grow`. Continues what is there.
+    Costs as `Run.grow`. Continues where it stopped.
 
     Raises:
         Db3kdError: see `Run`.
@@ -38,9 +38,10 @@ def grow(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = Fa
 
 
 def synthesize(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """Make pseudo samples without any data and ask these; returns the books and the classes met.
+    """Make pseudo samples without any data and ask for their classes; returns the books.
 
-    Costs as `Run.synthesize`. Continues what is there.
+    With the books comes how many samples there are of each class. Costs as `Run.synthesize`, and
+    as `Run.measure_pseudo` if a student needs distances. Continues where it stopped.
 
     Raises:
         Db3kdError: see `Run`.
@@ -51,9 +52,10 @@ def synthesize(recipe: Recipe, *, progress: Progress = silent, redo_damaged: boo
 
 
 def distill(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """Train a student for every method and seed on labels that are there; costs no query.
+    """Train a student for every method and seed on labels bought before; costs no query.
 
-    Section 3.2.3 of the paper. Students that are trained already are left as they are.
+    Section 3.2.3 of the paper. Students that are trained already are left as they are. Returns the
+    books and the names of the students.
 
     Raises:
         InputError: the labels are not finished.
@@ -64,10 +66,11 @@ def distill(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool =
 
 
 def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """Compare every student with teacher and ground truth on the test images.
+    """Compare every student with teacher and ground truth on the test images; returns the summary.
 
-    Costs one query for each test image, once in the life of the run. The summary is also written to
-    `summary.json` in the folder of the run.
+    Students that are not trained yet are trained first. The summary is also written to
+    `summary.json` in the folder of the run. Costs one query for each test image, once in the life
+    of the run.
 
     Raises:
         Db3kdError: see `Run`.
@@ -77,11 +80,13 @@ def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool 
 
 
 def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
-    """The main job: buy what the methods of the students need, distill, evaluate.
+    """Do the whole job: buy what the students' methods need, distill, evaluate.
 
-    "grown" and "mixed" need grown images, "sd", "bd", "mbd" and "mixed" distances, "ce" neither;
-    "auto" what a trial decides; "pseudo" and "pseudo_mbd" pseudo samples, and no own images. Each
-    stage goes on from wherever it is.
+    Returns the summary, which is also written to `summary.json` in the folder of the run.
+
+    "ce" needs only answers. "grown" and "mixed" need grown images; "sd", "bd", "mbd" and "mixed"
+    need distances; "auto" needs what a trial decides. "pseudo" and "pseudo_mbd" need pseudo samples
+    and no own images. Each stage continues where it stopped. Costs what `forecast` says, at most.
 
     Raises:
         Db3kdError: see `Run`.
