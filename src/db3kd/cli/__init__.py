@@ -1,1 +1,1 @@
-"""The command line: parse, call one function, print, exit code."""
+"""The command line, and what it shows in a terminal."""

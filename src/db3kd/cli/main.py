@@ -1,8 +1,8 @@
-"""The command line: parse, call one function, print, exit code.
+"""The command line: parse, call one function, print, set the exit code.
 
-0 done, 1 an error in one sentence, 2 usage (a wrong recipe included), 3 the budget is exhausted,
-130 interrupted. Results go to stdout, progress to stderr. Torch is loaded after the arguments are
-understood.
+Exit codes: 0 done, 1 an error in one sentence, 2 usage (a wrong recipe included), 3 the budget is
+exhausted, 130 interrupted. Results go to stdout, progress to stderr. Torch is loaded only after the
+arguments are parsed, so that help is quick.
 """
 
 import json
@@ -25,9 +25,9 @@ from db3kd.progress import Progress
 
 app = cyclopts.App(
     name="db3kd",
-    help="Train a small student network from a classifier that answers only the top-1 class.",
+    help="Train a small student network from a classifier that answers only with its top-1 class.",
     help_epilogue="Running a command again continues it. Exit codes: 0 done, 1 error, 2 usage,"
-    " 3 budget exhausted (run again with more), 130 interrupted (everything is saved).",
+    " 3 budget exhausted (run again with a larger one), 130 interrupted (everything is saved).",
     version=lambda: version("db3kd"),
     suppress_keyboard_interrupt=False,  # `_exit_code` says that everything is saved
 )
@@ -36,14 +36,14 @@ app = cyclopts.App(
 @Parameter(name="*")
 @dataclass(frozen=True)
 class _Options:
-    """What every verb that works on a recipe understands."""
+    """The options of every verb that works on a recipe."""
 
     set_: Annotated[
         tuple[str, ...],
         Parameter(
             name=["--set", "-s"],
             negative=(),
-            help="Override a key: --set student.training.epochs=3.",
+            help="Override a setting: --set student.training.epochs=3.",
         ),
     ] = ()
     json_: Annotated[
@@ -63,7 +63,7 @@ class _Options:
 
 
 _DEFAULT = _Options()
-_Recipe = Annotated[Path, Parameter(help="A TOML file; the examples folder has some.")]
+_Recipe = Annotated[Path, Parameter(help="A TOML file, such as those in the examples folder.")]
 
 
 @app.command
@@ -80,19 +80,19 @@ def label(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
 
 @app.command
 def grow(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
-    """Ask the teacher, make new images of the own ones, and ask these."""
+    """Ask the teacher, make new images from your own, and ask for their classes."""
     _work("grow", recipe, options)
 
 
 @app.command
 def synthesize(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
-    """Make pseudo samples without any data, and ask these."""
+    """Make pseudo samples without any data, and ask for their classes."""
     _work("synthesize", recipe, options)
 
 
 @app.command
 def distill(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
-    """Train the students on labels that are there; asks nothing."""
+    """Train the students on labels bought before; asks the teacher nothing."""
     _work("distill", recipe, options)
 
 
@@ -106,16 +106,17 @@ def evaluate(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
 def check(
     recipe: _Recipe,
     *,
-    images: Annotated[int, Parameter(help="How many images are asked.")] = 16,
+    images: Annotated[int, Parameter(help="How many images to ask.")] = 16,
     canaries: Annotated[
         Path | None,
         Parameter(
-            help="Keep them in this file, for teacher.noise.canaries; 5 more questions each."
+            help="Write those always answered alike to this file, for teacher.noise.canaries; costs"
+            " 5 more queries per image."
         ),
     ] = None,
     options: _Options = _DEFAULT,
 ) -> None:
-    """Ask the teacher a handful of real questions, and say what the run will cost."""
+    """Ask the teacher a few real questions, and say what the run will cost at most."""
     from db3kd.config.reading import read_recipe
 
     if images < 1:
@@ -134,10 +135,12 @@ def answers(
     *,
     import_: Annotated[
         Path | None,
-        Parameter(name="--import", help="A parquet table to take answers from: image, label."),
+        Parameter(
+            name="--import", help="A parquet table to take answers from, with image and label."
+        ),
     ] = None,
     export: Annotated[
-        Path | None, Parameter(help="A parquet table to write all answers of the teacher to.")
+        Path | None, Parameter(help="A parquet table to write all the teacher's answers to.")
     ] = None,
     options: _Options = _DEFAULT,
 ) -> None:
@@ -163,7 +166,7 @@ def status(
         bool, Parameter(name="--json", negative=(), help="Print JSON for a program.")
     ] = False,
 ) -> None:
-    """Show what a run folder holds, also while a command works in it."""
+    """Show what a run folder holds, even while a command is working in it."""
     from db3kd.stages.accounts import status as read_status
 
     found = read_status(folder)
@@ -205,7 +208,7 @@ def _work(verb: str, path: Path, options: _Options) -> None:
     if "classes" in result:
         _print(met(result["classes"]))
     if "picture" in result:
-        _print(f"the pseudo samples are shown in {result['picture']}")
+        _print(f"{result['picture']} shows the pseudo samples")
     if "paid" in result:
         _print(bought(result["paid"]))
     if "repeats" in result:
@@ -265,10 +268,10 @@ def _interrupt(*_: object) -> None:
 
 
 def _heeding(progress: Progress) -> Progress:
-    """Interrupt at the next report where an interrupt was lost.
+    """Interrupt at the next report if an interrupt was lost.
 
-    Python drops one that falls within a destructor or a callback, and so does a teacher's client
-    that catches everything.
+    Python loses one that falls into a destructor or a callback, and so does a teacher's client that
+    catches everything.
     """
 
     def report(stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: progress on stderr, the table of a run on stdout."""
+"""What a user sees in a terminal: progress on stderr, the table of a run on stdout."""
 
 import statistics
 import sys
@@ -16,14 +16,14 @@ from rich.table import Table
 from db3kd.progress import Progress
 from db3kd.stages.table import stage
 
-LINE_SECONDS = 15.0  # between lines where stderr is no terminal
+LINE_SECONDS = 15.0  # between lines, if stderr is not a terminal
 
 
 @contextmanager
 def shown(*, quiet: bool = False) -> Iterator[Progress]:
-    """Show progress on stderr: bars in a terminal, a line now and then elsewhere.
+    """Show progress on stderr: bars in a terminal, elsewhere a line now and then.
 
-    Queries spent, queries per second and time left are shown while a stage asks.
+    While a stage asks, it shows queries spent, queries per second and time left.
 
     >>> with shown(quiet=True) as progress:
     ...     progress("distances", 1, 2, {"queries": 10.0})
@@ -162,19 +162,20 @@ def spending(summary: Mapping[str, Any]) -> str:
 
 
 def decided(found: Mapping[str, Any]) -> str:
-    """What answers go to, and why, as text.
+    """What the answers buy, and why, as text.
 
     >>> print(decided({"use": "mbd", "why": "by trial", "agreement": {"grown": 0.9, "mbd": 0.92},
     ...                "held": 300}))
-    distances (by trial: of 300 images held back, students of new images agree with the teacher on
-    90.0%, students of distances on 92.0%)
+    distances (by trial: on 300 images held back, agreement with the teacher is 90.0% for students
+    of new images, 92.0% for students of distances)
     """
     why = found["why"]
     if found.get("agreement"):
         shares = {use: f"{100 * share:.1f}%" for use, share in found["agreement"].items()}
         why += (
-            f": of {found['held']:,} images held back, students of new images agree with the"
-            f" teacher on {shares['grown']}, students of distances on {shares['mbd']}"
+            f": on {found['held']:,} images held back, agreement with the teacher is"
+            f" {shares['grown']} for students of new images, {shares['mbd']} for students of"
+            " distances"
         )
     return f"{_USES[found['use']]} ({why})"
 
@@ -184,14 +185,15 @@ def selected(found: Mapping[str, Any]) -> str:
 
     >>> print(selected({"share": "all", "held": 300,
     ...                 "agreement": {"all": 0.9, "confirmed": 0.85, "none": 0.8}}))
-    Students learn from all of these: of 300 images held back they knew the true class of 90.0%,
-    without those that left their parent's class of 85.0%, from own images alone of 80.0%.
+    Students learn from all of these: on 300 images held back, agreement with the true class is
+    90.0% with all, 85.0% with those that kept their parent's true class, 80.0% with own images
+    alone.
     """
     shares = {name: f"{100 * share:.1f}%" for name, share in found["agreement"].items()}
     return (
-        f"Students learn from {_SHARES[found['share']]}: of {found['held']:,} images held back"
-        f" they knew the true class of {shares['all']}, without those that left their parent's"
-        f" class of {shares['confirmed']}, from own images alone of {shares['none']}."
+        f"Students learn from {_SHARES[found['share']]}: on {found['held']:,} images held back,"
+        f" agreement with the true class is {shares['all']} with all, {shares['confirmed']} with"
+        f" those that kept their parent's true class, {shares['none']} with own images alone."
     )
 
 
@@ -209,7 +211,7 @@ def bought(paid: Mapping[str, Any]) -> str:
     for name, text in (
         ("retried", "images sent again"),
         ("failed", "given up"),
-        ("in_flight", "on their way when a process died"),
+        ("in_flight", "in flight when a process died"),
     ):
         if paid[name]:
             words.append(f"{paid[name]:,} {text}")
@@ -217,7 +219,7 @@ def bought(paid: Mapping[str, Any]) -> str:
 
 
 def checked(found: Mapping[str, Any]) -> str:
-    """What a look at a teacher found, as text.
+    """What a check of a teacher found, as text.
 
     >>> print(checked({"images": 16, "questions": 67, "classes": 10, "met": 8, "as_labelled": 15,
     ...                "flips": 0, "rounding": None, "latency_s": 0.012, "per_second": 450.0,
@@ -226,15 +228,15 @@ def checked(found: Mapping[str, Any]) -> str:
     16 images were asked, in 67 questions:
       classes     8 of 10 met; 15 of 16 answers are the images' labels
       repeated    0 of 16 answers differed
-      8 bits      the teacher sees no more
+      8 bits      the teacher sees only these
       one image   0.012 s
-      together    450.0 images a second
+      together    450.0 images per second
     The run costs at most 400 queries: 0.60 EUR, 0.001 hours of asking
     """
     images = found["images"]
-    rounding = "the teacher sees no more"
+    rounding = "the teacher sees only these"
     if found["rounding"] is not None:
-        rounding = f"{found['rounding']} of {images} mixed images are called otherwise once rounded"
+        rounding = f"{found['rounding']} of {images} mixed images get another class once rounded"
     money = ""
     if found["money"] is not None:
         money = f"{found['money']:,.2f} {found['currency']}".rstrip() + ", "
@@ -247,7 +249,7 @@ def checked(found: Mapping[str, Any]) -> str:
             f"  repeated    {found['flips']} of {images} answers differed",
             f"  8 bits      {rounding}",
             f"  one image   {found['latency_s']:g} s",
-            f"  together    {found['per_second']:,} images a second",
+            f"  together    {found['per_second']:,} images per second",
             f"The run costs at most {total:,} queries: {money}{found['hours']:,g} hours of asking",
         )
     )
@@ -276,7 +278,7 @@ def met(counts: Sequence[int]) -> str:
 _USES = {"ce": "the images' own answers alone", "grown": "new images", "mbd": "distances"}
 _SHARES = {
     "all": "all of these",
-    "confirmed": "those alone that kept their parent's true class",
+    "confirmed": "those that kept their parent's true class",
     "none": "none of these",
 }
 
