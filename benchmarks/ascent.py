@@ -106,10 +106,10 @@ def measured(
         samples = run.synthesize(shape, Synthesis(way="ascent", ascent=plan))
         file.parent.mkdir(parents=True, exist_ok=True)
         bounds, classes = run.meter.bounds, run.meter.classes
-        last = run.asked_samples()
+        last = run.pseudo.asked()
         classwise = by_class(last.images, last.teacher_labels, classes, bounds=bounds)
         save(file.with_suffix(".classes.png"), classwise)
-        evolution = run.evolution(classes)
+        evolution = run.pseudo.evolution(classes)
         if evolution is not None:
             save(file.with_suffix(".evolution.png"), tiled(evolution, bounds=bounds))
         figures = {f"queries.{name}.ascent": float(run.costs.stages(*PUSHED).queries)}
@@ -156,7 +156,7 @@ def lessons(
         yield Lesson("samples", count, samples.select(torch.cat([torch.arange(count), copies])))
     yield Lesson("alone", pushed, samples.select(torch.arange(pushed)))
     for iteration in range(0, plan.iterations, 2 * EVERY):
-        early = run.ascent_samples(iteration)
+        early = run.pseudo.after(iteration)
         yield Lesson("iterations", iteration, with_copies(problem.teacher, early, plan.copies))
     if search is not None:
         yield Lesson("mbd", pushed, run.measure_pseudo(search))

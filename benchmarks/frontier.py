@@ -290,7 +290,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
         if plan.search is not None:
             samples = run.measure_pseudo(plan.search)
         price = run.costs.stages("synthesis", "pseudo/")
-        counts, asked = run.pseudo_counts, run.meter.spent
+        counts, asked = run.pseudo.counts, run.meter.spent
     seen = sum(map(int, counter.read_text().split()))
     started = time.perf_counter()
     net = student(problem, seed)

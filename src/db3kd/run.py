@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd.config.methods import METHODS, Method, Metric
@@ -28,10 +28,11 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.progress import Progress, silent
 from db3kd.search.robustness import RobustnessMap
-from db3kd.stages import ascent, distances, growing, synthesis, trial
+from db3kd.stages import distances, growing, synthesis, trial
 from db3kd.stages.answers import ask_once, check_any, check_labels
 from db3kd.stages.costs import Costs
 from db3kd.stages.growing import Growth
+from db3kd.stages.pseudo_samples import PseudoSamples
 from db3kd.stages.students import Evaluation, distilled, evaluated
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.workspace import Workspace
@@ -213,58 +214,10 @@ class Run:
         """
         return synthesis.planned(self._workspace, settings or Synthesis(), reserved=reserved)
 
-    def pseudo_samples(self, *, ensemble_labels: bool = True) -> TransferSet:
-        """All that `synthesize` has bought, copies included; costs no query.
-
-        With `ensemble_labels`, the images that an ensemble labelled come last, if there are any.
-
-        Raises:
-            InputError: a stage is not finished.
-            Damaged: a shard cannot be trusted.
-        """
-        return synthesis.whole(self._workspace, ensemble_labels=ensemble_labels)
-
-    def asked_samples(self) -> TransferSet:
-        """The pseudo samples alone, without copies and ensemble labels; costs no query.
-
-        Raises:
-            InputError, Damaged: as `pseudo_samples`.
-        """
-        return synthesis.made(self._workspace)
-
-    def ascent_samples(self, iteration: int) -> TransferSet:
-        """The pseudo samples of way "ascent" after some iterations, without copies.
-
-        `iteration`: 0 is the noise itself; others are there if `AscentPlan.every` kept them. Costs
-        no query.
-
-        Raises:
-            InputError, Damaged: as `pseudo_samples`; or that iteration was not kept.
-        """
-        return ascent.ascended(self._workspace, iteration=iteration)
-
-    def measured_samples(self) -> TransferSet:
-        """The pseudo samples with the soft labels of `measure_pseudo`; costs no query.
-
-        Copies have no soft labels, only answers.
-
-        Raises:
-            InputError, Damaged: as `pseudo_samples`.
-        """
-        return synthesis.measured_samples(self._workspace)
-
     @property
-    def pseudo_counts(self) -> list[int]:
-        """How many pseudo samples, copies included, the teacher gave each class."""
-        return [int(count) for count in synthesis.counts(self._workspace)]
-
-    def evolution(self, classes: int) -> Float[Tensor, "down across *image"] | None:
-        """A pseudo sample of each class, from noise to the end of its ascent (Fig. 6).
-
-        There is a row for each of the first `classes` classes; it is NaN if the class has no sample
-        in the first shard. None by other ways than "ascent", or if `AscentPlan.every` is 0.
-        """
-        return ascent.evolution(self._workspace, classes)
+    def pseudo(self) -> PseudoSamples:
+        """The pseudo samples that `synthesize` has bought; costs no query."""
+        return PseudoSamples(self._workspace)
 
     def measure_pseudo(self, search: Search | None = None) -> TransferSet:
         """Measure the distances of pseudo samples; returns them with soft labels (Eq. 6 and 7).
@@ -279,7 +232,7 @@ class Run:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         synthesis.measure(self._workspace, validated(search or Search()))
-        return self.measured_samples()
+        return self.pseudo.measured()
 
     def spend(
         self,

@@ -67,7 +67,7 @@ def test_a_run_asks_as_many_as_it_says(tmp_path: Path, way: str) -> None:
         samples = run.synthesize(
             SHAPE, Synthesis(ensemble_labels=0, way=way, rounds=3), reserved=10
         )
-        assert run.meter.spent == teacher.asked == len(samples) == sum(run.pseudo_counts) == 90
+        assert run.meter.spent == teacher.asked == len(samples) == sum(run.pseudo.counts) == 90
         shown = torch.cat(teacher.shown)
         assert torch.equal(samples.images.read(torch.arange(90)), shown)
         assert torch.equal(samples.teacher_labels, teacher.teacher.labels(shown))
@@ -81,7 +81,7 @@ def test_students_ask_less_of_the_commonest_class_than_shapes_do(tmp_path: Path)
             run.synthesize(
                 SHAPE, Synthesis(ensemble_labels=0, way=way, queries=240, rounds=4, width=1.0)
             )
-            most[way] = max(run.pseudo_counts)
+            most[way] = max(run.pseudo.counts)
     assert max(most["chosen"], most["latent"]) < most["shapes"]
 
 
@@ -213,7 +213,7 @@ def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
     with Run(tmp_path, teacher) as run:
         samples = run.synthesize(SHAPE, Synthesis(ensemble_labels=0, queries=60, way="shapes"))
         with pytest.raises(InputError, match="not measured yet"):
-            run.measured_samples()
+            run.pseudo.measured()
         softened = run.measure_pseudo(search)
         spent = dict(run.meter.by_stage)
         assert spent["answers"] == 0
@@ -221,7 +221,7 @@ def test_pseudo_samples_have_distances_and_their_classes_are_not_asked_again(
         assert run.meter.spent == teacher.asked
         assert softened.soft is not None
         assert torch.equal(softened.soft.argmax(1), samples.teacher_labels)
-        again = run.measured_samples()
+        again = run.pseudo.measured()
         assert torch.equal(again.soft, softened.soft)
         assert teacher.asked == run.meter.spent
 
@@ -255,7 +255,7 @@ def test_a_teacher_that_answers_one_class_ends_and_is_named(
             (1, 13, 9), Synthesis(ensemble_labels=0, way=way, queries=40, rounds=2)
         )
         assert len(samples) == 40
-        assert run.pseudo_counts == [40] + [0] * 99
+        assert run.pseudo.counts == [40] + [0] * 99
     assert "no pseudo sample is of class 1, 2, 3" in caplog.text
     assert "99 of 100 classes" in caplog.text
 
@@ -267,7 +267,7 @@ def test_a_hundred_classes_of_which_three_are_met(tmp_path: Path) -> None:
     with Run(tmp_path, function(ask, classes=100)) as run:
         samples = run.synthesize(SHAPE, SMALL)
         assert set(samples.teacher_labels.tolist()) <= {0, 1, 2}
-        assert sum(run.pseudo_counts) == 90
+        assert sum(run.pseudo.counts) == 90
 
 
 def test_a_budget_that_leaves_nothing_is_told(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_student_that_does_not_fit_is_refused_before_anything_is_bought(tmp_pa
         with pytest.raises(InputError, match="lenet5 needs images of at least 16x16"):
             run.synthesize(SHAPE, Synthesis(surrogate="lenet5"))
         with pytest.raises(InputError, match="not all made yet"):
-            run.pseudo_samples()
+            run.pseudo.whole()
     assert teacher.asked == 0
 
 
@@ -324,26 +324,26 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
         pixels = samples.images.read(torch.arange(36))
         assert torch.equal(samples.teacher_labels, teacher.teacher.labels(pixels))
         assert torch.bincount(samples.teacher_labels[:12]).tolist() == [3, 3, 3, 3]
-        assert sum(run.pseudo_counts) == len(samples) == 36
+        assert sum(run.pseudo.counts) == len(samples) == 36
         away = torch.cdist(pixels[12:].flatten(1), pixels[:12].flatten(1))
         parents = torch.arange(12).repeat_interleave(2)
         assert bool((away > 0.01).all())  # changed
         assert away.gather(1, parents[:, None]).mean() < 0.9 * away.mean()  # and still like them
-        last = run.asked_samples()
+        last = run.pseudo.asked()
         assert torch.equal(last.images.read(torch.arange(12)), pixels[:12])
         assert len(last) == 12
-        noise = run.ascent_samples(0)
+        noise = run.pseudo.after(0)
         found = noise.images.read(torch.arange(12))
         assert torch.equal(noise.teacher_labels, teacher.teacher.labels(found))
         assert not torch.equal(found, pixels[:12])
-        early = run.ascent_samples(2)
+        early = run.pseudo.after(2)
         assert torch.equal(early.teacher_labels, samples.teacher_labels[:12])
         seen = torch.cat(teacher.shown)
         for image in early.images.read(torch.arange(len(early))):
             assert bool((seen == image).flatten(1).all(1).any())  # what the teacher was shown
         with pytest.raises(InputError, match="after 3 iterations were not kept"):
-            run.ascent_samples(3)
-        evolution = run.evolution(4)
+            run.pseudo.after(3)
+        evolution = run.pseudo.evolution(4)
         assert evolution is not None
         assert evolution.shape == (4, 3, *SHAPE)
         assert not torch.equal(evolution[:, 0], evolution[:, 2])
@@ -477,7 +477,7 @@ def test_images_that_nobody_is_asked_about_have_soft_labels_and_cost_nothing(
     with Run(tmp_path / "whole", teacher) as run:
         samples = run.synthesize(SHAPE, wanted)
         assert run.meter.spent == teacher.asked == 60
-        assert sum(run.pseudo_counts) == 60
+        assert sum(run.pseudo.counts) == 60
     assert len(samples) == 130
     assert samples.soft is not None
     assert samples.soft_rows is not None
@@ -490,7 +490,7 @@ def test_images_that_nobody_is_asked_about_have_soft_labels_and_cost_nothing(
     more = samples.images.read(torch.arange(60, 130))
     assert not asked & {tuple(image.flatten().tolist()) for image in more}
     with Run(tmp_path / "whole", Counting()) as run:
-        again = run.pseudo_samples()
+        again = run.pseudo.whole()
         assert torch.equal(again.soft, samples.soft)
         assert (
             len(run.measure_pseudo(Search(strategy="rows", queries=10, probes=4, shard=60))) == 60

@@ -159,8 +159,8 @@ def test_images_that_the_ensemble_labels_are_others_of_the_same_source(tmp_path:
     settings = Synthesis(way="latent", ensemble_labels=40, queries=80, rounds=2, width=1.0)
     with made(tmp_path) as run:
         run.synthesize(SHAPE, settings)
-        samples = run.pseudo_samples()
-        asked = run.asked_samples()
+        samples = run.pseudo.whole()
+        asked = run.pseudo.asked()
     assert len(samples) == 120
     own = asked.images.read(torch.arange(80)).flatten(1)
     more = samples.images.read(torch.arange(80, 120)).flatten(1)

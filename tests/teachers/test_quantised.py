@@ -222,7 +222,7 @@ def test_pseudo_samples_are_what_was_seen(
     settings = Synthesis(way=way, queries=60, members=1, ensemble_labels=0, ascent=plan)
     with Run(tmp_path / "run", watched) as run:
         run.synthesize(SHAPE, settings)
-        made = run.pseudo_samples()
+        made = run.pseudo.whole()
         assert run.meter.spent == len(watched.asked)
     kept = made.images.read(torch.arange(len(made)))
     assert torch.equal(seen(watched, watched.asked), watched.asked)

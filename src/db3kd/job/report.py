@@ -40,13 +40,13 @@ def summary(job: Job) -> Json:
     pseudo = job.needs.pseudo
     figures = {
         **job.books(),
-        "samples": sum(job.run.pseudo_counts) if pseudo else len(job.own),
+        "samples": sum(job.run.pseudo.counts) if pseudo else len(job.own),
         "test_samples": len(job.test),
         "teacher": {"accuracy": teacher_accuracy},
         "methods": methods,
     }
     if pseudo:
-        figures |= {"classes": job.run.pseudo_counts, "picture": str(draw(job))}
+        figures |= {"classes": job.run.pseudo.counts, "picture": str(draw(job))}
     if job.run.decision is not None:
         figures["spending"] = asdict(job.run.decision)
         if job.run.selection is not None:
@@ -58,11 +58,11 @@ def summary(job: Job) -> Json:
 
 def draw(job: Job) -> Path:
     """Draw the pseudo samples, a row for each class, at most a hundred; returns the file."""
-    samples, meter = job.run.asked_samples(), job.run.meter
+    samples, meter = job.run.pseudo.asked(), job.run.meter
     count = min(meter.classes, MOST_ROWS)
     picture = by_class(samples.images, samples.teacher_labels, count, bounds=meter.bounds)
     save(job.run.folder / "pseudo.png", picture)
-    evolution = job.run.evolution(count)
+    evolution = job.run.pseudo.evolution(count)
     if evolution is not None:
         save(job.run.folder / "evolution.png", tiled(evolution, bounds=meter.bounds))
     return job.run.folder / "pseudo.png"

@@ -209,9 +209,9 @@ class Job:
         needs = METHODS[method]
         if needs.pseudo:
             samples = (
-                self.run.pseudo_samples(ensemble_labels=self.ensemble_labels > 0)
+                self.run.pseudo.whole(ensemble_labels=self.ensemble_labels > 0)
                 if needs.metric is None
-                else self.run.measured_samples()
+                else self.run.pseudo.measured()
             )
             return replace(samples, images=resident(samples.images))
         transfer = self.run.transfer_set(self.own.images, method, labels=self.truth)

@@ -48,7 +48,7 @@ def synthesize(recipe: Recipe, *, progress: Progress = silent, redo_damaged: boo
     """
     with opened(recipe, progress, redo_damaged) as job:
         job.synthesize()
-        return {**job.books(), "classes": job.run.pseudo_counts}
+        return {**job.books(), "classes": job.run.pseudo.counts}
 
 
 def distill(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
