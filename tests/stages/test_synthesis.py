@@ -416,7 +416,7 @@ def test_an_ascent_without_a_boundary_ends_with_a_sentence(tmp_path: Path) -> No
     same = function(lambda images: torch.ones(len(images), dtype=torch.int64), classes=4)
     with (
         Run(tmp_path, same) as run,
-        pytest.raises(InputError, match="called all that was asked 1, so there is no boundary"),
+        pytest.raises(InputError, match="gave all noise class 1, so there is no boundary"),
     ):
         run.synthesize(SHAPE, LITTLE)
 
