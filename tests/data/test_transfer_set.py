@@ -156,7 +156,7 @@ def test_joined_sets_without_soft_labels_have_none() -> None:
 
 
 def test_joined_sets_must_be_of_one_kind() -> None:
-    with pytest.raises(InputError, match="different classes"):
+    with pytest.raises(InputError, match="number of classes"):
         plain(1).with_soft(torch.zeros(1, 3)).joined(plain(1).with_soft(torch.zeros(1, 4)))
     other = TransferSet(TensorImages(torch.zeros(1, 3, 2, 2)), *[torch.zeros(1).long()] * 3)
     with pytest.raises(InputError, match="shapes"):

@@ -1,8 +1,8 @@
 """Images on demand: Hugging Face parquet folders, folders of images per class, and tensors.
 
-Every set gives float32 images in [0, 1] and hides nothing: no mean is taken off, nothing is
-resized or recoloured unless `size` or `channels` ask for it. Encoded images are decoded when they
-are read, so memory grows with what is read at a time and not with the set.
+Every set gives float32 images in [0, 1]. No mean is subtracted. Images are resized or recoloured
+only if `size` or `channels` asks for it. Encoded images are decoded when they are read, so memory
+grows with the number of images read at a time, not with the size of the set.
 """
 
 from db3kd.data.folders import FolderImages

@@ -1,4 +1,4 @@
-"""From encoded bytes to pixels, shared by every kind of file."""
+"""Decoding: from the encoded bytes of an image to pixels, the same for every kind of file."""
 
 import struct
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from db3kd.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # decoders that may see bytes from a file
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # the only decoders that may read bytes from a file
 
 
 @dataclass(frozen=True)
 class Form:
-    """What the user asked images to be made into."""
+    """The size and the colours that the user wants images converted to."""
 
     size: int | None
     channels: int | None
@@ -35,6 +35,7 @@ class Form:
 
 
 def check_rows(rows: Tensor, count: int) -> None:
+    """Refuse row numbers outside 0 to `count` - 1."""
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
         outside = int(rows[(rows < 0) | (rows >= count)][0])
         raise InputError(f"row {outside} was asked for; there are {count:,} rows, counted from 0")
@@ -49,7 +50,8 @@ def read_rows(
 ) -> Tensor:
     """Decode each wanted row once, in ascending order, so that each block is read once.
 
-    One thread: at 45 microseconds an image, threads only wait for each other (twice as slow).
+    Uses one thread. Decoding takes 45 microseconds an image, so several threads would only wait for
+    each other, and were twice as slow.
     """
     wanted, place = torch.unique(rows.cpu(), return_inverse=True)
     pixels = np.empty((len(wanted), *shape), dtype=np.uint8)
@@ -58,7 +60,7 @@ def read_rows(
         if image.shape != shape:
             raise InputError(
                 f"{where(row)} has shape {image.shape} but the first image has {shape} (channels,"
-                " height, width); make them alike by size= or channels="
+                " height, width); convert them with size= or channels="
             )
         pixels[at] = image
     return torch.from_numpy(pixels)[place].float().div_(255)
@@ -67,7 +69,7 @@ def read_rows(
 def decoded(
     encoded: Callable[[int], bytes], where: Callable[[int], str], row: int, form: Form
 ) -> Any:
-    """Return one image as uint8 (channels, height, width)."""
+    """Decode one image to uint8 of shape (channels, height, width)."""
     from PIL import Image
 
     try:
@@ -83,13 +85,13 @@ def decoded(
 
 
 def formed(image: "Image", form: Form) -> "Image":
-    """Make it grey or RGB of 8 bits, then of the wanted size."""
+    """Convert an image to 8-bit grey or RGB, then resize and crop it to the wanted size."""
     from PIL import Image
 
-    if image.mode.startswith("I;16"):  # PIL would cut at 255
+    if image.mode.startswith("I;16"):  # PIL would clip at 255
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # else PIL warns
+        image = image.convert("RGBA")  # otherwise PIL warns
     grey = image.mode in ("L", "1") if form.channels is None else form.channels == 1
     mode = "L" if grey else "RGB"
     image = image if image.mode == mode else image.convert(mode)

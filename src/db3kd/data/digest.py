@@ -1,4 +1,4 @@
-"""Digests of what images hold, so that identity is content and never a name or a place."""
+"""Digests of content, so that images are identified by their pixels and not by name or place."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @runtime_checkable
 class Digested(Protocol):
-    """Images that know a digest of their content without decoding it."""
+    """Images that can give a digest of their content without decoding it."""
 
     def digest(self) -> str:
         """SHA-256 of the content."""
 
 
 def combined(kind: str, parts: Iterable[str]) -> str:
-    """One digest of several texts, in their order.
+    """One SHA-256 of a kind and several texts, in their order.
 
     >>> combined("rows", ["a", "b"]) == combined("rows", ["ab", ""])
     False
@@ -42,6 +42,6 @@ def of_tensor(values: Tensor) -> str:
 
 
 def of_file(file: Path) -> str:
-    """SHA-256 of a file's bytes, some at a time."""
+    """SHA-256 of a file's bytes, read block by block."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

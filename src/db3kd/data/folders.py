@@ -1,4 +1,4 @@
-"""Images in a folder for each class."""
+"""Images in one folder per class."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 class FolderImages:
     """Images of a folder with one subfolder per class, decoded when they are read.
 
-    Classes and files are in the order of their names; files that do not end in .png, .jpg, .jpeg,
-    .bmp or .webp are left out. Colour, `size` and `channels` are as in `ParquetImages`.
-    `labels` are the classes' numbers, `classes` their names.
+    Classes and files are in the order of their names. Files that do not end in .png, .jpg, .jpeg,
+    .bmp or .webp are left out. Colour, `size` and `channels` are as in `ParquetImages`. `labels`
+    holds the class number of each image, `classes` the names of the classes.
 
     Raises:
-        InputError: the folder is missing, has no subfolders, or one without images. `read`: an
-            image cannot be decoded, or differs from the first in shape.
+        InputError: the folder has no subfolders, or one of them has no images. `read`: an image
+            cannot be decoded, or differs from the first in shape.
 
     >>> import tempfile, PIL.Image
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ class FolderImages:
         self._digest = ""
         names = class_folders(folder)
         if not names:
-            raise InputError(f"{folder} has no subfolders; give one of images for each class")
+            raise InputError(f"{folder} has no subfolders; give one folder of images per class")
         files = [_image_files(folder / name) for name in names]
         for name, some in zip(names, files, strict=True):
             if not some:
@@ -60,12 +60,12 @@ class FolderImages:
         return len(self._files)
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
-        """Return the images of these rows; any order, repeats allowed."""
+        """Return the images of these rows, in any order and with repeats if wanted."""
         check_rows(rows, len(self))
         return read_rows(self._encoded, self._where, rows, self._form, self.shape)
 
     def digest(self) -> str:
-        """SHA-256 of the files and of what is made of their images; each file is read once."""
+        """SHA-256 of the files, `size` and `channels`; each file is read once."""
         self._digest = self._digest or combined(f"{self._form}", map(of_file, self._files))
         return self._digest
 
@@ -77,7 +77,7 @@ class FolderImages:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The names of the subfolders that hold classes: all but hidden ones, in order."""
+    """The names of the class folders, in order; hidden folders are left out."""
     return sorted(at.name for at in folder.iterdir() if at.is_dir() and at.name[0] != ".")
 
 

@@ -1,4 +1,4 @@
-"""Images on demand, and what can be done with them once they are there."""
+"""Images on demand: their interface, images in memory, views of other images, and checks."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -15,9 +15,10 @@ from db3kd.errors import InputError
 
 @runtime_checkable
 class Images(Protocol):
-    """Images on demand: float32 of shape (channels, height, width), in [0, 1] unless said.
+    """Images on demand: float32, of shape (channels, height, width) each.
 
-    `shape` is that of one image. `eight_bit` says that every value is k/255 with a whole k.
+    Values are in [0, 1] unless a class says otherwise. `shape` is that of one image. `eight_bit`
+    says whether every value is k/255 for a whole number k.
 
     >>> images: Images = TensorImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
     >>> len(images), images.shape, images.eight_bit
@@ -30,19 +31,20 @@ class Images(Protocol):
 
     @property
     def eight_bit(self) -> bool:
-        """Whether every value is k/255 with a whole k."""
+        """Whether every value is k/255 for a whole number k."""
 
     def __len__(self) -> int: ...
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
-        """Return the images of these rows; any order, repeats allowed."""
+        """Return the images of these rows, in any order and with repeats if wanted."""
 
 
 def content_digest(images: Images) -> str:
-    """SHA-256 of what images hold: equal digests mean equal pixels in equal order.
+    """SHA-256 of the content of images: equal digests mean equal pixels in the same order.
 
-    Images in files are known by the digests of these files; the same pixels kept in another way may
-    have another digest. Images that have no `digest` of their own are all read, 1024 at a time.
+    Images in files are identified by the digests of the files, so the same pixels stored in another
+    way may have another digest. Images without a `digest` method are all read, 1024 at a time.
+    Costs no query.
 
     >>> dark, light = TensorImages(torch.zeros(2, 1, 4, 4)), TensorImages(torch.ones(2, 1, 4, 4))
     >>> content_digest(dark) == content_digest(light)
@@ -56,13 +58,13 @@ def content_digest(images: Images) -> str:
 
 @dataclass(frozen=True)
 class TensorImages:
-    """Images that are in memory.
+    """Images in memory.
 
-    `values`: shape (sample, channels, height, width); uint8 is read as value / 255, float32 is read
-    as it is and may have other bounds than [0, 1].
+    `values` has shape (sample, channels, height, width). uint8 is read as value / 255. float32 is
+    read as it is, and may have other bounds than [0, 1].
 
     Raises:
-        InputError: `values` is not of four dimensions, or neither uint8 nor float32.
+        InputError: `values` does not have four dimensions, or is neither uint8 nor float32.
 
     >>> images = TensorImages(torch.full((3, 1, 2, 2), 51, dtype=torch.uint8))
     >>> images.read(torch.tensor([2, 0])).unique().tolist()
@@ -90,14 +92,14 @@ class TensorImages:
 
     @property
     def eight_bit(self) -> bool:
-        """Whether every value is k/255 with a whole k."""
+        """Whether every value is k/255 for a whole number k."""
         return self.values.dtype == torch.uint8
 
     def __len__(self) -> int:
         return len(self.values)
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
-        """Return the images of these rows; any order, repeats allowed."""
+        """Return the images of these rows, in any order and with repeats if wanted."""
         check_rows(rows, len(self))
         block = self.values.index_select(0, rows.to(self.values.device))
         return block.float().div_(255) if self.eight_bit else block
@@ -110,20 +112,22 @@ class TensorImages:
 def eight_bits(
     images: Float[Tensor, "row *image"],
 ) -> tuple[UInt8[Tensor, "row *image"], Float[Tensor, "row *image"]]:
-    """Images from 0 to 1 rounded to 8 bits: as they are kept, and the very same as they are shown.
+    """Round images in [0, 1] to 8 bits; return them as they are kept, and as they are shown.
+
+    The kept images are uint8. The shown images are float32, exactly the kept values / 255.
 
     >>> kept, shown = eight_bits(torch.tensor([[0.0, 0.501, 1.0]]))
     >>> kept, bool((shown * 255 == kept).all())
     (tensor([[  0, 128, 255]], dtype=torch.uint8), True)
     """
-    # By way of 16 bits: four times as fast on a CPU.
+    # By way of 16 bits, which is four times as fast on a CPU.
     kept = images.mul(255).round_().to(torch.int16).to(torch.uint8)
     return kept, kept.float().div_(255)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of other images, in the order given; nothing is read or copied here.
+    """Some rows of other images, in the order given; no image is read or copied.
 
     Raises:
         InputError: a row is not in the images.
@@ -147,28 +151,28 @@ class Rows:
 
     @property
     def eight_bit(self) -> bool:
-        """Whether every value is k/255 with a whole k."""
+        """Whether every value is k/255 for a whole number k."""
         return self.images.eight_bit
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
-        """Return the images of these rows; any order, repeats allowed."""
+        """Return the images of these rows, in any order and with repeats if wanted."""
         check_rows(rows, len(self))
         return self.images.read(self.rows[rows.to(self.rows.device)])
 
     def digest(self) -> str:
-        """SHA-256 of the other images' digest and the rows."""
+        """SHA-256 of the digest of the other images, and of the rows."""
         return combined("rows", (content_digest(self.images), of_tensor(self.rows)))
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Some images, then some others of the same shape; nothing is read or copied here.
+    """Two sets of images of the same shape, one after the other; no image is read or copied.
 
     Raises:
-        InputError: they differ in shape.
+        InputError: the two sets differ in shape.
 
     >>> black = TensorImages(torch.zeros(2, 1, 2, 2, dtype=torch.uint8))
     >>> white = TensorImages(torch.ones(1, 1, 2, 2))
@@ -193,14 +197,14 @@ class Joined:
 
     @property
     def eight_bit(self) -> bool:
-        """Whether every value is k/255 with a whole k."""
+        """Whether every value is k/255 for a whole number k."""
         return self.first.eight_bit and self.second.eight_bit
 
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
-        """Return the images of these rows; any order, repeats allowed."""
+        """Return the images of these rows, in any order and with repeats if wanted."""
         check_rows(rows, len(self))
         late = rows >= len(self.first)
         early = self.first.read(rows[~late])
@@ -219,7 +223,8 @@ class DataSet:
     """Images with their labels (int64, shape (sample,)) and the names of all classes.
 
     Raises:
-        InputError: images and labels differ in number, or a label is no class.
+        InputError: images and labels differ in number, the labels are not int64, or a label is not
+            the number of a class.
 
     >>> DataSet(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([0, 2]), ("cat", "dog"))
     Traceback (most recent call last):
@@ -265,7 +270,10 @@ def subset(data: DataSet, rows: Int[Tensor, " row"]) -> DataSet:
 
 
 def in_memory(images: Images) -> TensorImages:
-    """Read all images, 1024 at a time; 8-bit images are kept as uint8, a quarter of float32.
+    """Read all images into memory, 1024 at a time.
+
+    8-bit images are kept as uint8, in a quarter of the memory that float32 takes. Images that are
+    in memory already are returned as they are.
 
     >>> ramp = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
     >>> in_memory(Rows(TensorImages(ramp), torch.tensor([3, 1]))).values.flatten()
@@ -273,7 +281,7 @@ def in_memory(images: Images) -> TensorImages:
     """
     if isinstance(images, TensorImages):
         return images
-    like = images.read(torch.arange(0))  # no rows, but the device
+    like = images.read(torch.arange(0))  # no rows, but on the right device
     kind = torch.uint8 if images.eight_bit else torch.float32
     values = like.new_empty((len(images), *images.shape), dtype=kind)
     for first in range(0, len(images), 1024):
@@ -284,12 +292,13 @@ def in_memory(images: Images) -> TensorImages:
 
 
 def check_images(images: Tensor, bounds: tuple[float, float], *, first: int = 0) -> None:
-    """Refuse images that are not float32 of four dimensions, finite and in `bounds`.
+    """Refuse images unless they are float32, of four dimensions, finite and within `bounds`.
 
-    `first` is the number of the first of them, where they are a part of a larger set.
+    `first` is the number of the first image, if these are part of a larger set.
 
     Raises:
-        InputError: says what is wrong, and names the first such row.
+        InputError: the images break one of these rules; the text says which, and names the first
+            wrong image.
 
     >>> check_images(torch.full((2, 1, 4, 4), 1.5), (0.0, 1.0))
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Images in parquet files, as the Hugging Face hub has them."""
+"""Images in parquet files, laid out as on the Hugging Face hub."""
 
 import json
 from bisect import bisect_right
@@ -17,22 +17,25 @@ from db3kd.data.digest import combined, of_file
 from db3kd.data.images import DataSet
 from db3kd.errors import InputError
 
-ROWS_IN_MEMORY = 2048  # encoded images of one row group that are kept at a time
+ROWS_IN_MEMORY = 2048  # encoded images of one row group kept at a time
 
 
 class ParquetImages:
     """Images of the parquet files of one split, decoded when they are read.
 
-    The files have one column `image` or `img`, a struct whose `bytes` hold a PNG, JPEG, BMP or WebP
-    file. At most 2048 encoded images of one row group are in memory, whatever the size of the
-    set; rows in ascending order are read fastest. Grey images keep one channel, all others are RGB;
-    16-bit grey is rounded to 8 bits; transparency and EXIF orientation are ignored. `size`: the
-    shorter side is resized to it (bicubic, antialiased) and the centre square is kept. `channels`:
-    1 or 3 converts.
+    The files have a column `image` or `img`, a struct whose `bytes` hold a PNG, JPEG, BMP or WebP
+    file. At most 2048 encoded images of one row group are in memory, whatever the size of the set.
+    Rows in ascending order are read fastest.
+
+    Grey images keep one channel, all others are read as RGB. 16-bit grey is rounded to 8 bits.
+    Transparency and EXIF orientation are ignored.
+
+    - `size`: the shorter side is resized to it (bicubic, antialiased), and the central square kept.
+    - `channels`: 1 converts to grey, 3 to RGB.
 
     Raises:
-        InputError: a file is no such parquet file, or holds no rows. `read`: an image cannot be
-            decoded, or differs from the first in shape.
+        InputError: a file is not such a parquet file, or there are no rows. `read`: an image cannot
+            be decoded, or differs from the first in shape.
 
     >>> from io import BytesIO
     >>> import tempfile, pyarrow, pyarrow.parquet, PIL.Image
@@ -61,11 +64,11 @@ class ParquetImages:
             for group in range(metadata.num_row_groups):
                 self._groups.append((file, group, column))
                 counts.append(metadata.row_group(group).num_rows)
-        self._firsts = [0, *accumulate(counts)]  # of each row group, and the end
+        self._firsts = [0, *accumulate(counts)]  # first row of each row group, and the end
         if not len(self):
             raise InputError(f"no images: {', '.join(map(str, files)) or 'no file was given'}")
-        self._open = -1  # row group whose blocks are being read
-        self._first = 0  # row of the first image of the block
+        self._open = -1  # row group that is being read block by block
+        self._first = 0  # row of the first image in the block
         self._block: Any = ()  # encoded images
         self._blocks: Iterator[Any] = iter(())
         self.shape: tuple[int, int, int] = decoded(self._encoded, self._where, 0, self._form).shape
@@ -74,12 +77,12 @@ class ParquetImages:
         return self._firsts[-1]
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
-        """Return the images of these rows; any order, repeats allowed."""
+        """Return the images of these rows, in any order and with repeats if wanted."""
         check_rows(rows, len(self))
         return read_rows(self._encoded, self._where, rows, self._form, self.shape)
 
     def digest(self) -> str:
-        """SHA-256 of the files and of what is made of their images; each file is read once."""
+        """SHA-256 of the files, `size` and `channels`; each file is read once."""
         self._digest = self._digest or combined(f"{self._form}", map(of_file, self._files))
         return self._digest
 
@@ -91,13 +94,13 @@ class ParquetImages:
         return f"image {row} ({self._groups[group][0]}, row group {self._groups[group][1]})"
 
     def _encoded(self, row: int) -> bytes:
-        """Return the encoded image, from the block in memory or the block that holds it."""
+        """Return an encoded image; read the block that holds it unless it is in memory."""
         group = self._group(row)
         if group != self._open or row < self._first:
             self._blocks = _blocks(*self._groups[group])
             self._open, self._first, self._block = group, self._firsts[group], ()
         while row >= self._first + len(self._block):
-            # -1 until the next block is there: a read that fails starts anew next time
+            # -1 until the next block is there, so that the row group is reopened after an error
             self._open, self._first, self._block = -1, self._first + len(self._block), ()
             self._block = next(self._blocks)
             self._open = group
@@ -108,7 +111,7 @@ class ParquetImages:
 
 
 def _describe(file: Path) -> tuple[Any, Any]:
-    """Return metadata and Arrow schema of a parquet file."""
+    """Return the metadata and the Arrow schema of a parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -136,12 +139,12 @@ def _image_column(schema: Any, file: Path) -> str:
 
 
 def _blocks(file: Path, group: int, column: str) -> Iterator[Any]:
-    """Read the encoded images of one row group, some at a time, in order."""
+    """Yield the encoded images of one row group in order, block by block."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # these two together stream a row group; without, all of its bytes are read first
+        # Both options together stream a row group; without them all its bytes are read first.
         with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as opened:
             for batch in opened.iter_batches(
                 ROWS_IN_MEMORY, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False
@@ -153,10 +156,10 @@ def _blocks(file: Path, group: int, column: str) -> Iterator[Any]:
 
 
 def load_parquet(files: Sequence[Path], size: int | None, channels: int | None) -> DataSet:
-    """The data set in the parquet files of one split; its labels are read.
+    """Open the data set in the parquet files of one split; labels are read, images are not.
 
     Raises:
-        InputError: a file is not as it should be.
+        InputError: a file cannot be read, or lacks a column of images or of labels.
     """
     images = ParquetImages(files, size=size, channels=channels)
     labels, classes = _labels(files)
@@ -164,7 +167,7 @@ def load_parquet(files: Sequence[Path], size: int | None, channels: int | None) 
 
 
 def _labels(files: Sequence[Path]) -> tuple[Tensor, tuple[str, ...]]:
-    """Return all labels, and the names of the classes or "0", "1", ... where there are none."""
+    """Return all labels and the class names, which are "0", "1", ... if the files give none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -191,7 +194,7 @@ def _labels(files: Sequence[Path]) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def _class_names(schema: Any, column: str) -> tuple[str, ...]:
-    """Return the names that the Hugging Face metadata gives, or none."""
+    """Return the class names in the Hugging Face metadata; none if it has none."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[column]["names"]))

@@ -1,4 +1,4 @@
-"""Data sets by name: a folder, a name below `DB3KD_DATA`, or a hub id."""
+"""Data sets by name: a folder, a folder in `DB3KD_DATA`, or an id on the Hugging Face hub."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from db3kd.errors import InputError
 
 
 def data_root() -> Path | None:
-    """Return the folder of data sets: DB3KD_DATA, else ../shared/data if it is there, else None.
+    """Return the folder of data sets: DB3KD_DATA, else ../shared/data if it exists, else None.
 
     >>> from unittest import mock
     >>> with mock.patch.dict(os.environ, DB3KD_DATA="sets"):
@@ -28,18 +28,20 @@ def data_root() -> Path | None:
 
 
 def load(name: str, split: str, *, size: int | None = None, channels: int | None = None) -> DataSet:
-    """Open a data set; its labels are read, its images are left in their files.
+    """Open a data set: labels are read, images stay in their files.
 
-    `name`: a folder; else a folder in `data_root`; else a hub id "owner/name" or
-    "owner/name/config", whose files of this split are downloaded (needs `db3kd[hub]`). A folder
-    holds parquet files as the Hugging Face hub has them (`data/train-00000-of-00001.parquet`), or
-    one folder of images for each class, below a folder named as the split or at once; the latter
-    is the split "train", or the one that the folder is named as. `split`: "train", or some of its
-    rows, "train[:300]" or "train[1000:2000]". `size` and `channels` are as in `ParquetImages`.
+    - `name`: a folder, or else a folder in `data_root`, or else a hub id "owner/name" or
+      "owner/name/config". Of a hub id the files of this split are downloaded (needs `db3kd[hub]`).
+    - `split`: "train", or some of its rows, as in "train[:300]" or "train[1000:2000]".
+    - `size`, `channels`: as in `ParquetImages`.
+
+    A folder may hold parquet files as on the Hugging Face hub
+    (`data/train-00000-of-00001.parquet`). It may also hold a folder named like the split, with one
+    folder of images per class. Without such a folder its class folders are the split "train", or
+    the split that it is named like itself.
 
     Raises:
-        InputError: the name, the split or these rows are not there, or a file is not as it should
-            be.
+        InputError: the data set, the split or its rows do not exist, or a file cannot be used.
 
     >>> import tempfile, PIL.Image
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +72,7 @@ def load(name: str, split: str, *, size: int | None = None, channels: int | None
 
 
 def _parse_split(split: str) -> tuple[str, int, int | None]:
-    """Split "train[10:20]" into name, first row and end."""
+    """Split "train[10:20]" into the name, the first row and the end."""
     match = re.fullmatch(r"(\w[\w.]*)(?:\[(\d*):(\d*)\])?", split, flags=re.ASCII)
     if match is None:
         raise InputError(
@@ -81,7 +83,7 @@ def _parse_split(split: str) -> tuple[str, int, int | None]:
 
 
 def _find(name: str, split: str) -> Path:
-    """Return the folder of a data set; downloads it where only the hub can know it."""
+    """Return the folder of a data set, downloaded if it has to come from the hub."""
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return folder
@@ -100,20 +102,21 @@ def _find(name: str, split: str) -> Path:
 
 
 def _download(name: str, split: str) -> Path:
-    """Return the hub's local copy of the parquet files of one split."""
+    """Download the parquet files of one split from the hub; return the folder they are in."""
     owner, repository, *config = name.split("/")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise InputError(
-            f"there is no folder {name!r}; to take it from the Hugging Face hub, install db3kd[hub]"
+            f"there is no folder {name!r}; to use a data set of the Hugging Face hub, install"
+            " db3kd[hub]"
         ) from None
     pattern = f"{config[0]}/{split}-*.parquet" if config else f"*{split}-*.parquet"
     try:
         snapshot = snapshot_download(
             f"{owner}/{repository}", repo_type="dataset", allow_patterns=[pattern]
         )
-    except Exception as error:  # the client raises its own, the network's and the system's
+    except Exception as error:  # the client's own, the network's and the system's
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(
             f"there is no folder {name!r}, and the Hugging Face hub did not give it: {reason}"
@@ -127,7 +130,7 @@ def _download(name: str, split: str) -> Path:
 
 
 def _split_files(folder: Path) -> dict[str, dict[Path, list[Path]]]:
-    """Return the parquet files of each split, by the folder (configuration) they are in."""
+    """Return the parquet files of each split, by the folder (configuration) that holds them."""
     found: dict[str, dict[Path, list[Path]]] = {}
     for file in sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]):
         split = file.stem.partition("-")[0]
@@ -136,7 +139,7 @@ def _split_files(folder: Path) -> dict[str, dict[Path, list[Path]]]:
 
 
 def _choose(found: dict[str, dict[Path, list[Path]]], split: str, folder: Path) -> list[Path]:
-    """Return the files of one split in order, all of them and of one configuration."""
+    """Return all files of one split in order; they must be of one configuration."""
     if split not in found:
         raise InputError(f"no split {split!r} in {folder}; it has {', '.join(sorted(found))}")
     places = found[split]
@@ -148,8 +151,8 @@ def _choose(found: dict[str, dict[Path, list[Path]]], split: str, folder: Path) 
     totals = [re.search(r"-of-0*(\d+)", file.stem) for file in files]
     if any(total is not None and int(total[1]) != len(files) for total in totals):
         raise InputError(
-            f"split {split!r} in {place} has {len(files)} parquet files, but {files[0].name} counts"
-            " another number; add the missing ones, or remove those of another version"
+            f"split {split!r} in {place} has {len(files)} parquet files, but {files[0].name} says"
+            " there are more or fewer; add the missing ones, or remove those of another version"
         )
     return files
 

@@ -1,4 +1,4 @@
-"""New images where they are kept: in the shards of a run, read when they are needed."""
+"""New images in the shards of a run, read on demand."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,16 +18,19 @@ from db3kd.errors import Damaged
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images in safetensors files, one after the other; `counts` says how many each holds.
+    """Images in safetensors files, one file after the other.
 
-    They are in the `column` of that name. `digests`: those of the files, where they are known.
+    Only the rows asked for are read, neighbouring rows together, so millions of images never sit in
+    memory.
 
-    Only the rows that are asked for are read, so that millions never sit in memory; neighbours are
-    read together. They are uint8, k/255, where `eight_bit`, else float32.
+    - `counts`: how many images each file holds.
+    - `eight_bit`: whether the files hold uint8, read as k/255; otherwise they hold float32.
+    - `column`: the name of the images in each file.
+    - `digests`: the SHA-256 of each file, if known; otherwise `digest` reads the files.
 
     Raises:
-        InputError: a row is not on the shelf.
-        Damaged: a file cannot be read.
+        InputError: `read`: a row is not in the files.
+        Damaged: `read`: a file cannot be read.
 
     >>> import tempfile
     >>> from safetensors.torch import save_file
@@ -55,7 +58,7 @@ class StoredImages:
         eight_bit: bool,
         column: str = "images",
     ) -> "StoredImages":
-        """The shards of a run that these records of its journal name, in their order."""
+        """The images in the shards that these records of a run's journal name, in their order."""
         known = list(records)
         files = tuple(folder / record["file"] for record in known)
         counts = tuple(record["samples"] for record in known)
@@ -66,7 +69,7 @@ class StoredImages:
         return sum(self.counts)
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
-        """Return the images of these rows; any order, repeats allowed."""
+        """Return the images of these rows, in any order and with repeats if wanted."""
         rows = rows.cpu()
         check_rows(rows, len(self))
         kind = torch.uint8 if self.eight_bit else torch.float32
@@ -80,20 +83,20 @@ class StoredImages:
         return found.float().div_(255) if self.eight_bit else found
 
     def digest(self) -> str:
-        """SHA-256 of the files' digests."""
+        """SHA-256 of the column, the counts and the digests of the files."""
         digests = self.digests or tuple(map(of_file, self.files))
         return combined(f"{self.column} {self.counts}", digests)
 
 
 def _read(file: Path, column: str, rows: Tensor) -> Tensor:
-    """Rows of one file: runs of neighbours, each with one access."""
+    """Read rows of one file; each run of neighbouring rows takes one access."""
     wanted, places = torch.unique(rows, return_inverse=True)
     cuts = (wanted.diff() != 1).nonzero()[:, 0].add(1).tolist()
     try:
         with safe_open(file, framework="pt") as kept:
             images = kept.get_slice(column)
             parts = [images[int(run[0]) : int(run[-1]) + 1] for run in _cut(wanted, cuts)]
-    except Exception as error:  # the library raises its own, and the system's
+    except Exception as error:  # the library's own and the system's
         raise Damaged(f"{file} cannot be read: {error}") from error
     return torch.cat(parts)[places]
 

@@ -1,4 +1,4 @@
-"""What a student is trained on: images with their stable ids, labels and soft labels."""
+"""What a student is trained on: images with stable ids, labels and soft labels."""
 
 from dataclasses import dataclass, replace
 
@@ -12,21 +12,27 @@ from db3kd.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class TransferSet:
-    """The transfer set of section 3.2.3; the student cannot see whether its samples are real.
+    """The transfer set of section 3.2.3; the student cannot tell whether its samples are real.
 
-    Row s of every field is the same sample. `images`: in the units of the teacher's images. `ids`:
-    a name that stays with the sample, its row number in the source; a grown image has that of its
-    parent, so that a split by id never parts the two. `own`: the teacher's answer m. `labels`: y of
-    Eq. 1, ground truth where it is known, else the teacher's answer; -1 for a sample that is known
-    by its soft label only. `soft`: the activations `a` of
-    Eq. 7, *before* temperature and softmax; None trains on `labels` alone. `soft_rows`: where only
-    some samples have soft labels, the row of `soft` that is each sample's, -1 where it has none.
-    `first`: the first so many samples are own images, and the others were made of them; a training
-    in few steps shows the own ones more often (`student.repeats`). All whole numbers are int64.
+    Row s of every field is the same sample. All whole numbers are int64.
+
+    - `images`: in the units of the teacher's images.
+    - `ids`: a name that stays with the sample, its row number in the source. A grown image has the
+      id of its parent, so a split by id never separates the two.
+    - `teacher_labels`: the teacher's answer m.
+    - `labels`: y of Eq. 1, the ground truth where it is known, otherwise the teacher's answer. -1
+      marks a sample that has a soft label only.
+    - `soft`: the activations `a` of Eq. 7, *before* temperature and softmax. With None a student
+      learns from `labels` alone.
+    - `soft_rows`: for each sample its row of `soft`, or -1 if it has no soft label. None means that
+      row s of `soft` belongs to sample s.
+    - `first`: how many samples at the start are own images; the others were made from them. A
+      training of few steps shows the own images more often (`student.repeats`).
 
     Raises:
-        InputError: the fields differ in length, a label is negative where there is no soft label,
-            or no class of `soft`, a whole number is not int64, or `soft` is not finite.
+        InputError: the fields differ in length; `ids` or labels are not int64; a label is negative
+            or not a class of `soft` (only a sample with a soft label may have -1); a row in
+            `soft_rows` does not exist; or `soft` is not finite.
 
     >>> from db3kd.data import TensorImages
     >>> images, m = TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([2, 0])
@@ -61,7 +67,7 @@ class TransferSet:
             if not bool(finite.all()):
                 row = int((~finite).nonzero()[0])
                 raise InputError(
-                    f"soft labels must be finite, row {row} is not; give activations of Eq. 7"
+                    f"soft labels must be finite, but row {row} is not; give activations of Eq. 7"
                 )
         self._check_range("teacher_labels", self.teacher_labels)
         known = self.labels >= 0
@@ -80,7 +86,7 @@ class TransferSet:
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
             raise InputError(
-                f"soft_rows must be from -1, for none, to {count - 1}, a row of the soft labels,"
+                f"soft_rows must be from -1 (no soft label) to {count - 1} (the last soft label),"
                 f" got {int(rows[row])} in row {row}"
             )
 
@@ -89,7 +95,7 @@ class TransferSet:
         limit = "0 or above"
         if self.soft is not None:
             wrong |= values >= self.soft.shape[1]
-            limit = f"from 0 to {self.soft.shape[1] - 1}, a class of the soft labels"
+            limit = f"from 0 to {self.soft.shape[1] - 1}, the classes of the soft labels"
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
             raise InputError(f"{name} must be {limit}, got {int(values[row])} in row {row}")
@@ -101,7 +107,7 @@ class TransferSet:
         """Return the same samples with other soft labels (activations of Eq. 7), or with none.
 
         Raises:
-            InputError: as making a transfer set does.
+            InputError: `soft` does not fit, as for a new transfer set.
 
         >>> from db3kd.data import TensorImages
         >>> label = torch.tensor([1])
@@ -112,10 +118,12 @@ class TransferSet:
         return replace(self, soft=soft, soft_rows=None)
 
     def joined(self, more: "TransferSet") -> "TransferSet":
-        """These samples and then others; either may have soft labels or none. Nothing is read.
+        """Return these samples followed by others; no image is read.
+
+        Either set may lack soft labels. `first` is not kept.
 
         Raises:
-            InputError: the images differ in shape, or the soft labels in classes.
+            InputError: the images differ in shape, or the soft labels in the number of classes.
 
         >>> from db3kd.data import TensorImages
         >>> label = torch.tensor([1])
@@ -125,7 +133,7 @@ class TransferSet:
         """
         known = [part for part in (self.soft, more.soft) if part is not None]
         if len({part.shape[1] for part in known}) > 1:
-            raise InputError("the soft labels of the two sets are of different classes")
+            raise InputError("the soft labels of the two sets differ in the number of classes")
         mine, others = self._soft_rows(), more._soft_rows()
         before = 0 if self.soft is None else len(self.soft)
         others = torch.where(others < 0, others, others + before)
@@ -144,9 +152,9 @@ class TransferSet:
         return torch.arange(len(self)) if self.soft_rows is None else self.soft_rows
 
     def select(self, rows: Int[Tensor, "row"]) -> "TransferSet":
-        """Return these rows in this order, repeats allowed; no image is read or copied.
+        """Return these rows in this order, with repeats if wanted; no image is read or copied.
 
-        Ids, answers and labels go with their rows.
+        Ids, answers and labels go with their rows. `first` is not kept.
 
         Raises:
             InputError: a row is not in the set.
