@@ -1,4 +1,4 @@
-"""The images of a training: what is kept in memory, and in which order they come."""
+"""The images of a training: what is kept in memory, and the order of the batches."""
 
 import math
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from torch import Tensor
 from db3kd.data import Images, Rows, TensorImages, in_memory
 
 RESIDENT_BYTES = 2 * 2**30
-"""Images up to this size are kept in memory; on a GPU, up to a quarter of what is free."""
+"""Sets up to this size are kept in memory; on a GPU, up to a quarter of the free memory."""
 WINDOW_BYTES = 2**30
-"""What is read at a time of larger sets, shuffled within."""
+"""How much of a larger set is read and shuffled at a time."""
 BLOCK = 64
-"""Neighbouring images that are read together, so that files are not read at random places."""
+"""How many neighbouring images are read together, since reading files at random places is slow."""
 
 
 def resident(images: Images) -> Images:
-    """The same images, in memory unless they are more than `RESIDENT_BYTES`.
+    """Return the same images, in memory if they take at most `RESIDENT_BYTES`. Costs no query.
 
     >>> view = Rows(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([1]))
     >>> isinstance(resident(view), TensorImages)
@@ -28,7 +28,7 @@ def resident(images: Images) -> Images:
 
 
 def on_device(images: Images, torch_device: torch.device) -> Tensor | None:
-    """Return all images on the device, encoded as they are kept, or None if they are too large."""
+    """Return all images on the device, in the type they are kept in; None if they are too large."""
     if isinstance(images, TensorImages) and images.values.device == torch_device:
         return images.values
     limit = RESIDENT_BYTES
@@ -45,7 +45,7 @@ def image_bytes(images: Images) -> int:
 
 
 def spans(count: int, batch: int) -> list[tuple[int, int]]:
-    """Cut a set into batches; a last one of a single image joins the one before."""
+    """Cut a set into batches (start, stop); a last batch of one image joins the one before it."""
     starts = list(range(0, count, batch))
     if batch > 1 and len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
@@ -60,10 +60,11 @@ def batches_of(
     torch_device: torch.device,
     generator: torch.Generator,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each row of `order` once, as (images, rows) on the device, in an order drawn anew.
+    """Yield every row of `order` once, in batches of (images, rows) on the device, shuffled.
 
-    A set in memory is shuffled as a whole. Otherwise blocks of neighbours are shuffled, as many as
-    fit a window are read in file order, and the window is shuffled.
+    A set in memory is shuffled as a whole. For a larger set, blocks of neighbours are shuffled. As
+    many blocks as fit into a window are then read in file order, and the window is shuffled.
+    Random: `generator`.
     """
     cuts = spans(len(order), batch)
     window = len(cuts)

@@ -1,4 +1,4 @@
-"""What a network answers, and how often two of them agree."""
+"""What a network answers, how often it is right, and how often two networks agree."""
 
 import torch
 from jaxtyping import Int
@@ -14,12 +14,13 @@ def predict(
 ) -> Int[Tensor, "sample"]:
     """Return the network's top-1 class of every image, on the CPU.
 
-    The network is moved to the device; its mode (training or evaluation) is as before afterwards.
-    `batch` images are read and shown at a time, `networks.at_once` without it. Nothing is random;
-    no queries of the teacher.
+    The network is moved to the device. Its mode, training or evaluation, is restored afterwards.
+    `batch`: how many images are read and shown at a time; default `networks.inference_batch`.
+
+    Costs no query. Nothing is random.
 
     Raises:
-        InputError: the device is not there, or `batch` is below 1.
+        InputError: the device does not exist, or `batch` is below 1.
 
     >>> from db3kd.data import TensorImages
     >>> network = nn.Flatten()
@@ -45,10 +46,10 @@ def predict(
 
 
 def accuracy(answers: Int[Tensor, "sample"], labels: Int[Tensor, "sample"]) -> float:
-    """Return the share of answers, 0 to 1, that are the true label.
+    """Return the share of answers, from 0 to 1, that equal the true label.
 
     Raises:
-        InputError: there are no answers, or not one for each label.
+        InputError: there are no answers, or answers and labels differ in number.
 
     >>> accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 0]))
     0.75
@@ -57,10 +58,10 @@ def accuracy(answers: Int[Tensor, "sample"], labels: Int[Tensor, "sample"]) -> f
 
 
 def agreement(first: Int[Tensor, "sample"], second: Int[Tensor, "sample"]) -> float:
-    """Return the share of samples, 0 to 1, on which two models give the same answer.
+    """Return the share of samples, from 0 to 1, on which two models give the same answer.
 
     Raises:
-        InputError: there are no answers, or not the same number of both.
+        InputError: there are no answers, or the two models differ in the number of answers.
 
     >>> agreement(torch.tensor([1, 2]), torch.tensor([1, 1]))
     0.5
@@ -73,7 +74,7 @@ def agreement(first: Int[Tensor, "sample"], second: Int[Tensor, "sample"]) -> fl
 
 
 def device_of(device: str | torch.device) -> torch.device:
-    """Return the device with its number, if it is there."""
+    """Return the device with its number; refuse one that does not exist."""
     try:
         torch_device = torch.device(device)
     except RuntimeError:
@@ -82,7 +83,7 @@ def device_of(device: str | torch.device) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (torch_device.index or 0) >= count:
             raise InputError(
-                f'device {torch_device} is not there, {count} GPUs are; give "cpu" or another'
+                f'there is no device {torch_device}; GPUs found: {count}; give "cpu" or another one'
             )
         return (
             torch_device
@@ -93,12 +94,12 @@ def device_of(device: str | torch.device) -> torch.device:
 
 
 def classes_of(network: nn.Module, images: Images) -> int:
-    """How many classes a network tells apart, found out by the first image; it stays as it is.
+    """How many classes a network tells apart, found by showing it the first image.
 
-    Costs no query.
+    Its mode is restored. Costs no query.
 
     Raises:
-        InputError: it fails on the image, or returns anything but a row of scores for it.
+        InputError: the network fails on the image, or does not return one row of scores for it.
 
     >>> from db3kd.data import TensorImages
     >>> images = TensorImages(torch.zeros(2, 1, 8, 8))

@@ -1,4 +1,4 @@
-"""Networks on disk: safetensors files with a digest of their own. No code in a file is ever run."""
+"""Networks on disk: safetensors files with a checksum. No code in a file is ever run."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from db3kd.storage.files import write_atomically
 
 
 def save_network(path: Path, network: nn.Module) -> None:
-    """Write a network's weights to a safetensors file; all of it or, if that fails, nothing.
+    """Write a network's weights to a safetensors file, whole or, if that fails, not at all.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,13 +27,14 @@ def save_network(path: Path, network: nn.Module) -> None:
 
 
 def load_network(path: Path, network: nn.Module) -> nn.Module:
-    """Fill a network, in place, with the weights of a safetensors file, and return it.
+    """Load the weights of a safetensors file into a network, in place, and return the network.
 
-    Files of other programs fit too, if names and shapes do. No code in a file is ever run.
+    Files of other programs can be loaded as well if names and shapes fit. No code in a file is ever
+    run.
 
     Raises:
-        InputError: there is no such file, or its tensors are not this network's; the text names
-            the first that differs.
+        InputError: there is no such file, or its tensors do not fit this network; the text names
+            the first one that differs.
         Damaged: the file cannot be read, or differs from its checksum.
 
     >>> import tempfile
@@ -53,7 +54,7 @@ def load_network(path: Path, network: nn.Module) -> nn.Module:
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights, on the CPU."""
+    """Return a copy of the weights, on the CPU."""
     return {
         name: value.detach().to("cpu", copy=True).contiguous()
         for name, value in network.state_dict().items()
@@ -61,7 +62,7 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def mismatch(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Return in words the first tensor that differs in name or shape, or nothing."""
+    """Describe the first tensor that differs in name or shape; an empty text if all fit."""
     for name in sorted(set(given) | set(wanted)):
         if name not in given:
             return f"{name} is missing"
@@ -74,7 +75,7 @@ def mismatch(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of tensors, their names, types and shapes, and of metadata."""
+    """SHA-256 of tensors with their names, types and shapes, and of metadata."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -84,14 +85,19 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all; equal content gives equal bytes."""
+    """Write a safetensors file, whole or not at all; equal content gives equal bytes."""
     known = {**metadata, "sha256": digest_of(tensors, metadata)}
-    one = {"db3kd": json.dumps(known, sort_keys=True)}  # several would come in any order
+    one = {"db3kd": json.dumps(known, sort_keys=True)}  # one key: several come in any order
     write_atomically(path, safetensors.torch.save(tensors, one))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file and compare it with its checksum, where it has one."""
+    """Return tensors and metadata of a safetensors file, compared with its checksum if it has one.
+
+    Raises:
+        InputError: there is no such file.
+        Damaged: the file cannot be read, or differs from its checksum.
+    """
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:

@@ -18,18 +18,23 @@ def distillation_loss(
 
     Eq. 1: L = CE(P_s, y) + lambda KL(P_t^tau || P_s^tau), where P^tau = softmax(a / tau).
 
-    Where only some samples have soft labels, `softened` says which. Both terms stay means over the
-    whole batch: the label of every sample weighs 1, a soft label lambda more, and a sample without
-    one, such as a grown image, nothing there. Nor does a label of -1, which is none.
+    - `labels`: y; -1 for a sample without a label, which adds nothing to the first term.
+    - `soft`: the teacher's probabilities, with the temperature already applied. None leaves out the
+      second term.
+    - `temperature`: tau, by which the student's logits are divided here.
+    - `weight`: lambda.
+    - `softened`: which samples have a soft label, if only some do. The others, such as grown
+      images, add nothing to the second term.
 
-    `soft` are the teacher's probabilities, the temperature already applied; the same temperature
-    divides the student's logits here. Both terms are means over the batch, KL is summed over the
-    classes. Hinton's factor tau^2 is left out, as Eq. 1 has none; it is there for large
-    temperatures, where the gradient of KL shrinks, and at the paper's 0.3 it would only divide
-    lambda by 11. On 300 images the difference was within the spread of three seeds. The authors'
-    release sums KL over the batch instead, which makes lambda larger by the size of the batch.
+    KL is summed over the classes. Both terms are means over the whole batch, including samples that
+    add nothing. The authors' release sums KL over the batch instead, which multiplies lambda by the
+    size of the batch.
 
-    No queries. Nothing is random.
+    Eq. 1 has no factor tau^2, and neither has this. Hinton's factor is meant for large
+    temperatures, where the gradient of KL shrinks; at the paper's 0.3 it would only divide lambda
+    by 11. On 300 images the difference was within the spread of three seeds.
+
+    Costs no query. Nothing is random.
 
     >>> import torch
     >>> logits = torch.tensor([[0.0, 0.0]])

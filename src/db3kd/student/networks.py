@@ -1,8 +1,8 @@
-"""The networks of the paper, each family one definition with a width, and a small one besides.
+"""The networks of the paper, one definition with a width for each family, and a small network.
 
-Inputs are images in [0, 1] as they are, without normalisation; `forward` returns logits. Weights
-are PyTorch's defaults, drawn from the global generator; `build` draws them from a seed instead and
-leaves the global generator alone. Shapes are (channels, height, width).
+Inputs are images in [0, 1], without normalisation; `forward` returns logits. Weights are PyTorch's
+defaults, drawn from the global generator. `build` draws them from a seed instead, and leaves the
+global generator alone. Shapes are (channels, height, width).
 """
 
 import difflib
@@ -20,18 +20,19 @@ NAMES = ("small", "lenet5", "alexnet", "resnet18", "resnet34", "resnet50")
 
 RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 LARGE_IMAGE = 112
-"""From this many pixels on the shorter side `build` gives a ResNet the 224-pixel stem."""
+"""From this many pixels on the shorter side, `build` gives a ResNet the 224-pixel stem."""
 
-SHOWN, NUMBERS = 512, 2**22  # images that are shown to a network at once: at most, and of all
+SHOWN, NUMBERS = 512, 2**22  # images, and values, shown to a network at once, at most
 
 Shape = tuple[int, int, int]
 SMALLEST, SMALLEST_LENET = 4, 16  # pixels
 
 
 def inference_batch(shape: tuple[int, ...]) -> int:
-    """How many images of one shape to show to a network at once: 512, fewer where they are large.
+    """How many images of one shape to show to a network at once: 512, or fewer large ones.
 
-    What a network keeps of each grows with the image: 512 of 224 pixels would take gigabytes.
+    A network's activations grow with the image: for 512 images of 224 pixels they would take
+    gigabytes.
 
     >>> inference_batch((1, 28, 28)), inference_batch((3, 224, 224))
     (512, 27)
@@ -43,9 +44,9 @@ def lenet5(shape: Shape = (1, 28, 28), classes: int = 10, width: float = 1.0) ->
     """Make LeNet-5 as in the authors' release: convolutions 20 and 50 (5x5), one layer of 200.
 
     Section 4.1. `width` 0.5 is the paper's "half" (10, 25, 100), 0.2 its "1/5" (4, 10, 40). Each
-    convolution is without padding and followed by ReLU and a 2x2 max-pool. The release's numbers
-    are taken, not those of the works the paper cites (6, 16, 120, 84), because its students are
-    made from them.
+    convolution has no padding and is followed by ReLU and a 2x2 max-pool. The numbers are those of
+    the release, from which the paper's students are made, and not those of the works that the paper
+    cites (6, 16, 120, 84).
 
     Weights are drawn from PyTorch's global generator.
 
@@ -75,13 +76,15 @@ def lenet5(shape: Shape = (1, 28, 28), classes: int = 10, width: float = 1.0) ->
 def alexnet(shape: Shape = (3, 32, 32), classes: int = 10, width: float = 1.0) -> nn.Sequential:
     """Make the paper's small-image "AlexNet": five 3x3 convolutions, two layers of 4096.
 
-    Section 4.1. Convolutions 64, 192, 384, 256, 256 with padding 1, the first with stride 2, each
-    with batch normalisation and ReLU; max-pools (2x2) after the first, second and fifth, so that
-    32x32 pixels become 16, 8, 4 and 2x2. Then twice dropout 0.5, a linear layer of 4096, batch
-    normalisation, ReLU. `width` 0.5 and 0.25 are the paper's "half" and "quarter"; they scale all
-    of these. Layers before a batch normalisation have no bias, it would be subtracted again. From
-    111 pixels on, a mean over a 6x6 grid (as in the original AlexNet) keeps the first linear
-    layer from growing with the image.
+    Section 4.1. The convolutions have 64, 192, 384, 256 and 256 filters and padding 1, the first
+    has stride 2, and each is followed by batch normalisation and ReLU. 2x2 max-pools after the
+    first, second and fifth reduce 32x32 pixels to 16, 8, 4 and 2x2. Then come, twice, dropout 0.5,
+    a linear layer of 4096, batch normalisation and ReLU.
+
+    `width` 0.5 and 0.25 are the paper's "half" and "quarter"; it scales all of these layers. Layers
+    before a batch normalisation have no bias, since it would be subtracted again. From 111 pixels
+    on, a mean over a 6x6 grid (as in the original AlexNet) keeps the first linear layer from
+    growing with the image.
 
     Weights are drawn from PyTorch's global generator.
 
@@ -100,7 +103,7 @@ def alexnet(shape: Shape = (3, 32, 32), classes: int = 10, width: float = 1.0) -
         if index in (0, 1, 4):
             layers.append(nn.MaxPool2d(2))
         channels = out
-    # Stride 2 with padding 1 rounds up, each of the three pools rounds down.
+    # Stride 2 with padding 1 rounds up; each of the three pools rounds down.
     rows, columns = (((length + 1) // 2) // 8 for length in (height, side))
     if max(rows, columns) > 6:
         rows, columns = min(rows, 6), min(columns, 6)
@@ -120,8 +123,8 @@ def alexnet(shape: Shape = (3, 32, 32), classes: int = 10, width: float = 1.0) -
 def small(shape: Shape = (1, 8, 8), classes: int = 10, width: float = 1.0) -> nn.Sequential:
     """Make a small network for tiny images: convolutions 16 and 32 (3x3), one layer of 64.
 
-    Not in the paper. Padding 1, ReLU and a 2x2 max-pool after each convolution; for images as
-    small as 4x4 pixels, such as the 8x8 digits.
+    Not in the paper. Each convolution has padding 1 and is followed by ReLU and a 2x2 max-pool. It
+    suits images as small as 4x4 pixels, such as the 8x8 digits.
 
     Weights are drawn from PyTorch's global generator.
 
@@ -150,7 +153,7 @@ def small(shape: Shape = (1, 8, 8), classes: int = 10, width: float = 1.0) -> nn
 class ResNet(nn.Module):
     """A residual network; `resnet` makes one.
 
-    Layer names are torchvision's, so that weights saved from there fit by name.
+    Layers are named as in torchvision, so that weights saved there fit by name.
 
     >>> [name for name, _ in resnet(18, (3, 32, 32), 10, width=0.125).named_children()]
     ['conv1', 'bn1', 'maxpool', 'layer1', 'layer2', 'layer3', 'layer4', 'fc']
@@ -192,7 +195,7 @@ class ResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions (or 1x1, 3x3, 1x1 with four times the planes) and a shortcut."""
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 with four times the planes, and a shortcut."""
 
     def __init__(self, inputs: int, planes: int, stride: int, *, bottleneck: bool) -> None:
         super().__init__()
@@ -228,15 +231,16 @@ def resnet(
 ) -> ResNet:
     """Make a ResNet of 18, 34 or 50 layers (He et al., 2016), with a stem for the image size.
 
-    `stem` "cifar": one 3x3 convolution with stride 1 and no pool, for images of about 32 pixels.
-    "imagenet": the original 7x7 with stride 2 and a max-pool, for about 224. `width` scales all
-    convolutions.
+    `stem` "cifar" is one 3x3 convolution with stride 1 and no pool, for images of about 32 pixels.
+    "imagenet" is the original 7x7 with stride 2 and a max-pool, for about 224 pixels. `width`
+    scales all convolutions.
 
     Weights are drawn from PyTorch's global generator.
 
     Raises:
-        InputError: unknown depth or stem; an image side below 8 ("cifar") or 32 ("imagenet")
-            pixels, from where on the last stage sees nothing but padding; a size not positive.
+        InputError: the depth or the stem is unknown; an image side is below 8 ("cifar") or 32
+            ("imagenet") pixels, so that the last stage would see nothing but padding; or a size is
+            not positive.
 
     >>> sum(p.numel() for p in resnet(18, (3, 224, 224), 1000, stem="imagenet").parameters())
     11689512
@@ -251,15 +255,15 @@ def resnet(
 
 
 def build(name: str, shape: Shape, classes: int, width: float = 1.0, *, seed: int) -> nn.Module:
-    """Make a network by name, its weights a function of the seed alone.
+    """Make a network by name, with weights that depend on the seed alone.
 
-    `name` is one of `NAMES`. A ResNet gets the 3x3 stem below 112 pixels (the shorter side) and the
-    224-pixel stem from there on; call `resnet` to choose otherwise. PyTorch's global generator is
-    left as it was.
+    `name` is one of `NAMES`. A ResNet gets the 3x3 stem if the shorter side is below 112 pixels,
+    and the 224-pixel stem otherwise; call `resnet` to choose. PyTorch's global generator is left as
+    it was.
 
     Raises:
-        InputError: an unknown name (the nearest names are shown), or what the function of that name
-            raises.
+        InputError: the name is unknown (the text shows the nearest one), or the function of that
+            name raises it.
 
     >>> first, again = (build("small", (1, 8, 8), 10, seed=3) for _ in range(2))
     >>> torch.equal(first[0].weight, again[0].weight)
@@ -282,7 +286,7 @@ def build(name: str, shape: Shape, classes: int, width: float = 1.0, *, seed: in
 
 
 def network_of(name: str, shape: Shape) -> str:
-    """The network of a surrogate, "auto" by the size of the images.
+    """Return the name of a surrogate's network; "auto" chooses by the size of the images.
 
     >>> network_of("auto", (1, 28, 28)), network_of("auto", (1, 8, 8))
     ('lenet5', 'small')
@@ -296,7 +300,7 @@ def check_network(name: str, shape: Shape, classes: int, width: float = 1.0) -> 
     """Refuse what `build` would refuse, without drawing weights.
 
     Raises:
-        InputError: as `build`.
+        InputError: as in `build`.
 
     >>> check_network("lenet5", (1, 8, 8), 10)
     Traceback (most recent call last):
@@ -310,18 +314,18 @@ def check_network(name: str, shape: Shape, classes: int, width: float = 1.0) -> 
 def _convolution(
     inputs: int, outputs: int, size: int, stride: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """Make a convolution that keeps the size, but for its stride, and its batch normalisation."""
+    """Make a convolution that changes the size only by its stride, and a batch normalisation."""
     convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
     return convolution, nn.BatchNorm2d(outputs)
 
 
 def _scaled(count: int, width: float) -> int:
-    """Scale a number of filters or units, to at least one."""
+    """Scale a number of filters or units; the result is at least one."""
     return max(1, round(count * width))
 
 
 def _checked(name: str, shape: Shape, classes: int, width: float, *, smallest: int) -> Shape:
-    """Return the shape if a network can be made for it."""
+    """Return the shape; refuse it if no network can be made for it."""
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"shape must be (channels, height, width), each at least 1, got {shape}")
     if min(shape[1:]) < smallest:

@@ -1,7 +1,7 @@
 """Soft labels from distances to the teacher's boundary: Eq. 6, Eq. 7 and the temperature.
 
-Three pure functions, in the order in which they are applied. `soft_labels` is all three at once.
-Rows are independent of each other, and renaming the classes only permutes the result.
+There are three pure functions, listed in the order in which they are applied. `soft_labels` applies
+all three. Rows are independent of each other. Renaming the classes only permutes the result.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 from db3kd.errors import InputError
 
 CERTAIN = 1e4
-"""Own activation of a sample for which no other class was found at any distance."""
+"""Activation of a sample's own class if no other class was found at any distance."""
 
 
 def reciprocal_activations(
@@ -23,20 +23,23 @@ def reciprocal_activations(
 
     Eq. 6: a^_n = 1 / r_n for n != m, and a^_m = sum over i != m of 1 / r_i.
 
-    `distance[s, n]` is the distance of sample s to class n, in the units of the image; +inf where
-    nothing was found, which gives a zero. `own[s]` is the teacher's answer m; the own column of
-    `distance` is not read, whatever it holds. The own entry is strictly the largest only if at
-    least two other classes were found: with a single one the sum *is* its reciprocal, a tie.
+    - `distance[s, n]`: the distance of sample s to class n, in the units of the image. +inf means
+      that nothing was found, and gives a zero. The column of the own class m is not read.
+    - `teacher_labels[s]`: the teacher's answer m, the own class of sample s.
+
+    The own entry is strictly the largest only if at least two other classes were found. With a
+    single one the sum equals its reciprocal, which is a tie.
 
     A distance of zero would make the label infinite. It means that an image and a reference of
-    another class are the same picture, so the row is wrong rather than extreme, and it is refused:
-    a floor, where one is wanted, is the caller's decision (`distance.clamp(min=floor)`).
+    another class are the same picture, so the row is wrong rather than extreme, and it is refused.
+    A caller who wants a floor can set one (`distance.clamp(min=floor)`).
 
-    No queries. Nothing is random.
+    Costs no query. Nothing is random.
 
     Raises:
         InputError: a distance to another class is zero, negative, NaN, or so small that its
-            reciprocal is infinite; or `own` is out of range.
+            reciprocal is infinite; or `teacher_labels` has another length, or a label that is not a
+            class.
 
     >>> distance = torch.tensor([[0.0, 2.0, 4.0]])
     >>> reciprocal_activations(distance, torch.tensor([0]))
@@ -57,29 +60,31 @@ def reciprocal_activations(
 def concentrate(
     activations: Float[Tensor, "sample classes"], teacher_labels: Int[Tensor, "sample"]
 ) -> Float[Tensor, "sample classes"]:
-    r"""Rescale the activations of Eq. 6 so that far-away samples are the surer ones.
+    r"""Rescale the activations of Eq. 6 so that samples far from the boundary are surer.
 
     Eq. 7: a_n = a^_n / S^2 with S = sum over i != m of 1 / r_i, so that a_m = 1 / S and
     a_n = (1 / r_n) / S^2.
 
-    All distances c times as large make all activations c times as large. Of the three requirements
-    of section 3.2.2:
+    If all distances are multiplied by c, so are all activations. Section 3.2.2 states three
+    requirements:
 
-    1. The own entry is the largest: true, a tie where only one other class was found. With two
-       classes in all every label is therefore one half each; the method needs three.
-    2. Farther classes get smaller entries: true.
-    3. "A larger *sum of distances* gives a larger own entry": not true as the paper words it, since
-       a_m = 1 / S is the *harmonic* sum. Distances (1, 9) sum to 10 and give 0.9, distances (4, 4)
-       sum to 8 and give 2. True is: if no distance shrinks and one grows, a_m grows; and between
-       rows that differ by a factor only, the larger sum has the larger a_m.
+    1. "The own entry is the largest" holds, with a tie if only one other class was found. With two
+       classes in all, every label is therefore one half each; the method needs three classes.
+    2. "Farther classes get smaller entries" holds.
+    3. "A larger *sum of distances* gives a larger own entry" does not hold as the paper words it,
+       since a_m = 1 / S is the *harmonic* sum. Distances (1, 9) sum to 10 and give 0.9, distances
+       (4, 4) sum to 8 and give 2. Two weaker statements hold. If one distance grows and none
+       shrinks, a_m grows. Of two rows that differ only by a factor, the one with the larger sum has
+       the larger a_m.
 
-    Where nothing was found for any class (S = 0) both are limits: a_m is `CERTAIN` and all others
-    are 0, which is finite, and one-hot after any temperature below about 90.
+    If no other class was found (S = 0), the result is the limit, cut off to be finite: a_m is
+    `CERTAIN` and all others are 0. This is one-hot after any temperature below about 90.
 
-    Shapes as in `reciprocal_activations`, whose result this takes. No queries, nothing is random.
+    Takes the result of `reciprocal_activations`, and has the same shapes. Costs no query. Nothing
+    is random.
 
     Raises:
-        InputError: `own` is out of range.
+        InputError: `teacher_labels` has another length, or a label that is not a class.
 
     >>> concentrate(torch.tensor([[0.75, 0.5, 0.25]]), torch.tensor([0]))
     tensor([[1.3333, 0.8889, 0.4444]])
@@ -97,9 +102,9 @@ def temper(
 ) -> Float[Tensor, "sample classes"]:
     r"""Turn activations into probabilities.
 
-    Section 3.1: P^tau = softmax(a / tau); the paper uses tau = 0.3 on the activations of Eq. 7.
+    Section 3.1: P^tau = softmax(a / tau). The paper uses tau = 0.3 on the activations of Eq. 7.
 
-    Shapes: one row of probabilities for each row of activations. No queries, nothing is random.
+    Each row of activations gives one row of probabilities. Costs no query. Nothing is random.
 
     Raises:
         InputError: the temperature is not a finite number above zero.
@@ -121,10 +126,10 @@ def soft_labels(
 ) -> Float[Tensor, "sample classes"]:
     r"""Turn distances into probabilities: Eq. 6, Eq. 7 and the temperature in one call.
 
-    Shapes, units and limits as in the three functions. No queries, nothing is random.
+    Shapes, units and limits are those of the three functions. Costs no query. Nothing is random.
 
     Raises:
-        InputError: as the three functions do.
+        InputError: as in the three functions.
 
     >>> soft_labels(torch.tensor([[0.0, 2.0, 4.0]]), torch.tensor([0]), 1.0)
     tensor([[0.4873, 0.3124, 0.2003]])
@@ -137,11 +142,12 @@ def soft_labels(
 def _own_mask(
     values: Float[Tensor, "sample classes"], teacher_labels: Int[Tensor, "sample"]
 ) -> Bool[Tensor, "sample classes"]:
-    """Mark the own entry of each row."""
+    """Mark the entry of each row that belongs to the teacher's label."""
     samples, classes = values.shape
     if len(teacher_labels) != samples:
         raise InputError(
-            f"own must have one class for each of {samples} rows, got {len(teacher_labels)}"
+            f"teacher_labels must have one class for each of {samples} rows,"
+            f" got {len(teacher_labels)}"
         )
     wrong = ((teacher_labels < 0) | (teacher_labels >= classes)).nonzero().flatten()
     if len(wrong):

@@ -1,6 +1,6 @@
 """The training loop of students and teachers (Eq. 1), and its checkpoints.
 
-Both are one matter: what the loop changes is exactly what a checkpoint must hold.
+They belong together: a checkpoint must hold exactly what the loop changes.
 """
 
 import json
@@ -29,9 +29,9 @@ from db3kd.student.loss import distillation_loss
 from db3kd.student.soft_labels import temper
 
 OWN_PASSES = 20
-"""So often is each own image seen at least, where most images are grown of them and steps allow."""
+"""How often each own image is seen, at least, if most images are grown and the steps allow it."""
 CHECKPOINT_SECONDS = 20.0
-"""A checkpoint is written at the first end of an epoch after this much training."""
+"""A checkpoint is written at the end of an epoch, once this much time has passed since the last."""
 
 
 def train(
@@ -45,24 +45,27 @@ def train(
     checkpoint: Path | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
 ) -> nn.Module:
-    """Train a network in place with Eq. 1 and return it, on the device and in evaluation mode.
+    """Train a network in place with Eq. 1; return it on the device and in evaluation mode.
 
-    Section 3.2.3 and 4.1. With `transfer.soft` None the loss is cross-entropy alone, which is how
-    teachers and the baseline "Student CE" are trained. The result is the network after the last
-    step, never the best of several. A last batch of a single image is joined to the one before.
+    Sections 3.2.3 and 4.1. If `transfer.soft` is None, the loss is cross-entropy alone, as for
+    teachers and the baseline "Student CE". The result is the network after the last step, never the
+    best of several. A last batch of a single image is joined to the one before it.
 
-    `progress` is called with stage "training" after each epoch, with the mean loss of that epoch.
-    `on_epoch` is then called with the number of epochs done and the network, in evaluation mode.
-    `checkpoint`: a file that is written from time to time at the end of an epoch; if it is there at
-    the start, training goes on from it. Removing it afterwards is the caller's part.
+    - `progress`: called after each epoch with stage "training" and the mean loss of that epoch.
+    - `on_epoch`: called after that with the number of epochs done and the network, in evaluation
+      mode.
+    - `checkpoint`: a file that is written from time to time at the end of an epoch. If it exists at
+      the start, training continues from it. The caller removes it afterwards.
 
-    Random are the order of the images and dropout, both drawn for each epoch from (seed, epoch).
-    On a CPU a training that was stopped at any moment and started again therefore gives the same
-    network, to the bit, as one that was not; the number of threads must be the same.
+    Costs no query. Random: the order of the images and dropout, both drawn for each epoch from
+    (seed, epoch). On a CPU, a training that is stopped at any moment and started again therefore
+    gives the same network, to the bit, as one that is not stopped. The number of threads must be
+    the same.
 
     Raises:
-        InputError: the set is empty, the network's classes do not fit the labels, the device is
-            not there, batch normalisation would see single images, or the loss is not finite.
+        InputError: a setting is out of range, the set is empty, the network's classes do not fit
+            the labels, the device does not exist, batch normalisation would see single images, or
+            the loss is not finite.
         Damaged: the checkpoint cannot be read, or another training wrote it.
 
     >>> from db3kd.data import TensorImages
@@ -122,11 +125,11 @@ def train(
 
 
 def repeats(transfer: TransferSet, training: Training) -> int:
-    """How often a pass over the set shows each of its own images; the others are shown once.
+    """How often one pass over the set shows each own image; the others are shown once.
 
-    1, unless the batches are so few that own images would be seen less than `OWN_PASSES` times;
-    then as often as that takes, until they are half of what is seen. They are half, too, where the
-    others have no label but a soft one.
+    Usually once. If there are too few batches to show own images `OWN_PASSES` times, each pass
+    repeats them often enough for that, until they make up half of it. They also make up half of it
+    if the others have a soft label only. Costs no query.
 
     >>> from db3kd.data import TensorImages
     >>> images = TensorImages(torch.zeros(310, 1, 4, 4))
@@ -149,7 +152,7 @@ def repeats(transfer: TransferSet, training: Training) -> int:
 
 @dataclass(frozen=True)
 class _Soft:
-    """The soft labels of a set, tempered, on the device of the training."""
+    """The soft labels of a set, after the temperature, on the device of the training."""
 
     values: Tensor
     rows: Tensor | None
@@ -164,7 +167,7 @@ class _Soft:
         return cls(temper(transfer.soft, temperature).to(torch_device), rows)
 
     def of_rows(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Soft labels of some samples, and which of them have one; None if all do."""
+        """Return the soft labels of some samples, and which samples have one (None: all)."""
         if self.rows is None:
             return self.values[rows], None
         mine = self.rows[rows]
@@ -180,7 +183,7 @@ def _epoch(
     training: Training,
     rates: Iterator[float],
 ) -> float:
-    """Train for one epoch, or what is left of it, and return the mean loss."""
+    """Train for one epoch, or for the batches that are left, and return the mean loss."""
     torch_device = labels.device
     mixed = training.mixed_precision and torch_device.type == "cuda"
     total, seen = torch.zeros((), device=torch_device), 0
@@ -226,7 +229,7 @@ def _check_fit(network: nn.Module, transfer: TransferSet, training: Training) ->
 
 
 def _reseed(torch_device: torch.device, seed: int) -> None:
-    """Seed the generators that dropout draws from, and no other device's."""
+    """Seed the generators that dropout draws from, and those of no other device."""
     torch.default_generator.manual_seed(seed)
     if torch_device.type == "cuda":
         torch.cuda.default_generators[torch_device.index].manual_seed(seed)
@@ -241,10 +244,10 @@ def _rate(training: Training, step: int, steps: int) -> float:
 def training_identity(
     network: nn.Module, transfer: TransferSet, training: Training, seed: int
 ) -> dict[str, str]:
-    """What tells one training from every other: the network before it, the samples, the settings.
+    """What identifies a training: the network at its start, the samples, the settings, the seed.
 
-    Samples are known by the content of their images, their ids, labels and soft labels. Costs no
-    query; images in memory are hashed, of others the files.
+    Samples are identified by the content of their images, their ids, labels and soft labels. Images
+    in memory are hashed; for images in files, the files are. Costs no query.
 
     >>> from db3kd.data import TensorImages
     >>> labels = torch.tensor([0, 1])
@@ -294,8 +297,8 @@ def _resume(
     for key, value in identity.items():
         if metadata.get(key) != value:
             raise Damaged(
-                f"{path} is no checkpoint of this training: its {key} is {metadata.get(key)}, not"
-                f" {value}; remove it to start anew"
+                f"{path} is not a checkpoint of this training: its {key} is {metadata.get(key)},"
+                f" not {value}; remove it to start over"
             )
     state = {name[8:]: value for name, value in tensors.items() if name.startswith("network.")}
     wrong = mismatch(state, network.state_dict())
