@@ -459,7 +459,7 @@ def test_unrelated_images_that_are_not_there_or_do_not_fit_are_told(tmp_path: Pa
     with Run(tmp_path, Counting()) as run:
         with pytest.raises(InputError, match="there are no unrelated images; name a data set"):
             run.synthesize(SHAPE, settings)
-        with pytest.raises(InputError, match=r"are \(1, 8, 8\), the teacher's are \(1, 4, 4\)"):
+        with pytest.raises(InputError, match=r"are \(1, 8, 8\), but the teacher's are \(1, 4, 4\)"):
             run.synthesize(SHAPE, settings, images=TensorImages(torch.zeros(3, 1, 8, 8)))
 
 

@@ -1,4 +1,4 @@
-"""Ways of making pseudo samples without data, one file each behind `way.Way`."""
+"""Ways of making pseudo samples without data, one file each, all with the interface `way.Way`."""
 
 from collections.abc import Callable, Mapping
 
@@ -27,6 +27,6 @@ WAYS: Mapping[Ways, Callable[..., Way]] = {
     "unrelated": Unrelated,
     "unrelated_chosen": doubtful,
 }
-"""By name; each takes a `Task` and a keyword `seed`. "ascent" is a stage of its own."""
+"""The ways by name. Each takes a `Task` and a keyword `seed`. "ascent" is a stage of its own."""
 
 __all__ = ["WAYS", "Way"]

@@ -1,7 +1,7 @@
-"""Which of some candidates are asked: those that teach most, as many of each class.
+"""Acquisition: which candidates are asked, with equal numbers of every class.
 
-An acquisition function says how much an answer would teach, from what some students think of the
-candidates: the margin between the two likeliest classes, or BALD.
+An acquisition function estimates how much each answer would teach. It takes the students'
+predictions for the candidates, and uses the margin between the two likeliest classes, or BALD.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,11 +13,13 @@ from torch import Tensor
 from db3kd.config.settings import AcquisitionName
 
 Acquisition = Callable[[Float[Tensor, "student row classes"]], Float[Tensor, " row"]]
-"""How much an answer would teach: from the log-probabilities of some students."""
+"""Log-probabilities of some students -> a score of each candidate, higher if it teaches more."""
 
 
 def margin(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Tensor, " row"]:
     """One minus the margin between the two likeliest classes, of the mean over the students.
+
+    From 0, sure, to 1, undecided. Costs no query. Nothing is random.
 
     >>> sure, torn = torch.tensor([0.98, 0.02]).log(), torch.tensor([0.5, 0.5]).log()
     >>> margin(torch.stack([sure, torn])[None])
@@ -28,9 +30,9 @@ def margin(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Ten
 
 
 def bald(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Tensor, " row"]:
-    """Entropy of the students' mean less the mean of their entropies (BALD, Houlsby et al. 2011).
+    """Entropy of the students' mean minus the mean of their entropies (BALD, Houlsby et al. 2011).
 
-    In nats, 0 where all say the same.
+    In nats; 0 if all students agree. Costs no query. Nothing is random.
 
     >>> one, other = torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log()
     >>> same, different = torch.stack([one, one]), torch.stack([one, other])
@@ -42,7 +44,7 @@ def bald(log_probabilities: Float[Tensor, "student row classes"]) -> Float[Tenso
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
-    """In nats, of the last dimension."""
+    """Entropy over the last dimension, in nats."""
     return -(probabilities * probabilities.clamp_min(1e-30).log()).sum(-1)
 
 
@@ -53,9 +55,10 @@ ACQUISITIONS: Mapping[AcquisitionName, Acquisition] = {"margin": margin, "bald":
 def balanced(
     scores: Float[Tensor, " row"], seen: Int[Tensor, " row"], wanted: int
 ) -> Int[Tensor, " chosen"]:
-    """The rows of the highest scores, in turns of the classes that they are `seen` as.
+    """Choose the rows of the highest scores, in turns over the classes that they are `seen` as.
 
-    The best of every class come before the second of any; a class that has no more is passed over.
+    The best row of every class comes before the second of any. A class without further rows is
+    passed over. The rows are returned in ascending order.
 
     >>> scores, seen = torch.tensor([0.9, 0.8, 0.1, 0.7]), torch.tensor([0, 0, 1, 0])
     >>> balanced(scores, seen, 2)
@@ -73,7 +76,9 @@ def balanced(
 def acquire(
     log_probabilities: Float[Tensor, "student row classes"], score: Acquisition, wanted: int
 ) -> Int[Tensor, " chosen"]:
-    """The rows to ask, by what some students think of them; costs no query.
+    """Choose the rows to ask by a score of the students' predictions; costs no query.
+
+    Each class that the students see gets the same number of rows, as far as it has them.
 
     >>> thoughts = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.1, 0.9]]]).log()
     >>> acquire(thoughts, margin, 2)

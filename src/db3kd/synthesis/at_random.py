@@ -1,4 +1,4 @@
-"""Images that need no lessons, each asked once: plain noise, and structured images."""
+"""Ways that learn nothing: plain noise and structured images, each image asked once."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,15 @@ from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
 
-ASKED = 1024  # images in one question
+ASKED = 1024  # images in one question, at most
 Source = Callable[[int, Shape, Generator], Tensor]
-"""(count, shape, generator) -> images from 0 to 1."""
+"""(count, shape, generator) -> images in [0, 1]."""
 
 
 def noise(count: int, shape: Shape, draw: Generator) -> Tensor:
-    """Images of independent uniform pixels, the baseline "noise input".
+    """Images of independent uniform pixels in [0, 1], the baseline "noise input".
+
+    Costs no query. Random: `draw`, a generator on the CPU.
 
     >>> images = noise(1000, (1, 4, 4), torch.Generator().manual_seed(0))
     >>> round(float(images.mean()), 2), round(float(images.std()), 2)
@@ -27,9 +29,10 @@ def noise(count: int, shape: Shape, draw: Generator) -> Tensor:
 
 
 class AtRandom:
-    """Images of one source, as they come.
+    """Images of one source, asked in the order in which they come.
 
-    Costs one query an image. Random by the seed of `spend`.
+    Costs one query an image. Random: the images, from the seed of `spend`. Errors: those of
+    `Pool.ask`.
 
     >>> from db3kd.student.networks import build
     >>> from db3kd.teachers import function
@@ -58,7 +61,7 @@ class AtRandom:
 
 
 def plain_noise(task: Task, *, seed: int) -> AtRandom:
-    """The way "noise".
+    """The way "noise": independent uniform pixels.
 
     >>> from db3kd.teachers import function
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", student=lambda seed: nn.Flatten())
@@ -74,7 +77,7 @@ def plain_noise(task: Task, *, seed: int) -> AtRandom:
 
 
 def plain_shapes(task: Task, *, seed: int) -> AtRandom:
-    """The way "shapes".
+    """The way "shapes": structured images at random.
 
     >>> from db3kd.teachers import function
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", student=lambda seed: nn.Flatten())

@@ -1,8 +1,9 @@
-"""How a new image is made of one that is there: one function for each kind of change.
+"""Augmentation: how new images are made from given ones, with one function for each kind of change.
 
-All of them take images of any size and number of channels, a generator on the CPU, and give images
-of the same shape. `grow` applies those that are switched on, in one order: geometry first, in a
-single resampling, then what joins two images, then what changes the light, then noise.
+All functions take images of any size and number of channels and a generator on the CPU. They return
+images of the same shape. `grow` applies those that are switched on, in a fixed order. Geometry
+comes first, in a single resampling. Then images are joined in pairs, then the light is changed,
+then noise is added. Nothing here costs a query.
 """
 
 import math
@@ -22,14 +23,14 @@ GEOMETRY: frozenset[AugmentationName] = frozenset(
 )
 SHIFT = 0.11  # of the width and of the height, at most
 ANGLE = math.pi / 12
-SCALE = 0.15  # smaller or larger by that share
+SCALE = 0.15  # smaller or larger by this share, at most
 SHEAR = 0.15
 CROP = 0.6  # the smallest part of width and height that a crop leaves
 LEAST_WEIGHT = 0.5  # of the first of two images that are mixed
 PATCH = (0.2, 0.6)  # of width and height, smallest and largest
-SHADE, GRID = 0.5, 4  # spread of the logarithm of the light, and how many points of it a side has
+SHADE, GRID = 0.5, 4  # largest spread of the light's logarithm; grid points along a side
 NOISE = 0.1
-OFTEN = 0.5  # how often a change is made that is no matter of degree
+OFTEN = 0.5  # how often a change is made that happens or does not: crop, flip, mix, paste
 
 
 def warped(
@@ -37,8 +38,10 @@ def warped(
     names: Collection[AugmentationName],
     draw: Generator,
 ) -> tuple[Float[Tensor, "row channels height width"], Int[Tensor, " row"]]:
-    """Shift, rotate, scale, shear, crop and flip, in one bilinear resampling; what is missing at
-    the edges is filled with the nearest pixel. Also returns which images were flipped (0 or 1).
+    """Shift, rotate, scale, shear, crop and flip, in one bilinear resampling.
+
+    What is missing at the edges is filled with the nearest pixel. Also returns which images were
+    flipped (0 or 1). Random: `draw`.
 
     >>> images = torch.arange(4.0).reshape(1, 1, 1, 4)
     >>> warped(images, (), torch.Generator())[0].flatten().tolist()
@@ -80,9 +83,10 @@ def placing(
     ratio: float,
     shear: Float[Tensor, " row"] | float = 0.0,
 ) -> Float[Tensor, "row 2 3"]:
-    """For `resampled`: turned by an angle, scaled across and down, sheared, shifted.
+    """The matrix for `resampled` that rotates, scales across and down, shears and shifts.
 
-    `ratio` is height by width, so that a turn is one of pixels; negative scales mirror.
+    Angles are in radians. `ratio` is the height divided by the width, so that a rotation keeps the
+    proportions of square pixels. Negative scales mirror.
 
     >>> one, zero = torch.ones(1), torch.zeros(1)
     >>> placing(zero, -one, one, zero, zero, ratio=1.0).tolist()
@@ -103,7 +107,7 @@ def resampled(
     *,
     padding: Literal["border", "zeros"] = "border",
 ) -> Float[Tensor, "row channels height width"]:
-    """Bilinear sampling at the matrix times each pixel's place, which is from -1 to 1.
+    """Sample bilinearly where the matrix sends each pixel; places are from -1 to 1.
 
     >>> images, mirror = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]])
     >>> resampled(images, mirror).flatten().tolist()
@@ -114,7 +118,7 @@ def resampled(
     across = (torch.arange(width) + 0.5) * 2 / width - 1
     y, x = torch.meshgrid(down, across, indexing="ij")
     places = torch.stack([x.flatten(), y.flatten(), torch.ones(height * width)])
-    # One product of (2 rows, 3) and (3, pixels): ten times as fast as `affine_grid`.
+    # One product of (2 rows, 3) and (3, pixels), ten times as fast as `affine_grid`.
     grid = (matrix.reshape(-1, 3) @ places).reshape(count, 2, height, width).permute(0, 2, 3, 1)
     return functional.grid_sample(
         images, grid.to(images.device), padding_mode=padding, align_corners=False
@@ -124,7 +128,7 @@ def resampled(
 def mixed(
     images: Float[Tensor, "row *image"], others: Float[Tensor, "row *image"], draw: Generator
 ) -> Float[Tensor, "row *image"]:
-    """Half of the images, mixed with another one that has at most as much weight.
+    """Mix half of the images with another one, whose weight is at most equal. Random: `draw`.
 
     >>> white, black = torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1, 2)
     >>> float(mixed(white, black, torch.Generator().manual_seed(0)).min()) >= 0.5
@@ -140,7 +144,9 @@ def pasted(
     others: Float[Tensor, "row channels height width"],
     draw: Generator,
 ) -> Float[Tensor, "row channels height width"]:
-    """Half of the images, with a rectangle of another one in the same place.
+    """Paste a rectangle of another image into half of the images, at the same place.
+
+    Random: `draw`.
 
     >>> white, black = torch.ones(9, 1, 8, 8), torch.zeros(9, 1, 8, 8)
     >>> 0.5 < float(pasted(white, black, torch.Generator().manual_seed(0)).mean()) < 1
@@ -164,10 +170,10 @@ def pasted(
 def shaded(
     images: Float[Tensor, "row channels height width"], low: float, draw: Generator
 ) -> Float[Tensor, "row channels height width"]:
-    """Lighter here and darker there: what is above `low`, times a smooth random field.
+    """Vary the light smoothly: multiply what is above `low` by a random field.
 
-    The field is band-limited noise: log-normal numbers on a coarse grid, of a strength of its own
-    for each image, blended linearly between the points; colours have one in common.
+    The field is band-limited noise: log-normal numbers on a coarse grid, interpolated linearly.
+    Each image has a strength of its own. All colours of an image share one field. Random: `draw`.
 
     >>> shaded(torch.zeros(2, 3, 8, 8), 0.0, torch.Generator()).unique()
     tensor([0.])
@@ -181,7 +187,7 @@ def shaded(
 
 
 def _blend(size: int) -> Float[Tensor, "pixel point"]:
-    """Weights of the grid's points in each pixel, linear between two neighbours."""
+    """Weights of the grid's points in each pixel, linear between two neighbouring points."""
     place = (torch.arange(size) + 0.5) / size * (GRID - 1)
     return (1 - (place[:, None] - torch.arange(GRID)).abs()).clamp_min(0)
 
@@ -189,7 +195,7 @@ def _blend(size: int) -> Float[Tensor, "pixel point"]:
 def noisy(
     images: Float[Tensor, "row *image"], span: float, draw: Generator
 ) -> Float[Tensor, "row *image"]:
-    """Uniform noise in every pixel, of a strength of its own for each image.
+    """Add uniform noise to every pixel, with a strength of its own for each image. Random: `draw`.
 
     >>> noisy(torch.zeros(1, 1, 2, 2), 1.0, torch.Generator().manual_seed(0)).abs().max() < NOISE
     tensor(True)
@@ -205,8 +211,10 @@ def _column(values: Tensor, images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Grown:
-    """New images: `parents` and `partners` are rows of the images that they were made of, `flipped`
-    says which were mirrored.
+    """New images and where they come from.
+
+    `parents` and `partners` are the rows of the images that they were made from. If no change joins
+    images, `partners` equals `parents`. `flipped` says which images were mirrored (0 or 1).
     """
 
     images: Float[Tensor, "row channels height width"]
@@ -223,10 +231,10 @@ def grow(
     bounds: tuple[float, float],
     draw: Generator,
 ) -> Grown:
-    """One new image of each image of the block, by the changes named; clipped to the bounds.
+    """Make one new image from each image of the block by the named changes, clipped to the bounds.
 
-    Its partner, where two are joined, is another new image of the block, before that one was
-    joined. Costs no query. Random: `draw`, a generator on the CPU.
+    If images are joined, the partner is another image of the block after its own geometry and
+    before it is joined. Costs no query. Random: `draw`, a generator on the CPU.
 
     >>> block = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 8, 8)
     >>> draw = torch.Generator().manual_seed(1)

@@ -1,12 +1,12 @@
-"""Ask what some students doubt, of as many candidates as a source makes.
+"""Ask those images of a source about which students are least sure.
 
-The first round asks images as they come. Before each later one the students learn all answers;
-then `candidates` times as many images are made as are asked, and those on which the students' two
-likeliest classes are closest are asked, in turns of the classes that the students see. So each
-round asks where the boundary is thought to be, and classes that are hardly ever hit get a share.
+The first round asks images as they come. Before each later round the students learn all answers.
+`candidates` times as many images are then made as are asked. Those with the smallest margin between
+the students' two likeliest classes are asked, in turns over the classes that the students see. So
+each round asks near the boundary as students see it, and rare classes get their share.
 
-db3kd's own way takes shapes, and for half of the candidates descendants of images that were asked
-before, as many of each class.
+db3kd's own way makes half of the candidates as new shapes. The other half descends from images that
+were asked before, with equal numbers of every class.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,29 +30,31 @@ from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
 
 ASKED = 1024  # images in one question, at most
-PIECE = 512  # images that are made at once
+PIECE = 512  # descendants made at once
 DESCENDED = 0.5  # share of the candidates that descend from what was asked
 CHANGES: tuple[AugmentationName, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
-BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 3, 1200, 4000  # of a lesson, for each student
+BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 3, 1200, 4000  # of one lesson of a student
 
 
 @dataclass(frozen=True)
 class Made:
-    """Images within a pool's bounds; `origins` as in `Pool`."""
+    """Images within a pool's bounds; `origins` is as in `Pool`."""
 
     images: Float[Tensor, "row *image"]
     origins: Int[Tensor, "row 2"] | None = None
 
 
 Source = Callable[[Pool, int, int, int, Generator], Made]
-"""(pool, candidates made before, count, children, generator) -> `count` candidates, of which
-`children` descend from images that were asked."""
+"""(pool, candidates made before, count, children, generator) -> `count` candidates.
+
+The last `children` of them descend from images that were asked, if the source has descendants."""
 
 
 class Chosen:
-    """Of the images of a source, those of which students doubt.
+    """Ask those images of a source about which students are least sure.
 
-    Costs one query an image. Random by `seed` (first weights) and by that of `spend`.
+    Costs one query an image. Random: the students' first weights, from `seed`; the images and the
+    order of lessons, from the seed of `spend`. Errors: those of `Pool.ask`.
 
     >>> from db3kd.student.networks import build
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu",
@@ -87,7 +89,10 @@ class Chosen:
 def teach_all(
     students: Sequence[nn.Module], pool: Pool, *, seed: int, device: str, report: Report
 ) -> None:
-    """Teach every student all answers so far, from where it stands; costs no query."""
+    """Train every student further on all answers so far; costs no query.
+
+    Random: the order of the images, from `seed`.
+    """
     steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
     known = TransferSet(
         TensorImages(pool.values), torch.arange(len(pool)), pool.answers, pool.answers
@@ -113,14 +118,14 @@ def teach_all(
 def thoughts(
     students: nn.ModuleList, images: Float[Tensor, "row *image"]
 ) -> Float[Tensor, "student row classes"]:
-    """Log-probabilities of every student for every image."""
+    """Log-probabilities of every student for every image; costs no query."""
     parts = torch.split(images, inference_batch(images.shape[1:]))
     logits = [torch.cat([member(part) for part in parts]) for member in students]
     return functional.log_softmax(torch.stack(logits), 2)
 
 
 def children(candidates: int) -> int:
-    """How many of some candidates descend from images that were asked.
+    """How many of this many candidates descend from images that were asked.
 
     >>> children(9)
     4
@@ -129,7 +134,10 @@ def children(candidates: int) -> int:
 
 
 def descendants(pool: Pool, before: int, count: int, children: int, draw: Generator) -> Made:
-    """New shapes, and children of what was asked: changed, and mixed or patched with others."""
+    """Make new shapes, and children of images that were asked, by augmentation; costs no query.
+
+    Random: `draw`.
+    """
     del before
     made = [shapes(count - children, pool.shape, draw, bounds=pool.bounds).to(pool.device)]
     for parents in torch.split(balanced_parents(pool, children, draw), PIECE) if children else ():
@@ -139,13 +147,13 @@ def descendants(pool: Pool, before: int, count: int, children: int, draw: Genera
 
 
 def balanced_parents(pool: Pool, count: int, draw: Generator) -> Tensor:
-    """Rows of images that were asked, as many of each class that the teacher ever answered."""
+    """Draw rows of images that were asked, every answered class with equal probability."""
     weight = 1 / pool.counts().clamp_min(1).double()
     return torch.multinomial(weight[pool.answers], count, replacement=True, generator=draw)
 
 
 def chosen_shapes(task: Task, *, seed: int) -> Chosen:
-    """The way "chosen", db3kd's own.
+    """The way "chosen", db3kd's own: shapes, and descendants of those that were asked.
 
     >>> from db3kd.teachers import function
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", student=lambda seed: nn.Flatten())

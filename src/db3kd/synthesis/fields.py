@@ -1,4 +1,4 @@
-"""Band-limited noise, which structured images are made of: numbers on a grid, blended."""
+"""Band-limited noise, from which structured images are made: numbers on a grid, interpolated."""
 
 import math
 from functools import cache
@@ -12,7 +12,7 @@ from db3kd.student.networks import Shape
 
 @cache
 def blend(size: int, points: int) -> Float[Tensor, "pixel point"]:
-    """Weights of so many points, evenly spread, in each pixel: smooth, between two neighbours.
+    """Weights in each pixel of evenly spaced points, smooth between two neighbouring points.
 
     >>> blend(4, 2).sum(1)
     tensor([1., 1., 1., 1.])
@@ -25,7 +25,7 @@ def blend(size: int, points: int) -> Float[Tensor, "pixel point"]:
 
 @cache
 def blends(size: int, most: int) -> Float[Tensor, "points pixel point"]:
-    """The same for every number of points up to `most`; points that are not there weigh nothing.
+    """The same for every number of points up to `most`, filled up with points of weight 0.
 
     >>> blends(4, 3).shape, bool((blends(4, 3)[2, :, :2] == blend(4, 2)).all())
     (torch.Size([4, 4, 3]), True)
@@ -37,7 +37,7 @@ def blends(size: int, most: int) -> Float[Tensor, "points pixel point"]:
 
 
 def standard(noise: Float[Tensor, "row channels height width"]) -> Tensor:
-    """Each image and channel with mean 0 and standard deviation 1, in place.
+    """Scale each image and channel, in place, to mean 0 and standard deviation 1.
 
     >>> standard(torch.tensor([[[[1.0, 3.0]]]]))
     tensor([[[[-1.,  1.]]]])
@@ -54,9 +54,9 @@ def blended(
     points: tuple[Int[Tensor, " row"], Int[Tensor, " row"]],
     size: tuple[int, int],
 ) -> Float[Tensor, "row channels height width"]:
-    """Band-limited noise of each image's own grid, so many of its points down and across.
+    """Band-limited noise from a grid per image, of which `points` (down, across) are used.
 
-    Each image and channel has mean 0 and standard deviation 1.
+    Each image and channel has mean 0 and standard deviation 1. `size` is (height, width).
 
     >>> grid = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     >>> noise = blended(grid, (torch.tensor([2, 3]), torch.tensor([3, 2])), (8, 8))
@@ -74,7 +74,7 @@ def blended(
 def field(
     count: int, shape: Shape, points: tuple[int, int], draw: Generator
 ) -> Float[Tensor, "row channels height width"]:
-    """Band-limited noise of grids with so many points down and across.
+    """Band-limited noise from random grids of `points` (down, across).
 
     Each image and channel has mean 0 and standard deviation 1. Random: `draw`.
 
@@ -88,7 +88,9 @@ def field(
 
 
 def points(most: int, draw: Generator) -> tuple[int, int]:
-    """How many points a grid has, down and across: from 2 to `most`, small ones more often.
+    """Draw how many points a grid has, down and across: 2 to `most`, small numbers more often.
+
+    Random: `draw`.
 
     >>> all(2 <= count <= 14 for count in points(14, torch.Generator().manual_seed(0)))
     True
@@ -98,7 +100,7 @@ def points(most: int, draw: Generator) -> tuple[int, int]:
 
 
 def counted(share: Float[Tensor, " row"], most: int) -> Int[Tensor, " row"]:
-    """From 2 to `most` as a share goes from 0 to 1, as many octaves of each.
+    """Turn shares from 0 to 1 into numbers from 2 to `most`, every octave equally often.
 
     >>> counted(torch.tensor([0.0, 0.5, 1.0]), 8)
     tensor([2, 4, 8])
@@ -107,7 +109,7 @@ def counted(share: Float[Tensor, " row"], most: int) -> Int[Tensor, " row"]:
 
 
 def between(count: int, low: float, high: float, draw: Generator) -> Float[Tensor, "row 1 1 1"]:
-    """A number of its own for each image, evenly spread.
+    """Draw a number for each image, uniform from `low` to `high`. Random: `draw`.
 
     >>> numbers = between(1000, 2.0, 4.0, torch.Generator().manual_seed(0)).flatten()
     >>> torch.stack([numbers.min(), numbers.mean(), numbers.max()]).round(decimals=1)
@@ -117,7 +119,7 @@ def between(count: int, low: float, high: float, draw: Generator) -> Float[Tenso
 
 
 def often(count: int, share: float, draw: Generator) -> Float[Tensor, "row 1 1 1"]:
-    """1 for about that share of the images, 0 for the others.
+    """1 for about this share of the images, 0 for the others. Random: `draw`.
 
     >>> often(3, 1.0, torch.Generator().manual_seed(0)).flatten()
     tensor([1., 1., 1.])

@@ -1,15 +1,16 @@
-"""Ask what students doubt, of new shapes and of shapes near those that were asked.
+"""Ask what students are least sure of, among new shapes and shapes near those that were asked.
 
-Near in the latent, the normal numbers that an image of shapes is drawn from: a child is
+"Near" refers to the latent, the normal numbers from which an image of shapes is drawn. The latent
+of a child is
 
     z' = sqrt(1 - e^2) z + e xi,    xi ~ N(0, 1),
 
-so it is as sharp and as likely as any other shape, which an image that was shifted, mixed and
-patched again and again is not. (The step is that of Neal 1998 and Cotter et al. 2013, who walk so
+so the child is as sharp and as likely as any other shape. An image that was shifted, mixed and
+patched again and again is not. (This is the step with which Neal 1998 and Cotter et al. 2013 walk
 through a Gaussian prior.)
 
-A latent is longer than its image, and is not kept. It is drawn again from the image's origin: the
-row of its parent, or -1, and the seed of its own xi and e.
+A latent is longer than its image, so it is not kept. It is drawn again from the origin of the
+image: the row of its parent, or -1, and the seed of its own xi and e.
 """
 
 import math
@@ -25,14 +26,14 @@ from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import drawn, numbers
 from db3kd.synthesis.way import Task
 
-NEAREST, FARTHEST = 0.04, 0.5  # e, as many octaves of each
-SEEDS = 2**32  # that PyTorch's generator tells apart
+NEAREST, FARTHEST = 0.04, 0.5  # smallest and largest e; its logarithm is uniform
+SEEDS = 2**32  # how many seeds PyTorch's generator tells apart
 
 
 class Near:
-    """New shapes, and children of those that were asked, as many of each class; for `Chosen`.
+    """A source for `Chosen`: new shapes, and children of asked ones, equally often of every class.
 
-    Costs no query. Random by `seed` and by that of the generator it is given.
+    Costs no query. Random: the latents, from `seed`; the parents, from the generator of the call.
 
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
@@ -45,7 +46,7 @@ class Near:
         self.first = derive_seed(seed, "latents")
 
     def __call__(self, pool: Pool, before: int, count: int, children: int, draw: Generator) -> Made:
-        """So many candidates, with their origins."""
+        """Make `count` candidates with their origins, the last `children` from asked parents."""
         parents = torch.full((count,), -1)
         if children:
             parents[count - children :] = balanced_parents(pool, children, draw)
@@ -62,7 +63,9 @@ class Near:
 def latents(
     origins: Int[Tensor, "row 2"], asked: Int[Tensor, "asked 2"], length: int
 ) -> Float[Tensor, "row number"]:
-    """The latents of images with these origins; `asked` are those of their ancestors.
+    """The latents of images with these origins; `asked` holds the origins of their ancestors.
+
+    Each row has `length` numbers. The same origin always gives the same latent. Costs no query.
 
     >>> asked = torch.tensor([[-1, 7]])
     >>> both = latents(torch.tensor([[-1, 7], [0, 8]]), asked, 1000)
@@ -85,13 +88,13 @@ def latents(
 
 
 def _step(normal: float) -> float:
-    """How far a child moves, by a normal number."""
+    """How far a child moves: e as a function of a normal number."""
     even = 0.5 * (1 + math.erf(normal / math.sqrt(2)))
     return NEAREST * math.exp(even * math.log(FARTHEST / NEAREST))
 
 
 def latent_shapes(task: Task, *, seed: int) -> Chosen:
-    """The way "latent".
+    """The way "latent": shapes, and neighbours in the latent of those that were asked.
 
     >>> from db3kd.teachers import function
     >>> from torch import nn

@@ -1,4 +1,4 @@
-"""All that was asked so far, in one block of memory: what every way of synthesis learns from."""
+"""All images asked so far with their answers, from which every way of synthesis learns."""
 
 import math
 
@@ -12,16 +12,17 @@ from db3kd.search.boundary import shown
 from db3kd.student.networks import Shape
 from db3kd.teachers.base import Teacher
 
-ROOM = 2**28  # bytes of the images, as floats, that are looked at for one question
+ROOM = 2**28  # bytes of the candidates of one question, as floats, at most
 
 
 class Pool:
-    """Images and what the teacher called them, in the order in which they were asked.
+    """Images and the teacher's answers, in the order in which they were asked.
 
-    There is room for `size` of them from the start, so that none is ever copied to make more room.
-    `eight_bit`: images are rounded to 8 bits *before* they are asked, and kept so. `rest` is how
-    many may still be asked, in this shard: a way asks until it is 0. `origins`: what a way wants to
-    know later of where its images came from, two whole numbers each; None where it says nothing.
+    - `size`: how many images fit. Their memory is reserved at the start, so none is copied later.
+    - `eight_bit`: images are rounded to 8 bits *before* they are asked, and kept like that.
+    - `rest`: how many images may still be asked in this shard. A way asks until it is 0.
+    - `origins`: two whole numbers per image, in which a way may note where it came from; None if it
+      notes nothing.
 
     >>> from db3kd.teachers import function
     >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
@@ -49,25 +50,25 @@ class Pool:
 
     @property
     def answers(self) -> Int[Tensor, " asked"]:
-        """What the teacher called each image."""
+        """The teacher's answer for each image."""
         return self._answers[: self._count]
 
     @property
     def values(self) -> Tensor:
-        """The images as they are kept: uint8 k/255, or float32."""
+        """The images as they are kept: uint8, for k/255, or float32."""
         return self._values[: self._count]
 
     @property
     def origins(self) -> Int[Tensor, "asked 2"] | None:
-        """Where each image came from, in the words of its way."""
+        """Where each image came from, as noted by its way."""
         return None if self._origins is None else self._origins[: self._count]
 
     def allow(self, queries: int) -> None:
-        """Let so many more be asked."""
+        """Set how many images may be asked from now on."""
         self.rest = queries
 
     def next(self, most: int, candidates: int = 1) -> int:
-        """How many to ask in one question: `most`, the rest, or what `ROOM` has candidates for."""
+        """How many to ask in one question: at most `most`, the rest, and what fits into `ROOM`."""
         return min(most, self.rest, max(1, ROOM // (candidates * 4 * math.prod(self.shape))))
 
     def add(
@@ -76,7 +77,7 @@ class Pool:
         answers: Int[Tensor, " row"],
         origins: Int[Tensor, "row 2"] | None = None,
     ) -> None:
-        """Put in what was asked before, as it was kept."""
+        """Put in images that were asked before, in the form in which they were kept."""
         stop = self._count + len(values)
         if origins is not None:
             if self._origins is None:
@@ -89,12 +90,12 @@ class Pool:
     def ask(
         self, images: Float[Tensor, "row *image"], origins: Int[Tensor, "row 2"] | None = None
     ) -> Int[Tensor, " row"]:
-        """Ask for the class of new images, one query each; they are in the pool then.
+        """Ask the class of new images, one query each, and add them to the pool.
 
-        A way gives origins with all of its images, or with none.
+        A way gives origins with all of its images or with none.
 
         Raises:
-            InputError: more than may be asked.
+            InputError: there are more images than may be asked.
             BudgetExhausted, TeacherError: from the teacher.
         """
         if len(images) > self.rest:
@@ -106,20 +107,20 @@ class Pool:
         return answers
 
     def rounded(self, images: Float[Tensor, "row *image"]) -> tuple[Tensor, Tensor]:
-        """Images as they would be kept, and the very same as the teacher would see them."""
+        """Return images as they would be kept, and exactly these as the teacher would see them."""
         images = shown(images.clone(), self.bounds)
         return eight_bits(images) if self.eight_bit else (images, images)
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row *image"]:
-        """Images of some rows, on the device."""
+        """Return the images of some rows as float32, on the device."""
         values = self.values.index_select(0, rows.cpu()).to(self.device)
         return values.float().div_(255) if self.eight_bit else values
 
     def batch(self, count: int, draw: Generator) -> tuple[Tensor, Tensor]:
-        """Some images with their answers, drawn with replacement, on the device."""
+        """Draw images with their answers, with replacement; both are on the device."""
         rows = torch.randint(self._count, (count,), generator=draw)
         return self.read(rows), self.answers[rows].to(self.device)
 
     def counts(self) -> Int[Tensor, " classes"]:
-        """How many images the teacher called each class."""
+        """How often the teacher answered each class."""
         return torch.bincount(self.answers, minlength=self.classes)

@@ -1,15 +1,16 @@
-"""Structured images without any data: soft shapes and strokes with a texture, on a ground.
+"""Structured images without any data: soft shapes and strokes with a texture, on a background.
 
-One definition for grey and colour images of any size; nothing in it was fitted to a data set. It
-follows what is known of all photographs and drawings: neighbouring pixels are alike, one thing lies
-before another, things are in the middle and often symmetric. (Learning from such images: Baradad et
-al. 2021; as priors of a hard-label distillation: DIP-KD, 2026.)
+One definition serves grey and colour images of any size. Nothing in it was fitted to a data set. It
+follows what is known of photographs and drawings in general: neighbouring pixels are alike, one
+object lies in front of another, and objects are in the middle and often symmetric. (Baradad et al.
+2021 learn from such images; DIP-KD, 2026, uses them as priors of a hard-label distillation.)
 
-An image is a function of its *latent*, so many independent standard normal numbers. A latent that
-moved a little and kept that law is another image, not far from the first and no less likely.
+An image is a function of its *latent*, a row of independent standard normal numbers. A latent that
+is moved a little, and keeps this distribution, gives a similar image that is no less likely.
 
-Shapes that are drawn together come in families, whose noise has the same scales; each image alone
-has the same law as without. Where answers are few, students learn a little more from families.
+Shapes that are drawn together come in families whose noise has the same scales. Each single image
+has the same distribution as without families. If there are few answers, students learn a little
+more from families.
 """
 
 import math
@@ -22,14 +23,14 @@ from db3kd.student.networks import Shape, inference_batch
 from db3kd.synthesis.fields import blended, counted
 
 STROKES, SYMMETRIC, CENTRED = 0.4, 0.35, 0.7  # shares of the images
-DARK, BRIGHT = 0.55, 0.1  # shares of the images whose ground is the lowest or the highest value
-FAMILY = 64  # neighbours whose noise has the same scales
+DARK, BRIGHT = 0.55, 0.1  # shares of the images whose background is the lowest, the highest value
+FAMILY = 64  # neighbouring images whose noise has the same scales
 
 
 def shapes(
     count: int, shape: Shape, draw: Generator, *, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Float[Tensor, "row channels height width"]:
-    """So many images of shapes on a ground, within the bounds, in families.
+    """Draw `count` images of shapes on a background, within the bounds, in families.
 
     Costs no query. Random: `draw`, a generator on the CPU.
 
@@ -45,7 +46,7 @@ def shapes(
 
 
 def numbers(shape: Shape) -> int:
-    """How many numbers the latent of an image of that shape has.
+    """How many numbers the latent of an image of this shape has.
 
     >>> numbers((1, 28, 28)), numbers((3, 32, 32))
     (1395, 5669)
@@ -62,11 +63,11 @@ def drawn(
     bounds: tuple[float, float] = (0.0, 1.0),
     family: int = 1,
 ) -> Float[Tensor, "row channels height width"]:
-    """The images of some latents, within the bounds, on their device.
+    """Draw the images of some latents, within the bounds, on the device of the latents.
 
-    Scales of noise are those of the first latent of each family, so many neighbours.
+    `family` neighbouring images share the scales of noise of the first one.
 
-    Costs no query; nothing is random.
+    Costs no query. Nothing is random.
 
     >>> latents = torch.zeros(1, numbers((1, 5, 5)))
     >>> drawn(latents, (1, 5, 5))[0, 0, 2].round(decimals=2)
@@ -81,49 +82,49 @@ def drawn(
 
 
 class _Reader:
-    """Reads the numbers of some latents, one after the other."""
+    """Reads the numbers of some latents one after the other, the same ones of each."""
 
     def __init__(self, latents: Tensor, family: int) -> None:
         self.latents, self.family, self.place = latents, family, 0
 
     def normal(self, *size: int) -> Tensor:
-        """The next numbers as they are, for each image so many."""
+        """The next numbers as they are, of this size for each image."""
         first, self.place = self.place, self.place + math.prod(size)
         return self.latents[:, first : self.place].reshape(-1, *size)
 
     def between(self, low: float, high: float) -> Float[Tensor, "row 1 1 1"]:
-        """The next number, evenly spread."""
+        """The next number of each image, made uniform from `low` to `high`."""
         even: Tensor = torch.special.ndtr(self.normal(1, 1, 1))
         return even.mul_(high - low).add_(low)
 
     def often(self, share: float) -> Tensor:
-        """Whether: for about that share of the images."""
+        """True for about this share of the images."""
         return self.between(0.0, 1.0) < share
 
     def points(self, most: int) -> Int[Tensor, " row"]:
-        """How many points a grid has: from 2 to `most`, small numbers more often."""
+        """How many points a grid has: from 2 to `most`, small numbers more often, by family."""
         share = self.between(0.0, 1.0).flatten()
         shared = share[:: self.family].repeat_interleave(self.family)[: len(share)]
         return counted(shared, most)
 
     def field(self, channels: int, shape: Shape, most: int) -> Tensor:
-        """Band-limited noise of scales of its own for each family."""
+        """Band-limited noise, with scales of its own for each family."""
         points = self.points(most), self.points(most)
         return blended(self.normal(channels, most, most), points, shape[1:])
 
     def part(self, rows: Tensor, length: int) -> "_Reader":
-        """A reader of the next numbers of some images; they are read then, for all."""
+        """A reader of the next `length` numbers of some images; they count as read for all."""
         first, self.place = self.place, self.place + length
         return _Reader(self.latents[rows, first : self.place], self.family)
 
 
 def _most(shape: Shape) -> int:
-    """The most points of a grid, down or across; a texture may have twice as many."""
+    """The most points of a grid, down or across; the object's texture has up to twice as many."""
     return max(3, min(shape[1:]) // 2)
 
 
 def _mask(read: _Reader, shape: Shape, most: int) -> Tensor:
-    """Where the thing is: all that is above a level of the noise, or a band along that level."""
+    """Where the object is: all that is above a level of the noise, or a band along that level."""
     noise = read.field(1, shape, most)
     noise.addcmul_(read.between(0.0, 1.0), read.field(1, shape, most))
     mirrored = (noise + noise.flip(3)).div_(math.sqrt(2))
@@ -136,7 +137,7 @@ def _mask(read: _Reader, shape: Shape, most: int) -> Tensor:
 
 
 def _hill(read: _Reader, shape: Shape) -> Tensor:
-    """A hill in the middle, of a height and steepness of its own for each image."""
+    """A hill in the middle, with a height and a steepness of its own for each image."""
     _, height, width = shape
     down, across = (
         torch.linspace(-1, 1, side, device=read.latents.device).square() for side in (height, width)
@@ -146,7 +147,7 @@ def _hill(read: _Reader, shape: Shape) -> Tensor:
 
 
 def _ground(read: _Reader, shape: Shape, most: int) -> Tensor:
-    """What the thing lies on: the lowest value, the highest, or a texture."""
+    """The background: the lowest value, the highest value, or a texture."""
     kind = read.between(0.0, 1.0)
     ground = (kind >= DARK).float().repeat(1, *shape)
     soft = (kind >= DARK + BRIGHT).flatten().nonzero()[:, 0]
@@ -157,7 +158,7 @@ def _ground(read: _Reader, shape: Shape, most: int) -> Tensor:
 
 
 def _texture(read: _Reader, shape: Shape, most: int, levels: tuple[float, float]) -> Tensor:
-    """A level, a tint, and noise about them; part of the noise is each colour's own."""
+    """A level, a tint, and noise around them; part of the noise differs between the colours."""
     channels = shape[0]
     level, rough = read.between(*levels), read.between(0.0, 1.5)
     noise = read.field(1, shape, most)

@@ -1,7 +1,8 @@
-"""Unlabelled images of something else, asked once each: at random, or those that students doubt.
+"""Unlabelled images of something else: asked at random, or where students are least sure.
 
-A setting of its own, since it needs images. KnockoffNets (Orekondy et al. 2019) ask so, at random
-or by a reward that needs scores; ActiveThief (Pal et al. 2020) by the student's doubt.
+This is a setting of its own, since it needs images. KnockoffNets (Orekondy et al. 2019) asks such
+images at random or by a reward that needs scores. ActiveThief (Pal et al. 2020) asks those about
+which the student is unsure.
 """
 
 import torch
@@ -16,14 +17,17 @@ from db3kd.synthesis.way import Report, Task
 
 
 class Unrelated:
-    """Images of a task's `images`, none shown to anybody twice before all had their turn.
+    """Ask images of a task's `images`; none comes up again before all have come up once.
 
-    With `doubtful`, the first shard is asked at random, and of later candidates those of which
-    students doubt. Costs one query an image. Random by `seed`: the order of the images, and the
-    students' first weights.
+    With `doubtful`, the first shard asks images at random. Later ones ask those candidates about
+    which students are least sure.
+
+    Costs one query an image. Random: the order of the images and the students' first weights, from
+    `seed`; the order of lessons, from the seed of `spend`.
 
     Raises:
-        InputError: the task has no images, or they are of another shape.
+        InputError: the task has no images, or their shape is not that of the task. `spend` raises
+            the errors of `Pool.ask`.
 
     >>> from db3kd.data import TensorImages
     >>> from db3kd.student.networks import build
@@ -44,7 +48,7 @@ class Unrelated:
             raise InputError("there are no unrelated images; name a data set in synthesis.images")
         if tuple(task.images.shape) != tuple(task.shape):
             raise InputError(
-                f"the unrelated images are {tuple(task.images.shape)}, the teacher's are"
+                f"the unrelated images are {tuple(task.images.shape)}, but the teacher's are"
                 f" {tuple(task.shape)}"
             )
         self.images: Images = task.images
@@ -63,7 +67,7 @@ class Unrelated:
             pool.ask(made.images)
 
     def _next(self, pool: Pool, before: int, count: int, children: int, draw: Generator) -> Made:
-        """The next so many images, in an order of their own."""
+        """The next `count` images, in the order drawn at the start."""
         del children, draw
         places = torch.arange(before, before + count) % len(self.order)
         low, high = pool.bounds
@@ -72,7 +76,7 @@ class Unrelated:
 
 
 def doubtful(task: Task, *, seed: int) -> Unrelated:
-    """The way "unrelated_chosen".
+    """The way "unrelated_chosen": unrelated images about which students are least sure.
 
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu", student=lambda seed: torch.nn.Flatten())
     >>> doubtful(task, seed=0)

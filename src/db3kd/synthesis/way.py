@@ -1,4 +1,4 @@
-"""The interface of a way of synthesis: what it is given, and what it must do."""
+"""The interface of a way of synthesis: what it gets, and what it must do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +11,18 @@ from db3kd.student.networks import Shape
 from db3kd.synthesis.pool import Pool
 
 Report = Callable[[str, int, int], None]
-"""(what is learned, done, total): progress that asks nothing."""
+"""(what is learned, done, total): progress of learning, which asks nothing."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a way is made for: images of a shape, the teacher's classes, so many queries in all.
+    """What a way is made for.
 
-    `student(seed)` is a fresh network like the student's, for ways that learn one meanwhile.
-    `members` and `candidates` are as in `Synthesis`. `images`: unlabelled images from 0 to 1, for
-    the ways that ask such.
+    - `shape`, `classes`: the shape of the teacher's images, and the number of its classes.
+    - `queries`: how many images are asked in all.
+    - `student(seed)`: makes a new network like the student's, for ways that train one.
+    - `members`, `candidates`: as in `Synthesis`.
+    - `images`: unlabelled images in [0, 1], for the ways that need them.
 
     >>> task = Task((1, 8, 8), 10, queries=100, device="cpu", student=lambda seed: nn.Flatten())
     >>> task.members, task.candidates, task.images
@@ -41,18 +43,19 @@ class Task:
 class Way(Protocol):
     """One way of making pseudo samples without any data.
 
-    The queries of a stage are cut into shards. For each, `spend` is called once: it makes images,
-    asks them by `pool.ask` until `pool.rest` is 0, and may learn from the pool before, between and
-    after. What it learned must be in `networks` and nowhere else: their weights are kept after each
-    shard, and a killed process calls `spend` again with the same pool, weights and seed.
+    The queries of a stage are cut into shards. `spend` is called once for each shard. It makes
+    images and asks them with `pool.ask` until `pool.rest` is 0. It may learn from the pool before,
+    between and after these questions. What it learned must be in `networks` and nowhere else. Their
+    weights are kept after each shard, and a run that was killed calls `spend` again with the same
+    pool, weights and seed.
 
-    Random is only what is drawn from `seed`. Images are made within `pool.bounds`; `pool.ask`
+    Everything random must be drawn from `seed`. Images are made within `pool.bounds`; `pool.ask`
     rounds them to what the teacher sees.
     """
 
     @property
     def networks(self) -> nn.Module:
-        """Everything that is learned; an empty module where nothing is."""
+        """Everything that is learned; an empty module if nothing is."""
 
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""

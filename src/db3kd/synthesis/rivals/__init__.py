@@ -1,1 +1,1 @@
-"""Other papers' ways to make samples without data, each by its own algorithm."""
+"""The ways of other papers to make samples without data, each with its own algorithm."""

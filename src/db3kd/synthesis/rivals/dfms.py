@@ -1,4 +1,4 @@
-"""DFMS-HL with drawn shapes: a GAN of shape images, led to all classes by the clone it teaches."""
+"""DFMS-HL with drawn shapes: a GAN of shape images, led to all classes by the clone it trains."""
 
 import math
 
@@ -26,28 +26,28 @@ from db3kd.synthesis.rivals.generator import (
 )
 from db3kd.synthesis.way import Report, Task
 
-BATCH = 128  # images in a step of the GAN, and asked a round, at most; the authors have 64
+BATCH = 128  # images in a step of the GAN, and at most asked a round; the authors have 64
 FIGURES = 4  # ellipses, rectangles and triangles in an image
 SHARE = 0.2  # of all queries, for shapes; the authors' 50,000 of 8 million would be 0.006
 GAN_STEPS = 200  # before the first query; the authors have 200 passes over 50,000 images
-GENERATOR_STEPS = 3  # a round; our rounds are hundreds, not a hundred thousand
+GENERATOR_STEPS = 3  # a round; there are hundreds of rounds here, not a hundred thousand
 CLONE_STEPS = 30  # a round
 DIVERSITY = 500.0  # the authors' weight of class diversity for 10 classes
 DIVERSITY_100 = 100.0  # and for 100 classes
-MOMENTA = (0.5, 0.999)  # of Adam, as is usual for a GAN
+MOMENTA = (0.5, 0.999)  # of Adam, as usual for a GAN
 
 
 class Dfms:
     """Learn a clone from shapes, then from a GAN (DFMS-HL: Sanyal et al., CVPR 2022).
 
-    The first `SHARE` of the queries asks shape images; a GAN has learned them before the first.
-    Then each round the GAN goes on learning shapes while its generator also raises the entropy of
-    the clone's mean probabilities, with a weight from `diversity`; a batch of it is asked, and the
-    clone learns from all that was asked so far. Unlike the authors, we do not augment, and begin no
-    clone anew.
+    A GAN learns shape images before the first query. The first `SHARE` of the queries asks shape
+    images. In each round after that, the GAN learns shapes further, and its generator also raises
+    the entropy of the clone's mean probabilities, with a weight from `diversity`. A batch of its
+    images is asked, and the clone learns from all answers so far. Unlike the authors, this uses no
+    augmentation and never restarts the clone.
 
     Costs one query an image. Random: the weights, shapes, latents, and the order of lessons, all
-    from the seeds. Errors: those of `pool.ask`.
+    from the seeds. Errors: those of `Pool.ask`.
 
     >>> from db3kd.student.networks import build
     >>> from db3kd.teachers import function
@@ -98,7 +98,7 @@ class Dfms:
 
 
 class _Gan:
-    """The two networks that compete, with the optimisers of one call."""
+    """The two networks that compete, with optimisers that last for one call of `spend`."""
 
     def __init__(self, networks: nn.ModuleDict, task: Task, bounds: tuple[float, float]) -> None:
         self.clone, self.task, self.bounds = networks["student"], task, bounds
@@ -113,7 +113,7 @@ class _Gan:
         return within(self.generator(latents), self.bounds)
 
     def learn(self, steps: int, weight: float, draw: Generator) -> None:
-        """Critic and generator in turn; the generator also for class diversity, if it weighs."""
+        """Train critic and generator in turn; `weight` is that of class diversity."""
         for _ in range(steps):
             drawn = shapes(BATCH, self.task.shape, draw).to(self.task.device)
             painted = self.images(BATCH, draw)
@@ -130,7 +130,7 @@ class _Gan:
 def diversity(classes: int) -> float:
     """Return the weight of class diversity: the authors' 500 for 10 classes and 100 for 100.
 
-    A power law through both, and not more than the 500 below 10 classes.
+    A power law goes through both numbers. Below 10 classes the weight stays at 500.
 
     >>> diversity(2), diversity(10), round(diversity(100), 6)
     (500.0, 500.0, 100.0)
@@ -140,7 +140,7 @@ def diversity(classes: int) -> float:
 
 
 def critic(shape: Shape) -> nn.Sequential:
-    """Make the GAN's discriminator: two convolutions of stride 2; a logit for each image.
+    """Make the GAN's discriminator: two convolutions of stride 2, and one logit for each image.
 
     Weights are drawn from PyTorch's global generator.
 
@@ -161,9 +161,10 @@ def critic(shape: Shape) -> nn.Sequential:
 
 
 def shapes(count: int, shape: Shape, draw: Generator) -> Float[Tensor, "row channels height width"]:
-    """Draw turned ellipses, rectangles and triangles of random colours on a random ground.
+    """Draw turned ellipses, rectangles and triangles of random colours on a random background.
 
-    In [0, 1], on the CPU; `FIGURES` in each image, the later ones in front. Random: `draw`.
+    Values are in [0, 1]. There are `FIGURES` figures in each image, the later ones in front. Costs
+    no query. Random: `draw`, a generator on the CPU.
 
     >>> images = shapes(3, (3, 8, 9), torch.Generator().manual_seed(0))
     >>> images.shape, bool(((images >= 0) & (images <= 1)).all())
@@ -190,12 +191,12 @@ def shapes(count: int, shape: Shape, draw: Generator) -> Float[Tensor, "row chan
 
 
 def _places(size: int) -> Tensor:
-    """The middles of pixels, from -1 to 1."""
+    """The centres of the pixels, from -1 to 1."""
     return (torch.arange(size) + 0.5) * 2 / size - 1
 
 
 def _inside(kind: Tensor, u: Tensor, v: Tensor) -> Bool[Tensor, "row figure height width"]:
-    """Whether a point is in the ellipse, rectangle or triangle that reaches from -1 to 1."""
+    """Whether a point is inside the ellipse, rectangle or triangle that reaches from -1 to 1."""
     rectangle = (u.abs() < 1) & (v.abs() < 1)
     triangle = (v < 1) & (2 * u.abs() < v + 1)
     rest = torch.where(kind == 1, rectangle, triangle)

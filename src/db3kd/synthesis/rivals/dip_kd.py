@@ -1,7 +1,7 @@
 """DIP-KD: structured image priors, made to differ by a primer student (arXiv 2604.25794, 2026).
 
-Written from its abstract and outline; neither settings nor code were at hand, so the numbers below
-are ours.
+Written from the abstract and outline of the paper. Neither its settings nor its code were at hand,
+so the numbers below are ours.
 """
 
 import torch
@@ -17,20 +17,21 @@ from db3kd.synthesis.fields import between, field, often, points
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
 
-BATCH = 256  # images that are made to differ from each other, and asked, together
-CUT = 0.5  # share of the images that are cut together with another
-UPDATES, UPDATE = 5, 0.02  # steps of the contrastive update, and the length of one in each pixel
+BATCH = 256  # images that are made to differ from each other and asked together
+CUT = 0.5  # share of the images that are cut together with another one
+UPDATES, UPDATE = 5, 0.02  # steps of the contrastive update, and their length in each pixel
 HEAT = 0.2  # temperature of the contrast
 
 
 class DipKd:
-    """Multi-scale noise, cut together, then moved until the primer tells all images apart.
+    """Learn from multi-scale noise that was moved so that a primer student tells the images apart.
 
-    A primer student learns all answers after each shard. Before a batch is asked, its images are
-    moved by some sign steps that lower the likeness of the primer's views of them.
-    In the paper the last student also learns the primer's soft labels; here it learns the answers.
+    The primer learns all answers after each shard. Before a batch is asked, a few sign steps make
+    the primer's outputs for its images less alike. In the paper the final student also learns the
+    primer's soft labels; here it learns the answers only.
 
-    Costs one query an image. Random by `seed` (first weights) and by that of `spend`.
+    Costs one query an image. Random: the primer's first weights, from `seed`; the images and the
+    order of lessons, from the seed of `spend`. Errors: those of `Pool.ask`.
 
     >>> from db3kd.student.networks import build
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu",
@@ -59,9 +60,9 @@ class DipKd:
 def multi_scale(
     count: int, shape: Shape, draw: Generator
 ) -> Float[Tensor, "row channels height width"]:
-    """Uniform noise on grids of 1, 2, 4, ... points, mixed by random weights, turned and cut.
+    """Uniform noise on grids of 1, 2, 4, ... points, mixed with random weights, turned and cut.
 
-    From 0 to 1. Costs no query. Random: `draw`.
+    Values are in [0, 1]. Costs no query. Random: `draw`, a generator on the CPU.
 
     >>> images = multi_scale(3, (3, 9, 7), torch.Generator().manual_seed(0))
     >>> images.shape, bool((images >= 0).all() and (images <= 1).all())
@@ -85,7 +86,9 @@ def multi_scale(
 
 
 def apart(primer: nn.Module, images: Float[Tensor, "row *image"]) -> Float[Tensor, "row *image"]:
-    """The images after some sign steps by which the primer tells them apart; costs no query.
+    """Move images by a few sign steps so that the primer tells them apart better.
+
+    Images and result are in [0, 1]. Costs no query. Nothing is random.
 
     >>> images = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     >>> moved = apart(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), images)

@@ -1,4 +1,4 @@
-"""DisGUIDE: a generator that seeks what two clones disagree about."""
+"""DisGUIDE: a generator that seeks images on which two clones disagree."""
 
 import torch
 from jaxtyping import Float
@@ -22,23 +22,23 @@ from db3kd.synthesis.rivals.generator import (
 )
 from db3kd.synthesis.way import Report, Task
 
-BATCH = 256  # the authors': images in a step, and asked a round, at most
+BATCH = 256  # images in a step, and at most asked a round, as the authors have
 DIVERSITY = 0.2  # the authors' weight of class diversity for CIFAR-10
-GREY = 8  # one painted image in so many is grey; the authors' setting, if it means this
+GREY = 8  # one generated image in 8 is grey; the authors' setting, if that is its meaning
 GENERATOR_STEPS = 1  # a round, as the authors have; their rate is 1e-4, but in 78,000 rounds
-REPLAYS = 20  # lessons from the pool a round, besides that from the new images; the authors have 3
+REPLAYS = 20  # lessons from the pool a round, after the one from new images; the authors have 3
 
 
 class Disguide:
     """Learn two clones and a generator against them (DisGUIDE: Rosenthal et al., AAAI 2023).
 
-    Hard-label mode. The generator raises the disagreement of the clones plus `DIVERSITY` times the
-    entropy of their mean probabilities; a batch of it is asked, and both clones learn its answers
-    by cross-entropy, then those of batches of all that was asked before. They see the same batches
-    and differ by their first weights. One image in `GREY` is grey.
+    This is the hard-label mode. The generator raises the disagreement of the clones plus
+    `DIVERSITY` times the entropy of their mean probabilities. A batch of its images is asked, and
+    both clones learn the answers by cross-entropy. Then they learn batches of all answers so far.
+    They see the same batches and differ in their first weights. One image in `GREY` is grey.
 
     Costs one query an image. Random: the weights, latents, and the order of lessons, all from the
-    seeds. Errors: those of `pool.ask`.
+    seeds. Errors: those of `Pool.ask`.
 
     >>> from db3kd.student.networks import build
     >>> from db3kd.teachers import function
@@ -89,7 +89,7 @@ class Disguide:
     def _painted(
         self, bounds: tuple[float, float], draw: Generator
     ) -> Float[Tensor, "row channels height width"]:
-        """A batch of the generator, within the bounds, some of it grey."""
+        """A batch of the generator's images, within the bounds, some of them grey."""
         latents = torch.randn(self._batch, LATENT, generator=draw).to(self.task.device)
         return greyed(within(self.networks["generator"](latents), bounds))
 
@@ -97,9 +97,10 @@ class Disguide:
 def disagreement(
     one: Float[Tensor, "row classes"], other: Float[Tensor, "row classes"]
 ) -> Float[Tensor, ""]:
-    """Standard deviation of two clones' probabilities, mean over classes and batch.
+    """Standard deviation of two clones' probabilities, averaged over classes and batch.
 
-    Of two numbers it is half their distance, which also has a gradient where they are equal.
+    For two numbers it is half their distance, which has a gradient even if they are equal. Costs no
+    query. Nothing is random.
 
     >>> sure = torch.eye(2)
     >>> float(disagreement(sure, sure)), float(disagreement(sure, sure.flip(0)))
@@ -111,7 +112,7 @@ def disagreement(
 def greyed(
     images: Float[Tensor, "row channels height width"],
 ) -> Float[Tensor, "row channels height width"]:
-    """Replace the colours of every `GREY`-th image by their mean.
+    """Replace the colours of every `GREY`-th image, from the first on, by their mean.
 
     >>> red = torch.tensor([1.0, 0.0, 0.5]).reshape(1, 3, 1, 1).expand(2, 3, 1, 1)
     >>> greyed(red)[:, :, 0, 0].tolist()
@@ -122,7 +123,7 @@ def greyed(
 
 
 def _loss(clones: list[nn.Module], images: Tensor) -> Tensor:
-    """The generator's: less of it, the more the clones disagree, about all classes as often."""
+    """The generator's loss: low if the clones disagree, and predict all classes equally often."""
     one, other = (clone(images).softmax(1) for clone in clones)
     return DIVERSITY * imbalance((one + other) / 2) - disagreement(one, other)
 
@@ -130,6 +131,6 @@ def _loss(clones: list[nn.Module], images: Tensor) -> Tensor:
 def _lesson(
     clones: list[nn.Module], learns: torch.optim.Optimizer, images: Tensor, answers: Tensor
 ) -> None:
-    """One step of both clones; what one learns does not reach the other."""
+    """Train both clones for one step, independently of each other."""
     losses = [F.cross_entropy(clone(images), answers) for clone in clones]
     descend(learns, losses[0] + losses[1])

@@ -1,6 +1,6 @@
-"""What the rivals that learn to paint have in common: a generator, and how networks learn here.
+"""What the rivals that learn a generator share: the generator, and how their networks are trained.
 
-None of it asks the teacher.
+Nothing here asks the teacher.
 """
 
 import math
@@ -18,24 +18,25 @@ from db3kd.student.networks import Shape
 from db3kd.synthesis.augmentation import placing, resampled
 from db3kd.synthesis.pool import Pool
 
-LATENT = 64  # QEDG's authors have 512; fewer for a CPU
-WIDEST, NARROWEST = 48, 12  # channels at the smallest map, halved at each doubling of its sides
+LATENT = 64  # numbers of a latent; QEDG's authors have 512, fewer suit a CPU
+WIDEST, NARROWEST = 48, 12  # channels at the smallest map, halved each time its sides are doubled
 SMALLEST_MAP = 8  # its sides are at most this long
-RATE = 1e-3  # Adam's, of generators and of what they are fitted to
+RATE = 1e-3  # Adam's, for generators and for the networks they are fitted to
 LESSON = 128  # images in one step of a network that learns from the pool
-ROUNDS, LEAST_ASKED = 100, 32  # so many rounds at least, unless that asks fewer images in each
-SHIFT = 1 / 7  # of a side: 4 of 28 pixels, which IDEAL's and QEDG's authors have
+ROUNDS, LEAST_ASKED = 100, 32  # least number of rounds, unless a round would ask fewer images
+SHIFT = 1 / 7  # of a side: 4 of 28 pixels, as IDEAL's and QEDG's authors have
 
 Made = TypeVar("Made", bound=nn.Module)
 
 
 class ImageGenerator(nn.Module):
-    """Latent numbers in, images in [0, 1] out: a small DCGAN (Radford et al., 2016).
+    """A small DCGAN (Radford et al., 2016) that turns latents into images in [0, 1].
 
-    A linear layer makes a map of at most 8x8, then each stage enlarges it to twice the sides (or
-    one less, so that the last has exactly the image's) and convolves. With `contrast` a batch
-    normalisation before the sigmoid keeps images from being black or white all over, but also about
-    as light as dark; IDEAL's and QEDG's authors have none. For 28x28: 164,000 weights.
+    A linear layer makes a map of at most 8x8. Each stage then enlarges it to twice the sides, or
+    one less, so that the last map has exactly the sides of the image, and convolves. `contrast`
+    adds a batch normalisation before the sigmoid. It keeps images from being black or white all
+    over, but also makes them about as light as dark. IDEAL's and QEDG's authors have none. For
+    28x28 pixels there are 164,000 weights.
 
     Weights are drawn from PyTorch's global generator: see `seeded`.
 
@@ -66,7 +67,7 @@ class ImageGenerator(nn.Module):
         self.contrast = nn.BatchNorm2d(channels) if contrast else nn.Identity()
 
     def forward(self, latents: Float[Tensor, "row latent"]) -> Float[Tensor, "row *image"]:
-        """Paint one image for each latent."""
+        """Make one image for each latent."""
         hidden = self.start(self.linear(latents).reshape(-1, *self.first))
         for size, stage in zip(self.sides, self.stages, strict=True):
             hidden = stage(F.interpolate(hidden, size=size, mode="nearest"))
@@ -74,7 +75,7 @@ class ImageGenerator(nn.Module):
 
 
 def seeded(make: Callable[[], Made], seed: int) -> Made:
-    """Make a network whose weights depend on the seed alone.
+    """Make a network whose weights depend on the seed alone; the global generator is unchanged.
 
     >>> one, same = (seeded(lambda: ImageGenerator((1, 8, 8)), 3) for _ in range(2))
     >>> torch.equal(one.linear.weight, same.linear.weight)
@@ -99,9 +100,9 @@ def within(
 
 @contextmanager
 def learning(device: str, seed: int) -> Iterator[Generator]:
-    """Gradients on and dropout drawn from the seed, while it lasts; yields a generator on the CPU.
+    """Within this context gradients are on and dropout is drawn from the seed.
 
-    The global generators are left as they were.
+    Yields a generator on the CPU with the same seed. The global generators are left as they were.
 
     >>> with torch.no_grad(), learning("cpu", 0) as draw:
     ...     torch.is_grad_enabled(), draw.initial_seed()
@@ -121,7 +122,9 @@ def learning(device: str, seed: int) -> Iterator[Generator]:
 
 @contextmanager
 def fixed(*networks: nn.Module) -> Iterator[None]:
-    """Networks that are only looked at: no dropout, and no gradient for their weights.
+    """Within this context networks have no dropout, and their weights no gradient.
+
+    Afterwards they are in training mode, and all weights have a gradient.
 
     >>> network = nn.Linear(2, 2)
     >>> with fixed(network):
@@ -140,7 +143,7 @@ def fixed(*networks: nn.Module) -> Iterator[None]:
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> None:
-    """Make one step.
+    """Make one step of the optimiser that lowers the loss.
 
     >>> weight = nn.Parameter(torch.tensor(1.0))
     >>> descend(torch.optim.SGD([weight], lr=0.25), weight.square())
@@ -160,10 +163,11 @@ def painted(
     steps: int,
     bounds: tuple[float, float],
 ) -> Float[Tensor, "row *image"]:
-    """Fit a generator to a loss of its images, always of the same latents; return the images.
+    """Fit a generator to a loss of its images for fixed latents; return the images.
 
-    One latent belongs to one image, so each image can have a target of its own although the
-    generator is not told any. Nothing is random but what the loss draws.
+    Each latent belongs to one image, so each image can have its own target, although the generator
+    is not told the targets. The loss sees images within `bounds`. Nothing is random except what the
+    loss draws.
 
     >>> generator = seeded(lambda: ImageGenerator((1, 8, 8)), 0)
     >>> latents = torch.randn(8, LATENT, generator=torch.Generator().manual_seed(0))
@@ -189,11 +193,11 @@ def moved(
     turn: tuple[float, float] = (0.0, 0.0),
     upside: bool = False,
 ) -> Float[Tensor, "row channels height width"]:
-    """Images shifted, mirrored and turned, each in its own way; what is missing is `low`.
+    """Shift, mirror and turn each image in its own way; missing pixels become `low`.
 
-    Shifts are up to `SHIFT` of the sides; half of the images are mirrored, with `upside` half are
-    upside down, too; `turn` is the least and the largest angle, in radians. Has a gradient. Random:
-    `draw`, a generator on the CPU.
+    Shifts are up to `SHIFT` of the sides. Half of the images are mirrored. With `upside` half of
+    them are also turned upside down. `turn` holds the smallest and the largest angle, in radians.
+    The result has a gradient. Random: `draw`, a generator on the CPU.
 
     >>> image = torch.tensor([[[[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]])
     >>> draw = torch.Generator().manual_seed(0)
@@ -214,7 +218,7 @@ def moved(
 
 
 def imbalance(probabilities: Float[Tensor, "row classes"]) -> Float[Tensor, ""]:
-    """Negative entropy of the batch's mean probabilities: least where all classes are as frequent.
+    """Negative entropy of a batch's mean probabilities, lowest if all classes are equally frequent.
 
     >>> round(float(imbalance(torch.eye(2))), 4), float(imbalance(torch.eye(2)[:1]))
     (-0.6931, 0.0)
@@ -224,7 +228,7 @@ def imbalance(probabilities: Float[Tensor, "row classes"]) -> Float[Tensor, ""]:
 
 
 def targets(count: int, classes: int, draw: Generator) -> Int[Tensor, " row"]:
-    """Classes to aim at, all as often as possible, which of them once more drawn at random.
+    """Choose target classes, all equally often or once more; which ones is drawn from `draw`.
 
     >>> targets(5, 2, torch.Generator().manual_seed(0)).bincount().sort().values
     tensor([2, 3])
@@ -233,10 +237,10 @@ def targets(count: int, classes: int, draw: Generator) -> Int[Tensor, " row"]:
 
 
 def asked_at_once(queries: int, most: int, rounds: int = ROUNDS) -> int:
-    """How many images a round asks: `most`, or fewer where that would leave few rounds.
+    """How many images a round asks: `most`, or fewer if there would be fewer than `rounds` rounds.
 
-    The authors' budgets are hundreds of times larger than some here; a rival that is given only a
-    few rounds never sees what its generator makes of the answers.
+    A round asks at least `LEAST_ASKED`. The authors' budgets are hundreds of times larger than some
+    budgets here. With only a few rounds, a rival's generator could not profit from the answers.
 
     >>> asked_at_once(25_000, 250), asked_at_once(5_000, 256), asked_at_once(500, 256)
     (250, 50, 32)
@@ -245,7 +249,7 @@ def asked_at_once(queries: int, most: int, rounds: int = ROUNDS) -> int:
 
 
 def portions(total: int, most: int) -> list[int]:
-    """Cut a number into as few parts as possible, none larger than `most`, nearly equal.
+    """Cut a number into as few, nearly equal parts as possible, none larger than `most`.
 
     >>> portions(10, 4), portions(0, 4)
     ([4, 3, 3], [])
@@ -262,9 +266,10 @@ def teach(
     steps: int,
     draw: Generator,
 ) -> None:
-    """Cross-entropy to the teacher's answers on batches of the pool; no queries.
+    """Train a network by cross-entropy to the teacher's answers on batches of the pool.
 
-    Random: which images, drawn with replacement from all that was asked.
+    Costs no query. Random: the images of each batch, drawn with replacement from all that were
+    asked.
 
     >>> from db3kd.teachers import function
     >>> pool = Pool(2, (1, 4, 4), function(lambda x: x.mean((1, 2, 3)) > 0.5, classes=2),

@@ -1,4 +1,4 @@
-"""IDEAL: a new generator each epoch, fitted to the student alone; its images are asked once."""
+"""IDEAL: each epoch fits a new generator to the student alone, and asks its images once."""
 
 import torch
 from jaxtyping import Float
@@ -23,8 +23,8 @@ from db3kd.synthesis.rivals.generator import (
 )
 from db3kd.synthesis.way import Report, Task
 
-BATCH = 250  # images asked an epoch, at most: the authors' for MNIST, with 100 epochs
-INFORMATION = 5.0  # the authors' weight of doubt: p log p, mean over images and classes
+BATCH = 250  # images asked an epoch, at most; the authors' number for MNIST, with 100 epochs
+INFORMATION = 5.0  # the authors' weight of p log p, averaged over images and classes
 GENERATOR_STEPS = 30  # an epoch, as the authors have for MNIST
 STUDENT_STEPS = 60  # an epoch; passes over the whole pool would take minutes on a CPU
 
@@ -32,14 +32,15 @@ STUDENT_STEPS = 60  # an epoch; passes over the whole pool would take minutes on
 class Ideal:
     """Learn a student and a generator in turn (IDEAL: Zhang et al., ICLR 2023).
 
-    Each epoch, a new generator is fitted to the student: cross-entropy of its images, newly
-    shifted and mirrored in each step, to balanced targets, plus `INFORMATION` times p log p of each
-    image. The images are asked and the student learns from all that was asked so far.
+    In each epoch a new generator is fitted to the student. Its loss is the cross-entropy of its
+    images to balanced targets, plus `INFORMATION` times p log p of each image. The images are
+    shifted and mirrored at random in each step. Then they are asked, and the student learns from
+    all answers so far.
 
-    Costs one query an image, at most `BATCH` an epoch. The released code asks its whole pool, newly
-    mirrored, again in every epoch, B E (E + 1) / 2 queries instead of B E; ours does not. Random:
-    the student's and the generators' weights, latents, targets, shifts, and the order of lessons,
-    all from the seeds. Errors: those of `pool.ask`.
+    Costs one query an image, at most `BATCH` an epoch. The released code mirrors its whole pool
+    and asks it again in every epoch, which costs B E (E + 1) / 2 queries instead of B E; this does
+    not. Random: the student's and the generators' weights, latents, targets, shifts, and the order
+    of lessons, all from the seeds. Errors: those of `Pool.ask`.
 
     >>> from db3kd.student.networks import build
     >>> from db3kd.teachers import function
@@ -73,7 +74,7 @@ class Ideal:
     def _images(
         self, count: int, bounds: tuple[float, float], seed: int, draw: Generator
     ) -> Float[Tensor, "row *image"]:
-        """Images that the student calls one class each, all classes as often."""
+        """Images fitted to target classes of the student, all classes equally often."""
         device, student = self.task.device, self.networks["student"]
         shape = self.task.shape
         generator = seeded(lambda: ImageGenerator(shape, contrast=False), seed).to(device)

@@ -1,4 +1,4 @@
-"""QEDG: images near the student's boundary; only those are asked of which it is not sure."""
+"""QEDG: images near the student's boundary, asked only if the student is not sure of them."""
 
 import math
 
@@ -26,33 +26,36 @@ from db3kd.synthesis.rivals.generator import (
 )
 from db3kd.synthesis.way import Report, Task
 
-BATCH, ROUNDS = 256, 20  # images asked a round, at most, and rounds: the authors' for MNIST
+BATCH, ROUNDS = 256, 20  # images asked a round, at most, and rounds; the authors' for MNIST
 SPREAD = 10.0  # the authors' weight of the spread of the student's probabilities
 DIVERSITY = 0.1  # the authors' weight of the likeness of images with the same target
 DOUBTFUL = 0.7  # images of which the student is surer than this are not asked
-SURE = 0.95  # a mirror image keeps its answer where the student gives it more than this
-FLIPS = 0.05  # how often a mirror image is tried in a lesson
+SURE = 0.95  # a mirror image keeps its answer if the student gives it more than this
+FLIPS = 0.05  # share of the images whose mirror image is tried in a lesson
 TURN = (math.pi / 2, math.pi)  # how far images are turned, as the authors do with MNIST
-WRONG = 2.0  # weight of images about which the student is wrong; the authors' 1.5 to 3
-TRIES = 3  # how often images are made for one question; then the least sure ones are asked
+WRONG = 2.0  # weight of images that the student gets wrong; the authors have 1.5 to 3
+TRIES = 3  # how often images are made for one question before the least sure ones are asked
 GENERATOR_STEPS = 100  # a try, as the authors have
-PASSES, STUDENT_STEPS = 20, 400  # a round: over all that was asked, as the authors; steps at most
+PASSES, STUDENT_STEPS = 20, 400  # a round: passes over the pool, as the authors; steps at most
 
 
 class Qedg:
     """Learn a student from images near its own boundary (QEDG: Pei et al., AAAI 2025).
 
-    Each round, a new generator is fitted to cross-entropy to balanced targets plus `SPREAD` times
-    the standard deviation of the student's probabilities, so that images come to lie between
-    classes, plus `DIVERSITY` times the likeness of images with the same target. In each step its
-    images are shifted, mirrored, and turned by `TURN`, and once more before they are asked; what
-    the authors do to colours is left out. Images of which the student is more than `DOUBTFUL` sure
-    are made anew, `TRIES` times at most; what is still missing are the least sure of the others.
-    See `lesson` for what the student learns.
+    In each round a new generator is fitted. Its loss has three terms. The first is the
+    cross-entropy to balanced targets. The second is `SPREAD` times the standard deviation of the
+    student's probabilities, so that images come to lie between classes. The third is `DIVERSITY`
+    times the likeness of images with the same target. In each step the images are shifted,
+    mirrored, and turned by `TURN`, and once more before they are asked. The authors' changes of
+    colours are left out.
 
-    Costs one query an image; mirror images of lessons are never asked and not put into the pool.
-    Random: the weights, latents, targets, what is moved how, and the order of lessons, all from the
-    seeds. Errors: those of `pool.ask`.
+    Images of which the student is more than `DOUBTFUL` sure are not asked. If too few are left,
+    more images are made, in at most `TRIES` tries. If there are still too few, the least sure of
+    the others are asked. See `lesson` for what the student learns.
+
+    Costs one query an image. Mirror images of lessons are never asked, and not put into the pool.
+    Random: the weights, latents, targets, shifts and turns, and the order of lessons, all from the
+    seeds. Errors: those of `Pool.ask`.
 
     >>> from db3kd.student.networks import build
     >>> from db3kd.teachers import function
@@ -88,7 +91,7 @@ class Qedg:
     def _doubtful(
         self, count: int, pool: Pool, seed: int, draw: Generator
     ) -> Float[Tensor, "row *image"]:
-        """Images of which the student is not sure, where so many are found."""
+        """`count` images of which the student is not sure, as far as they are found."""
         device, student = self.task.device, self.networks["student"]
         shape = self.task.shape
         generator = seeded(lambda: ImageGenerator(shape, contrast=False), seed).to(device)
@@ -110,7 +113,7 @@ class Qedg:
                 )
                 images = _moved(images, pool.bounds, draw)
                 made.append(images)
-                with torch.no_grad():  # of the image as the teacher will see it
+                with torch.no_grad():  # on the image as the teacher will see it
                     sure.append(student(pool.rounded(images)[1]).softmax(1).amax(1))
                 if int((torch.cat(sure) <= DOUBTFUL).sum()) >= count:
                     break
@@ -122,7 +125,7 @@ def _moved(images: Tensor, bounds: tuple[float, float], draw: Generator) -> Tens
 
 
 def chosen(sure: Float[Tensor, " row"], count: int) -> Int[Tensor, " chosen"]:
-    """Rows of the first `count` that are not sure; if there are too few, the least sure others.
+    """Rows of the first `count` images that are not sure; then the least sure of the others.
 
     >>> chosen(torch.tensor([0.9, 0.6, 0.5, 0.8]), 3)
     tensor([1, 2, 3])
@@ -131,7 +134,7 @@ def chosen(sure: Float[Tensor, " row"], count: int) -> Int[Tensor, " chosen"]:
 
 
 def likeness(images: Float[Tensor, "row *image"], wanted: Int[Tensor, " row"]) -> Float[Tensor, ""]:
-    """Mean cosine between two images of one target, both less the mean image; 0 without a pair.
+    """Mean cosine between two images of one target, minus the mean image; 0 without such a pair.
 
     >>> black, white = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     >>> images = torch.cat([black, black, white, white])
@@ -152,11 +155,12 @@ def lesson(
     answers: Int[Tensor, " row"],
     draw: Generator,
 ) -> Float[Tensor, ""]:
-    """Weighted cross-entropy to the answers, on images of which some are mirrored; no queries.
+    """Weighted cross-entropy to the answers, on images some of which are mirrored.
 
-    A mirror image takes its image's place and keeps the answer where the student gives that answer
-    more than `SURE`. Where the student says something else than the teacher, an image weighs
-    `WRONG`. Random: what is mirrored.
+    For a share `FLIPS` of the images the mirror image is tried. It replaces its image, with the
+    same answer, if the student gives that answer more than `SURE`. An image on which the student
+    contradicts the teacher weighs `WRONG`, every other one 1. Costs no query. Random: which images
+    are tried, from `draw`.
 
     >>> sure = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     >>> sure[1].weight.data = torch.tensor([[5.0] * 4, [-5.0] * 4])
