@@ -1,13 +1,13 @@
-"""One seed from several words, so that whatever is random has a stream of its own."""
+"""Seeds derived from several parts, so that everything random has a stream of its own."""
 
 import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """One seed of 63 bits from several parts; nearby parts give unrelated streams.
+    """Derive one seed of 63 bits from several parts; similar parts give unrelated streams.
 
-    The parts are words such as the run's seed, the stage and the shard, never a place in the code,
-    so that moving code changes no draw.
+    Parts are, for example, the run's seed, the stage and the shard. They never refer to a place in
+    the code, so moving code does not change what is drawn.
 
     >>> derive_seed(0, 1) != derive_seed(1, 0)
     True

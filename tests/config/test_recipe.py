@@ -84,7 +84,7 @@ def test_the_paper_s_ascent_is_one_word(write):
             "",
             "r.toml:3: 'train' is missing in [data], or 'test' for a run without",
         ),
-        ('test = "mnist"', 'test = "m"\nsamples = 3', "r.toml:5: data.samples has no use without"),
+        ('test = "mnist"', 'test = "m"\nsamples = 3', "r.toml:5: data.samples has no effect"),
         (
             'network = "lenet5"',
             'network = "lenet5"\nmethods = ["mbd"]',
@@ -103,7 +103,7 @@ def test_the_paper_s_ascent_is_one_word(write):
         (
             "[student]",
             "[synthesis]\nway = 'ascent'\nensemble_labels = 5\n[student]",
-            'r.toml:12: synthesis.ensemble_labels has no use with synthesis.way = "ascent"',
+            'r.toml:12: synthesis.ensemble_labels has no effect with synthesis.way = "ascent"',
         ),
         (
             "[student]",
@@ -119,9 +119,7 @@ def test_what_a_recipe_without_own_images_cannot_have(write, was, becomes, expec
 
 def test_pseudo_samples_do_not_go_with_own_images(write):
     text = refused(write(GOOD), ["student.methods=['ce', 'pseudo']"])
-    assert (
-        "student.methods has 'pseudo', which learns from no own images; remove data.train" in text
-    )
+    assert "student.methods has 'pseudo', which does not use own images; remove data.train" in text
 
 
 def test_a_small_recipe_has_the_defaults(write):
@@ -241,7 +239,7 @@ def test_one_thing_is_wrong(write, extra, expected):
 
 def test_a_default_that_does_not_fit_is_at_its_table(write):
     assert refused(write(GOOD + "[label]\nper_image = 40\n")) == (
-        'r.toml:13: label.per_image has no use where student.methods is ["auto"], the default; set'
+        'r.toml:13: label.per_image has no effect with student.methods = ["auto"], the default; set'
         " spend.per_image, or name the methods"
     )
 
@@ -268,17 +266,17 @@ def test_a_search_row_by_row_is_what_a_student_learns_from(write, label, methods
     [
         (
             "methods = ['ce', 'auto', 'mbd']",
-            'r.toml:12: student.methods has "auto", which buys one thing only, and "mbd"; name'
+            'r.toml:12: student.methods has "auto" and "mbd", but "auto" buys one thing only; name'
             ' "auto" alone, or the others',
         ),
         (
             "methods = ['auto']\n[label]\nstrategy = 'rows'",
-            'r.toml:12: label.metric = "mbd" with label.strategy = "rows" is nothing that'
-            ' student.methods = ["auto"], the default, would buy; set student.methods = ["mbd"]',
+            'r.toml:12: label.metric = "mbd" with label.strategy = "rows" cannot be used by'
+            ' student.methods = ["auto"], the default; set student.methods = ["mbd"]',
         ),
         (
             "[grow]\nper_image = 10",
-            'r.toml:13: grow.per_image has no use where student.methods is ["auto"], the default;'
+            'r.toml:13: grow.per_image has no effect with student.methods = ["auto"], the default;'
             " set spend.per_image, or name the methods",
         ),
         ("[spend]\ntrial = -1", "r.toml:13: spend.trial is -1; expected int >= 0"),
@@ -314,7 +312,7 @@ def test_no_choice_names_the_choices(write):
         (
             'file = "t.onnx"',
             "file = 't'\nfactory = 'a:b'",
-            "r.toml:9: teacher.factory has no use with kind = 'onnx'; remove it",
+            "r.toml:9: teacher.factory has no effect with kind = 'onnx'; remove it",
         ),
         (
             'file = "t.onnx"',
@@ -324,7 +322,7 @@ def test_no_choice_names_the_choices(write):
         (
             'file = "t.onnx"',
             "file = 't'\nwidth = 2",
-            "r.toml:9: teacher.width has no use with kind = 'onnx'; remove it",
+            "r.toml:9: teacher.width has no effect with kind = 'onnx'; remove it",
         ),
         (
             'file = "t.onnx"',
@@ -530,7 +528,7 @@ def test_the_last_override_wins(write):
         ("student.training.epochs=0", "student.training.epochs is 0; expected int >= 1"),
         ("student.training={epochs = 0}", "student.training.epochs is 0; expected int >= 1"),
         ("trainig.epochs=3", "unknown key 'trainig' in the recipe (known: run, seed"),
-        ("run.x=3", "run is a value, no table"),
+        ("run.x=3", "run is a value, not a table"),
         ("data=3", "data is 3; expected table, got int"),
         ("teacher={kind = 'torch'}", "'factory' is missing in [teacher]; kind = 'torch' needs it"),
         ("seed", "give KEY=VALUE, such as student.training.epochs=3"),

@@ -1,4 +1,4 @@
-"""Settings that cannot go together: each check gives the key that is wrong, and a sentence."""
+"""Settings that cannot go together. Each check yields the wrong key and a sentence about it."""
 
 from collections.abc import Container, Iterator
 from typing import Any, get_args
@@ -24,9 +24,9 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 
 
 def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Problem]:
-    """Yield every pair of settings that cannot go together.
+    """Yield every combination of settings that cannot go together.
 
-    `written`: the keys of [label] that the recipe names itself.
+    `written`: the keys of [label] that the recipe itself contains.
     """
     yield from _teacher(recipe.teacher)
     label, student = recipe.label, recipe.student
@@ -64,7 +64,7 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
 
 
 def _of_rows(label: Search, student: StudentConfig, written: Container[str]) -> Iterator[Problem]:
-    """Yield what has a meaning row by row only, where all classes are searched at once."""
+    """Yield settings of a search row by row that a recipe with a joint search contains."""
     by_default = "strategy" not in written
     if label.queries != Search().queries or (by_default and "queries" in written):
         yield (
@@ -87,20 +87,20 @@ def _of_rows(label: Search, student: StudentConfig, written: Container[str]) -> 
 
 
 def _of_auto(recipe: Recipe, written: Container[str]) -> Iterator[Problem]:
-    """Yield what cannot go with a student whose method a trial decides."""
+    """Yield what cannot go with method "auto", whose use of the answers a trial decides."""
     methods, label = recipe.student.methods, recipe.label
     others = [name for name in methods if name not in ("auto", "ce")]
     if others:
         yield (
             ("student", "methods"),
-            f'student.methods has "auto", which buys one thing only, and "{others[0]}"; name "auto"'
-            " alone, or the others",
+            f'student.methods has "auto" and "{others[0]}", but "auto" buys one thing only; name'
+            ' "auto" alone, or the others',
         )
     if not is_joint(label):
         yield (
             ("student", "methods"),
-            f'label.metric = "{label.metric}" with label.strategy = "{label.strategy}" is nothing'
-            ' that student.methods = ["auto"], the default, would buy; set student.methods ='
+            f'label.metric = "{label.metric}" with label.strategy = "{label.strategy}" cannot be'
+            ' used by student.methods = ["auto"], the default; set student.methods ='
             f' ["{label.metric}"]',
         )
     elif label.per_image != Search().per_image or "per_image" in written:
@@ -110,14 +110,14 @@ def _of_auto(recipe: Recipe, written: Container[str]) -> Iterator[Problem]:
 
 
 def _of_data(recipe: Recipe) -> Iterator[Problem]:
-    """Yield what cannot go with own images, or without."""
+    """Yield what cannot go with own images, or cannot go without them."""
     data, methods = recipe.data, recipe.student.methods
     others = [name for name in methods if METHODS[name].own_images != (data.train is not None)]
     if others and data.train is None:
         text = f"student.methods has {others[0]!r}, which needs own images; set data.train"
         yield ("student", "methods"), f'{text}, or take "pseudo"'
     elif others:
-        text = f"student.methods has {others[0]!r}, which learns from no own images"
+        text = f"student.methods has {others[0]!r}, which does not use own images"
         yield ("student", "methods"), f"{text}; remove data.train, or take another method"
     if data.train is not None:
         return
@@ -126,12 +126,12 @@ def _of_data(recipe: Recipe) -> Iterator[Problem]:
         text = 'synthesis.way = "unrelated" and synthesis.images, a data set, need each other'
         yield ("synthesis",), text
     if synthesis.way == "ascent" and synthesis.ensemble_labels:
-        text = 'synthesis.ensemble_labels has no use with synthesis.way = "ascent"; remove it'
+        text = 'synthesis.ensemble_labels has no effect with synthesis.way = "ascent"; remove it'
         yield ("synthesis", "ensemble_labels"), text
     if data.test is None:
         yield ("data",), "'train' is missing in [data], or 'test' for a run without own images"
     if data.samples is not None:
-        yield ("data", "samples"), "data.samples has no use without data.train; remove it"
+        yield ("data", "samples"), "data.samples has no effect without data.train; remove it"
     teacher = recipe.teacher
     if teacher.training is not None and teacher.data is None:
         text = "'data' is missing in [teacher]; without data.train a teacher is trained on it"
@@ -140,8 +140,8 @@ def _of_data(recipe: Recipe) -> Iterator[Problem]:
 
 def _no_use(name: str) -> str:
     return (
-        f'{name} has no use where student.methods is ["auto"], the default; set spend.per_image, or'
-        " name the methods"
+        f'{name} has no effect with student.methods = ["auto"], the default; set spend.per_image,'
+        " or name the methods"
     )
 
 
@@ -172,5 +172,5 @@ def _teacher(teacher: TeacherConfig) -> Iterator[Problem]:
     names = ("factory", "file", "network", "width", "weights", "training", "data")
     for name in (*names, "remote", "classes"):
         if name not in useful and getattr(teacher, name) != getattr(defaults, name):
-            text = f"teacher.{name} has no use with kind = {teacher.kind!r}; remove it"
+            text = f"teacher.{name} has no effect with kind = {teacher.kind!r}; remove it"
             yield ("teacher", name), text

@@ -1,13 +1,13 @@
-"""What a student can learn from: every method once, with what it needs and so what is bought."""
+"""What a student can learn from: every method, with what it needs and therefore what is bought."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 Metric = Literal["sd", "bd", "mbd"]
-"""Distances to the teacher's boundary (Eq. 2, 3 and 5); a search for one finds those before it."""
+"""Distances to the teacher's boundary (Eq. 2, 3 and 5); a search also finds those before it."""
 Use = Literal["ce", "grown", "mbd"]
-"""What a trial can decide for: the own answers alone, new images, or distances."""
+"""What a trial can choose: the answers of the own images alone, new images, or distances."""
 Method = Literal["auto", "ce", "sd", "bd", "mbd", "grown", "mixed", "pseudo", "pseudo_mbd"]
 
 
@@ -15,9 +15,11 @@ Method = Literal["auto", "ce", "sd", "bd", "mbd", "grown", "mixed", "pseudo", "p
 class Needs:
     """What a method needs.
 
-    `own_images`: the user's images with their answers. `trial`: a trial that decides what else is
-    bought. `grown`: new images made of the own ones. `metric`: soft labels by distances of that
-    metric. `pseudo`: pseudo samples, made without any data.
+    - `own_images`: the user's own images with their answers.
+    - `trial`: a trial that decides what else is bought.
+    - `grown`: new images made from the own ones.
+    - `metric`: soft labels from distances of this metric.
+    - `pseudo`: pseudo samples, made without any data.
 
     >>> METHODS["mixed"]
     Needs(own_images=True, trial=False, grown=True, metric='mbd', pseudo=False)
@@ -41,11 +43,11 @@ METHODS: Mapping[Method, Needs] = {
     "pseudo": Needs(own_images=False, pseudo=True),
     "pseudo_mbd": Needs(own_images=False, pseudo=True, metric="mbd"),
 }
-"""Adding a method is adding a row here, and its name to `Method`."""
+"""To add a method, add a row here and its name to `Method`."""
 
 
 def needed(methods: Iterable[Method]) -> Needs:
-    """What several methods need together; the metric is the farthest that one of them needs.
+    """What several methods need together; of their metrics it is the last one in `Metric`.
 
     >>> needed(["ce", "sd", "bd"]).metric, needed(["ce"]).metric
     ('bd', None)

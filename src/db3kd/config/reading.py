@@ -1,4 +1,4 @@
-"""From a file to a recipe that is checked whole, or an error that names file and line."""
+"""Reads a recipe from a file and checks all of it; errors name the file and the line."""
 
 import json
 import math
@@ -27,12 +27,12 @@ _PATTERNS = {_FACTORY: "'module:function'", _DEVICE: "a device, such as cpu, cud
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a TOML file and check all of it.
 
-    `overrides`: "student.training.epochs=3" and the like, applied in order. The value is TOML; a
-    word that is no TOML value is a string.
+    `overrides`: texts such as "student.training.epochs=3", applied in order. The value is TOML. A
+    word that is not a TOML value is taken as a string.
 
     Raises:
         RecipeError: the file cannot be read, or something in it is unknown, missing or impossible.
-            The text begins with file and line, or with the override; one line for each problem.
+            There is one line for each problem. It begins with file and line, or with the override.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +67,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _presets(values: dict[str, Any]) -> Iterator[Problem]:
-    """Replace each preset by what it stands for; what the recipe names itself stays."""
+    """Replace each preset by its settings; settings that the recipe contains itself stay."""
     for key, paper in ((("label",), PAPER), (("synthesis", "ascent"), PAPER_ASCENT)):
         around: Any = values
         for part in key[:-1]:
@@ -86,7 +86,7 @@ def _presets(values: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _of_rows_by_default(values: dict[str, Any]) -> None:
-    """Where [label] asks for a search row by row, its metric is what students learn from."""
+    """If [label] asks for a search row by row, students learn from its metric by default."""
     label, student = values.get("label"), values.get("student")
     if not isinstance(label, dict) or not isinstance(student, dict) or "methods" in student:
         return
@@ -96,7 +96,7 @@ def _of_rows_by_default(values: dict[str, Any]) -> None:
 
 
 def _of_pseudo_by_default(values: dict[str, Any]) -> None:
-    """Where there are no own images, students learn from pseudo samples."""
+    """Without own images, students learn from pseudo samples by default."""
     data, student = values.get("data"), values.get("student")
     if not isinstance(data, dict) or "train" in data or not isinstance(student, dict):
         return
@@ -106,10 +106,10 @@ def _of_pseudo_by_default(values: dict[str, Any]) -> None:
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain JSON data, with every default written out.
 
-    `msgspec.convert(resolved(recipe), Recipe)` is the recipe again.
+    `msgspec.convert(resolved(recipe), Recipe)` gives the recipe again.
 
     Raises:
-        RecipeError: a record that was made in Python holds an impossible value.
+        RecipeError: the recipe was made in Python and holds an impossible value.
 
     >>> from db3kd.config.recipe import DataConfig, StudentConfig, TeacherConfig
     >>> recipe = Recipe(
@@ -124,7 +124,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     values = msgspec.to_builtins(recipe)
     _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), {}, "recipe")
     try:
-        whole = msgspec.convert(values, Recipe)  # also makes the float 1.0 of a 1
+        whole = msgspec.convert(values, Recipe)  # also turns 1 into 1.0 where needed
     except msgspec.ValidationError as error:
         _refuse([_explained(str(error), values)], {}, "recipe")
         raise
@@ -134,7 +134,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 
 def _refuse(problems: Iterable[Problem], places: Mapping[Key, str], path: str | Path) -> None:
-    """Raise if there are problems, each with the place of its key or of the table around it."""
+    """Raise if there are problems; each names the place of its key or of the table around it."""
     texts: list[str] = []
     for key, text in problems:
         around = (key[:length] for length in range(len(key), 0, -1))
@@ -148,7 +148,7 @@ _KINDS = inspect.type_info(Recipe)
 
 
 def _wrong_keys_and_numbers(value: Any, kind: inspect.Type, key: Key) -> Iterator[Problem]:
-    """Yield every unknown key, every number that is not finite or needs more than 64 bits."""
+    """Yield every unknown key, and every number that is not finite or needs more than 64 bits."""
     if isinstance(value, dict):
         known = _known(kind)
         for name, inner in value.items():
@@ -168,7 +168,7 @@ def _wrong_keys_and_numbers(value: Any, kind: inspect.Type, key: Key) -> Iterato
 
 
 def _known(kind: inspect.Type) -> dict[str, inspect.Type]:
-    """Return the names that a table of this kind may hold, and the kinds of their values."""
+    """Return the names that a table of this kind may hold, with the kinds of their values."""
     if isinstance(kind, inspect.UnionType):
         return {name: some for part in kind.types for name, some in _known(part).items()}
     if isinstance(kind, inspect.StructType):
@@ -186,7 +186,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _explained(error: str, values: dict[str, Any]) -> Problem:
-    """Turn the text of a msgspec error into the key and a sentence that says what was got."""
+    """Turn the text of a msgspec error into the key and a sentence that shows the wrong value."""
     text, _, path = error.partition(" - at `$")
     key = tuple(re.findall(r"\.([\w-]+)", path.partition("[...]")[0]))
     name = ".".join(key)

@@ -1,4 +1,4 @@
-"""A TOML file as tables, with the line of every key; overrides of single keys."""
+"""TOML files as tables, with the line of every key, and overrides of single keys."""
 
 import datetime
 import re
@@ -13,7 +13,7 @@ Key = tuple[str, ...]  # ("student", "training", "epochs")
 
 
 def read_source(path: str | Path) -> str:
-    """The text of a recipe.
+    """Return the text of a recipe, with the line ends of Unix.
 
     Raises:
         RecipeError: the file cannot be read, or is not UTF-8.
@@ -33,10 +33,10 @@ def read_source(path: str | Path) -> str:
 
 
 def parse_toml(source: str, path: str | Path) -> dict[str, Any]:
-    """The tables of a TOML text.
+    """Return the tables of a TOML text.
 
     Raises:
-        RecipeError: it is not TOML; the text begins with file and line.
+        RecipeError: the text is not TOML; the error begins with file and line.
 
     >>> parse_toml("run = 'runs/a'", "recipe.toml")
     {'run': 'runs/a'}
@@ -76,7 +76,7 @@ def _statements(source: str) -> Iterator[tuple[int, str]]:
 
 
 def lines_of(source: str) -> dict[Key, int]:
-    """Return the line of every table and every key; keys of an inline table are on its line."""
+    """Return the line of every table and every key; keys of an inline table have its line."""
     lines: dict[Key, int] = {}
     table: Key = ()
     for line, text in _statements(source):
@@ -103,7 +103,7 @@ def _dotted(text: str) -> Key:
 
 
 def apply_override(override: str, values: dict[str, Any], places: dict[Key, str]) -> None:
-    """Put the value of an override into the tables; its place is the override."""
+    """Put the value of an override into the tables, and note the override as its place."""
     place = f"--set {override}"
     name, _, text = override.partition("=")
     if not re.fullmatch(r"\s*[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\s*", name) or not text.strip():
@@ -115,7 +115,7 @@ def apply_override(override: str, values: dict[str, Any], places: dict[Key, str]
             places[key[:depth]] = place
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise RecipeError(f"{place}: {'.'.join(key[:depth])} is a value, no table")
+            raise RecipeError(f"{place}: {'.'.join(key[:depth])} is a value, not a table")
     table[key[-1]] = _value(text.strip(), place)
     for other in [other for other in places if other[: len(key)] == key]:
         del places[other]
@@ -123,7 +123,7 @@ def apply_override(override: str, values: dict[str, Any], places: dict[Key, str]
 
 
 def _value(text: str, place: str) -> Any:
-    """Parse a TOML value; what is none is a string, unless it was meant to be more."""
+    """Parse a TOML value; other text is a string, unless it looks like a broken TOML value."""
     try:
         values = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):

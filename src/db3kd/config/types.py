@@ -1,4 +1,4 @@
-"""Kinds of numbers, and checks that every record of settings shares."""
+"""Types of numbers, and functions for every record of settings."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,10 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 
 
 def validated(record: Record) -> Record:
-    """Return the record unchanged if every value has its type and range.
+    """Return the record unchanged if every value has the right type and range.
 
     Raises:
-        InputError: names the field and what was expected.
+        InputError: a value does not; the text names the field and what was expected.
 
     >>> from db3kd.config.settings import Training
     >>> validated(Training(epochs=0))
@@ -50,7 +50,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _leaves(values: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted names and JSON texts."""
+    """Yield the dotted name and the JSON text of every value."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{start}{key}.")
