@@ -1,1 +1,1 @@
-"""The paper's tables, made with the public API: a customer of the house, not a part of it."""
+"""The paper's tables, made with db3kd; nothing in the rest of the package depends on this."""

@@ -1,12 +1,15 @@
-"""Rows of the paper's Table 1 that need more than labels, beside those of a recipe.
+"""The paper's Table 1: the rows of a recipe, and those that need more than labels.
 
     python -m db3kd.paper.table1 examples/mnist_lenet5.toml --json docs/results/mnist_lenet5.json
 
-First it does what `db3kd run` does. Then, with the same images, students, seeds and run folder:
-- "kd", standard KD on the teacher's *scores* (an upper reference, not available to db3kd's users),
-  at temperature 4 with weight 16 = tau^2 (Hinton et al., 2015);
-- "noise", robustness values without information: the measured MBD values, dealt out at random.
-Stop it at any time and start it again.
+First it does what `db3kd run` does. Then it adds two rows, with the same images, students, seeds
+and run folder:
+
+- "kd" is standard KD on the teacher's *scores*, at temperature 4 with weight 16 = tau^2 (Hinton et
+  al., 2015). It is an upper reference, not available to db3kd's users.
+- "noise" has robustness values without information: the measured MBD values, dealt out at random.
+
+It can be stopped at any time and continues when it is started again.
 """
 
 import argparse
@@ -42,9 +45,10 @@ KD_TEMPERATURE = 4.0
 def noise_activations(
     distance: Tensor, teacher_labels: Tensor, *, generator: torch.Generator
 ) -> Tensor:
-    """Eq. 6 and 7 of distances dealt out at random among all rows ("Noise logits" in Table 1).
+    """Eq. 6 and 7 applied to distances dealt out at random ("Noise logits" in Table 1).
 
-    Costs no query. The deal is random.
+    Each entry is drawn, with replacement, from all finite positive entries of `distance`. Costs no
+    query. Random: `generator`.
 
     >>> distance, labels = torch.tensor([[0.0, 2.0, 2.0]]), torch.tensor([0])
     >>> noise_activations(distance, labels, generator=torch.Generator().manual_seed(0))
@@ -56,7 +60,9 @@ def noise_activations(
 
 
 def scores(network: nn.Module, transfer: TransferSet, *, device: str) -> Tensor:
-    """The teacher's pre-softmax scores of a transfer set: what a label-only user never sees.
+    """The teacher's scores before softmax for a transfer set, which a label-only user never sees.
+
+    One row for each sample, on the CPU. Costs no query. Nothing is random.
 
     >>> from db3kd.data import TensorImages
     >>> one = torch.zeros(1, dtype=torch.long)
@@ -74,13 +80,13 @@ def scores(network: nn.Module, transfer: TransferSet, *, device: str) -> Tensor:
 
 
 def table1(recipe: Recipe, *, quiet: bool = False) -> Json:
-    """Everything in one table: the methods of the recipe, "kd" and "noise".
+    """Make the whole table: the methods of the recipe, "kd" and "noise".
 
-    Costs what the recipe costs; the two further rows ask nothing but the test images. Random by the
-    recipe's seeds.
+    Costs what the recipe costs; the two further rows ask only for the test images. Random: all that
+    the recipe's seeds decide.
 
     Raises:
-        InputError: the methods of the recipe do not have "mbd".
+        InputError: "mbd" is not among the methods of the recipe.
         Db3kdError: see `db3kd.job.verbs.run`.
 
     >>> from db3kd.config.recipe import DataConfig, StudentConfig, TeacherConfig
@@ -132,7 +138,7 @@ def _row(at_work: job.Job, name: str, transfer: TransferSet, training: Training)
 
 
 def provenance(recipe: Recipe) -> Json:
-    """What made a figure: command, commit, seed, machine, date."""
+    """How the figures were made: command, commit, date, seed, machine, versions and recipe."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         capture_output=True,
@@ -156,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", "-s", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     try:
         recipe = read_recipe(arguments.recipe, arguments.set)
