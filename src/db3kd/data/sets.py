@@ -119,7 +119,8 @@ def _download(name: str, split: str) -> Path:
     except Exception as error:  # the client's own, the network's and the system's
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"there is no folder {name!r}, and the Hugging Face hub did not give it: {reason}"
+            f"there is no folder {name!r}, and the download from the Hugging Face hub failed:"
+            f" {reason}"
         ) from error
     folder = Path(snapshot, *config)
     if not _split_files(folder):
