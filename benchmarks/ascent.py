@@ -2,13 +2,16 @@
 
     python benchmarks/ascent.py [--quick] --json ascent.json [--work DIR] [--samples N]
 
-Noise of every class is pushed away from the boundary in a run; students half as wide as the teacher
-learn from the pseudo samples as they were after every tenth iteration and copies of them, from a
-part of the last ones, from these without copies, and with soft labels by distance.
-`accuracy.DATA.iterations.N`, `.samples.N`, `.alone.N`, `.mbd.N`: mean over seeds of the student, in
-percent, last step, N samples that were pushed; `queries.DATA.ascent` and `.mbd`: what it cost, by
-the books and by a counter within the teacher; `.beside`: copies of earlier iterations, which only
-the curve needs. Stopped and started again, it goes on. See README.md.
+A run pushes noise of every class away from the boundary. Students half as wide as the teacher then
+learn from the pseudo samples: as they were after every tenth iteration, with copies; from a part of
+the last ones; from the last ones without copies; and with soft labels from distances.
+
+- `accuracy.DATA.iterations.N`, `.samples.N`, `.alone.N`, `.mbd.N`: mean over seeds of the student's
+  accuracy in percent, after the last step. N counts iterations, or samples that were pushed.
+- `queries.DATA.ascent`, `.mbd`: what it cost, by the books and by a counter inside the teacher.
+- `queries.DATA.beside`: copies of earlier iterations, which only the curve needs.
+
+A benchmark that was stopped continues when it is started again. See README.md.
 """
 
 import json
@@ -50,7 +53,7 @@ FORMAT = 1  # of what is kept: another number where this file changes what is bo
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a student learns from: `kind` and `number` are those of the figure."""
+    """What a student learns from; `kind` and `number` are those in the name of the figure."""
 
     kind: str
     number: int
@@ -58,17 +61,17 @@ class Lesson:
 
 
 def main() -> int:
-    """Ascend, measure and train what is not there yet, and write the result."""
+    """Run the ascent, measure and train whatever is missing, and write the result."""
     options = common.parser(__doc__)
-    options.add_argument("--work", type=Path, help="folder of runs that are kept")
+    options.add_argument("--work", type=Path, help="folder in which runs are kept")
     options.add_argument("--case", default="mnist", help="the data set; default: mnist")
     options.add_argument("--samples", type=int, default=2000, help="pseudo samples; default: 2000")
     options.add_argument("--paper", action="store_true", help="the paper's ascent, 65 times dearer")
-    options.add_argument("--without-distances", action="store_true", help="measure none at the end")
-    options.add_argument("--seeds", type=int, default=3, help="students of a figure")
-    options.add_argument("--steps", type=int, default=STEPS, help="batches of a student")
-    options.add_argument("--device", default="cpu", help="of networks; default: cpu")
-    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
+    options.add_argument("--without-distances", action="store_true", help="measure no distances")
+    options.add_argument("--seeds", type=int, default=3, help="students per figure")
+    options.add_argument("--steps", type=int, default=STEPS, help="training batches per student")
+    options.add_argument("--device", default="cpu", help="where networks run; default: cpu")
+    options.add_argument("--threads", type=int, help="threads of torch; default: torch's own")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -95,7 +98,7 @@ def measured(
     steps: int,
     seeds: int,
 ) -> tuple[dict[str, float], list[common.Json]]:
-    """Figures and table; the pictures of Fig. 6 lie beside the result."""
+    """Return figures and table; the plots of Fig. 6 are written next to the result."""
     name, shape = problem.case.name, problem.test.images.shape
     sources = (*stale.JOINT, "synthesis/*.py", "synthesis/ascent/*.py", "stages/ascent.py")
     kept = stale.digest(sources, repr((plan, search, FORMAT)).encode(), problem.weights)
@@ -148,7 +151,7 @@ def lessons(
     samples: TransferSet,
     search: Search | None,
 ) -> Iterator[Lesson]:
-    """What students learn from, the dear soft labels last; all samples are the last iteration."""
+    """What students learn from, costly soft labels last; all samples are those at the end."""
     pushed = len(samples) // (1 + plan.copies)
     sizes = [LEAST * 2**k for k in range(20) if LEAST * 2**k < pushed]
     for count in (*sizes, pushed):
@@ -163,7 +166,7 @@ def lessons(
 
 
 def with_copies(teacher: Teacher, samples: TransferSet, count: int) -> TransferSet:
-    """Samples and copies of them as the ascent makes of its last ones; not on the run's books."""
+    """Samples with copies, made as the ascent does with its last ones; not on the run's books."""
     draw, images = torch.Generator().manual_seed(0), samples.images.read(torch.arange(len(samples)))
     made = copied(images, count, bounds=teacher.bounds, draw=draw)
     called = torch.cat([teacher.labels(part) for part in torch.split(made, 256)])
@@ -174,7 +177,7 @@ def with_copies(teacher: Teacher, samples: TransferSet, count: int) -> TransferS
 def student(
     problem: frontier.Problem, lesson: Lesson, folder: Path, steps: int, seed: int
 ) -> float:
-    """Accuracy of one student in percent, after the last step; kept in the folder."""
+    """Accuracy of one student in percent after the last step; kept in the folder."""
     name = f"{lesson.kind}-{lesson.number}-{steps}-{seed}-{stale.digest(stale.STUDENT)}.json"
     if (folder / name).exists():
         return float(json.loads((folder / name).read_text())["accuracy"])
@@ -188,7 +191,7 @@ def student(
 
 
 def draw(table: list[common.Json], file: Path, name: str) -> None:
-    """Accuracy by iterations and by samples, side by side, with the paper's figure as a line."""
+    """Plot accuracy by iterations and by samples, with the paper's figure as a line."""
     plt = picture.pyplot()
     if plt is None or not table:
         return

@@ -1,6 +1,6 @@
-"""What every benchmark shares: its options, the machine it ran on, and the JSON it writes.
+"""What all benchmarks share: their options, a description of the machine, and the JSON they write.
 
-Nothing here imports torch, so that a benchmark of memory can stay small itself.
+Nothing here imports torch, so that the benchmark of memory can stay small itself.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PACKAGES = ("db3kd", "torch", "numpy", "pyarrow", "pillow", "safetensors")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Make a parser with the options that every benchmark has."""
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,7 +33,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def write(
     file: Path, *, figures: Mapping[str, float], setting: Json, table: Sequence[Json]
 ) -> None:
-    """Write the result: figures by name, how they came about, and every repeat."""
+    """Write the result: figures by name, how they were obtained, and every repeat."""
     rounded = {name: round(value, 4) for name, value in figures.items()}
     result = {
         "figures": rounded,
@@ -52,12 +52,12 @@ def write(
 
 
 def say(text: str) -> None:
-    """Tell the user what is going on, on stderr."""
+    """Report progress to the user on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def machine() -> Json:
-    """The machine, as far as it matters for speed and memory."""
+    """Describe the machine as far as it matters for speed and memory."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -76,7 +76,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter."""
+    """The versions of Python and of the packages that matter."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -87,7 +87,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the project, with "+changes" where tracked files differ from it."""
+    """The commit of the project, with "+changes" if tracked files differ from it."""
     head = _git("rev-parse", "HEAD")
     if not head:
         return "unknown"

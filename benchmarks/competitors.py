@@ -1,7 +1,8 @@
-"""Who takes part in `distance.py`: our searches, by name from the settings, and the rivals.
+"""The competitors of `distance.py`: our searches, named as in the settings, and the rivals.
 
-A competitor is a function: given the task, some of its rows and the checkpoints, it returns what
-it found. `every` lists them; a new kind of search is one more function that makes a `Competitor`.
+A competitor is a function. It is given the task, some of its rows and the checkpoints, and returns
+what it found. `every` lists them. A new kind of search needs one more function that makes a
+`Competitor`.
 """
 
 import time
@@ -36,9 +37,9 @@ MOST_TOGETHER = 1000  # queries a row: its probes are kept in memory, 9 times as
 
 @dataclass(frozen=True)
 class Found:
-    """Distances (row, checkpoint), last points, queries of each row, and how a row ended.
+    """Distances (row, checkpoint), last points, queries of each row, and how each row ended.
 
-    An empty `ended` means that all queries were spent or nothing nearer can be found.
+    An empty `ended` means that all queries were spent, or that nothing nearer can be found.
     """
 
     distance: Tensor
@@ -49,10 +50,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Competitor:
-    """A search by name. `version`: results of another one are not used.
+    """A search with a name.
 
-    `images`: how many images at once, with all their classes, None for all; a rival takes
-    `rows` at once instead, of rows in a mixed order. `most`: its last checkpoint at most.
+    - `version`: results of another version are not used.
+    - `images`: how many images it takes at once, with all their classes; None for all images.
+    - `rows`: how many rows a rival takes at once instead, from rows in a mixed order.
+    - `most`: the largest checkpoint it may have.
     """
 
     name: str
@@ -69,17 +72,17 @@ class Competitor:
         return self.rows is not None
 
     def blocks(self, task: Task, count: int) -> list[list[int]]:
-        """The first `count` rows, cut into what is searched at once."""
+        """The first `count` rows, cut into blocks that are searched at once."""
         size = self.rows or (self.images or len(task.rows.images)) * (task.teacher.classes - 1)
         order = task.rows.mixed()[:count] if self.rival else list(range(len(task.rows)))
         return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 def every(names: Sequence[str] = ()) -> list[Competitor]:
-    """Competitors by name, ours first; without names, all but `MORE` and `TOGETHER`.
+    """Return competitors by name, ours first; without names, all except `MORE` and `TOGETHER`.
 
-    Ours: each descent of the settings with its default subspace, as "cgba_h", or with another one,
-    as "cgba_h@full".
+    Ours are the descents of the settings, each with its default subspace, such as "cgba_h", or with
+    another one, such as "cgba_h@full".
     """
     searches = our_searches()
     for name in names:
@@ -99,7 +102,7 @@ def every(names: Sequence[str] = ()) -> list[Competitor]:
 
 
 def our_searches() -> dict[str, Search]:
-    """A search for each descent that the settings know; "sign_opt" where there is no choice."""
+    """One search for each descent in the settings; only "sign_opt" if there is no choice."""
     kinds = {one.name: one.type for one in msgspec.structs.fields(Search)}
     names = [name for name in _strings(kinds.get("descent")) if name != "none"]
     settings: list[dict[str, Any]] = [{"descent": name} for name in names]
@@ -110,14 +113,14 @@ def our_searches() -> dict[str, Search]:
 
 
 def default_name() -> str:
-    """The competitor that is the project's default search, row by row."""
+    """The name of the competitor that is the project's default search, row by row."""
     searches = our_searches()
     equal = [name for name, search in searches.items() if search == Search(strategy="rows")]
     return (equal or list(searches))[0]
 
 
 def ours(name: str, search: Search) -> Competitor:
-    """A search of ours, as a run would do it, from the references that everybody starts from."""
+    """One of our searches as in a run, from the references that all competitors start from."""
 
     def run(task: Task, rows: Sequence[int], checkpoints: Sequence[int]) -> Found:
         samples, at, target = _places(task, rows)
@@ -143,10 +146,10 @@ def ours(name: str, search: Search) -> Competitor:
 
 
 def together(search: Search) -> Competitor:
-    """All classes of an image at once: a search of its own for each checkpoint.
+    """Joint search over all classes of an image, one search for each checkpoint.
 
-    An image spends as much as its rows together, which share it as the search likes: what counts
-    is the mean of a row. The last search's points are shown.
+    An image spends as much as its rows together, and the search distributes this as it likes; the
+    mean per row is what counts. The points shown are those of the last search.
     """
 
     def run(task: Task, rows: Sequence[int], checkpoints: Sequence[int]) -> Found:
@@ -171,7 +174,7 @@ def together(search: Search) -> Competitor:
 
 
 def seen(task: Task) -> tuple[Images, Tensor]:
-    """Images that the teacher answers once, before any search, and these answers."""
+    """Images that the teacher answers once before any search, with these answers."""
     if task.case.lesson is None:
         _, images, _ = teachers.digits()
         return TensorImages(images), task.teacher.labels(images)
@@ -183,14 +186,14 @@ def seen(task: Task) -> tuple[Images, Tensor]:
 
 
 def _places(task: Task, rows: Sequence[int]) -> tuple[list[int], Tensor, Tensor]:
-    """The images of some rows; for each row, which of them it is, and its class."""
+    """The images of some rows, and for each row the number of its image and its class."""
     samples = sorted({int(task.rows.sample[row]) for row in rows})
     at = torch.tensor([samples.index(int(task.rows.sample[row])) for row in rows])
     return samples, at, task.rows.target[list(rows)]
 
 
 def _honest(name: str, meter: Meter, found: RobustnessMap) -> Tensor:
-    """The points, of a search that booked what the meter counted."""
+    """Return the points of a search; fail unless it booked what the meter counted."""
     booked = int(found.queries.sum())
     if meter.spent != booked:
         raise RuntimeError(f"{name} booked {booked}, the meter {meter.spent}")
@@ -200,7 +203,7 @@ def _honest(name: str, meter: Meter, found: RobustnessMap) -> Tensor:
 
 
 def _rival(name: str, rival: Rival) -> Competitor:
-    """A rival behind our meter, from the point and at the cost of our own start search."""
+    """A rival behind our meter, which starts at the point and the cost of our own start search."""
 
     def run(task: Task, rows: Sequence[int], checkpoints: Sequence[int]) -> Found:
         chosen, all_ = list(rows), task.rows
@@ -229,14 +232,14 @@ def _rival(name: str, rival: Rival) -> Competitor:
 
 
 def timed(search: Callable[[], Found]) -> tuple[Found, float]:
-    """What was found, and the seconds it took."""
+    """Search some rows; return what was found and the seconds it took."""
     started = time.perf_counter()
     found = search()
     return found, time.perf_counter() - started
 
 
 def _strings(kind: Any) -> Iterator[str]:
-    """The strings of a Literal, within whatever unions and annotations."""
+    """The strings of a Literal, inside any unions and annotations."""
     for part in get_args(kind):
         if isinstance(part, str):
             yield part
@@ -245,6 +248,6 @@ def _strings(kind: Any) -> Iterator[str]:
 
 
 def _version(sources: Sequence[str], search: Search) -> str:
-    """Of the settings, apart from the checkpoints, and of the sources that search."""
+    """Version of a search: a digest of its settings without checkpoints, and of its sources."""
     alike = msgspec.structs.replace(search, queries=1, checkpoints=())
     return stale.digest(sources, msgspec.json.encode(alike))

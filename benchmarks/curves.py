@@ -1,8 +1,8 @@
-"""The plot of `spending.py`: students' accuracy against answers an image, a panel for each set.
+"""The plot of `spending.py`: students' accuracy against answers per image, with a panel per set.
 
     python benchmarks/curves.py RESULT.json ... --data NAME --png FILE
 
-draws what several results have of one data set; of equal cells the last counts.
+draws one data set from several results. If a cell occurs more than once, the last one counts.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LEVELS = {"labels": "own answers alone", "logits": "own images, logits"}
 
 
 def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
-    """Lines with their spread over seeds; dotted and dashed levels are those without a budget."""
+    """Draw lines with their spread over seeds; dotted and dashed levels have no budget."""
     plt, counts = picture.pyplot(), sorted({line["own"] for line in table})
     if plt is None or not any(line["method"] in STYLES for line in table):
         return
@@ -63,7 +63,7 @@ def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
 
 
 def _word(axes: Any, height: float, words: str) -> None:
-    """A word at the right end of a level."""
+    """Write a word at the right end of a level."""
     axes.annotate(
         words,
         (1, height),

@@ -2,10 +2,11 @@
 
     python benchmarks/distance.py [--quick] --json distance.json [--work DIR]
 
-`over_white_box.CASE.QUERIES[.COMPETITOR]`: mean distance of the point shown after so many queries
-a row, over the mean white-box distance of the same rows; without a competitor, of the default
-search. It needs `pip install -e '.[benchmarks]'`. Every row's result is kept in the work folder: a
-benchmark that was stopped goes on, one that is done is only summed up again. See README.md.
+`over_white_box.CASE.QUERIES[.COMPETITOR]`: mean distance of the point shown after this number of
+queries per row, divided by the mean white-box distance of the same rows. Without a competitor it
+is that of the default search. It needs `pip install -e '.[benchmarks]'`. The result of every row is
+kept in the work folder. A benchmark that was stopped continues when it is started again; one that
+is done is only summed up again. See README.md.
 """
 
 import json
@@ -42,16 +43,16 @@ SAME = 1e-3  # relative: how far a point may be from where its distance says
 
 
 def main() -> int:
-    """Search what is not there yet, and write the result."""
+    """Search whatever is missing, and write the result."""
     options = common.parser(__doc__)
-    options.add_argument("--work", type=Path, help="folder of results that are kept, by row")
-    options.add_argument("--case", action="append", help="one case only; may be repeated")
-    options.add_argument("--only", nargs="+", default=[], help="these competitors only")
+    options.add_argument("--work", type=Path, help="folder in which results are kept, by row")
+    options.add_argument("--case", action="append", help="only this case; may be repeated")
+    options.add_argument("--only", nargs="+", default=[], help="only these competitors")
     options.add_argument("--rows", type=int, help="default: 504, with --quick 18")
     options.add_argument("--rival-rows", type=int, help="default: 54, with --quick 6")
     options.add_argument("--most", type=int, help="last checkpoint; default: 20000, quick: 1000")
-    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
-    options.add_argument("--sum-up", action="store_true", help="search nothing more")
+    options.add_argument("--threads", type=int, help="threads of torch; default: torch's own")
+    options.add_argument("--sum-up", action="store_true", help="only sum up; search nothing")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -93,7 +94,7 @@ def main() -> int:
 def _search(
     task: Task, taking_part: Sequence[Competitor], stored: "StoredImages", rival_rows: int
 ) -> None:
-    """Ours one after the other; then the rivals in turn, comparable whenever it is stopped."""
+    """Run our searches one after the other; then the rivals in turn, always comparable."""
     ours = [c for c in taking_part if not c.rival]
     plan = [(c, block) for c in ours for block in c.blocks(task, len(task.rows))]
     place = {row: number for number, row in enumerate(task.rows.mixed())}
@@ -114,14 +115,14 @@ def _search(
 
 @dataclass(frozen=True)
 class StoredImages:
-    """The results of one case, a file of JSON lines for each competitor, a line for each row."""
+    """The results of one case: a file of JSON lines for each competitor, one line for each row."""
 
     task: Task
     folder: Path
     checkpoints: Sequence[int]
 
     def asked(self, competitor: Competitor) -> Sequence[int]:
-        """The checkpoints that the competitor goes to."""
+        """The checkpoints that a competitor has."""
         return [c for c in self.checkpoints if c <= competitor.most]
 
     def read(self, competitor: Competitor) -> dict[str, common.Json]:
@@ -165,10 +166,10 @@ class StoredImages:
 
 
 def verified(task: Task, block: Sequence[int], found: Found) -> tuple[Tensor, Tensor]:
-    """Ask the last points again, outside of the meter; a row that is not across keeps its start.
+    """Ask the last points again, outside the meter; a row that is not across keeps its start.
 
-    Returns distances (row, checkpoint) and the factor of `asked_again` (0: not across, or the point
-    is not where the distance says).
+    Returns the distances (row, checkpoint) and the factor of `asked_again`. The factor is 0 if the
+    point is not across, or is not where the distance says.
     """
     rows, chosen = task.rows, list(block)
     origin, target = rows.origin[chosen], rows.target[chosen]
@@ -182,7 +183,7 @@ def verified(task: Task, block: Sequence[int], found: Found) -> tuple[Tensor, Te
 
 
 def _lines(file: Path) -> list[common.Json]:
-    """The lines of a file that are whole."""
+    """The complete lines of a file."""
     found = []
     for text in file.read_text().splitlines() if file.exists() else ():
         try:

@@ -1,12 +1,12 @@
-"""Accuracy without any data against queries: every way of synthesis under one meter, one trainer.
+"""Accuracy without any data against queries: every way of synthesis with one meter and one trainer.
 
     python benchmarks/frontier.py [--quick] --json frontier.json [--work DIR]
 
-Each cell makes pseudo samples through a run with that budget, whose books say what was asked, and
-trains a student half as wide as the teacher on them. A seed is of the whole cell: of the samples,
-and of the student. `accuracy.WAY.DATA.QUERIES`: mean over seeds, in percent, last step. A second
-counter, within the teacher, counts every image that it sees. Stopped and started again, it goes on.
-See README.md.
+Each cell makes pseudo samples in a run with the given budget, whose books say what was asked. It
+trains a student half as wide as the teacher on them. A seed belongs to the whole cell: to the
+samples and to the student. `accuracy.WAY.DATA.QUERIES` is the mean over seeds in percent, after the
+last step. A second counter, inside the teacher, counts every image that it sees. A benchmark that
+was stopped continues when it is started again. See README.md.
 """
 
 import json
@@ -47,17 +47,17 @@ from spending import Case
 WAYS: dict[Ways | Literal["alone", "distances"], str] = {
     "noise": "uniform noise",
     "shapes": "structured images, asked at random",
-    "chosen": "structured images and their descendants, those that students are least sure of",
+    "chosen": "structured images and their descendants, where students are least sure",
     "latent": "structured images and neighbours in their latents, least sure first",
-    "alone": "chosen, but students learn the answers alone, and no image of which nobody was asked",
+    "alone": "chosen, but students learn the answers alone, without ensemble labels",
     "dip_kd": "DIP-KD: multi-scale noise that a primer student tells apart",
-    "ideal": "IDEAL: a generator fitted to the student, anew for each batch",
+    "ideal": "IDEAL: a new generator for each batch, fitted to the student",
     "qedg": "QEDG: a generator aimed at the boundary, asked where the student is unsure",
     "dfms": "DFMS-HL: a GAN of synthetic shapes, then generator and clone in turn",
     "disguide": "DisGUIDE, hard labels: a generator of images on which two clones disagree",
     "distances": "alone with a tenth of the queries; the others buy distances as soft labels",
     "unrelated": "KnockoffNets: unlabelled images of something else, at random; needs such images",
-    "unrelated_chosen": "such images, those that students are least sure of",
+    "unrelated_chosen": "such images, where students are least sure",
 }
 UNRELATED = {"mnist": "fashion_mnist", "fashion": "mnist", "cifar10": "cifar100"}
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
@@ -87,7 +87,7 @@ FORMAT = 1  # of what is kept: another number where this file changes what is bo
 
 
 class Counted:
-    """A teacher that writes down how many images it sees, in a file that outlives the process."""
+    """A teacher that counts the images it sees, in a file that outlives the process."""
 
     def __init__(self, teacher: Teacher, file: Path) -> None:
         self.teacher, self.classes, self.bounds = teacher, teacher.classes, teacher.bounds
@@ -95,14 +95,14 @@ class Counted:
         self.file = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def labels(self, images: Tensor, /) -> Tensor:
-        """Class index of each image."""
+        """The class index of each image."""
         os.write(self.file, f"{len(images)}\n".encode())
         return self.teacher.labels(images)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A teacher and test images; there are no others."""
+    """A teacher and test images; there are no other images."""
 
     case: Case
     teacher: Teacher
@@ -119,30 +119,30 @@ class Problem:
 
 
 def main() -> int:
-    """Make and train what is not there yet, and write the result."""
+    """Make and train whatever is missing, and write the result."""
     options = common.parser(__doc__)
-    options.add_argument("--work", type=Path, help="folder of runs that are kept")
-    options.add_argument("--case", nargs="+", default=["mnist", "fashion"], help="these data sets")
-    options.add_argument("--only", nargs="+", choices=WAYS, help="these ways only")
-    options.add_argument("--budgets", nargs="+", type=int, help="queries, these only")
-    options.add_argument("--seeds", type=int, default=3, help="of samples and student: how many")
-    options.add_argument("--first-seed", type=int, default=0, help="the first of them; default: 0")
-    options.add_argument("--steps", type=int, help="batches that a student learns from")
-    options.add_argument("--teacher-epochs", type=int, help="of the teacher's lesson; default: few")
-    options.add_argument("--teacher-images", type=int, help="of its lesson; default: the case's")
+    options.add_argument("--work", type=Path, help="folder in which runs are kept")
+    options.add_argument("--case", nargs="+", default=["mnist", "fashion"], help="data sets to use")
+    options.add_argument("--only", nargs="+", choices=WAYS, help="only these ways")
+    options.add_argument("--budgets", nargs="+", type=int, help="only these numbers of queries")
+    options.add_argument("--seeds", type=int, default=3, help="seeds per cell; default: 3")
+    options.add_argument("--first-seed", type=int, default=0, help="the first seed; default: 0")
+    options.add_argument("--steps", type=int, help="training batches per student")
+    options.add_argument("--teacher-epochs", type=int, help="for the teacher; default: few")
+    options.add_argument("--teacher-images", type=int, help="to train it; default: the case's")
     options.add_argument(
-        "--surrogate", help="network of students that choose; default: as the one that is trained"
+        "--surrogate", help="network of students that choose; default: that of the student"
     )
     options.add_argument(
         "--ensemble-labels",
         type=int,
-        help="images that an ensemble labels; default: of chosen as in a run",
+        help="images with ensemble labels; default: for way chosen as in a run",
     )
     options.add_argument(
         "--temperature", type=float, help="of soft labels; default: the paper's for distances, or 1"
     )
-    options.add_argument("--device", default="cpu", help="of networks; default: cpu")
-    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
+    options.add_argument("--device", default="cpu", help="where networks run; default: cpu")
+    options.add_argument("--threads", type=int, help="threads of torch; default: torch's own")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -186,7 +186,7 @@ def main() -> int:
 
 
 def figures_of(table: Sequence[common.Json]) -> dict[str, float]:
-    """The figures of a table: by way, and of the default once more."""
+    """The figures of a table by way, and once more for the default."""
     figures = {}
     for line in table:
         names = [line["way"], *(["default"] if line["way"] == Synthesis().way else [])]
@@ -197,7 +197,7 @@ def figures_of(table: Sequence[common.Json]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a way spends a budget: on pseudo samples, and on their distances if there is a search."""
+    """How a way spends a budget: on pseudo samples, and on distances if there is a search."""
 
     way: str
     budget: int
@@ -206,26 +206,26 @@ class Plan:
 
 
 def cells(ways: Sequence[str], budgets: Sequence[int]) -> Iterator[tuple[str, int]]:
-    """Ways and budgets, small budgets first."""
+    """All pairs of way and budget, small budgets first."""
     for queries in sorted(budgets):
         for way in ways:
             yield way, queries
 
 
 def steps_of(queries: int) -> int:
-    """Batches that a student of so many answers learns from."""
+    """How many batches a student learns from, by its number of answers."""
     return next((steps for most, steps in STEPS.items() if queries <= most), max(STEPS.values()))
 
 
 def made(case: Case, work: Path, given: common.Json) -> Problem:
-    """The teacher, trained briefly, and test images."""
+    """Make the teacher, trained briefly, and the test images."""
     device = given.device
     kind = "" if device == "cpu" else f"-{device.partition(':')[0]}"
     folder = work / f"{case.name}{kind}"
     epochs, images = given.teacher_epochs, given.teacher_images
     if case.lesson is None:
         if epochs or images:
-            raise InputError(f"the teacher of {case.name} is no network; leave its lesson out")
+            raise InputError(f"the teacher of {case.name} is not a network; leave its lesson out")
         machine, pixels, labels = teachers.digits()
         teacher, weights = sklearn(machine), repr(machine.get_params()).encode()
         test = DataSet(TensorImages(pixels), labels, tuple(map(str, range(10))))
@@ -244,7 +244,7 @@ def made(case: Case, work: Path, given: common.Json) -> Problem:
 
 
 def cell(problem: Problem, plan: Plan, training: Training, *, seeds: Sequence[int]) -> common.Json:
-    """Synthesize, train, test, for every seed; what is there already is not done again."""
+    """Make samples, train and test for every seed; what exists already is not done again."""
     found = [one(problem, plan, training, seed) for seed in seeds]
     accuracies = [line["accuracy"] for line in found]
     return {
@@ -269,7 +269,7 @@ def cell(problem: Problem, plan: Plan, training: Training, *, seeds: Sequence[in
 
 
 def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.Json:
-    """One seed of a cell; kept in the folder."""
+    """Run one seed of a cell; the result is kept in the folder."""
     settings = plan.settings
     files = (*OF_ALL_WAYS, *OF_ONE_WAY.get(settings.way, ()))
     sources = (*SOURCES, *(f"synthesis/{file}.py" for file in files))
@@ -322,7 +322,7 @@ def plan_of(
     ensemble_labels: int | None = None,
     surrogate: str | None = None,
 ) -> Plan:
-    """How a way spends so many queries; students that choose are like the one that is trained."""
+    """How a way spends its queries; students that choose are like the one that is trained."""
     search = Search(per_image=MEASURED) if name == "distances" else None
     way = Synthesis().way if name in ("alone", "distances") else cast("Ways", name)
     if ensemble_labels is None and name != Synthesis().way:
@@ -343,7 +343,7 @@ def plan_of(
 
 
 def student(problem: Problem, seed: int) -> nn.Module:
-    """A student before its training."""
+    """Make a student, not trained yet."""
     case, shape = problem.case, problem.test.images.shape
     return quick(build(case.network, shape, problem.teacher.classes, case.width, seed=seed))
 

@@ -2,7 +2,7 @@
 
     python benchmarks/frontier_plot.py RESULT.json ... --data NAME --png FILE
 
-draws what several results have of one data set; of equal cells the last counts.
+draws one data set from several results. If a cell occurs more than once, the last one counts.
 """
 
 import argparse
@@ -37,9 +37,9 @@ PAPER = {  # accuracy of ZSDB3KD, and what its settings cost (section 4.5; Table
 
 
 def draw(table: Sequence[common.Json], file: Path, title: str) -> None:
-    """A line for each way, with the spread over seeds; the paper's point far to the right.
+    """Draw a line for each way with its spread over seeds, and the paper's point on the far right.
 
-    Of cells with equal budgets all but the first stand a little beside their place.
+    Of cells with equal budgets, all but the first are shifted a little to the side.
     """
     plt = picture.pyplot()
     if plt is None or not table:

@@ -1,12 +1,13 @@
-"""Label quality against queries an image: all classes under one budget.
+"""Label quality against queries per image: all classes of an image under one budget.
 
     python benchmarks/labels.py [--quick] --json labels.json [--work DIR]
 
 Three searches spend the same budget on each image: references alone, row by row (the default
-descent, an equal share for each class), and together (a surrogate proposes). `METRIC.DATA.BUDGET`
-is of the last; `METRIC.DATA.BUDGET.SEARCH` of each; `student` is the accuracy of students that
-learn from these labels. It needs `pip install -e '.[benchmarks]'`. What was bought is kept in the
-work folder: stopped and started again, it goes on. See README.md.
+descent, with an equal share for each class), and together (joint search, where a surrogate
+proposes). `METRIC.DATA.BUDGET.SEARCH` is the figure of each; `METRIC.DATA.BUDGET` is that of the
+joint search. `student` is the accuracy of students that learn from these labels. It needs
+`pip install -e '.[benchmarks]'`. What was bought is kept in the work folder, and a benchmark that
+was stopped continues when it is started again. See README.md.
 """
 
 import json
@@ -70,7 +71,7 @@ FORMAT = 3  # of what is kept: another number where this file changes what is bo
 
 @dataclass(frozen=True)
 class Bench:
-    """One case: the images that are measured, what is taken as true of the first of them."""
+    """One case: the images that are measured, and what is taken as true for the first of them."""
 
     task: Task
     data: DataSet  # that the surrogate learns from
@@ -84,7 +85,7 @@ class Bench:
     weights: bytes  # the teacher's: another teacher's results are not used
 
     def metrics(self, distance: Tensor) -> dict[str, float]:
-        """How good the labels are that these distances make."""
+        """How good the labels made from these distances are."""
         rows = self.task.rows
         near, few = len(rows.images), len(self.exact)
         white = rows.white.reshape(near, -1)
@@ -107,21 +108,21 @@ class Bench:
         }
 
     def rounded(self, distance: Tensor) -> dict[str, float]:
-        """The metrics, for people."""
+        """The metrics as a line to read."""
         return {key: round(value, 4) for key, value in self.metrics(distance).items()}
 
 
 def main() -> int:
-    """Measure what is not there yet, and write the result."""
+    """Measure whatever is missing, and write the result."""
     options = common.parser(__doc__)
-    options.add_argument("--work", type=Path, help="folder of results that are kept")
-    options.add_argument("--case", action="append", help="one case only; may be repeated")
+    options.add_argument("--work", type=Path, help="folder in which results are kept")
+    options.add_argument("--case", action="append", help="only this case; may be repeated")
     options.add_argument("--only", nargs="+", choices=SEARCHES, default=SEARCHES)
-    options.add_argument("--budgets", nargs="+", type=int, help="queries an image, these only")
-    options.add_argument("--images", type=int, help="measured at once; default: 200, quick: 20")
-    options.add_argument("--true", type=int, help="of which so many exactly; default: 20, quick: 2")
-    options.add_argument("--seeds", type=int, help="students of a cell; default: 5, quick: 1")
-    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
+    options.add_argument("--budgets", nargs="+", type=int, help="only these queries per image")
+    options.add_argument("--images", type=int, help="to measure; default: 200, quick: 20")
+    options.add_argument("--true", type=int, help="images measured exactly; default: 20, quick: 2")
+    options.add_argument("--seeds", type=int, help="students per cell; default: 5, quick: 1")
+    options.add_argument("--threads", type=int, help="threads of torch; default: torch's own")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -158,14 +159,14 @@ def main() -> int:
 def cells(
     only: Sequence[str], budgets: Sequence[int] | None, *, quick: bool
 ) -> list[tuple[str, int]]:
-    """Searches and budgets, the small budgets first; `PLENTY` last, if rows are wanted."""
+    """All pairs of search and budget, small budgets first; `PLENTY` last, if rows are wanted."""
     listed = budgets or ((100,) if quick else BUDGETS)
     found = [(search, budget) for budget in listed for search in only]
     return found if PLENTY in found or PLENTY[0] not in only else [*found, PLENTY]
 
 
 def summed_up(data: str, lines: Sequence[common.Json]) -> dict[str, float]:
-    """The figures of one case; those without a search are of "together"."""
+    """The figures of one case; those without a search are those of "together"."""
     figures = {}
     for line in lines:
         for metric in METRICS:
@@ -178,7 +179,7 @@ def summed_up(data: str, lines: Sequence[common.Json]) -> dict[str, float]:
 
 
 def made(case: Case, images: int, exactly: int, work: Path, *, quick: bool) -> Bench:
-    """The teacher, the images that it gets right, and what is taken as true of them."""
+    """Make the teacher, the images that it gets right, and what is taken as true for them."""
     if case.lesson is None:
         raise RuntimeError("every case here has a network")
     task = prepare(case, min(images, 2 if quick else 56), work)
@@ -206,7 +207,7 @@ def made(case: Case, images: int, exactly: int, work: Path, *, quick: bool) -> B
 
 
 def version(search: Search, weights: bytes) -> str:
-    """What is bought depends on: settings, sources, teacher, and this file."""
+    """A digest of all that the purchases depend on: settings, sources, teacher, and this file."""
     sources = stale.ROWS if search.strategy == "rows" else stale.JOINT
     return stale.digest(sources, msgspec.json.encode(search), weights, bytes([FORMAT, SEED]))
 
@@ -214,7 +215,7 @@ def version(search: Search, weights: bytes) -> str:
 def measured(
     bench: Bench, wanted: Sequence[tuple[str, int]], folder: Path, *, seeds: int, quick: bool
 ) -> list[common.Json]:
-    """A line for each cell, after one for the students of the answers alone."""
+    """A line for the students of the answers alone, then one for each cell."""
     plain = TransferSet(
         TensorImages(bench.images), torch.arange(len(bench.own)), bench.own, bench.own
     )
@@ -239,7 +240,7 @@ def measured(
 
 
 def bought(bench: Bench, settings: Search, folder: Path, name: str) -> tuple[common.Json, Tensor]:
-    """What a search really asked an image, and its distances; kept in the folder."""
+    """The queries per image that a search really spent, and its distances; kept in the folder."""
     file = folder / f"{name}.json"
     tensors = file.with_suffix(".safetensors")
     if file.exists():
@@ -283,14 +284,14 @@ def bought(bench: Bench, settings: Search, folder: Path, name: str) -> tuple[com
 def by_rows(
     task: Task, teacher: Teacher, images: Tensor, own: Tensor, search: Search
 ) -> RobustnessMap:
-    """The default search, each class on its own."""
+    """The default search, with each class on its own."""
     with torch.no_grad():
         found = measure(teacher, images, own, task.references, search, noise_seed=SEED)
     return found["mbd"]
 
 
 def settings_of(search: str, budget: int, *, members: int) -> Search:
-    """How a search spends so many queries an image."""
+    """How a search spends a budget of queries per image."""
     if search == "rows":
         return Search(strategy="rows", queries=max(1, budget // 9))
     surrogate = "none" if search == "references" else "auto"

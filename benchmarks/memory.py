@@ -2,15 +2,20 @@
 
     python benchmarks/memory.py [--quick] --json memory.json
 
-`peak_rss_gib.60k`, `peak_rss_gib.600k`: peak resident memory of a fresh process in which a run
-measures the distances of that many MNIST images, read from a parquet file. The larger file repeats
-the rows of the smaller one ten times. `peak_rss_gib.label_60k` and so on: the same after the
-process also made the transfer set, whose soft labels are of the size of the set. The teacher costs
-nothing and counts. With --quick the sizes are 6,000 and 60,000. The query limit is small, so that
-the larger file takes minutes; `peak_rss_gib.default_search` is of a few hundred images with the
-default search, which shows what one shard needs. `peak_rss_gib.pseudo_80k`: of a process that
-makes 80,000 pseudo samples of 3 x 32 x 32 pixels (0.23 GiB) and trains a student on them;
-`times.pseudo_80k` is what it needed for that, divided by their size. See README.md.
+All figures are peak resident memory of a new process.
+
+- `peak_rss_gib.60k`, `peak_rss_gib.600k`: a run measures the distances of this many MNIST images,
+  read from a parquet file. The larger file repeats the rows of the smaller one ten times. The query
+  limit is small, so that the larger file takes minutes.
+- `peak_rss_gib.label_60k` and so on: the same after the process has also made the transfer set,
+  whose soft labels grow with the set.
+- `peak_rss_gib.default_search`: a few hundred images with the default search, which shows what one
+  shard needs.
+- `peak_rss_gib.pseudo_80k`: a run makes 80,000 pseudo samples of 3 x 32 x 32 pixels (0.23 GiB) and
+  trains a student on them. `times.pseudo_80k` is what it needed for that, divided by their size.
+
+The teacher costs nothing and only counts. With --quick the sizes are 6,000 and 60,000. See
+README.md.
 """
 
 import json
@@ -33,14 +38,14 @@ PSEUDO, QUICK_PSEUDO, PIXELS = 80_000, 8_000, (3, 32, 32)
 
 
 def main() -> int:
-    """Write the files, label each in a process of its own, and write the result."""
+    """Write the files, label each in its own process, and write the result."""
     options = common.parser(__doc__)
     options.add_argument("--queries", type=int, default=4, help="for each row; default: 4")
     options.add_argument("--references", type=int, default=100, help="of each class; default: 100")
     options.add_argument("--shard", type=int, default=200, help="samples; default: 200")
-    options.add_argument("--only", choices=("label", "pseudo"), help="this half only")
+    options.add_argument("--only", choices=("label", "pseudo"), help="only this half")
     options.add_argument("--label", type=Path, help="used inside: label this file, here and now")
-    options.add_argument("--pseudo", type=int, help="used inside: make so many, here and now")
+    options.add_argument("--pseudo", type=int, help="used inside: make this many, here and now")
     given = options.parse_args()
     search = {"queries": given.queries, "references": given.references, "shard": given.shard}
     if given.label:
@@ -71,7 +76,7 @@ def main() -> int:
 
 
 def _fresh_process(folder: Path, size: int, search: common.Json) -> common.Json:
-    """Label the first `size` images in a process of its own."""
+    """Label the first `size` images in a separate process."""
     parquet = folder / "images.parquet"
     _repeat_rows(_mnist(), parquet, size)
     arguments = [f"--{name}={value}" for name, value in search.items()]
@@ -79,7 +84,7 @@ def _fresh_process(folder: Path, size: int, search: common.Json) -> common.Json:
 
 
 def _process(folder: Path, arguments: list[str]) -> common.Json:
-    """Run this file once more with these arguments, and return what it wrote."""
+    """Run this file again with these arguments, and return what it wrote."""
     result = folder / "result.json"
     subprocess.run([sys.executable, __file__, "--json", result, *arguments], check=True)
     row: common.Json = json.loads(result.read_text())
@@ -102,7 +107,7 @@ def _mnist() -> Path:
 
 
 def _repeat_rows(source: Path, target: Path, size: int) -> None:
-    """Write the first `size` rows of the endless repetition of a file, with its row groups."""
+    """Write `size` rows by repeating those of a file, with its row groups."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(source) as opened, pq.ParquetWriter(target, opened.schema_arrow) as writer:
@@ -117,7 +122,7 @@ def _repeat_rows(source: Path, target: Path, size: int) -> None:
 
 
 def _label(parquet: Path, search: common.Json) -> common.Json:
-    """Label one file in this process, and read off its peak memory on the way."""
+    """Label one file in this process, and read its peak memory on the way."""
     import torch
 
     from db3kd.config.settings import Search
@@ -163,7 +168,7 @@ def _label(parquet: Path, search: common.Json) -> common.Json:
 
 
 def _synthesize(count: int) -> common.Json:
-    """Make pseudo samples and train a student in this process; read off its peak memory."""
+    """Make pseudo samples and train a student in this process, and read its peak memory."""
     import msgspec
     import torch
 

@@ -1,17 +1,17 @@
-"""What flipped answers do, and what asking again buys, on teachers whose truth is known.
+"""What flipped answers do, and what asking again gains, on teachers whose truth is known.
 
     python benchmarks/noisy.py [--quick] --json noisy.json
 
-- `bisect`: mean distance from the truth, in percent of the bracket, of `bisect`, of `bisect` with
-  the majority of three answers, and of `bisect_noisy`, at equal queries. Flips fall at random
+- `bisect`: mean distance from the truth, in percent of the bracket, at equal queries, for `bisect`,
+  for `bisect` with the majority of three answers, and for `bisect_noisy`. Flips fall at random
   ("question") or on the same images each time ("image").
-- `vote`: wrong answers in percent, and queries an image, of `Voting`, for an error of 0.1 percent,
-  of two and of ten classes.
-- `interval`: how often the 95 % interval of `flip_rate` holds the truth, where all images flip
-  alike, and where one in ten does all the flipping.
-- `canary`: how often `Canary` stops in 1,000 checks of a teacher that only flips, with a false
-  alarm allowed in 0.05 of the runs, and after how many checks of a teacher that gives more other
-  answers it stops, with 0.001.
+- `vote`: wrong answers in percent, and queries per image, of `Voting` for an error of 0.1 percent,
+  with two and with ten classes.
+- `interval`: how often the 95 % interval of `flip_rate` contains the truth, if all images flip
+  equally often, and if one in ten does all the flipping.
+- `canary`: how often `Canary` stops in 1,000 checks of a teacher that only flips, with false alarms
+  allowed in 0.05 of the runs. Also after how many checks it stops if a teacher starts to give other
+  answers more often, with 0.001.
 
 Everything is simulated and drawn from fixed seeds. See docs/noisy.md.
 """
@@ -94,7 +94,7 @@ def bisections(rows: int) -> Iterator[common.Json]:
 
 
 def flipped(truth: Tensor, flips: float, fixed: bool, draw: torch.Generator) -> Asks:
-    """Across beyond a row's truth, but for some answers."""
+    """Answers: a point is across if it lies beyond its row's truth, except for some flips."""
 
     def asks(points: Tensor, rows: Tensor) -> Tensor:
         places = points.flatten()
@@ -105,7 +105,7 @@ def flipped(truth: Tensor, flips: float, fixed: bool, draw: torch.Generator) -> 
 
 
 def scattered(places: Tensor, rows: Tensor) -> Tensor:
-    """A number between 0 and 1 for each place, always the same."""
+    """A number between 0 and 1 for each place, always the same for the same place."""
     mixed = places.view(torch.int32).long() + rows * 104_729
     for factor in (0x2C1B3C6D, 0x297A2D39, 0x165667B1):
         mixed = (mixed ^ (mixed >> 15)) * factor & 0x7FFFFFFF
@@ -118,14 +118,14 @@ def majority(asks: Asks) -> Asks:
 
 
 def steady(images: Tensor, classes: int = CLASSES) -> Tensor:
-    """The class that an image names by its value."""
+    """The class that an image encodes by its value."""
     return images.flatten().long() % classes
 
 
 def flipping(
     share: Callable[[Tensor], Tensor | float], draw: torch.Generator, classes: int = CLASSES
 ) -> Teacher:
-    """A teacher some of whose answers fall on another class."""
+    """A teacher that sometimes answers another class."""
 
     def ask(images: Tensor) -> Tensor:
         other = torch.randint(1, classes, (len(images),), generator=draw)
@@ -136,7 +136,7 @@ def flipping(
 
 
 def images_of(count: int) -> Tensor:
-    """Images that name all classes in turn."""
+    """Images that encode all classes in turn."""
     return torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1, 1)
 
 
@@ -161,7 +161,7 @@ def votes(images: int) -> Iterator[common.Json]:
 
 
 def intervals(times: int) -> Iterator[common.Json]:
-    """How often the interval of the flip rate holds the truth."""
+    """How often the interval of the flip rate contains the truth."""
     shown = images_of(200)
     for flips in FLIPS:
         for name, share, differs in (
@@ -182,7 +182,7 @@ def intervals(times: int) -> Iterator[common.Json]:
 
 
 def differ(flips: float) -> float:
-    """How often two answers differ, where each falls on one of the other classes."""
+    """How often two answers differ if each flip falls on one of the other classes."""
     return 1 - (1 - flips) ** 2 - flips**2 / (CLASSES - 1)
 
 
@@ -205,7 +205,7 @@ def alarms(times: int) -> Iterator[common.Json]:
 
 
 def delays(times: int) -> Iterator[common.Json]:
-    """How many checks after a change, which came after 50 checks, it is noticed."""
+    """How many checks it takes to notice a change, which comes after 50 checks."""
     for flips in FLIPS:
         for change in CHANGES:
             share = [flips]
@@ -231,7 +231,7 @@ def stops(
     share: list[float] | None = None,
     to: float = 0,
 ) -> int | None:
-    """At which check a canary stops; after 50 of them the share changes."""
+    """The check at which a canary stops; the share changes after 50 checks."""
     shown = images_of(KNOWN)
     canary = Canary(teacher, shown, steady(shown), every=1, flips=flips, false_alarm=alarm)
     for check in range(1, checks + 1):

@@ -1,4 +1,4 @@
-"""The plot of `labels.py`: a panel for each metric against the queries an image, logarithmic."""
+"""The plot of `labels.py`: a panel for each metric against queries per image, logarithmic."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +24,10 @@ COLUMNS = 3
 
 
 def draw(table: Sequence[common.Json], file: Path, title: str, *, bar: tuple[str, int]) -> None:
-    """One line a search, at the queries that were really asked; students with their spread.
+    """Draw one line per search, at the queries that were really asked; students with their spread.
 
-    `bar`: the search and budget whose student the others are to equal, a grey band. A dotted line
-    is the student of the answers alone; open marks are the rounds of a search.
+    `bar`: the search and budget whose student the others should equal, drawn as a grey band. The
+    dotted line is the student of the answers alone. Open marks are the rounds of a search.
     """
     plt, bought = picture.pyplot(), [line for line in table if line["search"] in STYLES]
     if plt is None or not bought:
@@ -59,7 +59,7 @@ def draw(table: Sequence[common.Json], file: Path, title: str, *, bar: tuple[str
 
 
 def _curve(axes: Any, lines: Sequence[common.Json], metric: str) -> None:
-    """One search in one panel."""
+    """Draw one search in one panel."""
     if not lines:
         return
     lines = sorted(lines, key=lambda line: line["budget"])
@@ -80,13 +80,13 @@ def _curve(axes: Any, lines: Sequence[common.Json], metric: str) -> None:
 
 
 def _of_rounds(lines: Sequence[common.Json]) -> list[common.Json]:
-    """What was known after each round of the searches that have them, but the last."""
+    """What was known after each round except the last, for searches that have rounds."""
     rounds = [some for line in lines for some in line.get("rounds", [])[:-1]]
     return [{**some, "budget": round(some["queries_an_image"])} for some in rounds]
 
 
 def _rounds(axes: Any, line: common.Json, metric: str) -> None:
-    """How a search came to where it ended, as open marks."""
+    """Draw the rounds that led to the end of a search as open marks."""
     rounds = [some for some in _of_rounds([line]) if metric in some]
     queries = [some["queries_an_image"] for some in rounds]
     marker, colour = STYLES[line["search"]][1:]
@@ -102,7 +102,7 @@ def _rounds(axes: Any, line: common.Json, metric: str) -> None:
 
 
 def _bar(axes: Any, lines: Sequence[common.Json]) -> None:
-    """What is to be equalled: the mean over the seeds, and their spread around it."""
+    """Draw what should be equalled: the mean over the seeds and their spread around it."""
     for line in lines:
         middle, spread = line["student"], line.get("student_spread", 0.0)
         axes.axhspan(middle - spread, middle + spread, color="0.9", zorder=0)

@@ -14,7 +14,7 @@ GAP = 0.045  # least distance of two labels, as a share of the height
 
 
 def draw(table: Sequence[common.Json], file: Path, case: str, default: str) -> None:
-    """One line a competitor, on the rows that all have in common; ours black, rivals grey."""
+    """Draw one line per competitor on the rows that all have in common; ours black, rivals grey."""
     names, plt = list(dict.fromkeys(line["competitor"] for line in table)), pyplot()
     if not names or plt is None:
         return
@@ -45,7 +45,7 @@ def draw(table: Sequence[common.Json], file: Path, case: str, default: str) -> N
 
 
 def pyplot() -> Any | None:
-    """matplotlib's, without a screen; None, and a word about it, where it is missing."""
+    """Return matplotlib's figure that needs no screen; None, with a message, if it is missing."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -74,7 +74,7 @@ def _axes(axes: Any, table: Sequence[common.Json], case: str) -> None:
 
 
 def counts(axes: Any, asked: Sequence[int], *, most: int = 12) -> None:
-    """Queries to the right, logarithmic, with these ticks; of two that would touch, the larger.
+    """Set a logarithmic axis of queries with these ticks; of two that would touch, keep the larger.
 
     `most`: how many ticks there is room for.
     """
@@ -88,14 +88,14 @@ def counts(axes: Any, asked: Sequence[int], *, most: int = 12) -> None:
 
 
 def plain(axes: Any) -> None:
-    """A faint grid, and no frame above and at the right."""
+    """Draw a faint grid, and no frame at the top and the right."""
     axes.minorticks_off()
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _labels(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names at the right, moved apart, each with a thin line to the end of its curve."""
+    """Write names at the right, moved apart, each with a thin line to the end of its curve."""
     low, high = (math.log(limit) for limit in axes.get_ylim())
     below = -1.0
     for ratio, queries, name, colour in sorted(ends):
@@ -116,7 +116,7 @@ def _labels(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
 def curve(
     axes: Any, lines: Sequence[common.Json], style: tuple[str, str, str], *, label: str, bold: bool
 ) -> None:
-    """Accuracy by budget with its spread over seeds; `style`: line, marker and colour."""
+    """Draw accuracy by budget with its spread over seeds; `style` is line, marker and colour."""
     if not lines:
         return
     lines = sorted(lines, key=lambda line: line["budget"])

@@ -1,4 +1,4 @@
-"""The students of `labels.py`: how accurate one becomes that learns from these labels alone."""
+"""The students of `labels.py`: how accurate they become from these labels alone."""
 
 import json
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ FIRST_SEED = 1  # the teacher's first weights are those of seed 0
 
 @dataclass(frozen=True)
 class Pupil:
-    """A student of the paper (section 4.1), and how many steps it is trained."""
+    """A student of the paper (section 4.1), and the number of its training steps."""
 
     network: str
     width: float
     steps: int
 
     def training(self, images: int) -> Training:
-        """As many epochs as make the steps; all else, rate and Eq. 1 included, is the default."""
+        """The default training, rate and Eq. 1 included, with as many epochs as make the steps."""
         return Training(epochs=max(1, self.steps // -(-images // BATCH)), batch=BATCH)
 
 
@@ -44,7 +44,7 @@ PUPILS = {  # by the teacher's network
 
 
 def with_labels(plain: TransferSet, distance: Tensor | None) -> TransferSet:
-    """Soft labels as a run makes them, Eq. 6 and 7; without distances, the answers alone."""
+    """Soft labels as a run makes them, by Eq. 6 and 7; without distances, the answers alone."""
     if distance is None:
         return plain.with_soft(None)
     return plain.with_soft(
@@ -55,9 +55,9 @@ def with_labels(plain: TransferSet, distance: Tensor | None) -> TransferSet:
 def taught(
     pupil: Pupil, transfer: TransferSet, test: DataSet, *, seeds: int, folder: Path, name: str
 ) -> list[float]:
-    """Accuracy on the test images of a student for each seed, after the last epoch.
+    """Accuracy of a student on the test images for each seed, after the last epoch.
 
-    Kept in the folder under the name: a seed that is there is not trained again.
+    Results are kept in the folder under the name; a seed that is there is not trained again.
     """
     training = pupil.training(len(transfer))
     parts = [json.dumps(asdict(pupil)).encode(), msgspec.json.encode(training)]
@@ -76,7 +76,7 @@ def taught(
 
 
 def line(accuracies: Sequence[float]) -> common.Json:
-    """Mean over the seeds, and their standard deviation where there are several."""
+    """Mean over the seeds, and their standard deviation if there are several."""
     found: common.Json = {"student": round(mean(accuracies), 4)}
     if len(accuracies) > 1:
         found["student_spread"] = round(stdev(accuracies), 4)

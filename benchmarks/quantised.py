@@ -1,10 +1,10 @@
-"""What the teacher really sees: what 8 bits and JPEG do to distances and students, and what helps.
+"""What 8 bits and JPEG in front of a teacher do to distances and students, and what helps.
 
     python benchmarks/quantised.py [--quick] --json quantised.json [--work DIR]
 
-The same searches ask a LeNet-5 on MNIST that sees floats, 8 bits, or JPEG of quality 90; `told`
-searches know what it sees, `untold` ones do not. Stopped and started again, it goes on. See
-README.md.
+The same searches ask a LeNet-5 on MNIST that sees floats, 8 bits, or JPEG of quality 90. `told`
+searches know what it sees, `untold` ones do not. A benchmark that was stopped continues when it is
+started again. See README.md.
 """
 
 import json
@@ -58,7 +58,7 @@ Told = Literal["told", "untold"]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: rows and queries of each; own images and their queries; students."""
+    """How much is measured: rows and their queries, own images and their queries, students."""
 
     rows: int
     queries: int
@@ -68,7 +68,7 @@ class Size:
     seeds: int
 
     def searches(self) -> dict[str, Search]:
-        """The paper's search, as fine as floats allow, and the default, row by row."""
+        """The paper's search, as fine as floats allow, and the default search, row by row."""
         return {
             "paper": paper(queries=self.queries, tolerance=1e-5),
             "default": Search(strategy="rows", queries=self.queries),
@@ -80,7 +80,7 @@ FULL, QUICK = Size(200, 1000, 300, 100, 3, 3), Size(20, 200, 60, 30, 1, 1)
 
 @dataclass(frozen=True)
 class Untold:
-    """A teacher of which nobody knows that it does not see everything."""
+    """A teacher that hides that it does not see everything."""
 
     teacher: Teacher
 
@@ -102,7 +102,7 @@ class Untold:
 
 @dataclass(frozen=True)
 class Bench:
-    """The teacher, images that references are drawn from, the rows, and what students need."""
+    """The teacher, the images that references are drawn from, the rows, and what students need."""
 
     teacher: Teacher
     pool: Tensor
@@ -114,19 +114,19 @@ class Bench:
     folder: Path
 
     def sighted(self, sight: str, told: Told) -> Teacher:
-        """The teacher that sees so much."""
+        """The teacher with this sight."""
         seeing = quantised(self.teacher, SIGHTS[sight], SHAPE)
         return seeing if told == "told" else Untold(seeing)
 
 
 def main() -> int:
-    """Measure what is not there yet, and write the result."""
+    """Measure whatever is missing, and write the result."""
     options = common.parser(__doc__)
-    options.add_argument("--work", type=Path, help="folder of results that are kept")
+    options.add_argument("--work", type=Path, help="folder in which results are kept")
     options.add_argument(
         "--taught", nargs="*", default=list(SIGHTS), choices=SIGHTS, help="students of these alone"
     )
-    options.add_argument("--threads", type=int, default=1, help="of torch; default: 1")
+    options.add_argument("--threads", type=int, default=1, help="threads of torch; default: 1")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     size = QUICK if given.quick else FULL
@@ -160,7 +160,7 @@ def main() -> int:
 
 
 def cells() -> Iterator[tuple[str, Told]]:
-    """What the teacher sees, and whether the search is told; there is nothing to tell of floats."""
+    """What the teacher sees, and whether the search is told; floats need no telling."""
     for sight in SIGHTS:
         yield sight, "untold"
         if sight != "float":
@@ -168,7 +168,7 @@ def cells() -> Iterator[tuple[str, Told]]:
 
 
 def made(size: Size, work: Path) -> Bench:
-    """The teacher, and images of it that it gets right, each with one class to reach."""
+    """Make the teacher, and images that it gets right, each with one class to reach."""
     data = training_images(LESSON, rows.POOL + rows.OWN)
     net = trained(LESSON, data)
     teacher = torch_module(net, classes=rows.CLASSES)
@@ -192,7 +192,7 @@ def made(size: Size, work: Path) -> Bench:
 
 
 def measured(bench: Bench, search: Search, name: str, sight: str, told: Told) -> common.Json:
-    """The distances that a search believes in, and those of what the teacher saw."""
+    """The distances that a search believes in, and those of the images that the teacher saw."""
     found = searched(bench, search, name, sight, told)
     once = Encoder(SIGHTS[sight], SHAPE)
     point = once.seen(found["point"], times=1)
@@ -223,7 +223,7 @@ def measured(bench: Bench, search: Search, name: str, sight: str, told: Told) ->
 
 
 def searched(bench: Bench, search: Search, name: str, sight: str, told: Told) -> dict[str, Tensor]:
-    """Points, distances and queries of all rows, one class after the other; kept in the folder."""
+    """Points, distances and queries of all rows, class after class; kept in the folder."""
     settings = msgspec.json.encode((search, SIGHTS[sight], told, len(bench.target)))
     digest = stale.digest(SOURCES, settings, bench.weights, bytes([FORMAT, SEED]))
     file = bench.folder / f"{name}-{sight}-{told}-{digest}.safetensors"
@@ -311,7 +311,7 @@ def taught(bench: Bench, size: Size, sight: str, told: Told) -> common.Json:
 
 
 def known(bench: Bench, sight: str) -> float:
-    """The accuracy of the teacher that sees so much, on the test images; kept in the folder."""
+    """The accuracy of the teacher with this sight on the test images; kept in the folder."""
     file = bench.folder / f"teacher-{sight}-{stale.digest(SOURCES, bench.weights)}.json"
     if not file.exists():
         teacher, images = bench.sighted(sight, "untold"), bench.test.images

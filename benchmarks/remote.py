@@ -1,13 +1,15 @@
-"""How fast a remote teacher is asked: through MLServer, against a bare load generator.
+"""How fast a remote teacher is asked through MLServer, compared with a bare load generator.
 
     python benchmarks/remote.py [--quick] --json remote.json
 
-`remote_over_bare.mlserver`: images a second of `db3kd.teachers.remote`, every answer kept in a
-store before it is used, over those of a client that sends the same requests, ready made, with as
-many at a time, and throws the replies away. `adapter_over_bare.mlserver`: without the store. All
-take turns on one server, each in another order; a figure is the median of the ratios of a turn, and
-the table has their quartiles. The server is stock MLServer with a classifier
-of scikit-learn's digits, one worker, on this machine: `make servers` first. See README.md.
+- `remote_over_bare.mlserver`: images per second of `db3kd.teachers.remote`, which keeps every
+  answer in a store before it is used, divided by those of a bare client. That client sends the same
+  requests, made in advance, as many at a time, and throws the replies away.
+- `adapter_over_bare.mlserver`: the same without the store.
+
+All take turns on one server, in another order each turn. A figure is the median of the ratios of
+the turns; the table has their quartiles. The server is stock MLServer with a classifier of
+scikit-learn's digits and one worker, on this machine. Run `make servers` first. See README.md.
 """
 
 import asyncio
@@ -34,7 +36,7 @@ sys.path.insert(0, str(common.PROJECT / "tests"))
 from servers import real
 
 TURNS, QUICK_TURNS = 31, 3
-IMAGES, QUICK_IMAGES = 8_192, 2_048  # in a turn, in questions of so many:
+IMAGES, QUICK_IMAGES = 8_192, 2_048  # images in a turn; QUESTION, in a question
 QUESTION = 4_096
 
 
@@ -99,7 +101,7 @@ def main() -> int:
 
 
 def made(server: real.Server, count: int) -> Tensor:
-    """Images that differ: the known digits, each a little darker than the one before."""
+    """Images that all differ: the known digits, each a little darker than the one before."""
     known = torch.as_tensor(server.known.images)
     rows = torch.arange(count)
     return known[rows % len(known)] * (1 - rows / (2 * count)).reshape(-1, 1, 1, 1)
@@ -108,7 +110,7 @@ def made(server: real.Server, count: int) -> Tensor:
 def in_turns(
     ways: dict[str, Callable[[Tensor], None]], images: Tensor, turns: int
 ) -> dict[str, list[float]]:
-    """Seconds of each way, turn by turn; a first turn of all warms up and is not counted."""
+    """The seconds of each way, turn by turn; a first turn warms up and is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         first = turn % len(ways)
@@ -122,7 +124,7 @@ def in_turns(
 
 
 def asked(teacher: CachedTeacher | RemoteTeacher, images: Tensor) -> None:
-    """Ask for all, in questions of a run's size."""
+    """Ask about all images, in questions of a run's size."""
     for part in torch.split(images, QUESTION):
         teacher.labels(part)
 
@@ -131,7 +133,7 @@ _READY: dict[int, list[Request]] = {}
 
 
 def requests(settings: Remote, images: Tensor) -> list[Request]:
-    """The very requests that the adapter sends; made once."""
+    """Exactly the requests that the adapter sends, made once."""
     if not _READY:
         channels, height, width = images.shape[1:]
         protocol = of(settings, Encoder(settings.encoding, (channels, height, width), (0.0, 1.0)))
@@ -140,7 +142,7 @@ def requests(settings: Remote, images: Tensor) -> list[Request]:
 
 
 def bare(ready: Sequence[Request], concurrency: int) -> None:
-    """Send them, so many at a time; read the replies and throw them away."""
+    """Send them, a fixed number at a time; read the replies and throw them away."""
     asyncio.run(_bare(ready, concurrency))
 
 

@@ -1,8 +1,8 @@
-"""Adapters: Foolbox's HopSkipJump, ART's HopSkipJump and Sign-OPT, asking through our meter.
+"""Adapters for Foolbox's HopSkipJump and ART's HopSkipJump and Sign-OPT, which ask via our meter.
 
-Each gets the start that everybody has, a point on the boundary, and goes on until its queries are
-spent. Settings are the libraries' defaults, except for limits on the number of iterations: the
-meter says when to stop.
+Each gets the same start, a point on the boundary, and continues until its queries are spent. The
+settings are the libraries' defaults, except for limits on the number of iterations: the meter says
+when to stop.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Run = Callable[[Watch, Tensor], None]  # (teacher that watches, starts); ends by
 
 @dataclass(frozen=True)
 class Rival:
-    """How one competitor runs: `together` rows at once, to `most` queries unless told otherwise."""
+    """How a rival runs: `together` rows at once, to `most` queries unless told otherwise."""
 
     run: Run
     package: str
@@ -32,7 +32,7 @@ class Rival:
 
     @property
     def version(self) -> str:
-        """Of its package; results of another version are not mixed in."""
+        """The version of its package; results of another version are not mixed in."""
         try:
             return f"{self.package} {version(self.package)}"
         except PackageNotFoundError:
@@ -40,7 +40,7 @@ class Rival:
 
 
 class OneHot(nn.Module):
-    """The watched teacher as a module: scores are 1 for the answer, 0 for the rest."""
+    """The watched teacher as a module, with score 1 for the answer and 0 for the other classes."""
 
     def __init__(self, watch: Watch) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class OneHot(nn.Module):
 
 
 def foolbox_hop_skip_jump(watch: Watch, start: Tensor) -> None:
-    """HopSkipJump of Foolbox: its result depends on how many rows it gets at once."""
+    """HopSkipJump of Foolbox; its result depends on how many rows it gets at once."""
     foolbox = needed("foolbox")
     attack = foolbox.attacks.HopSkipJumpAttack(steps=FOREVER)
     aim = foolbox.criteria.TargetedMisclassification(watch.target)
@@ -71,9 +71,9 @@ def art_hop_skip_jump(watch: Watch, start: Tensor) -> None:
 def art_sign_opt(watch: Watch, start: Tensor) -> None:
     """Sign-OPT of ART, for one row, from the start given.
 
-    As shipped (1.20), its targeted search for a start asks whether a point is of the image's own
-    class where the target is meant, so that it ends at the reference image. The start is on the
-    boundary already: that search is left out, which also saves its queries.
+    In the released version (1.20), the targeted search for a start tests for the image's own class
+    instead of the target class, and so ends at the reference image. Our start is on the boundary
+    already, so that search is left out, which also saves its queries.
     """
 
     class FromStart(needed("art.attacks.evasion").SignOPTAttack):  # type: ignore[misc]
@@ -102,7 +102,7 @@ MORE = {"foolbox_hsj_20": Rival(foolbox_hop_skip_jump, "foolbox", together=20)} 
 
 
 def _black_box(watch: Watch) -> Any:
-    """The watched teacher as ART wants it: scores in, and out of, arrays of float32."""
+    """The watched teacher as ART wants it: images and scores are float32 arrays."""
     black_box = needed("art.estimators.classification").BlackBoxClassifier
     model = OneHot(watch)
 

@@ -1,4 +1,4 @@
-"""The rows that every competitor of `distance.py` searches, and the starts they all have."""
+"""The rows that every competitor of `distance.py` searches, and their common starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -28,7 +28,7 @@ OUT = (1e-4, 1e-3, 1e-2)  # by which starts of rivals are moved out
 
 @dataclass(frozen=True)
 class Case:
-    """A teacher and how it came about; without a lesson it is the digits' SVM."""
+    """A teacher and how it is trained; without a lesson it is the SVM on the digits."""
 
     name: str
     lesson: Lesson | None
@@ -36,18 +36,19 @@ class Case:
 
     @property
     def folder(self) -> str:
-        """Where its results go: another teacher or other starts have another folder."""
+        """The folder of its results; another teacher or other starts have another folder."""
         taught = f"-{self.lesson.train}-{self.lesson.epochs}" if self.lesson else ""
         return f"{self.name}{taught}-{self.references}"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Images times all other classes, image by image, as tensors that are saved together.
+    """Every image with every other class, image by image, as tensors that are saved together.
 
-    `start` is the boundary-distance point of each row, made `firm`, `start_spent` what it cost,
-    `start_curve` the best distance of that search within each of `CHECKPOINTS`. `white` is the
-    white-box distance, +inf where none was found.
+    - `start`: the boundary-distance point of each row, made `firm`.
+    - `start_spent`: what it cost.
+    - `start_curve`: the best distance of that search within each of `CHECKPOINTS`.
+    - `white`: the white-box distance, +inf if none was found.
     """
 
     number: Tensor  # image: its number in the data set
@@ -70,22 +71,22 @@ class Rows:
 
     @property
     def start_distance(self) -> Tensor:
-        """Boundary distance of each row: what a failed search counts as."""
+        """The boundary distance of each row, which is what a failed search counts as."""
         return self.start_curve[:, -1]
 
     def key(self, row: int) -> str:
-        """A name that stays when more images are added: image number and class."""
+        """A name of a row that stays if more images are added: image number and class."""
         return f"{int(self.number[self.sample[row]])}:{int(self.target[row])}"
 
     def mixed(self) -> list[int]:
-        """All rows in a random order, so that the first few are of many images and classes."""
+        """All rows in a random order, so that the first few cover many images and classes."""
         draw = torch.Generator().manual_seed(1)
         return [int(row) for row in torch.randperm(len(self), generator=draw)]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A case with everything that competitors need."""
+    """A case, with everything that competitors need."""
 
     case: Case
     teacher: Teacher
@@ -95,10 +96,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Taught:
-    """A teacher, its modules, whose gradients the reference may see, and images for two purposes.
+    """A teacher, its modules, whose gradients the white-box reference may use, and images.
 
-    References are drawn from `pool`; rows from `own`, with `labels`, whose first image has number
-    `first` in the data set.
+    References are drawn from `pool`. Rows are drawn from `own`, with `labels`; the first image of
+    `own` has the number `first` in the data set.
     """
 
     teacher: Teacher
@@ -110,7 +111,7 @@ class Taught:
 
 
 def prepare(case: Case, images: int, work: Path) -> Task:
-    """Train the teacher, draw `images` images that it gets right, find starts and reference."""
+    """Train the teacher, draw `images` images that it gets right, and find starts and reference."""
     source = taught(case)
     teacher = source.teacher
     pool_answers = teacher.labels(source.pool)
@@ -139,7 +140,7 @@ def prepare(case: Case, images: int, work: Path) -> Task:
 def started(
     teacher: Teacher, images: Tensor, own: Tensor, references: References, number: Tensor
 ) -> Rows:
-    """All other classes of each image, each with its start: our boundary distance."""
+    """The rows of all other classes of each image; each starts at its boundary-distance point."""
     search = Search(metric="bd", references=len(references.answers), checkpoints=CHECKPOINTS)
     found = boundary_distance(teacher, images, own, references, search, keep_points=True)
     if found.points is None:
@@ -160,10 +161,10 @@ def started(
 
 
 def firm(teacher: Teacher, origin: Tensor, point: Tensor, target: Tensor) -> Tensor:
-    """Points a ten-thousandth further out, so that they are across in whatever batch they come.
+    """Move points out by a ten-thousandth, so that they are across in batches of any size.
 
-    A rival asks one image at a time; a point on the very boundary may fall to the other side there.
-    Points that still do are moved out a thousandth, then a hundredth.
+    A rival asks one image at a time, and a point exactly on the boundary may then fall to the other
+    side. Points that still do are moved out by a thousandth, then by a hundredth.
     """
     for share in OUT:
         further = (origin + (1 + share) * (point - origin)).clamp(*teacher.bounds)

@@ -2,9 +2,10 @@
 
     python benchmarks/spending.py [--quick] --json spending.json [--work DIR]
 
-Each method spends the same number of answers, own images included, through a run of its own, whose
-books say so; a student learns from what was bought. `accuracy.METHOD.DATA.OWNxANSWERS`: mean over
-seeds, in percent, last step. Stopped and started again, it goes on. See README.md.
+Each method spends the same number of answers, those for own images included. It has its own run,
+whose books confirm the number. A student learns from what was bought.
+`accuracy.METHOD.DATA.OWNxANSWERS` is the mean over seeds in percent, after the last step. A
+benchmark that was stopped continues when it is started again. See README.md.
 """
 
 import json
@@ -60,7 +61,7 @@ FORMAT = 1  # of what is kept: another number where this file changes what is bo
 
 @dataclass(frozen=True)
 class Case:
-    """A data set, its teacher, and the student: half as wide, `steps` batches of 64."""
+    """A data set, its teacher, and the student: half as wide, trained on `steps` batches of 64."""
 
     name: str
     lesson: Lesson | None
@@ -103,8 +104,9 @@ CASES = (
 class Problem:
     """A teacher, own images, test images.
 
-    `net`: the teacher, for its logits, which only upper references see. `truth`: the true classes
-    of the own images, for the cross-entropy term of Eq. 1; None where it uses the answers.
+    - `net`: the teacher's network, for its logits, which only upper references see.
+    - `truth`: the true classes of the own images, for the cross-entropy term of Eq. 1; None if this
+      term uses the answers.
     """
 
     case: Case
@@ -124,20 +126,20 @@ class Problem:
 
 
 def main() -> int:
-    """Buy and train what is not there yet, and write the result."""
+    """Buy and train whatever is missing, and write the result."""
     options = common.parser(__doc__)
-    options.add_argument("--work", type=Path, help="folder of runs that are kept")
-    options.add_argument("--case", nargs="+", help="these data sets only")
-    options.add_argument("--only", nargs="+", choices=METHODS, help="these methods only")
-    options.add_argument("--own", nargs="+", type=int, help="so many own images only")
-    options.add_argument("--budgets", nargs="+", type=int, help="answers an image, these only")
-    options.add_argument("--seeds", type=int, default=3, help="students of a cell")
-    options.add_argument("--steps", type=int, help="batches that a student learns from")
+    options.add_argument("--work", type=Path, help="folder in which runs are kept")
+    options.add_argument("--case", nargs="+", help="only these data sets")
+    options.add_argument("--only", nargs="+", choices=METHODS, help="only these methods")
+    options.add_argument("--own", nargs="+", type=int, help="only these numbers of images")
+    options.add_argument("--budgets", nargs="+", type=int, help="only these answers per image")
+    options.add_argument("--seeds", type=int, default=3, help="students per cell")
+    options.add_argument("--steps", type=int, help="training batches per student")
     options.add_argument(
         "--truth", action="store_true", help="own images have their true classes, as in the paper"
     )
-    options.add_argument("--device", default="cpu", help="of search and students; default: cpu")
-    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
+    options.add_argument("--device", default="cpu", help="for search and students; default: cpu")
+    options.add_argument("--threads", type=int, help="threads of torch; default: torch's own")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -177,7 +179,7 @@ def main() -> int:
 
 
 def default() -> str:
-    """The method that a recipe names if it names none."""
+    """The method of a recipe that names none."""
     method = StudentConfig(network="lenet5").methods[0]
     if method == "grown" and Grow().choose != "random":
         return Grow().choose
@@ -187,7 +189,7 @@ def default() -> str:
 def cells(
     methods: Sequence[str], budgets: Sequence[int], problem: Problem
 ) -> Iterator[tuple[str, int]]:
-    """Methods and budgets, small budgets first; what needs no more than its own answers, once."""
+    """Methods and budgets, small budgets first; methods that buy nothing more are listed once."""
     for budget in budgets:
         for method in methods:
             plain = method in ("labels", "logits")
@@ -201,7 +203,7 @@ def cells(
 def made(
     case: Case, count: int, work: Path, *, truth: bool = False, device: str = "cpu"
 ) -> Problem:
-    """The teacher, `count` own images drawn at random, and test images."""
+    """Make the teacher, draw `count` own images at random, and take the test images."""
     kind = "" if device == "cpu" else f"-{device.partition(':')[0]}"
     folder = work / f"{case.name}{kind}" / str(count)
     if case.lesson is None:
@@ -227,7 +229,7 @@ def made(
 
 
 def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) -> common.Json:
-    """Buy, train, test; what is there already is not done again."""
+    """Buy, train and test; what exists already is not done again."""
     count = len(problem.own)
     grow, search = settings_of(method, budget)
     settings = repr((grow, search, FORMAT)).encode()
@@ -274,7 +276,7 @@ def cell(problem: Problem, method: str, budget: int, *, steps: int, seeds: int) 
 
 
 def settings_of(method: str, budget: int) -> tuple[Grow | None, Search | None]:
-    """How a method spends so many answers an image, its own one left aside."""
+    """How a method spends a number of answers per image, the image's own answer not counted."""
     left = budget - 1
     match method:
         case "grown" | "grown_logits" | "selected":
@@ -350,7 +352,7 @@ def with_logits(problem: Problem, transfer: TransferSet) -> TransferSet:
 def taught(
     problem: Problem, transfer: TransferSet, training: Training, name: str, seed: int
 ) -> float:
-    """Accuracy of one student in percent, after the last step; kept in the folder."""
+    """Accuracy of one student in percent after the last step; kept in the folder."""
     kind = "" if problem.truth is None else "truth-"
     name = f"{name}-{kind}{training.steps}-{seed}-{stale.digest(stale.STUDENT)}"
     file = problem.folder / f"{name}.json"
@@ -365,13 +367,13 @@ def taught(
 
 
 def student(problem: Problem, *, seed: int) -> nn.Module:
-    """A student before its training."""
+    """Make a student, not trained yet."""
     case = problem.case
     return quick(build(case.network, problem.own.shape, problem.classes, case.width, seed=seed))
 
 
 def teacher_accuracy(problem: Problem) -> float:
-    """The teacher's accuracy on the test images, outside of the books."""
+    """The teacher's accuracy on the test images, which is not on the books."""
     images = problem.test.images
     with torch.no_grad():
         answers = [

@@ -1,4 +1,4 @@
-"""When a kept result is stale: what it was made of, as a few letters in its name."""
+"""Tells when a kept result is stale: its name holds a digest of what it depends on."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ STUDENT = ("student/*.py",)
 
 
 def digest(patterns: Sequence[str], *parts: bytes) -> str:
-    """Of the package's sources that match, and of whatever else the result depends on.
+    """Digest of the package's sources that match, and of whatever else the result depends on.
 
-    A pattern without a file is an error: the result would not depend on what was moved away.
+    A pattern without a file is an error, since the result would no longer depend on a source that
+    was moved.
     """
     house = Path(db3kd.__file__).parent
     found = hashlib.blake2b(digest_size=8)

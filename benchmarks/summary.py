@@ -1,4 +1,4 @@
-"""Tables and figures of `distance.py` from the distances of every competitor."""
+"""Tables and figures of `distance.py`, made from the distances of every competitor."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Part:
 def of(
     task: Task, results: Mapping[str, Mapping[str, common.Json]], asked: Sequence[int], default: str
 ) -> Part:
-    """Compare competitors on all rows that each one finished, and on those that all finished."""
+    """Compare competitors on all rows that each one finished, and on the rows that all finished."""
     rows, case = task.rows, task.case.name
     white = {
         rows.key(row): float(distance)
@@ -85,7 +85,7 @@ def _line(
 
 
 def _ratio(distances: Mapping[str, float], over: Mapping[str, float]) -> float:
-    """Mean over mean, on the rows of the first; 0 without rows."""
+    """Mean divided by mean, on the rows of the first; 0 without rows."""
     if not distances:
         return 0.0
     return sum(distances.values()) / sum(over[row] for row in distances)

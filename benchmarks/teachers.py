@@ -1,6 +1,7 @@
-"""The teachers that benchmarks ask: trained once, briefly, and kept in the temporary folder.
+"""The teachers that benchmarks ask, trained once, briefly, and kept in the temporary folder.
 
-`trained` gives the networks, `digits` the support vector machine on scikit-learn's 8x8 digits.
+`trained` gives the networks. `digits` gives the support vector machine on scikit-learn's 8x8
+digits.
 """
 
 import tempfile
@@ -28,7 +29,7 @@ DIGITS_OF_TEACHER = 600  # images that the support vector machine is fitted on
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a network is, and what it is trained on; `name` is that of the benchmark's case."""
+    """A network and what it is trained on; `name` is the benchmark's case."""
 
     name: str
     network: str
@@ -39,12 +40,12 @@ class Lesson:
 
     @property
     def path(self) -> Path:
-        """Where its weights are kept."""
+        """The file of its weights."""
         kind = "" if self.device == "cpu" else f"-{self.device.partition(':')[0]}"
         return FOLDER / f"{self.name}-{self.train}-{self.epochs}{kind}.safetensors"
 
     def on(self, device: str) -> "Lesson":
-        """The lesson on a device: on a GPU a longer one, where a CPU would be too slow."""
+        """The lesson on a device; on a GPU a longer one, for which a CPU would be too slow."""
         images, epochs = self.train, self.epochs
         if device != "cpu":
             images, epochs = ON_A_GPU.get(self.network, (images, epochs))
@@ -52,7 +53,7 @@ class Lesson:
 
 
 def trained(lesson: Lesson, data: DataSet) -> nn.Module:
-    """Train briefly on the first images, or take the weights of an earlier benchmark."""
+    """Train briefly on the first images, or load the weights of an earlier benchmark."""
     net = build(lesson.network, data.images.shape, 10, seed=0)
     if lesson.path.exists():
         try:
@@ -70,7 +71,7 @@ def trained(lesson: Lesson, data: DataSet) -> nn.Module:
 
 
 def training_images(lesson: Lesson, least: int) -> DataSet:
-    """The first training images, in memory: as many as the lesson takes, at least `least`."""
+    """The first training images, in memory: as many as the lesson takes, but at least `least`."""
     data = load(lesson.data, f"train[:{max(lesson.train, least)}]")
     return DataSet(in_memory(data.images), data.labels, data.classes)
 

@@ -2,14 +2,16 @@
 
     python benchmarks/throughput.py [--quick] --json throughput.json
 
-`mbd_over_raw.NAME`: queries per second of MBD labelling, through the meter, over images per second
-of the very same teacher at its best batch size. `taped_over_raw.NAME`: the same with the tape, as
-in a run. Search and raw teacher take turns about once a second within one process, so that both
-meet the same machine; each repeat gives one ratio, the figure is their median.
-`grow_over_raw.NAME`: the same for the stage that grows, in a run, images asked at random;
-`shapes_over_raw.NAME` and `noise_over_raw.NAME`: for pseudo samples without any data.
-`adapter_over_plain.NAME`: images per second of that teacher over the bare module as it was written,
-at the batch size that is best for it, in turns of one block of images. See README.md.
+- `mbd_over_raw.NAME`: queries per second of MBD labelling, through the meter, divided by images per
+  second of the same teacher at its best batch size.
+- `taped_over_raw.NAME`: the same with the tape, as in a run.
+- `grow_over_raw.NAME`: the same for the stage "grow" in a run, with images asked at random.
+- `shapes_over_raw.NAME`, `noise_over_raw.NAME`: the same for pseudo samples, without any data.
+- `adapter_over_plain.NAME`: images per second of the same teacher, divided by those of the bare
+  module as it was written, at its best batch size, in turns of one block of images.
+
+Search and raw teacher take turns about once a second within one process, so that both meet the same
+conditions. Each repeat gives one ratio; the figure is their median. See README.md.
 """
 
 import sys
@@ -51,7 +53,7 @@ TURNS = 11  # of the adapter and of the module as written, in one repeat
 
 @dataclass(frozen=True)
 class Case:
-    """A teacher, what it is trained on, and how much of it is searched."""
+    """A teacher, what it is trained on, and how much is searched."""
 
     name: str
     network: str
@@ -74,7 +76,7 @@ QUICK = (
 
 @dataclass
 class TakingTurns:
-    """A teacher that now and then stops the search's clock and lets the raw teacher have a turn."""
+    """A teacher that now and then stops the search's clock and gives the raw teacher a turn."""
 
     teacher: Teacher
     raw: Teacher
@@ -98,7 +100,7 @@ class TakingTurns:
         return self.teacher.bounds
 
     def labels(self, images: Tensor, /) -> Tensor:
-        """Class index of each image; once a slice is over, a turn of the raw teacher."""
+        """Class index of each image; when a slice is over, the raw teacher gets a turn."""
         started = time.perf_counter()
         answers = self.teacher.labels(images)
         ended = time.perf_counter()
@@ -118,11 +120,11 @@ class TakingTurns:
 def main() -> int:
     """Run every case and write the result."""
     options = common.parser(__doc__)
-    options.add_argument("--threads", type=int, help="of torch; default: as many as torch takes")
+    options.add_argument("--threads", type=int, help="threads of torch; default: torch's own")
     options.add_argument("--repeats", type=int, help="default: 5, with --quick 1")
-    options.add_argument("--queries", type=int, default=1000, help="for each row; default: 1000")
+    options.add_argument("--queries", type=int, default=1000, help="per row; default: 1000")
     options.add_argument("--samples", type=int, help="default: 30 and 20, with --quick 20 and 6")
-    options.add_argument("--case", help="one case only, for example lenet5_mnist")
+    options.add_argument("--case", help="only this case, for example lenet5_mnist")
     given = options.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -167,7 +169,7 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that the repeats of one case share."""
+    """What the repeats of one case share."""
 
     case: Case
     search: Search
@@ -187,7 +189,7 @@ class Bench:
 
     @classmethod
     def of(cls, case: Case, search: Search, samples: int) -> "Bench":
-        """Train the teacher, ask for the references and find the best batch size."""
+        """Train the teacher, ask about the references, and find the best batch size."""
         data = load(case.data, f"train[:{max(case.train, POOL)}]")
         data = DataSet(in_memory(data.images), data.labels, data.classes)
         net = _network(case, data)
@@ -228,7 +230,7 @@ class Bench:
         )
 
     def setting(self) -> common.Json:
-        """How this case was set."""
+        """The setting of this case."""
         return {
             "network": self.case.network,
             "data": self.case.data,
@@ -244,7 +246,7 @@ class Bench:
         }
 
     def turns(self) -> common.Json:
-        """Show the block to the adapter and to the module as written, in turns."""
+        """Show the block to the adapter and to the module as written in turns."""
         asks = {"adapter": self.teacher.labels, "plain": self.plain}
         wall: dict[str, list[float]] = {name: [] for name in asks}
         cpu: dict[str, list[float]] = {name: [] for name in asks}
@@ -267,7 +269,7 @@ class Bench:
         return row
 
     def repeat(self, taped: bool) -> common.Json:
-        """Label all samples once, with the raw teacher in between."""
+        """Label all samples once, with turns of the raw teacher in between."""
         with tempfile.TemporaryDirectory() as folder:
             turns = TakingTurns(self.teacher, self.raw, self.block)
             meter = Meter(turns)
@@ -311,7 +313,7 @@ class Bench:
         return row
 
     def stage(self, name: str) -> common.Json:
-        """Grow or synthesize images in a run, with the raw teacher in between."""
+        """Grow or synthesise images in a run, with turns of the raw teacher in between."""
         turns = TakingTurns(self.teacher, self.raw, self.block)
         with tempfile.TemporaryDirectory() as folder, Run(folder, turns) as run:
             run.answers(self.parents)
@@ -342,7 +344,7 @@ class Bench:
 
 
 def _network(case: Case, data: DataSet) -> nn.Module:
-    """Train briefly, or take the weights of an earlier benchmark."""
+    """Train briefly, or load the weights of an earlier benchmark."""
     net = build(case.network, data.images.shape, 10, seed=0)
     folder = Path(tempfile.gettempdir()) / "db3kd-benchmarks"
     path = folder / f"{case.name}-{case.train}-{case.epochs}.safetensors"
@@ -374,7 +376,7 @@ def _plain(net: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
 def _best_batch(
     asks: dict[int, Callable[[Tensor], Tensor]], block: Tensor
 ) -> tuple[int, dict[int, float]]:
-    """The batch size at which a teacher is fastest: medians of five rounds in turn."""
+    """The batch size at which a teacher is fastest, by the median of five rounds in turn."""
     asks = {batch: ask for batch, ask in asks.items() if batch <= len(block)}
     rates: dict[int, list[float]] = {batch: [] for batch in asks}
     for ask in asks.values():

@@ -1,7 +1,7 @@
-"""What every competitor asks through: it counts each row's queries and keeps the best point shown.
+"""Counts the queries of each row of a competitor, and keeps the best point that it showed.
 
-A competitor may report what it likes. What counts is the nearest point across the boundary that
-the teacher was really shown within a row's count, its start search included.
+Whatever a competitor reports, only this counts: the nearest point across the boundary that the
+teacher was really shown within the row's queries, its start search included.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,16 @@ NUDGE = 1e-4  # share of the distance by which a point is moved out when asked a
 
 
 class Enough(Db3kdError):
-    """Every row has had its queries; raised instead of the next question."""
+    """Raised instead of the next question when every row has had its queries."""
 
 
 class Watch:
-    """A teacher for a competitor that searches `len(origin)` rows side by side.
+    """A teacher for a competitor that searches `len(origin)` rows in parallel.
 
-    A question holds as many images for each row, in turn: image i is of row i modulo the rows.
-    `curve[row, k]` is the best distance within checkpoint k; it begins with what the start search
-    found. Of a question across the last checkpoint, only the part within it counts.
+    A question holds the same number of images for each row, in turn: image i belongs to row i
+    modulo the number of rows. `curve[row, k]` is the best distance within checkpoint k. It begins
+    with what the start search found. If a question goes beyond the last checkpoint, only the part
+    up to it counts.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Watch:
         """Class index of each image, clipped to the bounds; one query each."""
         rows = len(self.origin)
         if len(images) % rows:
-            raise ValueError(f"{len(images)} images are no whole number for each of {rows} rows")
+            raise ValueError(f"{len(images)} images are not a multiple of {rows} rows")
         if min(self.spent) >= self.checkpoints[-1]:
             raise Enough
         images = images.clamp(*self.bounds)
@@ -77,17 +78,17 @@ class Watch:
         return answers
 
     def _keep(self, row: int, count: int) -> None:
-        """The best distance counts at every checkpoint that is not passed yet."""
+        """Enter the best distance at every checkpoint that is not passed yet."""
         for k, checkpoint in enumerate(self.checkpoints):
             if count <= checkpoint:
                 self.curve[row, k] = min(float(self.curve[row, k]), self.best[row])
 
 
 def asked_again(teacher: Teacher, origin: Tensor, point: Tensor, target: Tensor) -> Tensor:
-    """By which factor each distance grows when the final points are asked again; +inf: not across.
+    """Factor by which each distance grows when the last points are asked again; +inf: not across.
 
-    1 where the point is still across. A point on the boundary may fall to the other side where the
-    teacher computes in other batches: then the one a ten-thousandth further out is asked instead.
+    It is 1 if the point is still across. A point on the boundary may fall to the other side when
+    the teacher computes in other batches. Then a point a ten-thousandth further out is asked.
     """
     low, high = teacher.bounds
     good = (teacher.labels(point) == target) & ((point >= low) & (point <= high)).flatten(1).all(1)

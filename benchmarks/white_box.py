@@ -1,7 +1,8 @@
 """The white-box reference: targeted DDN (Rony et al., 2019) on the teacher itself.
 
-It sees the teacher's gradients, so its distances are what no black-box search should be far from:
-an upper bound of the true minimum. DDN is Foolbox's; 200 and 400 steps, the better of the two.
+It sees the teacher's gradients. Its distances are an upper bound of the true minimum, and a good
+black-box search should come close to them. DDN is Foolbox's, with 200 and with 400 steps; the
+better result of the two counts.
 """
 
 import importlib
@@ -35,9 +36,9 @@ def needed(name: str) -> Any:
 class SoftVotes(nn.Module):
     """An RBF `sklearn.svm.SVC` as a module whose argmax is the machine's answer.
 
-    The machine lets each pair of classes vote; votes have no gradient. Forward, this returns the
-    votes (a tie goes to the first class, as in the machine); backward, it is a sum of sigmoids of
-    the pairs' decision values times `sharpness`.
+    The machine lets each pair of classes vote, and votes have no gradient. The forward pass returns
+    the votes; a tie goes to the first class, as in the machine. The backward pass is that of a sum
+    of sigmoids of the pairs' decision values times `sharpness`.
     """
 
     def __init__(self, machine: Any, sharpness: float) -> None:
@@ -64,7 +65,7 @@ class SoftVotes(nn.Module):
         return (soft + (hard - soft).detach()).float()
 
     def _votes(self, share: Tensor) -> Tensor:
-        """Each pair's vote: a share for its first class, the rest for its second."""
+        """The vote of each pair: a share for its first class, the rest for its second."""
         votes = share.new_zeros(len(share), self.classes)
         return votes.index_add(1, self.first, share).index_add(1, self.second, 1 - share)
 
@@ -76,9 +77,9 @@ def reference(
     target: Tensor,
     steps: Sequence[int] = STEPS,
 ) -> tuple[Tensor, Tensor]:
-    """Distance and point of each row, confirmed by the teacher; +inf where nothing was found.
+    """Distance and point of each row, confirmed by the teacher; +inf if nothing was found.
 
-    `modules` return scores whose argmax is the teacher's answer; DDN runs on each of them.
+    `modules` return scores whose argmax is the teacher's answer. DDN runs on each of them.
     """
     foolbox = needed("foolbox")
     point, best = origin.clone(), torch.full((len(origin),), torch.inf)
