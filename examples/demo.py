@@ -2,14 +2,14 @@
 
     make demo                     (or: .venv/bin/python examples/demo.py [FOLDER])
 
-The teacher has no gradient and gives no scores: it answers 0 to 9. The student sees 200 images of
-its own, without labels, and what can be learned of the teacher's boundary by asking. Four students
-are compared: "ce" is trained on the teacher's answers alone, "sd", "bd" and "mbd" also on soft
-labels made from distances to the boundary. All four have the same images, settings and seeds, and
-the network after the last epoch counts. Data: the 8x8 digits that come with scikit-learn, so
+The teacher has no gradient and gives no scores: it answers 0 to 9. The student has 200 images
+without labels, and learns about the teacher's boundary by asking. Four students are compared.
+"ce" is trained on the teacher's answers alone; "sd", "bd" and "mbd" are also trained on soft labels
+made from distances to the boundary. All four have the same images, settings and seeds, and the
+network after the last epoch counts. The data are the 8x8 digits that come with scikit-learn, so
 nothing is downloaded.
 
-Everything is kept in the folder (runs/demo): run it again and it continues, or is done at once.
+Everything is kept in the folder (runs/demo). Run it again and it continues, or is done at once.
 """
 
 import json
@@ -38,10 +38,10 @@ from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
 
 METHODS: tuple[Method, ...] = ("ce", "sd", "bd", "mbd")
-# Row by row, since BD is compared too; the default, all classes at once, does not pass it.
+# Row by row, since BD is compared as well; the default, a joint search, does not measure it.
 SEARCH = db3kd.Search(strategy="rows", queries=300, probes=50, shard=50)
-# The paper's weight 1. Its temperature 0.3 is for MNIST; activations scale with the distances, and
-# those are several times shorter between images of 64 pixels.
+# The weight 1 is the paper's. Its temperature 0.3 is for MNIST. Activations scale with distances,
+# which are several times shorter between images of 64 pixels.
 TRAINING = db3kd.Training(epochs=100, batch=32, rate=3e-3, temperature=0.05)
 COLORS = ("#d9730d", "#2f6fb0")  # of the nearest class and the second nearest
 TITLE = "Where a teacher that answers only a class changes its mind"
@@ -54,9 +54,9 @@ POINT_QUERIES = 1000  # for each point in the picture
 
 @dataclass(frozen=True)
 class Settings:
-    """What the demo does; the defaults take about a minute on two quiet cores."""
+    """The settings of the demo; the defaults take about a minute on two idle cores."""
 
-    split: int = 7  # seed that shuffles the digits before they are dealt out
+    split: int = 7  # seed that shuffles the digits before they are divided
     theirs: int = 897  # images that the teacher learned from; the student never sees them
     own: int = 200  # images that are labelled by asking; the rest is for the test
     search: db3kd.Search = SEARCH
@@ -68,7 +68,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Digits:
-    """The three piles of images; `test_labels` are ground truth, used for the accuracy alone."""
+    """The teacher, own and test images; `test_labels` are the truth, used for accuracy alone."""
 
     teacher: Teacher
     own: TensorImages
@@ -77,7 +77,7 @@ class Digits:
 
 
 def digits(settings: Settings) -> Digits:
-    """Deal the digits out and fit the teacher on its own pile."""
+    """Divide the digits into three parts, and fit the teacher on its part."""
     from sklearn.datasets import load_digits
     from sklearn.svm import SVC
 
@@ -98,12 +98,12 @@ def digits(settings: Settings) -> Digits:
 def demo(
     folder: Path, settings: Settings | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Label, distill, evaluate, draw; returns what summary.json holds."""
+    """Label, distill, evaluate and draw; return the content of summary.json."""
     settings = settings or Settings()
     data = digits(settings)
     budget = db3kd.Budget(queries=settings.budget)
     with db3kd.Run(folder, data.teacher, budget=budget, progress=progress) as run:
-        run.measure(data.own, settings.search)  # SD and BD are passed on the way to MBD
+        run.measure(data.own, settings.search)  # SD and BD are measured on the way to MBD
         methods = {method: students(run, data, method, settings) for method in METHODS}
         asked = picture(run, data, settings, folder / "demo.png")
         summary = {
@@ -119,7 +119,7 @@ def demo(
 
 
 def students(run: db3kd.Run, data: Digits, method: Method, settings: Settings) -> dict[str, Any]:
-    """Train and test one student a seed; every method in the same way."""
+    """Train and test one student per seed, in the same way for every method."""
     transfer = run.transfer_set(data.own, method)
     found = []
     for seed in settings.seeds:
@@ -148,7 +148,7 @@ def students(run: db3kd.Run, data: Digits, method: Method, settings: Settings) -
 
 @dataclass(frozen=True)
 class Example:
-    """One image, its two nearest other classes, and the nearest points found there."""
+    """One image, its two nearest other classes, and the nearest points found of each."""
 
     image: Tensor
     own: int
@@ -159,10 +159,10 @@ class Example:
 
 
 def picture(run: db3kd.Run, data: Digits, settings: Settings, file: Path) -> int:
-    """Draw examples of the boundary, unless the file is there; returns what their points cost.
+    """Draw examples of the boundary unless the file exists; return what their points cost.
 
-    A run keeps distances and not points, so a few points are asked for anew. They pass a meter of
-    their own, which is not on the books of the run; demo.json holds the price.
+    A run keeps distances but not points, so a few points are searched again. They go through a
+    separate meter, which is not on the books of the run; demo.json holds their cost.
     """
     note = file.with_suffix(".json")
     if file.exists() and note.exists():
@@ -174,7 +174,7 @@ def picture(run: db3kd.Run, data: Digits, settings: Settings, file: Path) -> int
 
 
 def examples(run: db3kd.Run, data: Digits, settings: Settings, meter: Meter) -> list[Example]:
-    """The first image of each digit, as far as the picture has room."""
+    """Examples from the first image of each digit, as many as the picture has room for."""
     own, distances = run.answers(data.own), run.distances("mbd").distance
     activations = concentrate(reciprocal_activations(distances, own), own)
     firsts = sorted(int((own == k).nonzero()[0]) for k in sorted(set(own.tolist())))[
@@ -209,7 +209,7 @@ def examples(run: db3kd.Run, data: Digits, settings: Settings, meter: Meter) -> 
 
 
 def draw(examples: Sequence[Example]) -> bytes:
-    """One row an image: the image, two points just across the boundary, and its soft label."""
+    """Draw one row per image: the image, two points just across the boundary, the soft label."""
     from matplotlib.figure import Figure
 
     height = 2.3 * len(examples) + 1.55
@@ -269,7 +269,7 @@ def _bars(axis: Any, example: Example) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the demo and say what it found."""
+    """Run the demo and print what it found."""
     torch.set_num_threads(1)  # the networks are tiny: a second thread would only be in the way
     folder, started, settings = Path(*arguments or ["runs/demo"]), time.monotonic(), Settings()
     print(__doc__.partition("\n")[0])
