@@ -56,7 +56,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     - `money`: the most money, in the currency of the teacher's price (`Price`).
     - `stages`: the most queries of single stages, by kind: "answers", "grow", "rounds",
       "distances", "synthesis", "starts", "ascent", "copies", "evaluate". A limit holds wherever
-      answers of that kind are bought: in a trial and for pseudo samples, too. A joint search buys
+      answers of that kind are bought, also in a trial and for pseudo samples. A joint search buys
       nearly all its answers in "rounds", a search row by row all of them in "distances".
 
     >>> from db3kd.config.types import validated
@@ -201,7 +201,7 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     A trial decides whether the answers buy new images or distances.
 
-    - `per_image`: how many answers each own image gets beside its own. Without it, what
+    - `per_image`: how many answers each own image gets in addition to its own. Without it, what
       `Budget.queries` leaves; without a budget, 30.
     - `trial`: the most own images on which both uses are tried. 0 grows new images without a trial.
 
