@@ -61,7 +61,7 @@ TRAINING = Training(epochs=4, batch=4, rate=0.01)
 def _no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here loses power, and waiting for the disk thousands of times takes minutes."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None, raising=False)
 
 
 class Counting:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from db3kd.errors import Damaged, RunError
-from db3kd.storage.files import write_atomically, writing
+from db3kd.storage.files import sync_data, write_atomically, writing
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
@@ -57,6 +58,17 @@ def test_a_file_where_a_folder_is_needed_is_a_run_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(RunError, match="cannot be written"):
         write_atomically(tmp_path / "file" / "note", b"")
+
+
+def test_data_is_synced_where_there_is_no_fdatasync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.delattr(os, "fdatasync", raising=False)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with (tmp_path / "tape").open("wb") as file:
+        sync_data(file.fileno())
+        assert synced == [file.fileno()]
 
 
 # Shards

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from db3kd.errors import Damaged
-from db3kd.storage.files import REPAIR, write_atomically, writing
+from db3kd.storage.files import REPAIR, sync_data, write_atomically, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,7 +158,7 @@ class Tape:
         self._write(body + zlib.crc32(body).to_bytes(4, "little"))
         self._pending = None
         if time.monotonic() - self._synced > 1:
-            os.fdatasync(self._file.fileno())
+            sync_data(self._file.fileno())
             self._synced = time.monotonic()
 
     def _write(self, content: bytes) -> None:
