@@ -10,6 +10,19 @@ from db3kd.errors import InputError, TeacherError
 LONGEST = 1000  # characters of a name
 
 
+def storable(name: str) -> bool:
+    r"""Whether a file can hold the name: there are half characters that no encoding has.
+
+    >>> storable("cat"), storable("\ud800")
+    (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class LabelMap:
     """Turns answers into class indices, and learns new names where it may.
 
@@ -62,7 +75,7 @@ class LabelMap:
         """Return the class of an answer: text, or a whole number of any type.
 
         Raises:
-            TeacherError: an answer that is unknown, or of which no class could be made.
+            TeacherError: an answer that is unknown, or cannot be a class.
 
         >>> LabelMap(Names(), classes=3).index("2")
         2
@@ -96,7 +109,7 @@ class LabelMap:
         return number if number is not None and number < known else None
 
     def _learn(self, name: str | None, answer: object) -> int:
-        if name is None or not 0 < len(name) <= LONGEST or not _stored(name):
+        if name is None or not 0 < len(name) <= LONGEST or not storable(name):
             raise TeacherError(
                 f"the teacher answered {_shown(answer)}, which can be no name of a class"
             )
@@ -162,15 +175,6 @@ def _whole(text: str) -> int | None:
     """The whole number that a text of at most 18 digits says."""
     digits = 0 < len(text) <= 18 and text.isascii() and text.isdecimal()
     return int(text) if digits else None
-
-
-def _stored(name: str) -> bool:
-    """Whether a file can hold the name: there are half characters that no encoding has."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(answer: object) -> str:

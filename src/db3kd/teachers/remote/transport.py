@@ -1,4 +1,4 @@
-"""Requests over HTTP: so many at once, so fast, and again where that helps; nothing of images.
+"""Requests over HTTP: how many at once, how fast, and again where that helps; nothing of images.
 
 A job says what it still wants to ask and takes the reply. What stays open after a reply, or after
 a call that failed, is asked again with a growing pause, or as late as the server says. A teacher
@@ -29,7 +29,7 @@ import tenacity
 from db3kd.config.remote import Remote
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.remote.money import MoneyBudget
-from db3kd.teachers.remote.protocols import Failed, Request
+from db3kd.teachers.remote.protocols import VARIABLE, Failed, Request
 
 for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, secrets included
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -40,7 +40,6 @@ GATHERING = 0.02  # seconds in which jobs that are done gather: they are kept to
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _log = logging.getLogger("db3kd")
-_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @runtime_checkable
@@ -276,7 +275,7 @@ class Transport:
     def _secrets(self) -> list[str]:
         settings = self.settings
         texts = (settings.url, settings.body or "", *settings.headers.values())
-        names = {name for some in texts for name in _NAME.findall(some)}
+        names = {name for some in texts for name in VARIABLE.findall(some)}
         return [secret for name in names if (secret := os.environ.get(name, "").strip())]
 
     async def _allowed(self, stop: "_Stop") -> None:
@@ -461,7 +460,7 @@ def filled(text: str) -> str:
             )
         return secret
 
-    return _NAME.sub(value, text)
+    return VARIABLE.sub(value, text)
 
 
 def _client(settings: Remote) -> httpx2.AsyncClient:
@@ -498,7 +497,7 @@ def _limiter(settings: Remote, file: str | None) -> pyrate_limiter.Limiter | Non
 
 
 def _of_use(rates: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Of limits (so many, in such a span), those that others do not hold already.
+    """The limits (calls, in milliseconds) that no other limit implies.
 
     >>> _of_use([(10, 1000), (1000, 60_000)]), _of_use([(5, 60_000), (5, 86_400_000)])
     ([(10, 1000)], [(5, 86400000)])

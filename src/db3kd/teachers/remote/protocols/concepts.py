@@ -1,28 +1,32 @@
-"""Nested JSON of images and concepts, with a code of its own inside the answer (Clarifai)."""
+"""Nested JSON with codes of its own, as Clarifai's API speaks it.
 
-import base64
+A recipe calls it "concepts", which is what that API calls its classes. An image is an "input" with
+an id, and an answer is an "output" for such an id, with a list of concepts and their values. An
+error is a code inside the JSON, in the reply and again in each output: the status of HTTP may well
+be 200.
+"""
+
 import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
-import msgspec
 from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.config.remote import Remote
 from db3kd.teachers.remote.encode import Encoder
-from db3kd.teachers.remote.protocols.reply import (
-    Answer,
-    Failed,
-    answer,
-    highest,
-    parsed,
-    refused,
-    unreadable,
+from db3kd.teachers.remote.protocols.reply import Answer, Failed, answer, highest, read
+from db3kd.teachers.remote.protocols.request import (
+    MANY,
+    Request,
+    check,
+    json_request,
+    of_model,
+    texts,
 )
-from db3kd.teachers.remote.protocols.request import JSON, Request, address, check, request
-from db3kd.teachers.remote.protocols.tensors import MANY
 
 SUCCESS, MIXED = 10000, 10010
 DIGITS = 16  # of a request's id
@@ -38,26 +42,19 @@ class Concepts:
     remote: Remote
     encoder: Encoder
 
-    @property
-    def most(self) -> int:
-        """Images in one request, at most: no limit of the protocol's own."""
-        return MANY
+    most: ClassVar[int] = MANY
 
     def request(self, images: Float[Tensor, "row channels height width"]) -> Request:
         """One request for all images; answers are matched by ids, of a digest and a place."""
         files = self.encoder.files(images)
         digest = hashlib.sha256(b"".join(files)).hexdigest()[:DIGITS]
         inputs = [
-            {"id": one, "data": {"image": {"base64": base64.b64encode(file).decode()}}}
-            for one, file in zip(_ids(digest, len(files)), files, strict=True)
+            {"id": one, "data": {"image": {"base64": text}}}
+            for one, text in zip(_ids(digest, len(files)), texts(files), strict=True)
         ]
-        url, version = self.remote.url, self.remote.version
-        if self.remote.model is not None:
-            versions = () if version is None else ("versions", version)
-            url = address(url, "v2", "models", self.remote.model, *versions, "outputs")
-        body = msgspec.json.encode({"inputs": inputs})
-        made = request(self.remote, url, body, {"Content-Type": JSON, "Accept": JSON})
-        return replace(made, id=digest)
+        named = self.remote.model is not None
+        url = of_model(self.remote, "outputs") if named else self.remote.url
+        return replace(json_request(self.remote, url, {"inputs": inputs}), id=digest)
 
     def answers(
         self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
@@ -67,22 +64,17 @@ class Concepts:
         Where some outputs are missing and the others say whose they are, only the missing failed.
         Where none has an id of ours, they are taken in their order.
         """
-        failed = refused(status, headers, body)
-        if failed is not None:
-            return [failed] * asked
-        value = parsed(headers, body)
-        if isinstance(value, Failed):
-            return [value] * asked
+        return read(status, headers, body, asked, partial(self._found, asked, sent))
+
+    def _found(self, asked: int, sent: str, value: object) -> list[Answer] | Failed:
         code = _code(value)
         if code not in (SUCCESS, MIXED):
             what = f"the reply has {'no status code' if code is None else f'the code {code}'}"
-            failed = unreadable(what, headers, body)
-            return [Failed(failed.reason, _retry(code), failed.after)] * asked
+            return Failed(what, _retry(code))
         outputs = value.get("outputs") if isinstance(value, dict) else None
         places = _places(outputs, _ids(sent, asked)) if isinstance(outputs, list) else None
         if not isinstance(outputs, list) or places is None:
-            what = f"the reply has no list of {asked} outputs"
-            return [unreadable(what, headers, body)] * asked
+            return Failed(f"the reply has no list of {asked} outputs", retry=True)
         found: list[Answer] = [Failed("the reply has no output for the image", retry=True)] * asked
         for place, output in zip(places, outputs, strict=True):
             found[place] = _concept(output)
@@ -90,11 +82,12 @@ class Concepts:
 
 
 def concepts(remote: Remote, encoder: Encoder) -> Concepts:
-    """Images and concepts as Clarifai's API v2 has them: errors are codes in a body of status 200.
+    """Nested JSON with codes of its own, as Clarifai's API v2 speaks it; concepts are its classes.
 
-    POST {url}, or {url}/v2/models/{model}[/versions/{version}]/outputs. The code 10000 is success,
-    10010 that of a part of the images; of each output the concept with the highest value is the
-    answer, and the empty name if there is none. A query for each image; nothing is random.
+    POST {url}, or {url}/v2/models/{model}[/versions/{version}]/outputs. The reply has a code,
+    whatever the status of HTTP: 10000 means that all images were answered, 10010 that some were;
+    every other one is an error. The answer is the concept with the highest value in the image's
+    output, and the empty name if there is none. A query for each image; nothing is random.
 
     Raises:
         InputError: the images are no files, or a setting that the protocol does not use.

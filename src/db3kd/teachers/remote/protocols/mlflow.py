@@ -1,27 +1,25 @@
 """The scoring server of MLflow."""
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import ClassVar
 
-import msgspec
 from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.config.remote import Remote
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols.path import Path, path
-from db3kd.teachers.remote.protocols.reply import (
-    Answer,
-    Failed,
-    answers,
-    parsed,
-    refused,
-    unreadable,
+from db3kd.teachers.remote.protocols.reply import Answer, Failed, answers, read
+from db3kd.teachers.remote.protocols.request import (
+    MANY,
+    Request,
+    address,
+    check,
+    json_request,
+    values,
 )
-from db3kd.teachers.remote.protocols.request import JSON, Request, address, check, request
-from db3kd.teachers.remote.protocols.tensors import MANY
 
 
 @dataclass(frozen=True)
@@ -32,43 +30,28 @@ class Mlflow:
     encoder: Encoder
     path: Path
 
-    @property
-    def most(self) -> int:
-        """Images in one request, at most: no limit of the protocol's own."""
-        return MANY
+    most: ClassVar[int] = MANY
 
     def request(self, images: Float[Tensor, "row channels height width"]) -> Request:
         """One request for all images: nested lists of numbers, or base64 of files."""
-        inputs: list[Any]
-        if self.encoder.is_file:
-            inputs = [base64.b64encode(file).decode() for file in self.encoder.files(images)]
-        else:
-            inputs = self.encoder.arrays(images).tolist()
-        body = msgspec.json.encode({"inputs": inputs})
         url = address(self.remote.url, "invocations")
-        return request(self.remote, url, body, {"Content-Type": JSON, "Accept": JSON})
+        return json_request(self.remote, url, {"inputs": values(self.encoder, images)})
 
     def answers(
         self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised."""
-        failed = refused(status, headers, body)
-        if failed is not None:
-            return [failed] * asked
-        value = parsed(headers, body)
-        if isinstance(value, Failed):
-            return [value] * asked
+        return read(status, headers, body, asked, partial(self._found, asked))
+
+    def _found(self, asked: int, value: object) -> list[Answer] | Failed:
         said = value.get("predictions") if isinstance(value, dict) else None
         if isinstance(said, dict):
             output = self.remote.output
             said = said.get(output) if output or len(said) != 1 else next(iter(said.values()))
         if isinstance(said, list) and self.path.steps:
             said = [self.path.one(each) for each in said]
-        found = answers(said, asked, self.remote.names.names)
-        if found is None:
-            what = f"the reply has no list of {asked} predictions"
-            return [unreadable(what, headers, body)] * asked
-        return found
+        what = f"the reply has no list of {asked} predictions"
+        return answers(said, asked, self.remote.names.names, what)
 
 
 def mlflow(remote: Remote, encoder: Encoder) -> Mlflow:

@@ -1,10 +1,10 @@
 """The Open Inference Protocol, version 2, of KServe, Triton and MLServer."""
 
-import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import msgspec
 from jaxtyping import Float
@@ -14,16 +14,17 @@ from db3kd.config.remote import Remote
 from db3kd.errors import InputError
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols import tensors
-from db3kd.teachers.remote.protocols.reply import (
-    Answer,
-    Failed,
-    header,
-    parsed,
-    refused,
-    unreadable,
+from db3kd.teachers.remote.protocols.reply import Answer, Failed, header, parsed, read
+from db3kd.teachers.remote.protocols.request import (
+    JSON,
+    MANY,
+    Request,
+    check,
+    of_model,
+    request,
+    texts,
 )
-from db3kd.teachers.remote.protocols.request import JSON, Request, address, check, request
-from db3kd.teachers.remote.protocols.tensors import MANY, Entry
+from db3kd.teachers.remote.protocols.tensors import Entry
 
 LENGTH = "Inference-Header-Content-Length"
 
@@ -35,10 +36,7 @@ class OpenInference:
     remote: Remote
     encoder: Encoder
 
-    @property
-    def most(self) -> int:
-        """Images in one request, at most: no limit of the protocol's own."""
-        return MANY
+    most: ClassVar[int] = MANY
 
     def metadata(self) -> Request:
         """The question what tensors the model takes; `describe` reads the answer.
@@ -47,7 +45,9 @@ class OpenInference:
         >>> oip(remote, Encoder(remote.encoding, (1, 8, 8))).metadata()
         Request(method='GET', url='http://localhost:8080/v2/models/digits')
         """
-        return replace(request(self.remote, self._address(), b"", {"Accept": JSON}), method="GET")
+        return replace(
+            request(self.remote, of_model(self.remote), b"", {"Accept": JSON}), method="GET"
+        )
 
     def request(self, images: Float[Tensor, "row channels height width"]) -> Request:
         """One request for all images; its id is a digest of them, the same for the same images."""
@@ -70,49 +70,40 @@ class OpenInference:
         if self.remote.binary:
             headers = {"Content-Type": "application/octet-stream", LENGTH: str(len(head))}
         sent = head + blob if self.remote.binary else head
-        return replace(request(self.remote, self._address("infer"), sent, headers), id=body["id"])
+        return replace(
+            request(self.remote, of_model(self.remote, "infer"), sent, headers), id=body["id"]
+        )
 
     def answers(
         self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised."""
-        failed = refused(status, headers, body)
-        if failed is not None:
-            return [failed] * asked
-        head, blob = body, b""
-        length = header(headers, LENGTH).strip()
+        length, size = header(headers, LENGTH).strip(), len(body)
         if length.isascii() and length.isdecimal() and len(length) < 12:
-            head, blob = body[: int(length)], body[int(length) :]
-        value = parsed(headers, head)
-        if isinstance(value, Failed):
-            return [value] * asked
+            size = int(length)
+        found = partial(self._found, asked, sent, body[size:])
+        return read(status, headers, body, asked, found, size=size)
+
+    def _found(self, asked: int, sent: str, blob: bytes, value: object) -> list[Answer] | Failed:
         named = value.get("id") if isinstance(value, dict) else None
         if sent and isinstance(named, str) and named not in ("", sent):
-            return [unreadable("the reply is to another request", headers, head)] * asked
-        output = tensors.chosen(value, self.remote.output)
+            return Failed("the reply is to another request", retry=True)
+        wanted = self.remote.output
+        output = tensors.chosen(value, wanted)
         if output is None:
-            what = "the reply has no output" + (
-                f" {self.remote.output!r}" if self.remote.output else ", or several"
-            )
-            return [unreadable(what, headers, head)] * asked
+            what = f" {wanted!r}" if wanted else ", or several"
+            return Failed(f"the reply has no output{what}", retry=True)
         found = tensors.read(output, blob, asked, self.remote.names.names)
         if found is None:
-            what = f"the reply's output is no tensor of {asked} answers"
-            return [unreadable(what, headers, head)] * asked
+            return Failed(f"the reply's output is no tensor of {asked} answers", retry=True)
         return found
-
-    def _address(self, *more: str) -> str:
-        version = () if self.remote.version is None else ("versions", self.remote.version)
-        return address(self.remote.url, "v2", "models", self.remote.model or "", *version, *more)
 
     def _tensor(self, images: Tensor) -> tuple[list[int], str, list[Any], bytes]:
         """Shape, datatype, and the data: as a list if it is JSON, and always as bytes."""
         if self.encoder.is_file:
             files = self.encoder.files(images)
-            texts = (
-                [] if self.remote.binary else [base64.b64encode(file).decode() for file in files]
-            )
-            return [len(files)], "BYTES", texts, tensors.packed(files)
+            coded = [] if self.remote.binary else texts(files)
+            return [len(files)], "BYTES", coded, tensors.packed(files)
         array = self.encoder.arrays(images)
         kind = "UINT8" if array.dtype.kind == "u" else "FP32"
         numbers = [] if self.remote.binary else array.ravel().tolist()
@@ -124,9 +115,9 @@ def oip(remote: Remote, encoder: Encoder) -> OpenInference:
     """The Open Inference Protocol v2, as JSON or with its binary tensor extension.
 
     POST {url}/v2/models/{model}[/versions/{version}]/infer. Arrays are sent as FP32 or UINT8, files
-    as BYTES, which in JSON are base64. Of the output, whole numbers of shape [n] or [n, 1] are
-    classes, floats of shape [n, classes] are scores, of which only the argmax leaves, and BYTES are
-    names. A query for each image; nothing is random.
+    as BYTES, which in JSON are base64. In the output, whole numbers of shape [n] or [n, 1] are
+    classes, and BYTES are names. Floats of shape [n, classes] are scores; only their argmax leaves.
+    A query for each image; nothing is random.
 
     Raises:
         InputError: no model, or a setting that the protocol does not use.

@@ -58,6 +58,18 @@ class Path:
             return MISSING
         return [_followed(each, self.steps[star + 1 :]) for each in values]
 
+    def listed(self, value: object, *, many: bool) -> object:
+        """What is at the path as a list with one thing for each image, or `Missing`.
+
+        `many`: the teacher's own list is there, one thing for each image; else the one thing of
+        one image.
+
+        >>> path("a").listed({"a": 7}, many=False), path("a").listed({"a": [7, 3]}, many=True)
+        ([7], [7, 3])
+        """
+        found = self.one(value)
+        return found if many or isinstance(found, Missing) else [found]
+
 
 def path(text: str) -> Path:
     """Read a path: `a.b[0].c`, `["any key"]`, `[*]` for one of each image; "" is the whole value.

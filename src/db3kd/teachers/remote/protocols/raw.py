@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,15 +11,8 @@ from torch import Tensor
 from db3kd.config.remote import Remote
 from db3kd.errors import InputError
 from db3kd.teachers.remote.encode import Encoder
-from db3kd.teachers.remote.protocols.path import Missing, Path, path
-from db3kd.teachers.remote.protocols.reply import (
-    Answer,
-    Failed,
-    answer,
-    parsed,
-    refused,
-    unreadable,
-)
+from db3kd.teachers.remote.protocols.path import Path, path
+from db3kd.teachers.remote.protocols.reply import Answer, Failed, answers, read
 from db3kd.teachers.remote.protocols.request import JSON, Request, check, request
 
 
@@ -29,10 +24,7 @@ class Raw:
     encoder: Encoder
     path: Path
 
-    @property
-    def most(self) -> int:
-        """Images in one request: one."""
-        return 1
+    most: ClassVar[int] = 1
 
     def request(self, images: Float[Tensor, "row channels height width"]) -> Request:
         """The request for one image: its file is the body.
@@ -49,17 +41,12 @@ class Raw:
         self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised."""
-        failed = refused(status, headers, body)
-        if failed is not None:
-            return [failed] * asked
-        value = parsed(headers, body)
-        if isinstance(value, Failed):
-            return [value] * asked
-        found = self.path.one(value)
-        if isinstance(found, Missing) or asked != 1:
-            what = f"the reply has nothing at {self.path.text!r}"
-            return [unreadable(what, headers, body)] * asked
-        return [answer(found, self.remote.names.names)]
+        return read(status, headers, body, asked, partial(self._found, asked))
+
+    def _found(self, asked: int, value: object) -> list[Answer] | Failed:
+        what = f"the reply has nothing at {self.path.text!r}"
+        said = self.path.listed(value, many=False)
+        return answers(said, asked, self.remote.names.names, what)
 
 
 def raw(remote: Remote, encoder: Encoder) -> Raw:

@@ -1,7 +1,11 @@
-"""What comes back: answers, and every way in which there is none. Nothing here ever raises."""
+"""What comes back: answers, and every way in which there is none. Nothing here ever raises.
+
+`read` is the one way from a reply to answers: status, JSON, what the protocol finds in it, and one
+answer for each image asked. A protocol brings only the part that looks for its own answers.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -9,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from db3kd.teachers.remote.names import LONGEST
+from db3kd.teachers.remote.names import LONGEST, storable
 
 SHOWN = 120  # characters of a server's text that a reason has at most
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -38,6 +42,42 @@ class Failed:
 Answer: TypeAlias = str | int | Failed
 """A name, which is empty if the teacher said nothing; a whole number; or neither."""
 
+NO_NUMBERS = Failed("the teacher answered scores that are not all numbers", retry=True)
+NO_TEXT = Failed("the teacher answered a name that is no text", retry=False)
+
+
+def read(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    asked: int,
+    find: Callable[[object], list[Answer] | Failed],
+    *,
+    size: int | None = None,
+) -> list[Answer]:
+    """One answer for each image asked; whatever the server sent, nothing is raised.
+
+    `find` gets the JSON value of the body and returns the answers, or what is wrong with the reply
+    as a whole: every image gets that failure, with an excerpt of the body and what Retry-After
+    says. `size`: how many bytes of the body are JSON (None: all).
+
+    >>> read(200, {}, b"[7, 3]", 2, lambda value: answers(value, 2, (), "the reply has no list"))
+    [7, 3]
+    >>> read(200, {"Retry-After": "2"}, b"busy", 1, lambda value: [1])
+    [Failed(reason='the reply is no JSON: busy', retry=True, after=2.0)]
+    """
+    failed = refused(status, headers, body)
+    if failed is not None:
+        return [failed] * asked
+    head = body[:size]
+    value = parsed(headers, head)
+    found = value if isinstance(value, Failed) else find(value)
+    if not isinstance(found, Failed):
+        return found
+    if found is not value:
+        found = unreadable(found.reason, headers, head, retry=found.retry)
+    return [found] * asked
+
 
 def refused(status: int, headers: Mapping[str, str], body: bytes) -> Failed | None:
     """The failure that a status tells (RFC 9110, section 15), or None if it is a success.
@@ -54,16 +94,16 @@ def refused(status: int, headers: Mapping[str, str], body: bytes) -> Failed | No
         return None
     broken = 500 <= status < 600 and status not in (501, 505)
     retry = status in RETRIED or broken or bool(THROTTLED.search(body[:SEARCHED]))
-    return Failed(with_excerpt(f"the server answered {status}", body), retry, retry_after(headers))
+    return unreadable(f"the server answered {status}", headers, body, retry=retry)
 
 
-def unreadable(what: str, headers: Mapping[str, str], body: bytes) -> Failed:
-    """The failure of a reply of status 200 that is not what the protocol says; it may be retried.
+def unreadable(what: str, headers: Mapping[str, str], body: bytes, *, retry: bool = True) -> Failed:
+    """The failure of a whole reply: what is wrong, the start of the body, and how long to wait.
 
     >>> unreadable("the reply has no outputs", {}, b'{"error": "busy"}').reason
     'the reply has no outputs: {"error": "busy"}'
     """
-    return Failed(with_excerpt(what, body), retry=True, after=retry_after(headers))
+    return Failed(with_excerpt(what, body), retry=retry, after=retry_after(headers))
 
 
 def with_excerpt(what: str, body: bytes) -> str:
@@ -169,14 +209,20 @@ def answer(value: object, names: Sequence[str] = ()) -> Answer:
     return Failed(f"the teacher answered a {type(value).__name__}, which is no name", retry=True)
 
 
-def answers(values: object, asked: int, names: Sequence[str] = ()) -> list[Answer] | None:
-    """One answer for each image of a list of values; None if it is no list, or of another length.
+def answers(
+    values: object, asked: int, names: Sequence[str], otherwise: str
+) -> list[Answer] | Failed:
+    """One answer for each image of a list of values; a failure if it is not a list that long.
 
-    >>> answers(["cat", 1], 2), answers(["cat"], 2)
-    (['cat', 1], None)
+    `otherwise`: what the failure says.
+
+    >>> answers(["cat", 1], 2, (), "the reply has no list")
+    ['cat', 1]
+    >>> answers(["cat"], 2, (), "the reply has no list").reason
+    'the reply has no list'
     """
     if not isinstance(values, list) or len(values) != asked:
-        return None
+        return Failed(otherwise, retry=True)
     return [answer(value, names) for value in values]
 
 
@@ -190,15 +236,11 @@ def name(text: str) -> Answer:
         return Failed(
             f"the teacher answered a name of {len(text):,} characters, which is too long", False
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return Failed("the teacher answered a name that is no text", retry=False)
-    return text
+    return text if storable(text) else NO_TEXT
 
 
 def placed(place: int, count: int, names: Sequence[str]) -> Answer:
-    """The class of one of so many scores: its name, where there are names.
+    """The class whose score is the best of `count`: its name, where there are names.
 
     >>> placed(1, 3, ()), placed(1, 2, ("cat", "dog")), placed(1, 3, ("cat", "dog")).reason
     (1, 'dog', 'the teacher answered 3 scores, and 2 names are given')
@@ -220,7 +262,7 @@ def highest(scores: Sequence[object]) -> int | Failed:
     best, top = 0, None
     for place, score in enumerate(scores):
         if not (type(score) is float or type(score) is int) or score != score:
-            return Failed("the teacher answered scores that are not all numbers", retry=True)
+            return NO_NUMBERS
         if top is None or score > top:
             best, top = place, score
     return best

@@ -1,10 +1,16 @@
 """What is sent: a request as a value, made of settings that were checked before."""
 
+import base64
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
+
+import msgspec
+from torch import Tensor
 
 from db3kd.config.remote import Remote, Verb
 from db3kd.config.types import validated
@@ -12,11 +18,12 @@ from db3kd.errors import InputError
 from db3kd.teachers.remote.encode import Encoder
 
 JSON = "application/json"
+MANY = sys.maxsize  # images in one request, where the protocol has no limit of its own
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.1
 VALUE = re.compile(r"[\x20-\x7e]*")  # of a header: its visible part that every server reads alike
 OURS = ("content-length", "transfer-encoding", "host", "connection")
 SECRET = re.compile(r"auth|cookie|secret|token|password|credential|api-?key|-key$", re.IGNORECASE)
-VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")  # its name is the group
 CHOICES = ("model", "version", "input", "output", "binary", "path", "body", "method")
 
 
@@ -38,7 +45,7 @@ class Request:
 
 
 def request(remote: Remote, url: str, body: bytes, headers: Mapping[str, str]) -> Request:
-    """A request with our own headers, of which those of the settings take the place.
+    """A request with our own headers, unless the settings have one of the same name.
 
     >>> remote = Remote(url="http://a", protocol="raw", headers={"content-type": "image/x-png"})
     >>> request(remote, "http://a", b"", {"Content-Type": "image/png", "Accept": JSON}).headers
@@ -47,6 +54,49 @@ def request(remote: Remote, url: str, body: bytes, headers: Mapping[str, str]) -
     given = {name.lower() for name in remote.headers}
     own = {name: value for name, value in headers.items() if name.lower() not in given}
     return Request(remote.method, url, {**own, **remote.headers}, body)
+
+
+def json_request(remote: Remote, url: str, value: object) -> Request:
+    """A request whose body is a JSON value, and whose reply should be one.
+
+    >>> json_request(Remote(url="http://a", protocol="mlflow"), "http://a", {"inputs": []}).body
+    b'{"inputs":[]}'
+    """
+    headers = {"Content-Type": JSON, "Accept": JSON}
+    return request(remote, url, msgspec.json.encode(value), headers)
+
+
+def texts(files: Sequence[bytes]) -> list[str]:
+    """Files as JSON can hold them: base64 (RFC 4648, section 4).
+
+    >>> texts([b"cat"])
+    ['Y2F0']
+    """
+    return [base64.b64encode(file).decode() for file in files]
+
+
+def values(encoder: Encoder, images: Tensor) -> list[Any]:
+    """Images as JSON can hold them, one each: base64 of a file, or nested lists of numbers.
+
+    >>> import torch
+    >>> from db3kd.config.remote import Encoding
+    >>> values(Encoder(Encoding(kind="uint8"), (1, 1, 2)), torch.ones(1, 1, 1, 2))
+    [[[[255, 255]]]]
+    """
+    if encoder.is_file:
+        return list(texts(encoder.files(images)))
+    found: list[Any] = encoder.arrays(images).tolist()
+    return found
+
+
+def of_model(remote: Remote, *more: str) -> str:
+    """The address of the model, and of its version if one is set: {url}/v2/models/...
+
+    >>> of_model(Remote(url="http://a", protocol="oip", model="digits", version="3"), "infer")
+    'http://a/v2/models/digits/versions/3/infer'
+    """
+    version = () if remote.version is None else ("versions", remote.version)
+    return address(remote.url, "v2", "models", remote.model or "", *version, *more)
 
 
 def address(url: str, *parts: str) -> str:

@@ -1,10 +1,9 @@
 """Any other HTTP service: a body with a place for the image, and a path to the label."""
 
-import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import msgspec
 from jaxtyping import Float
@@ -13,18 +12,9 @@ from torch import Tensor
 from db3kd.config.remote import Remote
 from db3kd.errors import InputError
 from db3kd.teachers.remote.encode import Encoder
-from db3kd.teachers.remote.protocols.path import Missing, Path, path
-from db3kd.teachers.remote.protocols.reply import (
-    Answer,
-    Failed,
-    answer,
-    answers,
-    parsed,
-    refused,
-    unreadable,
-)
-from db3kd.teachers.remote.protocols.request import JSON, Request, check, request
-from db3kd.teachers.remote.protocols.tensors import MANY
+from db3kd.teachers.remote.protocols.path import Path, path
+from db3kd.teachers.remote.protocols.reply import Answer, Failed, answers, read
+from db3kd.teachers.remote.protocols.request import JSON, MANY, Request, check, request, values
 
 ONE, ALL = "{image}", "{images}"
 
@@ -52,12 +42,8 @@ class Template:
         """
         if not self.many and len(images) != 1:
             raise InputError(f"the body has a place for one image, and there are {len(images)}")
-        values: list[Any]
-        if self.encoder.is_file:
-            values = [base64.b64encode(file).decode() for file in self.encoder.files(images)]
-        else:
-            values = self.encoder.arrays(images).tolist()
-        value = values if self.many else values[0]
+        sent = values(self.encoder, images)
+        value = sent if self.many else sent[0]
         if self.whole is not None:
             body, kind = msgspec.json.encode(_filled(self.whole, value)), JSON
         else:
@@ -71,23 +57,13 @@ class Template:
         self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised."""
-        failed = refused(status, headers, body)
-        if failed is not None:
-            return [failed] * asked
-        value = parsed(headers, body)
-        if isinstance(value, Failed):
-            return [value] * asked
-        said = self.path.one(value)
-        names = self.remote.names.names
-        if self.many or self.path.many:
-            found = answers(said, asked, names)
-        else:
-            found = None if isinstance(said, Missing) or asked != 1 else [answer(said, names)]
-        if found is None:
-            number = f"{asked} answers" if self.many or self.path.many else "answer"
-            what = f"the reply has no {number} at {self.path.text!r}"
-            return [unreadable(what, headers, body)] * asked
-        return found
+        return read(status, headers, body, asked, partial(self._found, asked))
+
+    def _found(self, asked: int, value: object) -> list[Answer] | Failed:
+        many = self.many or self.path.many
+        what = f"the reply has no {f'{asked} answers' if many else 'answer'} at {self.path.text!r}"
+        said = self.path.listed(value, many=many)
+        return answers(said, asked, self.remote.names.names, what)
 
 
 def template(remote: Remote, encoder: Encoder) -> Template:

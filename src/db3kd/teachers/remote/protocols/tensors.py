@@ -1,7 +1,6 @@
 """Tensors of the Open Inference Protocol: read with distrust, written plainly."""
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db3kd.teachers.remote.protocols.reply import (
+    NO_NUMBERS,
+    NO_TEXT,
     Answer,
     Failed,
     answer,
-    answers,
     name,
     one_line,
     placed,
 )
 
-MANY = sys.maxsize
 RANK = 8  # axes of a tensor, at most
 WHOLE = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
 DTYPES = {
@@ -85,7 +84,7 @@ def chosen(reply: object, name: str | None) -> tuple[dict[str, Any], int] | None
 def read(
     output: tuple[dict[str, Any], int], blob: bytes, asked: int, names: Sequence[str]
 ) -> list[Answer] | None:
-    """One answer for each image, or None if the output is no tensor of so many answers.
+    """One answer for each image, or None if the output is not a tensor of that many answers.
 
     >>> scores = {"shape": [2, 2], "datatype": "FP32", "data": [0.1, 0.9, 0.8, 0.2]}
     >>> read((scores, 0), b"", 2, ())
@@ -96,42 +95,38 @@ def read(
     if not isinstance(datatype, str) or width is None:
         return None
     size = _size(entry)
-    if size is not None:
-        return _of_bytes(blob[start : start + size], size, datatype, asked, width, names)
-    data = _flat(entry.get("data"), asked * width)
+    data: list[object] | NDArray[Any] | None
+    if size is None:
+        data = _flat(entry.get("data"), asked * width)
+    else:
+        data = _of_bytes(blob[start : start + size], size, datatype, asked * width)
     if data is None:
         return None
     if width == 1:
-        return answers([_typed(value, datatype) for value in data], asked)
+        values = data if isinstance(data, list) else data.tolist()
+        return [_one(value, datatype) for value in values]
     if not datatype.startswith(("FP", "BF")):
         return [_several(datatype, width)] * asked
-    rows = [data[place : place + width] for place in range(0, len(data), width)]
-    return [answer(row, names) for row in rows]
+    if isinstance(data, list):
+        rows = [data[place : place + width] for place in range(0, len(data), width)]
+        return [answer(row, names) for row in rows]
+    return _best(data.reshape(asked, width), names)
 
 
 def _of_bytes(
-    blob: bytes, size: int, datatype: str, asked: int, width: int, names: Sequence[str]
-) -> list[Answer] | None:
-    """The answers of a tensor that was sent as bytes."""
+    blob: bytes, size: int, datatype: str, count: int
+) -> list[object] | NDArray[Any] | None:
+    """The values of a tensor that was sent as bytes; None if there are not exactly `count`."""
     if len(blob) != size:
         return None
-    if datatype == "BYTES":
-        texts = _unpacked(blob, asked * width)
-        if texts is None or width == 1:
-            return None if texts is None else [_decoded(text) for text in texts]
-        return [_several(datatype, width)] * asked
-    values = _numbers(blob, datatype, asked * width)
-    if values is None:
-        return None
-    if width == 1:
-        return answers(values.tolist(), asked)
-    if datatype in WHOLE:
-        return [_several(datatype, width)] * asked
-    rows = values.reshape(asked, width)
+    return _unpacked(blob, count) if datatype == "BYTES" else _numbers(blob, datatype, count)
+
+
+def _best(rows: NDArray[Any], names: Sequence[str]) -> list[Answer]:
+    """The class with the highest score of each row: what `answer` says of a list, but at once."""
     best, whole = rows.argmax(1).tolist(), (~np.isnan(rows).any(1)).tolist()
-    lost = Failed("the teacher answered scores that are not all numbers", retry=True)
     return [
-        placed(place, width, names) if fine else lost
+        placed(place, rows.shape[1], names) if fine else NO_NUMBERS
         for place, fine in zip(best, whole, strict=True)
     ]
 
@@ -147,9 +142,9 @@ def _numbers(blob: bytes, datatype: str, count: int) -> NDArray[Any] | None:
     return np.frombuffer(blob, kind)
 
 
-def _unpacked(blob: bytes, count: int) -> list[bytes] | None:
-    """Exactly so many texts, or None."""
-    texts: list[bytes] = []
+def _unpacked(blob: bytes, count: int) -> list[object] | None:
+    """Exactly `count` texts, or None."""
+    texts: list[object] = []
     at = 0
     while at + 4 <= len(blob) and len(texts) < count:
         end = at + 4 + int.from_bytes(blob[at : at + 4], "little")
@@ -160,19 +155,18 @@ def _unpacked(blob: bytes, count: int) -> list[bytes] | None:
     return texts if at == len(blob) and len(texts) == count else None
 
 
-def _decoded(text: bytes) -> Answer:
-    try:
-        return name(text.decode())
-    except UnicodeDecodeError:
-        return Failed("the teacher answered a name that is no text", retry=False)
-
-
-def _typed(value: object, datatype: str) -> object:
-    """A value of JSON that is of its datatype; any other becomes one that is no answer."""
-    if datatype == "BYTES":
-        return value if isinstance(value, str) else False
+def _one(value: object, datatype: str) -> Answer:
+    """What the only value of an image says, if it is of its datatype."""
+    if isinstance(value, bytes):
+        try:
+            return name(value.decode())
+        except UnicodeDecodeError:
+            return NO_TEXT
     number = datatype in DTYPES or datatype == "BF16"
-    return value if number and isinstance(value, int | float) else False
+    fits = (
+        isinstance(value, str) if datatype == "BYTES" else number and isinstance(value, int | float)
+    )
+    return answer(value if fits else False)  # which says that this is not an answer
 
 
 def _several(datatype: str, width: int) -> Failed:
@@ -198,7 +192,7 @@ def _width(shape: object, asked: int) -> int | None:
 
 
 def _flat(data: object, count: int) -> list[object] | None:
-    """So many values, of a list or of lists in it."""
+    """`count` values, of a list or of lists in it."""
     for _ in range(RANK):
         if not isinstance(data, list) or len(data) > count:
             return None
