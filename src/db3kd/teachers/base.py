@@ -38,6 +38,28 @@ class Teacher(Protocol):
         """Class index of each image; costs one query for each; same device as the images."""
 
 
+class Middleware:
+    """What teachers around a teacher share: the classes and bounds of the one within.
+
+    >>> from db3kd.teachers import function
+    >>> Middleware(function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)).classes
+    2
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self._teacher.classes
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a pixel."""
+        return self._teacher.bounds
+
+
 class Bounds(tuple[float, float]):
     """The bounds of a teacher that does not see every value between them.
 
@@ -91,6 +113,31 @@ def check_answers(answers: object, *, asked: int, classes: int) -> Int[Tensor, "
         wrong = int(answers[(answers < 0) | (answers >= classes)][0])
         raise TeacherError(f"the teacher answered class {wrong}; it was said to have {classes}")
     return answers
+
+
+def check_classes(classes: int) -> None:
+    """Raise InputError unless there are two classes or more.
+
+    >>> check_classes(1)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: a teacher needs at least 2 classes, got 1
+    """
+    if classes < 2:
+        raise InputError(f"a teacher needs at least 2 classes, got {classes}")
+
+
+def check_kind(classes: int, bounds: tuple[float, float]) -> None:
+    """Raise InputError unless there are two classes or more and the bounds hold an interval.
+
+    >>> check_kind(2, (1.0, 0.0))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: bounds must be (lowest, highest), got (1.0, 0.0)
+    """
+    check_classes(classes)
+    if not bounds[0] < bounds[1]:
+        raise InputError(f"bounds must be (lowest, highest), got {bounds}")
 
 
 def _as_tensor(answers: object) -> Tensor:

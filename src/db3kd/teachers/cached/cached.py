@@ -1,89 +1,46 @@
-"""A teacher that answers from a store, and asks another for what the store does not know."""
+"""A teacher around a teacher: it answers from a store, and asks for what the store lacks."""
 
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
-from db3kd.teachers.base import Teacher, check_answers
-from db3kd.teachers.cached.records import Classes
+from db3kd.teachers.base import Middleware, Teacher, check_answers
 from db3kd.teachers.cached.store import Store
+from db3kd.teachers.parts import Classes, InParts, Rows, Settle
 
 WAVE = 4096
 CHUNK = 1024
-Rows = Sequence[int] | Int[Tensor, " row"]
 
 
-@runtime_checkable
-class Settle(Protocol):
-    """What a teacher calls for each part of a question that has an answer."""
+class CachedTeacher(Middleware):
+    """A teacher around a teacher, which asks it for each image once and keeps every answer first.
 
-    def __call__(
-        self,
-        rows: Rows,
-        classes: Classes,
-        /,
-        *,
-        failed: int = 0,
-        retried: int = 0,
-        unsent: int = 0,
-    ) -> None:
-        """Keep the classes of these rows of the question; threads may call it at once.
+    Not of the paper. After a crash, for another student or in another epoch nothing is asked twice.
+    All answers to a question come from `store`, in order. Images that the store does not know are
+    asked once each, duplicates together, `wave` at a time. A wave is reserved in the store, asked,
+    and settled part by part. An `InParts` teacher says when a part arrived; any other is asked for
+    `chunk` images at a time. A failure or a kill in the middle loses nothing that was settled, and
+    a kill leaves at most one wave "in_flight" on the books.
 
-        `failed`: images that were sent and get no answer. `retried`: images that were sent once
-        more. `unsent`: images that are not going to be sent.
-
-        Raises:
-            TeacherError: a row is not in the question or was answered before, or no class index.
-            RunError: the store cannot be written.
-        """
-
-
-@runtime_checkable
-class InParts(Protocol):
-    """A teacher whose answers arrive in parts, such as one that has several requests on their way.
-
-    >>> from db3kd.config.remote import Remote
-    >>> from db3kd.teachers.remote import remote
-    >>> isinstance(remote(Remote(url="http://localhost", protocol="mlflow"), classes=2), InParts)
-    True
-    """
-
-    def answer(self, images: Float[Tensor, "row *image"], settle: Settle) -> None:
-        """Call `settle` for each part as it arrives, until all rows are answered, or raise.
-
-        Nothing of it may be on its way when it returns or raises. Where it raises, rows that were
-        neither settled nor reported as `failed` or `unsent` count as failed: they may be paid.
-        """
-
-
-class CachedTeacher:
-    """A teacher that asks for each image once: every answer is kept before it is handed out.
-
-    Not of the paper. A crash, another student or another epoch asks nothing twice. The
-    answers of a question come from `store` alone, in order. Images that it does not know are asked
-    once each, duplicates together, `wave` at a time: a wave is reserved in the store, asked, and
-    settled part by part. An `InParts` teacher says when a part arrived; any other is asked for
-    `chunk` images at a time. A failure or a kill in the middle loses nothing that was settled,
-    and a kill leaves at most one wave "in_flight" on the books.
-
-    `identity` names the model, and all that changes what it says; never put a secret into it.
-    `key` gives 32 bytes for each image (row, *image), the digest of what the teacher will be sent;
-    images with one key get one answer. `run` is the name under which the books are kept.
+    `identity` names the model, and everything that changes its answers; never put a secret into
+    it. `key` gives 32 bytes for each image (row, *image), the digest of what will be sent to the
+    teacher; images with the same key get the same answer. The books are kept under `run`.
 
     Costs one query for each image that the store does not know. Nothing is random.
 
-    One sync to the disk a question. A part that settled outlives a killed process at once; a power
-    cut may take what settled since the last sync, of which nothing was handed out.
+    The disk is synced once a question. What was settled outlives a killed process at once. A power
+    cut may take what was settled since the last sync; none of that was handed out yet.
 
     Raises:
-        TeacherError: the teacher failed, left images without an answer, or answered no class.
-        InputError: `key` gave not one key of 32 bytes for each image; sizes below 1.
+        TeacherError: the teacher failed, left images without an answer, or answered a class that
+            does not exist.
+        InputError: `key` did not give one key of 32 bytes for each image; sizes below 1.
         RunError: the store cannot be read or written.
 
     >>> import tempfile
@@ -116,22 +73,13 @@ class CachedTeacher:
             raise InputError("the identity of a teacher is empty; name the model and its version")
         if wave < 1 or chunk < 1:
             raise InputError(f"wave and chunk must be at least 1, got {wave} and {chunk}")
-        self._teacher, self._store, self._key = teacher, store, key or float_keys
+        super().__init__(teacher)
+        self._store, self._key = store, key or float_keys
         self._wave, self._chunk = wave, chunk
         self.identity, self.run = identity, run
 
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self._teacher.classes
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value of a pixel."""
-        return self._teacher.bounds
-
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
-        """Class index of each image; one query for each that is not known; same device."""
+        """Class index of each image; one query for each unknown one; same device."""
         keys = self._key(images)
         if len(keys) != len(images):
             raise InputError(f"the key function gave {len(keys)} keys for {len(images)} images")

@@ -4,19 +4,18 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Int
 from torch import Tensor
 
 from db3kd.errors import InputError
+from db3kd.teachers.parts import Classes
 
 KEY = 32  # bytes of a SHA-256 digest
 LARGEST = 2**32 - 1  # class that fits a block
-Classes = Sequence[int] | Int[Tensor, " row"]
 
 
 @dataclass(frozen=True)
 class OpenTicket:
-    """A wave that was sent, or was about to be, and of which `unsettled` images never came back.
+    """A wave that was sent, or about to be; `unsettled` of its images never came back.
 
     `at`: seconds since 1970, when it was reserved.
 

@@ -15,10 +15,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from db3kd.errors import InputError
-from db3kd.teachers.cached._blocks import Blocks
-from db3kd.teachers.cached._file import check_process, opened, plainly, transaction
-from db3kd.teachers.cached.records import Block, Classes, Imported, OpenTicket, check_count, checked
+from db3kd.teachers.cached.blocks import Blocks
+from db3kd.teachers.cached.file import check_process, opened, plainly, transaction
+from db3kd.teachers.cached.records import Block, Imported, OpenTicket, check_count, checked
 from db3kd.teachers.cached.tables import read_table, write_table
+from db3kd.teachers.parts import Classes
 
 _BOOKS = ("answered", "failed", "retried", "hits", "imported")
 
@@ -40,7 +41,8 @@ class Store:
     Costs no query. Nothing is random. Nothing is unpickled.
 
     Raises:
-        InputError: the file is no store, or a newer one, or was closed; or wrong keys and classes.
+        InputError: the file is not a store, or is a newer one, or was closed; wrong keys or
+            classes.
         Damaged: it is a store, but cut or altered; the text names the block.
         Busy: another process held it for longer than `patience` seconds.
         RunError: the disk is full; what was saved before is safe.
@@ -307,15 +309,15 @@ class Store:
         """Keep the answers of a parquet table for the teacher `identity`.
 
         Either the table is an export of a store: rows of other identities are skipped, and class
-        names that were learned are learned here, classes counted anew where the order differs. Or
+        names that were learned are learned here, and classes renumbered where the order differs. Or
         it has the columns `image` (the bytes of a PNG, JPEG, BMP or WebP file, or a struct whose
         `bytes` are) and `label`. Images are read as float32 (row, channels, height, width) within
         `bounds`, and `key` says under which keys they are looked for: give the one of the
         `CachedTeacher` that will ask. `index` maps a label to a class (None: labels are classes).
 
         Raises:
-            InputError: the file is no such table; images differ in shape; a label is no class.
-                Rows before the wrong ones, 4,096 at a time, are kept.
+            InputError: the file is not such a table; images differ in shape; a label is not a
+                class. Rows before the wrong ones, 4,096 at a time, are kept.
         """
         rows = read_table(
             Path(file), identity, key, index, bounds, lambda names: self.learn(identity, names)

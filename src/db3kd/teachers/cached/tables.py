@@ -35,7 +35,7 @@ def read_table(
     `learn` takes the class names of the table, and returns all names in the order that counts.
 
     Raises:
-        InputError: the file is no such table, or an image or label of it is wrong.
+        InputError: the file is not such a table, or an image or label of it is wrong.
 
     >>> next(read_table(Path("no-such.parquet"), "svm", list, None, (0.0, 1.0), tuple))
     Traceback (most recent call last):

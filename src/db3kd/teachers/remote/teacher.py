@@ -13,7 +13,8 @@ from torch import Tensor
 
 from db3kd.config.remote import Encoding, Kind, Remote
 from db3kd.errors import InputError, TeacherError
-from db3kd.teachers.function import check_kind
+from db3kd.teachers.base import check_kind
+from db3kd.teachers.parts import Classes, Rows, Settle
 from db3kd.teachers.remote import protocols
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.names import LabelMap
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 DEFAULT_INPUT = Remote(url="", protocol="oip").input
 _KINDS: dict[str, Kind] = {"FP32": "float32", "UINT8": "uint8", "BYTES": "png"}
 _log = logging.getLogger("db3kd")
-
-Settle = Callable[..., None]
-"""What `db3kd.teachers.cached.Settle` is: (rows, their classes, failed=, retried=, unsent=)."""
 
 
 class RemoteTeacher:
@@ -131,8 +129,9 @@ class RemoteTeacher:
         """Class index of each image; one query each, failed calls not counted."""
         answers = torch.full((len(images),), -1, dtype=torch.int64)
 
-        def settle(rows: Tensor, classes: Tensor, /, **_: int) -> None:
-            answers[rows] = classes
+        def settle(rows: Rows, classes: Classes, /, **_: int) -> None:
+            whole = torch.int64
+            answers[torch.as_tensor(rows, dtype=whole)] = torch.as_tensor(classes, dtype=whole)
 
         self.answer(images, settle)
         return answers.to(images.device)
@@ -276,7 +275,7 @@ def remote(
 
     Raises:
         InputError: settings that do not go together, or an address that is not allowed.
-        TeacherError: when asked, if it stays away, or answers what is no label.
+        TeacherError: when asked, if it stays away, or answers something that is not a label.
 
     >>> teacher = remote(Remote(url="https://example.org", protocol="mlflow"), classes=10)
     >>> teacher

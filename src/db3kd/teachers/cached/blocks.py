@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from db3kd.errors import Damaged
-from db3kd.teachers.cached._file import REPAIR
+from db3kd.teachers.cached.file import REPAIR
 from db3kd.teachers.cached.records import KEY, Block, checksum
 
 
 class Blocks:
     """The class of each key, by the number of its teacher, as far as the file was read.
 
-    >>> from db3kd.teachers.cached._file import SCHEMA
+    >>> from db3kd.teachers.cached.file import SCHEMA
     >>> base = sqlite3.connect(":memory:", isolation_level=None)
     >>> _ = base.execute(SCHEMA[1])
     >>> Blocks(base, Path("answers.db3kd")).append(1, [b"k" * 32], [4])

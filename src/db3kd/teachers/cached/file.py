@@ -78,7 +78,7 @@ def opened(path: Path, patience: float) -> sqlite3.Connection:
     `patience`: seconds to wait for other processes.
 
     Raises:
-        InputError: the file is no store, or was made by a newer db3kd.
+        InputError: the file is not a store, or was made by a newer db3kd.
         Damaged: it is one, but cut or altered.
         Busy: another process held it for longer than `patience`.
 
