@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.errors import Db3kdError, InputError, TeacherError
-from db3kd.teachers.base import Teacher, check_answers, micro_batches
+from db3kd.errors import Db3kdError, TeacherError
+from db3kd.teachers.base import Teacher, check_answers, check_kind, micro_batches
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,3 @@ def function(
     """
     check_kind(classes, bounds)
     return _Function(ask, classes, bounds, batch)
-
-
-def check_kind(classes: int, bounds: tuple[float, float]) -> None:
-    """Raise InputError unless there are two classes or more and the bounds hold an interval.
-
-    >>> check_kind(1, (0.0, 1.0))
-    Traceback (most recent call last):
-    ...
-    db3kd.errors.InputError: a teacher needs at least 2 classes, got 1
-    """
-    if classes < 2:
-        raise InputError(f"a teacher needs at least 2 classes, got {classes}")
-    if not bounds[0] < bounds[1]:
-        raise InputError(f"bounds must be (lowest, highest), got {bounds}")

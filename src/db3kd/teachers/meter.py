@@ -9,10 +9,10 @@ from torch import Tensor
 from db3kd.config.settings import Budget, kind_of
 from db3kd.config.types import validated
 from db3kd.errors import BudgetExhausted
-from db3kd.teachers.base import Teacher, check_answers
+from db3kd.teachers.base import Middleware, Teacher, check_answers
 
 
-class Meter:
+class Meter(Middleware):
     """A teacher that counts every query before it is asked, and never lets a budget be exceeded.
 
     One image shown once is one query. A question that fails has been counted: it may have been
@@ -20,7 +20,7 @@ class Meter:
 
     Raises:
         BudgetExhausted: the question would exceed the budget; it was not asked.
-        TeacherError: an answer is no class index.
+        TeacherError: an answer is not a class index.
 
     >>> import torch
     >>> from db3kd.teachers import function
@@ -37,21 +37,11 @@ class Meter:
     def __init__(
         self, teacher: Teacher, budget: Budget | None = None, *, spent: dict[str, int] | None = None
     ) -> None:
-        self._teacher = teacher
+        super().__init__(teacher)
         self._stage = ""
         self.budget = validated(budget or Budget())
         self.by_stage: dict[str, int] = dict(spent or {})
         self._limits = {str(name): limit for name, limit in self.budget.stages.items()}
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self._teacher.classes
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value of a pixel."""
-        return self._teacher.bounds
 
     @property
     def spent(self) -> int:

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from db3kd.errors import TeacherError
-from db3kd.teachers.base import Teacher
+from db3kd.teachers.base import Teacher, check_kind
 from db3kd.teachers.faster import CPU_BATCH, Variant, faster
-from db3kd.teachers.function import check_kind, function
+from db3kd.teachers.function import function
 
 GPU_BATCH = 8192
 
@@ -42,7 +42,7 @@ def torch_module(
     bits of the scores as they are or (channels_last) the rounding of the last few: then an image
     whose two best scores are equal to about 1e-6 may get either class.
     The module's weights are watched: after they are changed (by an optimizer, `load_state_dict`, a
-    new layer) the next question finds a way anew. A write through `weight.data` is not seen, and
+    new layer) the next question finds another way. A write through `weight.data` is not seen, and
     what `forward` does besides computing (prints, pauses) is not repeated: give `fast=False`.
 
     Raises:

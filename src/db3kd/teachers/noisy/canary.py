@@ -8,13 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.errors import InputError, TeacherError
-from db3kd.teachers.base import Teacher, check_answers
-from db3kd.teachers.noisy.flips import ask_all, check_past_store, check_share
+from db3kd.teachers.base import Middleware, Teacher, check_answers
+from db3kd.teachers.noisy.flips import ask_all, asked_again, check_share
 
 EFFECTS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # shares of other answers that a change may bring
 
 
-class Canary:
+class Canary(Middleware):
     """A teacher that asks known images before all others and after `every` queries.
 
     Not of the paper. `images` and `answers` are kept by the caller, as plain tensors in a
@@ -83,12 +83,12 @@ class Canary:
         if not 0 < false_alarm < 1:
             raise InputError(f"false_alarm must lie between 0 and 1, got {false_alarm}")
         check_share(flips)
-        check_past_store(teacher, again)
         try:
             self._known = check_answers(answers, asked=len(images), classes=teacher.classes)
         except TeacherError as error:
             raise InputError(f"the kept answers do not fit: {error}") from None
-        self._teacher, self._again = teacher, again or (lambda number: teacher)
+        super().__init__(teacher)
+        self._again = asked_again(teacher, again)
         self._images, self._flips, self._false_alarm = images, flips, false_alarm
         self.every, self._since, self._stopped = every, 0, ""
         self.checks, self.asked = 0, 0
@@ -96,16 +96,6 @@ class Canary:
 
     def __repr__(self) -> str:
         return f"Canary({self._teacher!r}, {len(self._images)} images, every={self.every})"
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self._teacher.classes
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value of a pixel."""
-        return self._teacher.bounds
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image; known images are asked first or afterwards where it is due."""

@@ -1,6 +1,7 @@
 """How often a teacher answers a repeated question differently, and how large a lead decides."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -69,7 +70,7 @@ def flip_rate(
     random but the teacher.
 
     Raises:
-        InputError: no images, fewer than 2 repeats, a level that is no probability, or a teacher
+        InputError: no images, fewer than 2 repeats, a level that is not a probability, or a teacher
             that answers from a store.
         BudgetExhausted, TeacherError: from the teacher.
 
@@ -79,7 +80,7 @@ def flip_rate(
     >>> rate.differs, round(rate.high, 3), rate.queries
     (0.0, 0.037, 200)
     """
-    check_past_store(teacher, None)
+    asked_again(teacher)  # not a store
     if not len(images) or repeats < 2:
         raise InputError(
             f"flips need 1 image and 2 repeats at least, got {len(images)} and {repeats}"
@@ -134,7 +135,7 @@ def margin_for(flips: float, error: float) -> int:
     no query. Nothing is random.
 
     Raises:
-        InputError: half of the answers or more are flipped, or the error is no probability.
+        InputError: half of the answers or more are flipped, or the error is not a probability.
 
     >>> [margin_for(flips, 0.001) for flips in (0.0, 0.01, 0.05, 0.1)]
     [1, 2, 3, 4]
@@ -159,18 +160,28 @@ def check_share(flips: float) -> None:
         raise InputError(f"flips must be at least 0 and below 0.5, got {flips}")
 
 
-def check_past_store(teacher: object, again: object) -> None:
-    """Raise InputError if repeats would be asked of a store.
+def asked_again(
+    teacher: Teacher, again: Callable[[int], Teacher] | None = None
+) -> Callable[[int], Teacher]:
+    """Who is asked the k-th time: what `again` says, or else the teacher itself.
+
+    Raises:
+        InputError: that would be a store, which answers from memory.
 
     >>> import tempfile
     >>> from db3kd.teachers import function
     >>> from db3kd.teachers.cached import Store
     >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    >>> asked_again(bright)(3) is bright
+    True
     >>> with Store(tempfile.mkdtemp() + "/answers.db3kd") as store:
-    ...     check_past_store(CachedTeacher(bright, store, "bright"), None)
+    ...     asked_again(CachedTeacher(bright, store, "bright"))
     Traceback (most recent call last):
     ...
     db3kd.errors.InputError: a store answers repeats from memory; ask the teacher beneath it
     """
-    if again is None and isinstance(teacher, CachedTeacher):
+    if again is not None:
+        return again
+    if isinstance(teacher, CachedTeacher):
         raise InputError("a store answers repeats from memory; ask the teacher beneath it")
+    return lambda number: teacher

@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from db3kd.errors import BudgetExhausted, InputError
-from db3kd.teachers.base import Teacher, check_answers
-from db3kd.teachers.noisy.flips import check_past_store
+from db3kd.teachers.base import Middleware, Teacher, check_answers
+from db3kd.teachers.noisy.flips import asked_again
 
 
-class Voting:
+class Voting(Middleware):
     """A teacher that asks an image until one class leads by `margin`, at most `most` times.
 
     Not of the paper; the stopping rule is Wald's (1945). The class with the most answers wins, of
@@ -20,8 +20,8 @@ class Voting:
 
     It stands beneath the meter, which counts one query an image as ever, so what the rows of a
     search spend still adds up to the meter's total. What is asked beyond that is counted here, in
-    `repeats`, and has a budget of its own: `budget` is the most, of which `spent` was spent by
-    earlier processes. `undecided` counts images at which `most` came before the margin.
+    `repeats`, and has a budget of its own: `budget` is the most, and earlier processes spent
+    `spent` of it. `undecided` counts images at which `most` came before the margin.
 
     `again` gives the teacher for the k-th question to an image, k = 0, 1, ...; without it that is
     `teacher` each time. A store (`CachedTeacher`) would answer repeats from memory, so with one the
@@ -37,7 +37,7 @@ class Voting:
         InputError: `margin` or `most` below 1, `most` below `margin`, a negative budget, or a
             store without `again`.
         BudgetExhausted: the next repeats would exceed their budget; they were not asked.
-        TeacherError: from the teacher, or an answer is no class.
+        TeacherError: from the teacher, or an answer that is not a class.
 
     >>> from db3kd.teachers import function
     >>> said = iter([[0, 1], [0, 0], [0]])  # the second image: 1, 0, 0
@@ -63,23 +63,13 @@ class Voting:
             )
         if spent < 0 or (budget is not None and budget < 0):
             raise InputError(f"budget and spent must not be negative, got {budget} and {spent}")
-        check_past_store(teacher, again)
-        self._teacher, self._again = teacher, again or (lambda number: teacher)
+        super().__init__(teacher)
+        self._again = asked_again(teacher, again)
         self.most, self.margin, self.budget = most, margin, budget
         self.repeats, self.undecided = spent, 0
 
     def __repr__(self) -> str:
         return f"Voting({self._teacher!r}, most={self.most}, margin={self.margin})"
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self._teacher.classes
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value of a pixel."""
-        return self._teacher.bounds
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image, as the majority has it; same device as the images."""

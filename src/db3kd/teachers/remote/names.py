@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from db3kd.config.remote import Names
 from db3kd.config.types import validated
 from db3kd.errors import InputError, TeacherError
+from db3kd.teachers.base import check_classes
 
 LONGEST = 1000  # characters of a name
 
@@ -44,8 +45,7 @@ class LabelMap:
         self._names, self._classes = validated(names), classes
         self._learned: list[str] = []
         self._places: dict[str, int] = {}
-        if classes < 2:
-            raise InputError(f"a teacher needs at least 2 classes, got {classes}")
+        check_classes(classes)
         for name in names.names:
             self._add(name)
         self._check_count()
