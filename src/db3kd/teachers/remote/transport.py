@@ -8,7 +8,6 @@ that stays away ends the question with one sentence; jobs that were done are han
 import logging
 import os
 import re
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ import tenacity
 
 from db3kd.config.remote import Remote
 from db3kd.errors import InputError, TeacherError
+from db3kd.teachers.remote.limits import limiter
 from db3kd.teachers.remote.money import MoneyBudget
 from db3kd.teachers.remote.protocols import VARIABLE, Failed, Request
 
@@ -90,7 +90,7 @@ class Transport:
     def __init__(self, settings: Remote, *, limits: str | None = None) -> None:
         check_address(settings)
         self.settings, self.calls, self.money = settings, Calls(), MoneyBudget()
-        self._limiter = _limiter(settings, limits)
+        self._limiter = limiter(settings, limits)
         self._bad, self._not_before = 0, 0.0  # calls that failed in a row; when the next may be
         self._open = ExitStack()
         self._keeper = ThreadPoolExecutor(1)
@@ -474,42 +474,6 @@ def _client(settings: Remote) -> httpx2.AsyncClient:
         trust_env=not local,  # proxies and certificates of the user's own
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=())),  # none is kept
     )
-
-
-def _limiter(settings: Remote, file: str | None) -> pyrate_limiter.Limiter | None:
-    spans = pyrate_limiter.Duration
-    wanted = (
-        (settings.per_second, spans.SECOND),
-        (settings.per_minute, spans.MINUTE),
-        (settings.per_day, spans.DAY),
-    )
-    rates = _of_use([(most, int(span)) for most, span in wanted if most is not None])
-    if not rates:
-        return None
-    made = [pyrate_limiter.Rate(most, span) for most, span in rates]
-    if file is None:
-        return pyrate_limiter.Limiter(made)
-    try:
-        bucket = pyrate_limiter.SQLiteBucket.init_from_file(made, db_path=file)
-    except sqlite3.Error as error:
-        raise InputError(f"{file} is no file of limits ({error}); remove it") from None
-    return pyrate_limiter.Limiter(bucket)
-
-
-def _of_use(rates: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The limits (calls, in milliseconds) that no other limit implies.
-
-    >>> _of_use([(10, 1000), (1000, 60_000)]), _of_use([(5, 60_000), (5, 86_400_000)])
-    ([(10, 1000)], [(5, 86400000)])
-    """
-    return [
-        (most, span)
-        for most, span in rates
-        if not any(
-            (longer > span and fewer <= most) or (longer < span and fewer * span <= most * longer)
-            for fewer, longer in rates
-        )
-    ]
 
 
 def _time(seconds: float) -> str:
