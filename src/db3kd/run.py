@@ -339,16 +339,22 @@ class Run:
         bought. A grown image has the id of its parent, and its label is the teacher's answer.
 
         Raises:
-            InputError: a stage is not finished, or labels do not fit.
+            InputError: a stage is not finished, labels do not fit, or students of this method learn
+                from pseudo samples.
             ConfigurationDiffers: other images than before.
             Damaged: a shard cannot be trusted.
         """
+        needs = METHODS[method]
+        if not needs.own_images:
+            raise InputError(
+                f"students of {method!r} do not learn from own images; see `Run.pseudo`"
+            )
         self._check_labels(labels, images)
         begun = self._workspace.configuration("answers")
         pending = self._workspace.pending("answers", len(images), ANSWERS_SHARD)
         if not begun or (pending and begun["samples"] == len(images)):
             raise InputError("the images are not labelled yet; label them first")
-        answers, needs = self.answers(images), METHODS[method]
+        answers = self.answers(images)
         rows = torch.arange(len(images))
         transfer = TransferSet(images, rows, answers, answers if labels is None else labels)
         if needs.trial:
