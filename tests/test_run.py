@@ -722,9 +722,9 @@ def test_a_student_that_was_stopped_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize("method", ["pseudo", "pseudo_mbd"])
 def test_pseudo_samples_are_not_made_of_own_images(finished: Path, method: Any) -> None:
-    with opened(finished, silent_teacher()) as run:
-        with pytest.raises(InputError, match=f"'{method}' do not learn from own images"):
-            run.transfer_set(IMAGES, method)
+    words = f"'{method}' do not learn from own images"
+    with opened(finished, silent_teacher()) as run, pytest.raises(InputError, match=words):
+        run.transfer_set(IMAGES, method)
 
 
 def test_another_student_stands_beside_the_first(finished: Path) -> None:
