@@ -4,7 +4,7 @@ import db3kd
 
 teacher = db3kd.teachers.torch_module(net, classes=10)     # or onnx, sklearn, function
 with db3kd.Run("runs/mnist", teacher, budget=db3kd.Budget(queries=20_000)) as run:
-    network = db3kd.student.networks.build("lenet5", images.shape, 10, width=0.5, seed=0)
+    network = db3kd.networks.build("lenet5", images.shape, 10, width=0.5, seed=0)
     student = run.distill(network, run.spend(images, network))
 
 Names load what they need when they are first used, so that `db3kd --help` does not wait for torch.
@@ -15,7 +15,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from db3kd import data, student, teachers
+    from db3kd import data, search, student, teachers
+    from db3kd import search as robustness
     from db3kd.config.reading import read_recipe
     from db3kd.config.recipe import Recipe
     from db3kd.config.settings import (
@@ -41,12 +42,14 @@ if TYPE_CHECKING:
         TeacherError,
     )
     from db3kd.run import Run
-    from db3kd.search import descent, robustness
+    from db3kd.search import descent
     from db3kd.stages.accounts import status
     from db3kd.stages.students import Evaluation
     from db3kd.student import networks, soft_labels
     from db3kd.teachers.base import Teacher
     from db3kd.teachers.meter import Meter
+
+    __version__: str
 
 _HOME = {
     "AscentPlan": "config.settings",
@@ -82,6 +85,7 @@ _MODULES = {
     "descent": "search.descent",
     "networks": "student.networks",
     "robustness": "search",
+    "search": "search",
     "soft_labels": "student.soft_labels",
     "student": "student",
     "teachers": "teachers",
@@ -118,6 +122,7 @@ __all__ = [
     "networks",
     "read_recipe",
     "robustness",
+    "search",
     "soft_labels",
     "status",
     "student",
