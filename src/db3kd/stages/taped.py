@@ -8,13 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.storage.tape import Tape
+from db3kd.teachers.base import Middleware
 from db3kd.teachers.meter import Meter
 
 KEY_PIXELS = 256  # pixels of a question that stand for it on the tape
 SCATTER = 2_654_435_761  # its multiples fall all over the images, not into one column
 
 
-class ReplayTeacher:
+class ReplayTeacher(Middleware):
     """A teacher that takes recorded answers from a tape first and asks the meter for the rest.
 
     A shard asks the same questions in the same order each time it is run, so the answers of a
@@ -43,18 +44,9 @@ class ReplayTeacher:
     def __init__(
         self, meter: Meter, tape: Tape, report: Callable[[int], None] = lambda used: None
     ) -> None:
+        super().__init__(meter)
         self._meter, self._tape, self._report = meter, tape, report
         self.used = 0
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self._meter.classes
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value of a pixel."""
-        return self._meter.bounds
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """The class index of each image; costs one query each, unless the tape has the answer."""
