@@ -14,11 +14,9 @@ from db3kd.storage.files import Json
 from db3kd.student.networks import check_network
 
 PARTS = {
-    **{
-        name: stage(name).words
-        for name in ("answers", "grow", "distances", "synthesis", "evaluate")
-    },
+    "answers": stage("answers").words,
     "spend": "new images or distances",
+    **{name: stage(name).words for name in ("grow", "distances", "synthesis", "evaluate")},
 }
 """The parts of a forecast, in words."""
 
