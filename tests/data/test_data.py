@@ -490,6 +490,8 @@ def test_an_empty_class_is_named(tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
+    with pytest.raises(InputError, match="there is no folder .*missing"):
+        FolderImages(tmp_path / "missing")
     with pytest.raises(InputError, match="has no subfolders"):
         load(str(tmp_path), "train")
 

@@ -4,13 +4,11 @@ import json
 import logging
 import os
 import re
-import resource
 import shutil
 import signal
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 
 import db3kd.student.training
 from closed_form import WIDE, ordered_scores
-from conftest import Sandbox, make_sandbox
+from conftest import Sandbox, full_disk, make_sandbox
 from db3kd.cli.main import main
 from db3kd.config.settings import Budget, Search, Training
 from db3kd.data import DataSet, TensorImages
@@ -635,19 +633,6 @@ def test_a_damaged_checkpoint(
 
 
 # A full disk
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file grows beyond `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(command: Command) -> None:

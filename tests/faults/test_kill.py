@@ -3,6 +3,7 @@
 import random
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -82,7 +83,10 @@ def predict(self, images):
 
 Counted.predict = predict
 """
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX"),
+]
 
 
 @dataclass(frozen=True)

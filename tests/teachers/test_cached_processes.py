@@ -14,6 +14,7 @@ from test_cached import kept
 
 from db3kd.teachers.cached import Store
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are POSIX")
 WORKER = """
 import os, random, sys, time, traceback
 from concurrent.futures import ThreadPoolExecutor

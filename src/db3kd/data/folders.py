@@ -21,8 +21,8 @@ class FolderImages:
     holds the class number of each image, `classes` the names of the classes.
 
     Raises:
-        InputError: the folder has no subfolders, or one of them has no images. `read`: an image
-            cannot be decoded, or differs from the first in shape.
+        InputError: there is no such folder, it has no subfolders, or one of them has no images.
+            `read`: an image cannot be decoded, or differs from the first in shape.
 
     >>> import tempfile, PIL.Image
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -41,6 +41,8 @@ class FolderImages:
     ) -> None:
         self._form = Form(size, channels)
         self._digest = ""
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}; give one with a folder for each class")
         names = class_folders(folder)
         if not names:
             raise InputError(f"{folder} has no subfolders; give one folder of images per class")
