@@ -490,7 +490,7 @@ def test_an_empty_class_is_named(tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(InputError, match="there is no folder .*missing"):
+    with pytest.raises(InputError, match=r"there is no folder .*missing"):
         FolderImages(tmp_path / "missing")
     with pytest.raises(InputError, match="has no subfolders"):
         load(str(tmp_path), "train")
