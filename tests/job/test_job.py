@@ -339,7 +339,7 @@ def test_a_factory_that_fails_is_named(here: Sandbox, factory: str, sentence: st
         (("student.network=lenet5",), "lenet5 needs images of at least"),
         (("student.methods=['auto']", *AT_ONCE, "grow.surrogate=lenet6"), "mean lenet5"),
         ((*AT_ONCE, "label.surrogate=lenet5"), "lenet5 needs images of at least"),
-        (("teacher.factory=factories:linear",), "is no fitted classifier"),
+        (("teacher.factory=factories:linear",), "is not a fitted classifier"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(here: Sandbox, overrides: Any, sentence: str) -> None:

@@ -450,7 +450,7 @@ def test_tables_that_do_not_fit(store: Store, tmp_path: Path) -> None:
         ({"image": [grey], "label": [1.5]}, "label 0 .* is 1.5"),
         ({"image": [grey], "label": [-3]}, "got -3"),
         ({"key": [b"k"], "class": [1], "identity": ["pets"]}, "32 bytes"),
-        ({"key": [b"k" * 32], "class": ["a"], "identity": ["pets"]}, "no whole number"),
+        ({"key": [b"k" * 32], "class": ["a"], "identity": ["pets"]}, "not a whole number"),
     ):
         with pytest.raises(InputError, match=says):
             store.import_table(write(tmp_path, **columns), "pets", float_keys)
@@ -504,7 +504,7 @@ def test_foreign_files_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
     theirs = foreign(tmp_path / "theirs.sqlite", "PRAGMA journal_mode=WAL", "CREATE TABLE x (y)")
     for file in (notes, theirs):
         before = file.read_bytes()
-        with pytest.raises(InputError, match="is no store of answers; give another file name"):
+        with pytest.raises(InputError, match="is not a store of answers; give another file name"):
             Store(file)
         assert file.read_bytes() == before
         assert not list(tmp_path.glob("*-wal"))
@@ -545,7 +545,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cut_stores_are_refused(tmp_path: Path, whole: Path, length: int) -> None:
     file = tmp_path / "answers.db3kd"
     file.write_bytes(whole.read_bytes()[:length])
-    with pytest.raises((Damaged, InputError), match=r"answers.db3kd is (cut|damaged|no store)"):
+    with pytest.raises((Damaged, InputError), match=r"answers.db3kd is (cut|damaged|not a store)"):
         Store(file)
 
 

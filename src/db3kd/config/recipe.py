@@ -68,7 +68,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
       those of your images.
     - `batch`: the most images in one question.
     - `store`: a file that keeps every answer, so that none is paid twice. A remote teacher has one
-      beside the folder of the run; others have none unless it is named.
+      next to the folder of the run; others have none unless it is named.
     - `price`: what answers cost.
     - `noise`: what is done where the teacher does not always say the same.
 

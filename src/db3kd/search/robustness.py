@@ -39,7 +39,7 @@ class Status(IntEnum):
 class References:
     """Images that serve as starts, each asked once: `answers` is what the teacher called them.
 
-    `rejected` marks the classes of which there were images, all of them called something else.
+    `rejected` marks the classes that had images, all of them called something else.
 
     >>> References(torch.zeros(2, 1, 4, 4), torch.tensor([0, 2]), torch.zeros(3, dtype=torch.bool))
     References(2 images of 2 classes)

@@ -1,4 +1,4 @@
-"""What a surrogate learns in a run: lessons, kept beside the shards of a stage."""
+"""What a surrogate learns in a run: lessons, kept next to the shards of a stage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

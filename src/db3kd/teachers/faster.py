@@ -118,7 +118,7 @@ def agree(scores: object, written: object) -> bool:
     if not bool(written.isfinite().all()):
         return torch.equal(scores, written)
     near = TOLERANCE * written.abs().amax(1)
-    if not bool(((scores - written).abs().amax(1) <= near).all()):  # false for what is no number
+    if not bool(((scores - written).abs().amax(1) <= near).all()):  # false for what is not a number
         return False
     first, second = written.topk(2, dim=1).values.unbind(1) if written.shape[1] > 1 else (near, 0)
     differ = scores.argmax(1) != written.argmax(1)

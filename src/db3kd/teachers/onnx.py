@@ -33,7 +33,7 @@ def onnx(
     >>> onnx("no-such.onnx", classes=10)
     Traceback (most recent call last):
     ...
-    db3kd.errors.InputError: no-such.onnx is no ONNX model that can be loaded: ...
+    db3kd.errors.InputError: no-such.onnx is not an ONNX model that can be loaded: ...
     """
     try:
         import onnxruntime
@@ -47,7 +47,7 @@ def onnx(
             str(file), options, providers=onnxruntime.get_available_providers()
         )
     except Exception as error:
-        raise InputError(f"{file} is no ONNX model that can be loaded: {error}") from error
+        raise InputError(f"{file} is not an ONNX model that can be loaded: {error}") from error
     entry, leave = session.get_inputs()[0], session.get_outputs()[0]
     flat = len(entry.shape) == 2
 

@@ -32,7 +32,7 @@ def sklearn(
     names = getattr(estimator, "classes_", None)
     if names is None or not hasattr(estimator, "predict"):
         raise InputError(
-            f"{type(estimator).__name__} is no fitted classifier: it needs predict and classes_"
+            f"{type(estimator).__name__} is not a fitted classifier: it needs predict and classes_"
         )
 
     names = np.sort(names)

@@ -14,7 +14,7 @@ from db3kd.student.networks import Shape, build
 from db3kd.teachers.rewrites import BLOCK, pool_before_relu
 
 BATCH = 128  # images with their own answers, or probes, in one step
-REMINDER = 64  # images with their own answers, beside the probes
+REMINDER = 64  # images with their own answers, in addition to the probes
 RATE, POOL_RATE = 1e-3, 2e-3
 
 

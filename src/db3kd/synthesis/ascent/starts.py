@@ -26,7 +26,7 @@ Prior = Callable[[int, Generator], Tensor]
 """(count, draw) -> that count of structured images, within the teacher's bounds."""
 
 BATCH = 100  # images asked at once, at most
-IDLE = 4  # rounds in a row of which nothing could be kept, and a source is left
+IDLE = 4  # rounds in a row in which nothing could be kept, and a source is left
 NOISE_SHARE, PRIOR_SHARE = 0.25, 0.5  # of the limit, at most, until the next source has its turn
 DEPTH = 6  # halvings of a segment between two classes
 
@@ -49,7 +49,7 @@ class Starts:
 
     @property
     def missing(self) -> Int[Tensor, " missing"]:
-        """The classes of which nothing was found."""
+        """The classes for which nothing was found."""
         return (self.found == 0).nonzero()[:, 0]
 
 

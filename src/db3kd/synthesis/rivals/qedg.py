@@ -29,7 +29,7 @@ from db3kd.synthesis.way import Report, Task
 BATCH, ROUNDS = 256, 20  # images asked a round, at most, and rounds; the authors' for MNIST
 SPREAD = 10.0  # the authors' weight of the spread of the student's probabilities
 DIVERSITY = 0.1  # the authors' weight of the likeness of images with the same target
-DOUBTFUL = 0.7  # images of which the student is surer than this are not asked
+DOUBTFUL = 0.7  # images that the student is surer of than this are not asked
 SURE = 0.95  # a mirror image keeps its answer if the student gives it more than this
 FLIPS = 0.05  # share of the images whose mirror image is tried in a lesson
 TURN = (math.pi / 2, math.pi)  # how far images are turned, as the authors do with MNIST
@@ -49,7 +49,7 @@ class Qedg:
     mirrored, and turned by `TURN`, and once more before they are asked. The authors' changes of
     colours are left out.
 
-    Images of which the student is more than `DOUBTFUL` sure are not asked. If too few are left,
+    Images that the student is more than `DOUBTFUL` sure of are not asked. If too few are left,
     more images are made, in at most `TRIES` tries. If there are still too few, the least sure of
     the others are asked. See `lesson` for what the student learns.
 
@@ -91,7 +91,7 @@ class Qedg:
     def _doubtful(
         self, count: int, pool: Pool, seed: int, draw: Generator
     ) -> Float[Tensor, "row *image"]:
-        """`count` images of which the student is not sure, as far as they are found."""
+        """`count` images that the student is not sure of, as far as they are found."""
         device, student = self.task.device, self.networks["student"]
         shape = self.task.shape
         generator = seeded(lambda: ImageGenerator(shape, contrast=False), seed).to(device)

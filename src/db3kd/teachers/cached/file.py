@@ -89,7 +89,7 @@ def opened(path: Path, patience: float) -> sqlite3.Connection:
     >>> opened(note, 1.0)
     Traceback (most recent call last):
     ...
-    db3kd.errors.InputError: ...note.txt is no store of answers; give another file name ...
+    db3kd.errors.InputError: ...note.txt is not a store of answers; give another file name ...
     """
     _check_head(path)
     with plainly(path):
@@ -121,7 +121,9 @@ def _check_head(path: Path) -> None:
         raise Damaged(f"{path} is cut after {len(head)} bytes; {REPAIR}")
     ours = int.from_bytes(head[68:72], "big") == APPLICATION
     if head and not (head.startswith(_MAGIC) and ours):
-        raise InputError(f"{path} is no store of answers; give another file name to make a new one")
+        raise InputError(
+            f"{path} is not a store of answers; give another file name to make a new one"
+        )
     aside = (path.with_name(path.name + end) for end in ("-wal", "-journal"))
     page = int.from_bytes(head[16:18], "big") or 1
     if head and path.stat().st_size % page and not any(file.exists() for file in aside):

@@ -31,7 +31,7 @@ class Store:
     a secret into it), and by a key of 32 bytes, the SHA-256 digest of what was sent. The first
     answer to a key stays; later ones are counted but not kept. Threads and processes of one
     machine may share a file (network drives cannot: SQLite's write-ahead log needs shared memory).
-    A forked child must open it again. While it is open, two more files lie beside it, `-wal` and
+    A forked child must open it again. While it is open, two more files lie next to it, `-wal` and
     `-shm`; copy the store only when it is closed.
 
     What a method writes is on the disk when it returns; with `sync=False` it is with the operating

@@ -91,7 +91,7 @@ def _exported(
         isinstance(k, bytes) and isinstance(c, int) for k, c in zip(keys, classes, strict=True)
     ):
         raise InputError(
-            f"{file} has rows whose key is no bytes, or whose class is no whole number"
+            f"{file} has rows whose key is not bytes, or whose class is not a whole number"
         )
     if names:
         here = [learned.index(name) for name in names]

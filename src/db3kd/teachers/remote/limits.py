@@ -34,7 +34,7 @@ def limiter(settings: Remote, file: str | None) -> pyrate_limiter.Limiter | None
     try:
         bucket = pyrate_limiter.SQLiteBucket.init_from_file(made, db_path=file)
     except sqlite3.Error as error:
-        raise InputError(f"{file} is no file of limits ({error}); remove it") from None
+        raise InputError(f"{file} is not a file of limits ({error}); remove it") from None
     return pyrate_limiter.Limiter(bucket)
 
 

@@ -147,7 +147,7 @@ class LabelMap:
                 raise InputError(f"the synonym {word!r} is itself a name")
             known = self._key(name) in self._places or not self._names.names
             if not known and self._names.unknown != "extend":
-                raise InputError(f"the synonym {word!r} stands for {name!r}, which is no name")
+                raise InputError(f"the synonym {word!r} stands for {name!r}, which is not a name")
         return synonyms
 
     def _advice(self, answer: object) -> str:

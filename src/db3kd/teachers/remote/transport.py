@@ -318,7 +318,7 @@ class Transport:
         except (TimeoutError, httpx2.TimeoutException):
             raise _Again(Failed(f"no reply in {settings.timeout:g} s", retry=True)) from None
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError):
-            raise InputError(f"{settings.url} is no address that can be called") from None
+            raise InputError(f"{settings.url} is not an address that can be called") from None
         except httpx2.HTTPError as error:
             reason = f"the connection failed ({type(error).__name__})"
             raise _Again(Failed(reason, retry=True)) from None
@@ -423,13 +423,13 @@ def check_address(settings: Remote) -> None:
         parts = urlsplit(settings.url)
         port_is_right = parts.port != 0
     except ValueError:
-        raise InputError(f"{settings.url} is no address; give https://HOST/...") from None
+        raise InputError(f"{settings.url} is not an address; give https://HOST/...") from None
     if parts.username is not None or parts.password is not None:
         raise InputError(
             "an address must hold no password; put it into headers, as ${NAME} of the environment"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_right:
-        raise InputError(f"{settings.url} is no address; give https://HOST/...")
+        raise InputError(f"{settings.url} is not an address; give https://HOST/...")
     if parts.scheme == "http" and not settings.plain_http and parts.hostname not in LOOPBACK:
         raise InputError(
             f"{settings.url} is neither https nor on this machine; set plain_http = true if images"

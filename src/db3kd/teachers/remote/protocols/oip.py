@@ -95,7 +95,7 @@ class OpenInference:
             return Failed(f"the reply has no output{what}", retry=True)
         found = tensors.read(output, blob, asked, self.remote.names.names)
         if found is None:
-            return Failed(f"the reply's output is no tensor of {asked} answers", retry=True)
+            return Failed(f"the reply's output is not a tensor of {asked} answers", retry=True)
         return found
 
     def _tensor(self, images: Tensor) -> tuple[list[int], str, list[Any], bytes]:
@@ -136,7 +136,7 @@ def oip(remote: Remote, encoder: Encoder) -> OpenInference:
 
 
 def describe(body: bytes) -> tuple[Entry, ...]:
-    """The inputs of a model as its metadata names them; () if it does not, or is no metadata.
+    """The inputs of a model as its metadata names them; () if it does not, or is not metadata.
 
     >>> describe(b'{"inputs": [{"name": "x", "shape": [-1, 64], "datatype": "FP32"}]}')
     (Entry(name='x', shape=(-1, 64), datatype='FP32'),)

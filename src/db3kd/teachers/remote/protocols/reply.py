@@ -43,7 +43,7 @@ Answer: TypeAlias = str | int | Failed
 """A name, which is empty if the teacher said nothing; a whole number; or neither."""
 
 NO_NUMBERS = Failed("the teacher answered scores that are not all numbers", retry=True)
-NO_TEXT = Failed("the teacher answered a name that is no text", retry=False)
+NO_TEXT = Failed("the teacher answered a name that is not text", retry=False)
 
 
 def read(
@@ -64,7 +64,7 @@ def read(
     >>> read(200, {}, b"[7, 3]", 2, lambda value: answers(value, 2, (), "the reply has no list"))
     [7, 3]
     >>> read(200, {"Retry-After": "2"}, b"busy", 1, lambda value: [1])
-    [Failed(reason='the reply is no JSON: busy', retry=True, after=2.0)]
+    [Failed(reason='the reply is not JSON: busy', retry=True, after=2.0)]
     """
     failed = refused(status, headers, body)
     if failed is not None:
@@ -169,12 +169,12 @@ def parsed(headers: Mapping[str, str], body: bytes) -> object:
     """The JSON value (RFC 8259) of a body, or `Failed`; of equal keys the last counts.
 
     >>> parsed({}, b"[1, 2"), parsed({}, b"[1, 2]")
-    (Failed(reason='the reply is no JSON: [1, 2', retry=True, after=None), [1, 2])
+    (Failed(reason='the reply is not JSON: [1, 2', retry=True, after=None), [1, 2])
     """
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):  # malformed, not UTF-8, NaN, huge, or nested too deeply
-        return unreadable("the reply is no JSON", headers, body)
+        return unreadable("the reply is not JSON", headers, body)
 
 
 def answer(value: object, names: Sequence[str] = ()) -> Answer:
@@ -187,7 +187,7 @@ def answer(value: object, names: Sequence[str] = ()) -> Answer:
     >>> answer([7.0]), answer({"cat": 0.1, "dog": 0.9}), answer([0.1, 0.9], ("cat", "dog"))
     (7, 'dog', 'dog')
     >>> answer(None), answer(0.5).reason
-    ('', 'the teacher answered 0.5, which is no name and no whole number')
+    ('', 'the teacher answered 0.5, which is neither a name nor a whole number')
     """
     if type(value) is int:  # nearly all are
         return _number(value)
@@ -206,7 +206,7 @@ def answer(value: object, names: Sequence[str] = ()) -> Answer:
     if isinstance(value, list):
         best = highest(value)
         return best if isinstance(best, Failed) else placed(best, len(value), names)
-    return Failed(f"the teacher answered a {type(value).__name__}, which is no name", retry=True)
+    return Failed(f"the teacher answered a {type(value).__name__}, which is not a name", retry=True)
 
 
 def answers(
@@ -274,5 +274,5 @@ def _number(value: int | float) -> Answer:
     if isinstance(value, int) and value.bit_length() < 64:
         return value
     shown = f"{value:.6g}" if isinstance(value, float) else "a huge number"
-    reason = f"the teacher answered {shown}, which is no name and no whole number"
+    reason = f"the teacher answered {shown}, which is neither a name nor a whole number"
     return Failed(reason, retry=False)

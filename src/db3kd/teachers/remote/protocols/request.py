@@ -164,7 +164,7 @@ def _plain(url: str) -> str:
 
 def _check_header(name: str, value: str) -> None:
     if not NAME.fullmatch(name):
-        raise InputError(f"{name[:60]!a} is no name of a header; letters, digits and '-' are")
+        raise InputError(f"{name[:60]!a} is not a name of a header; use letters, digits and '-'")
     if not VALUE.fullmatch(value):
         raise InputError(f"header {name!r} has a line break or a character that is not ASCII")
     if name.lower() in OURS:

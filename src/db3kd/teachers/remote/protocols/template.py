@@ -110,14 +110,14 @@ def _parsed(body: str) -> object:
         return json.loads(body, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"the body is no JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+            f"the body is not JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the body is no JSON that can be sent: {error}") from None
+        raise InputError(f"the body is not JSON that can be sent: {error}") from None
 
 
 def _no_number(text: str) -> object:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _texts(value: object) -> Iterator[str]:
