@@ -7,10 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from db3kd.config.recipe import Recipe
 from test_imports import picture
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +77,36 @@ def test_every_verb_explains_itself(verb):
 def test_links_between_pages_lead_somewhere(file):
     for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", file.read_text()):
         assert (file.parent / target).exists(), f"{file.name} links to {target}"
+
+
+BASE = {
+    "run": "runs/a",
+    "data": {"train": "mnist"},
+    "teacher": {"kind": "onnx", "file": "teacher.onnx"},
+    "student": {"network": "lenet5"},
+}
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a page's example, put into those of a whole recipe."""
+    found = {**first, **second}
+    for key in first.keys() & second.keys():
+        if isinstance(first[key], dict) and isinstance(second[key], dict):
+            found[key] = merged(first[key], second[key])
+    return found
+
+
+@pytest.mark.parametrize(
+    "file", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_recipes_in_pages_have_keys_that_are_known(file):
+    """Also those that are commented out, as `# key = value`."""
+    for block in re.findall(r"```toml\n(.*?)```", file.read_text(), flags=re.DOTALL):
+        plain = re.sub(r"(?m)^# (\w+ = )", r"\1", block)
+        values = merged(BASE, tomllib.loads(plain))
+        for table in (values.get("label", {}), values.get("synthesis", {}).get("ascent", {})):
+            assert table.pop("preset", "paper") in ("paper", "default")
+        msgspec.convert(values, Recipe)
 
 
 if __name__ == "__main__":
