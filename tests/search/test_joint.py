@@ -9,7 +9,8 @@ from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted
 from db3kd.search.boundary import norm
-from db3kd.search.joint import lessons, loop
+from db3kd.search.joint import fitting as lessons
+from db3kd.search.joint import loop
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.gradients import nearest, tangent
 from db3kd.search.joint.in_memory import measure_jointly

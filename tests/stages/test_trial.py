@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import db3kd.search.joint.lessons as surrogates
+import db3kd.search.joint.fitting as fitting
 import db3kd.search.joint.plan as stages
 import db3kd.stages.judge as judge
 import db3kd.stages.trial as trial
@@ -207,14 +207,14 @@ def test_students_that_choose_know_what_the_trial_grew(
 ) -> None:
     monkeypatch.setattr(judge.Judge, "__call__", lambda judge, transfer: 0.5)  # a tie: growth
     seen: list[int] = []
-    real = surrogates.teach
+    real = fitting.teach
 
     def teach(ensemble: Any, known: Any, **more: Any) -> None:
         assert len(known.images) == len(known.answers)
         seen.append(len(known.answers))
         real(ensemble, known, **more)
 
-    monkeypatch.setattr(surrogates, "teach", teach)
+    monkeypatch.setattr(fitting, "teach", teach)
     spent(tmp_path, Counting())
     # Of two rounds one is in the trial and knows the 30 own images; the other the trial's 150 too.
     assert seen == [30, 180]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from db3kd.stages.distances import seconds_of_lessons
+from db3kd.stages.distances import surrogate_seconds
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.journal import Journal
 
@@ -32,12 +32,12 @@ class Costs:
 
     journal: Journal
     by_stage: Mapping[str, int]
-    lesson_seconds: float
+    fit_seconds: float
 
     @classmethod
     def of(cls, workspace: Workspace) -> "Costs":
         """The costs of a run so far."""
-        return cls(workspace.journal, dict(workspace.meter.by_stage), seconds_of_lessons(workspace))
+        return cls(workspace.journal, dict(workspace.meter.by_stage), surrogate_seconds(workspace))
 
     def stages(self, *beginnings: str) -> Price:
         """The price of all stages whose names begin with one of these."""
@@ -47,12 +47,12 @@ class Costs:
 
     @property
     def labels(self) -> Price:
-        """The price of everything but the test images, lessons and trials included."""
+        """The price of everything but the test images, surrogates and trials included."""
         shards = [r for r in self.journal.all("shard") if r["stage"] != "evaluate"]
         judged = (*self.journal.all("decision"), *self.journal.all("selection"))
         seconds = sum(float(record["wall_s"]) for record in (*shards, *judged))
         queries = sum(n for stage, n in self.by_stage.items() if stage != "evaluate")
-        return Price(queries, seconds + self.lesson_seconds)
+        return Price(queries, seconds + self.fit_seconds)
 
     def training_seconds(self, name: str, seed: int) -> float:
         """How long the last student of this name and seed was trained; 0 if there is none."""

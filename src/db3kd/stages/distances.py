@@ -24,7 +24,7 @@ from db3kd.search.robustness import References, RobustnessMap, Status, choose_re
 from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
 from db3kd.stages.rounds import KeptRounds
-from db3kd.stages.surrogates import KeptLessons
+from db3kd.stages.surrogates import KeptSurrogates
 from db3kd.stages.table import ANSWERS_SHARD, shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Work, Workspace
@@ -139,19 +139,19 @@ def soft_labels(
 
 
 def _seconds_of_rounds(workspace: Workspace) -> float:
-    """What rounds and their lessons took; nothing where the search was row by row."""
+    """What rounds and their surrogates took; nothing where the search was row by row."""
     rounds = [record["wall_s"] for record in workspace.done("rounds").values()]
-    return float(sum(rounds)) + seconds_of_lessons(workspace)
+    return float(sum(rounds)) + surrogate_seconds(workspace)
 
 
-def seconds_of_lessons(workspace: Workspace) -> float:
-    """What the lessons before the rounds took.
+def surrogate_seconds(workspace: Workspace) -> float:
+    """What fitting the surrogates before the rounds took.
 
-    The lesson after the last round is given within the distances, and counted there.
+    The fit after the last round belongs to the distances, and is counted there.
     """
     count = workspace.configuration("rounds").get("rounds", 0)
-    lessons = workspace.lessons("rounds").items()
-    return float(sum(record["wall_s"] for number, record in lessons if number < count))
+    surrogates = workspace.surrogates("rounds").items()
+    return float(sum(record["wall_s"] for number, record in surrogates if number < count))
 
 
 def _columns(workspace: Workspace, metric: Metric, names: list[str]) -> dict[str, Tensor]:
@@ -226,7 +226,7 @@ def _jointly(
         teacher_labels,
         references,
         rounds,
-        KeptLessons(workspace, "rounds"),
+        KeptSurrogates(workspace, "rounds"),
         workspace.seed,
         workspace.device,
     )

@@ -285,7 +285,7 @@ class Growth:
     """What was grown: new images, and the teacher's `answers` to them.
 
     `parents` and `partners` are the rows of the own images that they were made from. `seconds` says
-    how long it took, lessons included.
+    how long it took, with the students that choose.
     """
 
     images: StoredImages

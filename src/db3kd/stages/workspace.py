@@ -229,12 +229,12 @@ class Workspace:
     # Networks that learn between rounds
 
     def recall(self, stage: str, number: int, network: nn.Module) -> int:
-        """Load the newest lesson up to `number` into a network; returns which it is, -1 for none.
+        """Load the newest fit up to `number` into a network; returns which it is, -1 for none.
 
         Raises:
             Damaged: its file cannot be trusted.
         """
-        known = self.lessons(stage)
+        known = self.surrogates(stage)
         there = [n for n in known if n <= number and (self.folder / known[n]["file"]).exists()]
         if there:
             network.load_state_dict(self.read(known[max(there)]))
@@ -242,7 +242,7 @@ class Workspace:
         return max(there, default=-1)
 
     def keep(self, stage: str, number: int, network: nn.Module, **facts: Any) -> None:
-        """Keep a network after a lesson, in the folder of the stage's shards."""
+        """Keep a network after a fit, in the folder of the stage's shards."""
         stage = self._prefix + stage
         file = f"{stage}/surrogate-{number:02}.safetensors"
         state = {name: part.cpu().contiguous() for name, part in network.state_dict().items()}
@@ -251,7 +251,7 @@ class Workspace:
             "surrogate", stage=stage, round=number, file=file, sha256=digest, **facts
         )
 
-    def lessons(self, stage: str) -> dict[int, Json]:
+    def surrogates(self, stage: str) -> dict[int, Json]:
         """The records of the networks that were kept, by number."""
         return {
             record["round"]: record

@@ -33,7 +33,7 @@ ASKED = 1024  # images in one question, at most
 PIECE = 512  # descendants made at once
 DESCENDED = 0.5  # share of the candidates that descend from what was asked
 CHANGES: tuple[AugmentationName, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
-BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 3, 1200, 4000  # of one lesson of a student
+BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 3, 1200, 4000  # of one training of a student
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ The last `children` of them descend from images that were asked, if the source h
 class Chosen:
     """Ask those images of a source about which students are least sure.
 
-    Costs one query an image. Random: the students' first weights, from `seed`; the images and the
-    order of lessons, from the seed of `spend`. Errors: those of `Pool.ask`.
+    Costs one query an image. Random: the students' first weights, from `seed`; the images and
+    their order in training, from the seed of `spend`. Errors: those of `Pool.ask`.
 
     >>> from db3kd.student.networks import build
     >>> task = Task((1, 4, 4), 2, queries=3, device="cpu",
@@ -102,7 +102,7 @@ def teach_all(
         def progress(
             _: str, done: int, total: int, figures: Mapping[str, float], /, number: int = number
         ) -> None:
-            report("lesson", number * total + done, len(students) * total)
+            report("students", number * total + done, len(students) * total)
 
         with torch.enable_grad():
             train(

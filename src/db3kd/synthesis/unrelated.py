@@ -23,7 +23,7 @@ class Unrelated:
     which students are least sure.
 
     Costs one query an image. Random: the order of the images and the students' first weights, from
-    `seed`; the order of lessons, from the seed of `spend`.
+    `seed`; the order of images in training, from the seed of `spend`.
 
     Raises:
         InputError: the task has no images, or their shape is not that of the task. `spend` raises

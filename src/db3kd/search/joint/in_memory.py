@@ -75,7 +75,7 @@ def measure_jointly(
         answers,
         references,
         _Rounds(teacher, front, pool, answers, after),
-        LastLesson(),
+        LastSurrogate(),
         seed,
         str(images.device),
     )
@@ -120,14 +120,14 @@ class _Rounds:
 
 
 @dataclass
-class LastLesson:
-    """Keeps the last lesson alone; a search in memory needs no other."""
+class LastSurrogate:
+    """Keeps the last fit alone; a search in memory needs no other."""
 
     number: int = -1
     surrogate: Ensemble | None = None
 
     def recall(self, number: int, surrogate: Ensemble) -> int:
-        """Fill a surrogate with the last lesson; returns its number, or -1."""
+        """Load the last fit into a surrogate; returns its number, or -1."""
         if self.surrogate is not None:
             surrogate.load_state_dict(self.surrogate.state_dict())
             surrogate.eval()
@@ -136,8 +136,8 @@ class LastLesson:
     def keep(
         self, number: int, surrogate: Ensemble, *, steps: int, probes: int, wall_s: float
     ) -> None:
-        """Keep a surrogate after a lesson, instead of the one before."""
+        """Keep a surrogate after a fit, instead of the one before."""
         self.number, self.surrogate = number, surrogate
 
     def report(self, number: int, done: int, total: int) -> None:
-        """Nobody waits for the steps of a lesson here."""
+        """Nobody waits for the steps of a fit here."""

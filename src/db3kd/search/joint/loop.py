@@ -1,7 +1,7 @@
 """The loop of the joint search: who proposes in each round, and what comes after the last.
 
-The loop is the same in memory and in a run. Where rounds and lessons are kept is not its business:
-it is handed `Rounds` and `Lessons`.
+The loop is the same in memory and in a run. `Rounds` and `Surrogates` say where rounds and
+surrogates are kept.
 """
 
 import logging
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from db3kd.config.settings import Search
 from db3kd.data import Images
+from db3kd.search.joint.fitting import Surrogates, fit
 from db3kd.search.joint.front import Front
-from db3kd.search.joint.lessons import Lessons, learn
 from db3kd.search.joint.plan import USEFUL, knows, one_round, rest, result
 from db3kd.search.joint.rays import Asked
 from db3kd.search.joint.surrogate import Ensemble, Known
@@ -62,7 +62,7 @@ class JointSearch:
     teacher_labels: Int[Tensor, " sample"]
     references: References
     rounds: Rounds
-    lessons: Lessons
+    surrogates: Surrogates
     seed: int
     device: str
     _taught: dict[int, Ensemble | None] = field(default_factory=dict)  # the last one
@@ -110,13 +110,13 @@ class JointSearch:
         return self._taught[number]
 
     def _taught_before(self, number: int) -> Ensemble:
-        """A surrogate with all its lessons before a round, the kept ones and new ones."""
+        """A surrogate with all its fits before a round, the kept ones and new ones."""
         shape, classes = self.images.shape, len(self.references.rejected)
         name, first = network_of(self.search.surrogate, shape), derive_seed(self.seed, "surrogate")
         surrogate = Ensemble(name, shape, classes, members=self.search.members, seed=first)
         surrogate = surrogate.to(self.device)
         known = self.rounds.known
-        learn(surrogate, number, known, self.lessons, seed=self.seed, device=self.device)
+        fit(surrogate, number, known, self.surrogates, seed=self.seed, device=self.device)
         return surrogate
 
     def _ask(

@@ -21,9 +21,9 @@ from db3kd.student.networks import SMALLEST, Shape, check_network, network_of
 from db3kd.teachers.base import Teacher
 
 PROBE_BYTES = 2**30  # of all probes that a surrogate learns from, in half precision
-LEAST_STEPS, MOST_STEPS = 1000, 4000  # of one lesson, for each member
-PASSES = 3  # of a lesson over the probes
-FIRST_PASSES = 5  # of the first lesson over the images' own answers
+LEAST_STEPS, MOST_STEPS = 1000, 4000  # of one fit, for each member
+PASSES = 3  # of a fit over the probes
+FIRST_PASSES = 5  # of the first fit over the images' own answers
 USEFUL = 0.05  # share of the rows that a round must move, or the surrogate is no longer asked
 WORTH_A_WALK = 30  # queries that a row must have left
 WALKED_AT_ONCE = 2000  # rows
@@ -79,7 +79,7 @@ def check_joint(search: Search, shape: Shape, classes: int) -> None:
 
 
 def steps_of(known: Known) -> int:
-    """How long a lesson is."""
+    """How many steps a fit has."""
     if not len(known.probes):
         return max(LEAST_STEPS, min(MOST_STEPS, FIRST_PASSES * len(known.answers) // 128))
     return max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(known.probes) // 128))
@@ -125,7 +125,7 @@ def rest(
     learned: bool,
     seed: int,
 ) -> None:
-    """Spend what is left: for images that no lesson was made of, all; for others what rows spared.
+    """Spend what is left: all for images that took no part in the rounds, else what rows spared.
 
     What no proposal can use is walked, row by row, from the point that is there.
     """

@@ -1,4 +1,4 @@
-"""The search of all classes at once: rounds of proposals, each followed by a lesson."""
+"""The search of all classes at once: rounds of proposals, a fit of the surrogate before each."""
 
 import torch
 from jaxtyping import Bool, Int

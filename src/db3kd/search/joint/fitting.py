@@ -1,4 +1,4 @@
-"""Lessons: one before each round, each given once, from every answer that there is by then."""
+"""Fitting a surrogate: once before each round, to every answer bought by then."""
 
 import time
 from collections.abc import Callable
@@ -12,52 +12,52 @@ from db3kd.seeds import derive_seed
 
 
 @runtime_checkable
-class Lessons(Protocol):
-    """Where the lessons of a surrogate are kept: in memory, or in the folder of a run."""
+class Surrogates(Protocol):
+    """Where a surrogate is kept after each fit: in memory, or in the folder of a run."""
 
     def recall(self, number: int, surrogate: Ensemble) -> int:
-        """Fill a surrogate with the newest lesson kept, up to this one; its number, or -1."""
+        """Load the newest fit kept, up to this number; returns which it is, or -1."""
 
     def keep(
         self, number: int, surrogate: Ensemble, *, steps: int, probes: int, wall_s: float
     ) -> None:
-        """Keep a surrogate after a lesson."""
+        """Keep a surrogate after a fit."""
 
     def report(self, number: int, done: int, total: int) -> None:
-        """Hear how many steps of a lesson are done."""
+        """Hear how many steps of a fit are done."""
 
 
-def learn(
+def fit(
     surrogate: Ensemble,
     number: int,
     known: Callable[[int], Known],
-    lessons: Lessons,
+    surrogates: Surrogates,
     *,
     seed: int,
     device: str,
 ) -> None:
-    """Give a new surrogate all its lessons up to this one; those that are kept are recalled.
+    """Fit a new surrogate as often as this number says; fits that are kept are loaded.
 
     `known` says what there is to learn before a round. Costs no query. Random: the batches, drawn
-    from `seed` and the number of the lesson.
+    from `seed` and the number of the fit.
 
     >>> from db3kd.data import TensorImages
-    >>> from db3kd.search.joint.in_memory import LastLesson
+    >>> from db3kd.search.joint.in_memory import LastSurrogate
     >>> images, answers = torch.rand(9, 1, 4, 4), torch.arange(9) % 2
     >>> known = Known(TensorImages(images), answers, images[:0], answers[:0])
     >>> surrogate = Ensemble("small", (1, 4, 4), 2, members=1, seed=0)
-    >>> lessons = LastLesson()
-    >>> learn(surrogate, 0, lambda number: known, lessons, seed=0, device="cpu")
-    >>> lessons.recall(0, surrogate)
+    >>> surrogates = LastSurrogate()
+    >>> fit(surrogate, 0, lambda number: known, surrogates, seed=0, device="cpu")
+    >>> surrogates.recall(0, surrogate)
     0
     """
-    for later in range(lessons.recall(number, surrogate) + 1, number + 1):
+    for later in range(surrogates.recall(number, surrogate) + 1, number + 1):
         started, answers = time.perf_counter(), known(later)
         steps = steps_of(answers)
         total = steps * len(surrogate.members)
 
         def report(done: int, later: int = later, total: int = total) -> None:
-            lessons.report(later, done, total)
+            surrogates.report(later, done, total)
 
         with torch.enable_grad():
             teach(
@@ -69,4 +69,4 @@ def learn(
                 report=report,
             )
         took = round(time.perf_counter() - started, 3)
-        lessons.keep(later, surrogate, steps=steps, probes=len(answers.probes), wall_s=took)
+        surrogates.keep(later, surrogate, steps=steps, probes=len(answers.probes), wall_s=took)
