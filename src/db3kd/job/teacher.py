@@ -24,6 +24,7 @@ from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Noise, Price, Remote
 from db3kd.data import DataSet
+from db3kd.data.digest import of_file
 from db3kd.errors import InputError
 from db3kd.job.adapters import make_teacher, store_of
 from db3kd.progress import Progress, silent
@@ -220,6 +221,6 @@ def _local_identity(recipe: Recipe) -> str:
     for name in ("file", "weights"):
         path = facts.get(name)
         if path and Path(path).is_file():
-            facts[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            facts[name] = of_file(Path(path))
     text = json.dumps(facts, sort_keys=True)
     return f"{recipe.teacher.kind} {hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -47,12 +47,8 @@ class Judge:
         sets: int,
         folds: int = FOLDS,
     ) -> None:
-        self.workspace, self.network, self.training, self.plain = (
-            workspace,
-            network,
-            training,
-            plain,
-        )
+        self.workspace, self.network = workspace, network
+        self.training, self.plain = training, plain
         self.classes, self.folds, self.done, self.total = classes, folds, 0, sets * folds
         draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "folds"))
         self.fold = torch.randperm(len(plain), generator=draw) % FOLDS

@@ -68,6 +68,7 @@ def distilled(
         device=workspace.device,
         progress=report,
         checkpoint=checkpoint,
+        identity=known,
     )
     save_network(path, trained)
     workspace.journal.append(

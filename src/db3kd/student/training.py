@@ -43,6 +43,7 @@ def train(
     device: str | torch.device,
     progress: Progress = silent,
     checkpoint: Path | None = None,
+    identity: Mapping[str, str] | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
 ) -> nn.Module:
     """Train a network in place with Eq. 1; return it on the device and in evaluation mode.
@@ -56,6 +57,7 @@ def train(
       mode.
     - `checkpoint`: a file that is written from time to time at the end of an epoch. If it exists at
       the start, training continues from it. The caller removes it afterwards.
+    - `identity`: what `training_identity` says of this training, if the caller knows it already.
 
     Costs no query. Random: the order of the images and dropout, both drawn for each epoch from
     (seed, epoch). On a CPU, a training that is stopped at any moment and started again therefore
@@ -83,7 +85,8 @@ def train(
     torch_device = device_of(device)
     network.to(torch_device)
     _check_fit(network, transfer, training)
-    identity = training_identity(network, transfer, training, seed) if checkpoint else {}
+    if identity is None:
+        identity = training_identity(network, transfer, training, seed) if checkpoint else {}
     resident = on_device(transfer.images, torch_device)
     labels = transfer.labels.to(torch_device)
     soft = _Soft.of(transfer, training.temperature, torch_device)
