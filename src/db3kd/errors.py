@@ -85,7 +85,8 @@ class BudgetExhausted(Db3kdError):
 class MoneyExhausted(BudgetExhausted):
     """The next call would cost more money than is left; it was not made.
 
-    `spent`, `asked` and `budget` are in images, since a price is for images.
+    `spent`, `asked` and `budget` are in images, since a price is for images. The first `since` of
+    them were charged at earlier prices, `before` in all.
 
     >>> str(MoneyExhausted(spent=90, asked=20, budget=100, per_1000=20.0, currency="EUR"))
     'the budget of 2.00 EUR is exhausted: 1.80 EUR are spent and the next call costs 0.40 EUR; run
@@ -93,16 +94,24 @@ class MoneyExhausted(BudgetExhausted):
     """
 
     def __init__(
-        self, *, spent: int, asked: int, budget: int, per_1000: float, currency: str
+        self,
+        *,
+        spent: int,
+        asked: int,
+        budget: int,
+        per_1000: float,
+        currency: str,
+        since: int = 0,
+        before: float = 0.0,
     ) -> None:
         super().__init__(spent=spent, asked=asked, budget=budget)
 
-        def money(images: int) -> str:
-            return f"{images * per_1000 / 1000:,.2f} {currency}".rstrip()
+        def money(images: int, before: float = before - since * per_1000 / 1000) -> str:
+            return f"{before + images * per_1000 / 1000:,.2f} {currency}".rstrip()
 
         self.args = (
             f"the budget of {money(budget)} is exhausted: {money(spent)} are spent and the next"
-            f" call costs {money(asked)}; run again with a larger budget to continue",
+            f" call costs {money(asked, 0.0)}; run again with a larger budget to continue",
         )
 
 

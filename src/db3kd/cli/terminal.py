@@ -200,7 +200,7 @@ def selected(found: Mapping[str, Any]) -> str:
 def bought(paid: Mapping[str, Any]) -> str:
     """What a run's answers cost, as text.
 
-    >>> bought({"answered": 5100, "hits": 300, "failed": 0, "retried": 128, "in_flight": 0,
+    >>> bought({"answered": 5100, "hits": 300, "failed": 0, "retried": 128, "lost": 0,
     ...         "money": 7.65, "currency": "EUR"})
     '5,100 answers bought for 7.65 EUR, 300 known before, 128 images sent again'
     """
@@ -211,7 +211,7 @@ def bought(paid: Mapping[str, Any]) -> str:
     for name, text in (
         ("retried", "images sent again"),
         ("failed", "given up"),
-        ("in_flight", "in flight when a process died"),
+        ("lost", "lost when a process died"),
     ):
         if paid[name]:
             words.append(f"{paid[name]:,} {text}")

@@ -1,6 +1,7 @@
 """A check of a teacher before a run: a few real questions, and what the run would cost."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
@@ -11,14 +12,16 @@ from torch import Tensor
 from db3kd.config.recipe import Recipe
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
+from db3kd.job.money import purse_of
 from db3kd.job.plan import check_possible, forecast
 from db3kd.job.session import data_of
 from db3kd.job.teacher import open_teacher
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json, write_atomically
+from db3kd.storage.journal import Journal
 from db3kd.teachers.base import Bounds, Teacher
-from db3kd.teachers.cached import float_keys
+from db3kd.teachers.cached import CHECKS, Account, float_keys
 from db3kd.teachers.noisy import canaries as make_canaries
 from db3kd.teachers.remote import RemoteTeacher
 
@@ -42,9 +45,10 @@ def check_teacher(
     `canaries` is a file to make for `teacher.noise.canaries`. The images are asked five times more,
     and those with the same answer each time are written to it.
 
-    Costs `questions` real queries: at most 4 `images` + 3, and with `canaries` 5 `images` more. The
-    first answers are kept if there is a store. The folder and the books of the run are not touched.
-    Random by the recipe's seed: which images are asked.
+    Costs `questions` real queries: at most 4 `images` + 3, and with `canaries` 5 `images` more. If
+    there is a store, all of them are kept and booked there, and paid out of the run's money. The
+    folder of the run is not touched, nor its budget of queries. Random by the recipe's seed: which
+    images are asked.
 
     Raises:
         InputError: the recipe's data, networks or teacher cannot be used; or no image is a canary.
@@ -57,15 +61,28 @@ def check_teacher(
     draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]
     some = data.images.read(rows).to(recipe.device)
-    with open_teacher(recipe, train or test, progress, run="check") as pipeline:
-        adapter = pipeline.adapter
+    journal = Journal(Path(recipe.run) / "journal.jsonl", read_only=True)
+    account = Account(CHECKS + run_name(recipe, journal))
+    with open_teacher(recipe, train or test, progress, account=account) as pipeline:
+        if pipeline.store is not None:
+            account.purse = purse_of(recipe, pipeline.store, account, journal, keep=False)
+            before = sent(pipeline.store.books(run=account.run))
+        now = time.time_ns()
+
+        def fresh(name: str) -> Teacher:
+            """The teacher, asked again whatever the store has; booked there as well."""
+            return pipeline.again(f" check {now} {name}")
+
         first, _ = _asked(pipeline.teacher, some)
-        again, seconds = _asked(adapter, some)
-        alone = [_asked(adapter, image[None])[1] for image in some[:ALONE]]
-        rounding, extra = _rounding(adapter, some)
+        again, seconds = _asked(fresh("again"), some)
+        alone = [_asked(fresh("alone"), image[None])[1] for image in some[:ALONE]]
+        rounding, extra = _rounding(fresh("rounding"), some)
         if canaries is not None:
-            extra += _keep_canaries(adapter, some, canaries)
-        classes = adapter.classes
+            extra += _keep_canaries(fresh, some, canaries)
+        classes = pipeline.adapter.classes
+        questions = 2 * len(some) + len(alone) + extra
+        if pipeline.store is not None:  # images that are equal were asked once
+            questions = sent(pipeline.store.books(run=account.run)) - before
     rate = len(some) / max(seconds, 1e-9)
     known = torch.bincount(first, minlength=classes)
     price = recipe.teacher.price
@@ -74,7 +91,7 @@ def check_teacher(
     )
     return {
         "images": len(some),
-        "questions": 2 * len(some) + len(alone) + extra,
+        "questions": questions,
         "classes": classes,
         "met": int((known > 0).sum()),
         "as_labelled": int((first.cpu() == data.labels[rows]).sum()),
@@ -116,9 +133,27 @@ def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = Non
         return {**found, **store.books(pipeline.identity)}
 
 
-def _keep_canaries(teacher: Teacher, images: Tensor, file: Path) -> int:
+def sent(books: dict[str, int]) -> int:
+    """Images that were sent, by the books of a store.
+
+    >>> sent({"answered": 5, "failed": 1, "retried": 1, "lost": 0, "in_flight": 0, "hits": 9})
+    7
+    """
+    return sum(books[name] for name in ("answered", "failed", "retried", "lost", "in_flight"))
+
+
+def run_name(recipe: Recipe, journal: Journal) -> str:
+    """The name under which a run's images are booked: its identity, before it has one its place."""
+    for record in journal.all("identity"):
+        return str(record["run"])
+    return str(Path(recipe.run).resolve())
+
+
+def _keep_canaries(fresh: Callable[[str], Teacher], images: Tensor, file: Path) -> int:
     """Write the file of known images and answers; returns how many queries it cost."""
-    known, answers = make_canaries(teacher, images, CANARY_REPEATS)
+    known, answers = make_canaries(
+        fresh(""), images, CANARY_REPEATS, again=lambda number: fresh(f"canary {number}")
+    )
     if not len(known):
         raise InputError(
             "no image gets the same answer five times from the teacher, so there are no canaries"

@@ -16,6 +16,7 @@ from db3kd.config.recipe import Recipe
 from db3kd.data import DataSet, Images, load, subset
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
+from db3kd.job.money import purse_of
 from db3kd.job.plan import PARTS, check_possible, forecast
 from db3kd.job.teacher import TeacherPipeline, fingerprint, open_teacher, paid
 from db3kd.progress import Progress, silent
@@ -66,6 +67,9 @@ def opened(
                     f"the images have {len(some.classes)} classes, but the teacher has only"
                     f" {found.meter.classes}; leave out images of classes that it does not know"
                 )
+        if pipeline.store is not None:
+            account, journal = pipeline.account, found.journal
+            account.purse = purse_of(recipe, pipeline.store, account, journal, keep=True)
         job = Job(recipe, found, data, test, pipeline)
         job.announce()
         yield job
@@ -256,7 +260,7 @@ class Job:
         repeats = {} if vote is None else {"repeats": vote.repeats, "undecided": vote.undecided}
         return {
             **repeats,
-            **paid(self.recipe, self.pipeline),
+            **paid(self.pipeline),
             "run": str(self.run.folder),
             "queries": {
                 "spent": meter.spent,

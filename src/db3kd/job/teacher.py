@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,17 @@ import torch
 
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
-from db3kd.config.remote import Noise, Price, Remote
+from db3kd.config.remote import Noise, Remote
 from db3kd.data import DataSet
 from db3kd.data.digest import of_file
 from db3kd.errors import InputError
 from db3kd.job.adapters import make_teacher, store_of
+from db3kd.job.money import charged
 from db3kd.progress import Progress, silent
 from db3kd.teachers.base import Teacher
-from db3kd.teachers.cached import CachedTeacher, Store
+from db3kd.teachers.cached import Account, CachedTeacher, Store
 from db3kd.teachers.noisy import Canary, Voting, margin_for
-from db3kd.teachers.remote import MoneyBudget, RemoteTeacher
+from db3kd.teachers.remote import RemoteTeacher
 
 MOST_VOTES = 99  # for one image
 _HOW = frozenset(Remote.__struct_fields__) - {
@@ -66,41 +67,45 @@ class TeacherPipeline:
     vote: Voting | None = None
     store: Store | None = None
     identity: str = ""
+    account: Account = field(default_factory=Account)
+    named: Callable[[str], Teacher] | None = None  # the teacher with answers under another name
+
+    def again(self, name: str) -> Teacher:
+        """The teacher to ask once more: answers are booked, but under a name of their own."""
+        return self.adapter if self.named is None else self.named(name)
 
 
-def paid(recipe: Recipe, pipeline: TeacherPipeline) -> dict[str, Any]:
-    """What this run's answers cost, by the books of the store; empty if there is no store."""
-    if pipeline.store is None:
+def paid(pipeline: TeacherPipeline) -> dict[str, Any]:
+    """What this run's answers cost, by the books of the store; empty if there is no store.
+
+    The money is that of checks as well.
+    """
+    store, account = pipeline.store, pipeline.account
+    if store is None:
         return {}
-    books, price = pipeline.store.books(run=str(recipe.run)), recipe.teacher.price
-    money = None if price is None else round(_charged(price, books) * price.per_1000 / 1000, 4)
-    currency = "" if price is None else price.currency
-    return {"paid": {**books, "money": money, "currency": currency}}
-
-
-def _charged(price: Price | None, books: dict[str, int]) -> int:
-    """Images that cost money; those in flight when a process died are counted, as they may have."""
-    charged = books["answered"] + books["in_flight"]
-    if price is not None and price.failed:
-        charged += books["failed"] + books["retried"]
-    return charged
+    money, currency = None, ""
+    if account.purse is not None:
+        money = round(account.purse.money(charged(account.purse, store, account)), 4)
+        currency = account.purse.price.currency
+    return {"paid": {**store.books(run=account.run), "money": money, "currency": currency}}
 
 
 @contextmanager
 def open_teacher(
-    recipe: Recipe, data: DataSet, progress: Progress = silent, *, run: str | None = None
+    recipe: Recipe, data: DataSet, progress: Progress = silent, *, account: Account | None = None
 ) -> Iterator[TeacherPipeline]:
     """Make the teacher of a recipe, for the length of a `with` block.
 
     A remote teacher keeps its answers in `teacher.store`, by default `answers.db3kd` next to the
-    run's folder. Other teachers keep them only if the recipe names a store. `run` is the name under
-    which answers are booked, by default that of the recipe's run. Costs no query.
+    run's folder. Other teachers keep them only if the recipe names a store. Answers are booked
+    under `account`; a run that is opened with the teacher puts its own identity there. Costs no
+    query.
 
     Raises:
         InputError: the teacher cannot be made, or the file is not a store.
         Damaged, Busy, RunError: from the store.
     """
-    wanted, run = recipe.teacher, run or str(recipe.run)
+    wanted, account = recipe.teacher, account or Account()
     with ExitStack() as kept:
         made = make_teacher(recipe, data, progress)
         far = made if isinstance(made, RemoteTeacher) else None
@@ -117,18 +122,20 @@ def open_teacher(
         if far is not None:
             far.learn(store.names(identity))
             far.remember = lambda names: _learn(store, identity, names)
-            far.transport.money = _money_budget(recipe, store, run)
         key = None if far is None else far.keys
 
         def asked(name: str) -> Teacher:
             """The teacher with its own answers under this name: another name asks again."""
-            return CachedTeacher(made, store, f"{identity}{name}", key=key, run=run)
+            return CachedTeacher(made, store, f"{identity}{name}", key=key, account=account)
 
         def repeated() -> int:
             names = [f"{identity} repeat {k}" for k in range(1, MOST_VOTES)]
-            return sum(store.books(name, run=run)["answered"] for name in names)
+            books = [store.books(name, run=account.run) for name in names]
+            return sum(some["answered"] + some["lost"] for some in books)
 
-        yield TeacherPipeline(*_with_noise(wanted.noise, made, asked, repeated), store, identity)
+        yield TeacherPipeline(
+            *_with_noise(wanted.noise, made, asked, repeated), store, identity, account, asked
+        )
 
 
 def _with_noise(
@@ -207,12 +214,6 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
 def _learn(store: Store, identity: str, names: tuple[str, ...]) -> None:
     if names and store.learn(identity, names)[: len(names)] != names:
         raise InputError("another process met new classes in another order; run again to continue")
-
-
-def _money_budget(recipe: Recipe, store: Store, run: str) -> MoneyBudget:
-    """The money of the recipe, less what this run has paid or may have paid."""
-    price = recipe.teacher.price
-    return MoneyBudget(price, recipe.budget.money, spent=_charged(price, store.books(run=run)))
 
 
 def _local_identity(recipe: Recipe) -> str:

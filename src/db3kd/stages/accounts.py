@@ -13,11 +13,16 @@ from db3kd.storage.tape import Tape
 
 @dataclass(frozen=True)
 class Accounts:
-    """What was paid: queries `spent` by stage, and how many of these are in flight or lost."""
+    """What was paid: queries `spent` by stage, and how many of these are in flight or lost.
+
+    `open`: images of questions on their way to a teacher with its own books, by stage. They are not
+    spent yet.
+    """
 
     spent: dict[str, int]
     reserved: int
     lost: int
+    open: dict[str, int]
 
 
 _FIGURE = ("name", "seed", "accuracy", "agreement", "teacher_accuracy")
@@ -39,16 +44,34 @@ def finished(journal: Journal, stage: str) -> dict[int, Json]:
         if record.get("stage") == stage:
             if record["kind"] == "shard":
                 done[record["shard"]] = record
-            elif record["kind"] == "redo":
+            elif record["kind"] in ("redo", "undone"):
                 done.pop(record["shard"], None)
     return done
 
 
+def bounds(journal: Journal) -> dict[tuple[str, int], int]:
+    """How much each shard in progress was allowed to ask, by stage and number.
+
+    >>> import tempfile
+    >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.jsonl")
+    >>> for shard, bound in (0, 10), (1, 10), (1, 20):
+    ...     journal.append("tape", stage="answers", shard=shard, bound=bound)
+    >>> journal.append("shard", stage="answers", shard=0)
+    >>> bounds(journal)
+    {('answers', 1): 20}
+    >>> journal.close()
+    """
+    found: dict[tuple[str, int], int] = {}
+    for record in journal.records:
+        if record["kind"] == "tape":
+            found[record["stage"], record["shard"]] = record["bound"]
+        elif record["kind"] in ("shard", "redo"):
+            found.pop((record["stage"], record["shard"]), None)
+    return found
+
+
 def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     """Add up every shard that was ever paid for, and every tape of a shard in progress.
-
-    Raises:
-        Damaged: a tape cannot be trusted.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -61,22 +84,37 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     >>> journal.close()
     """
     spent, lost, reserved = dict.fromkeys(NAMES, 0), 0, 0
-    for record in journal.all("shard"):
+    open_ = dict.fromkeys(NAMES, 0)
+    for record in _paid(journal):
         spent[record["stage"]] += record["queries"]
-        lost += record["lost"]
-    for record in journal.all("lost"):
-        spent[record["stage"]] += record["queries"]
-        lost += record["queries"]
+        lost += record["lost"] if record["kind"] == "shard" else record["queries"]
+    known = bounds(journal)
     for name in NAMES:
         done = finished(journal, name)
-        for path in sorted((folder / name).glob("*.tape")):
-            if int(path.stem) in done:
+        there = {int(path.stem) for path in (folder / name).glob("*.tape") if path.stem.isdigit()}
+        for shard in sorted(there | {number for some, number in known if some == name}):
+            if shard in done:
                 continue  # on the books already; the process died before it removed the tape
-            tape = Tape(path, classes=classes, read_only=True)
+            path, bound = folder / name / f"{shard:05}.tape", known.get((name, shard), 0)
+            tape = Tape(path, classes=classes, read_only=True, allowed=bound)
             spent[name] += tape.booked
+            open_[name] += tape.reserved
             lost += tape.lost
-            reserved += tape.in_flight
-    return Accounts(spent, reserved, lost)
+            reserved += tape.in_flight + tape.reserved
+    return Accounts(spent, reserved, lost, open_)
+
+
+def _paid(journal: Journal) -> list[Json]:
+    """The records of what was paid: shards, unless a tape has them again, and losses."""
+    found: list[Json] = []
+    for record in journal.records:
+        if record["kind"] in ("shard", "lost"):
+            found.append(record)
+        elif record["kind"] == "undone":
+            place = record["stage"], record["shard"]
+            again = [r for r in found if (r["stage"], r.get("shard")) == place]
+            found.remove(again[-1])
+    return found
 
 
 def status(folder: str | Path) -> Json:
@@ -106,6 +144,7 @@ def status(folder: str | Path) -> Json:
     if not (folder / "journal.jsonl").exists():
         raise InputError(f"there is no run in {folder}")
     journal, books = _snapshot(folder)
+    spent = {name: books.spent[name] + books.open[name] for name in NAMES}
     settings = configurations(journal)
     opened = list(journal.all("opened"))
     stages = {name: _stage_status(journal, name, settings) for name in NAMES if name in settings}
@@ -127,11 +166,11 @@ def status(folder: str | Path) -> Json:
         "stage": working[0] if working else "distill" if not figures else "done",
         "stages": stages,
         "queries": {
-            "spent": sum(books.spent.values()),
+            "spent": sum(spent.values()),
             "reserved": books.reserved,
             "lost": books.lost,
             "budget": opened[-1]["budget"]["queries"] if opened else None,
-            "by_stage": books.spent,
+            "by_stage": spent,
         },
         "decision": decisions[-1] if decisions else None,
         "students": [

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from db3kd.errors import TeacherError
 from db3kd.storage.tape import Tape
 from db3kd.teachers.base import Middleware
 from db3kd.teachers.meter import Meter
@@ -19,8 +20,10 @@ class ReplayTeacher(Middleware):
     """A teacher that takes recorded answers from a tape first and asks the meter for the rest.
 
     A shard asks the same questions in the same order each time it is run, so the answers of a
-    killed process fit again. A question is checked against the budget, then reserved on the tape,
-    then asked, then settled. `used` counts the answers handed out, recorded ones included, and is
+    killed process fit again, those of a question that was on its way included. What is still open
+    of a question is checked against the budget and asked part by part; a part is on the tape before
+    it is sent. A teacher with its own books (`db3kd.teachers.parts.Ledger`) is asked for all of it:
+    it knows what it has. `used` counts the answers handed out, recorded ones included, and is
     reported after each question.
 
     Raises:
@@ -50,16 +53,19 @@ class ReplayTeacher(Middleware):
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """The class index of each image; costs one query each, unless the tape has the answer."""
-        key = question_key(images)
-        answers = self._tape.take(len(images), key=key)
-        if answers is None:
-            self._meter.check(len(images))
-            self._tape.reserve(len(images), key=key)
-            answers = self._meter.labels(images)
-            self._tape.settle(answers)
+        question = self._tape.question(len(images), key=question_key(images))
+        if question.open and self.ledger is not None:
+            question.reserve()
+            question.settle(range(len(images)), self._meter.used(images))
+        elif question.open:
+            self._meter.answer(images, question)
+        if question.open:
+            raise TeacherError(
+                f"the teacher left {question.open} of {len(images)} images without an answer"
+            )
         self.used += len(images)
         self._report(self.used)
-        return answers.to(images.device)
+        return question.answers().to(images.device)
 
 
 def question_key(images: Float[Tensor, "row *image"]) -> int:

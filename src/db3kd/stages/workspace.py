@@ -8,8 +8,10 @@ checks, the tape of the shard in progress, and the meter.
 import copy
 import json
 import logging
+import os
 import platform
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -22,19 +24,20 @@ from torch import Tensor, nn
 
 from db3kd.config.settings import Budget
 from db3kd.config.types import differences
-from db3kd.errors import Busy, ConfigurationDiffers, Damaged
+from db3kd.errors import Busy, ConfigurationDiffers, Damaged, RunError
 from db3kd.progress import Progress
 from db3kd.seeds import derive_seed
-from db3kd.stages.accounts import add_up, finished
+from db3kd.stages.accounts import add_up, bounds, finished
 from db3kd.stages.formats import FORMAT, check_format, configurations
 from db3kd.stages.table import NAMES, STAGES, shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.storage.files import Json, writing
-from db3kd.storage.journal import Journal
+from db3kd.storage.journal import OPEN_AGAIN, WAIT, Journal
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
+from db3kd.teachers.parts import Ledger
 
 _log = logging.getLogger("db3kd")
 Work = Callable[[ReplayTeacher, Tensor, int], tuple[dict[str, Tensor], Json]]
@@ -80,9 +83,9 @@ class Workspace:
             try:
                 self._lock.acquire(timeout=0)
             except filelock.Timeout:
-                raise Busy(
-                    f"another process is working in {self.folder}; wait for it or stop it first"
-                ) from None
+                raise Busy(f"another process is working in {self.folder}; {WAIT}") from None
+        self._owner = os.getpid()
+        self._done_with: list[Path] = []  # tapes of finished shards
         try:
             self.journal = Journal(self.folder / "journal.jsonl")
             try:
@@ -112,17 +115,34 @@ class Workspace:
         )
         self._sweep()
         if redo:
-            self._redo_damaged(teacher.classes)
-        self._keep_booked(teacher.classes)
+            self._redo_damaged()
+        self.meter = Meter(teacher, budget)
+        ledger: Ledger | None = self.meter.ledger
+        if ledger is None:
+            self._keep_booked(teacher.classes)
+        else:
+            self._book_lost(ledger)
         spent = add_up(self.folder, self.journal, teacher.classes).spent
-        self.meter = Meter(teacher, budget, spent=spent)
+        self.meter.by_stage.update(spent)
+        self._say_what_differs()
         budget_now = msgspec.to_builtins(self.meter.budget)
         self.journal.append("opened", versions=_versions(), budget=budget_now, spent=spent)
 
+    @property
+    def identity(self) -> str:
+        """Which run this is, wherever its folder lies."""
+        for record in self.journal.all("identity"):
+            return str(record["run"])
+        identity = uuid.uuid4().hex
+        self.journal.append("identity", run=identity)
+        return identity
+
     def close(self) -> None:
-        """Release the folder."""
+        """Release the folder; a process that was forked from the one that holds it does not."""
         self.journal.close()
-        self._lock.release()
+        if os.getpid() == self._owner:
+            self._forget_tapes()
+            self._lock.release()
 
     def within(self, name: str) -> "Workspace":
         """The same workspace for a part of the run, whose "grow" is "trial/grow" on the books.
@@ -192,8 +212,10 @@ class Workspace:
         file = f"{stage}/{shard:05}.safetensors"
         path = self.folder / file
         started = time.perf_counter()
+        if os.getpid() != self._owner:
+            raise RunError(f"{self.folder} was opened by another process; {OPEN_AGAIN}")
         for _ in range(2):
-            tape = Tape(path.with_suffix(".tape"), classes=self.meter.classes)
+            tape = self._tape(stage, shard)
             teacher = ReplayTeacher(self.meter, tape, report)
             try:
                 with self.meter.stage(stage), torch.no_grad():
@@ -216,15 +238,34 @@ class Workspace:
             )
         facts = {
             "wall_s": round(time.perf_counter() - started, 3),
-            "queries": teacher.used + tape.lost,
-            "lost": tape.lost,
+            "queries": tape.booked,
+            "lost": tape.booked - teacher.used,
             **facts,
         }
         digest = write_shard(path, tensors)
         self.journal.append(
             "shard", stage=stage, shard=shard, samples=len(rows), file=file, sha256=digest, **facts
         )
-        tape.path.unlink()
+        self._forget_tapes()
+        self._done_with.append(tape.path)
+
+    def _forget_tapes(self) -> None:
+        """Remove the tapes of finished shards, one line later: a power cut can take the last."""
+        while self._done_with:
+            self._done_with.pop().unlink(missing_ok=True)
+
+    def _tape(self, stage: str, shard: int) -> Tape:
+        """The tape of a shard; the journal hears how much is allowed to be asked."""
+
+        def allow(bound: int) -> None:
+            self.journal.append("tape", stage=stage, shard=shard, bound=bound)
+
+        return Tape(
+            self.folder / stage / f"{shard:05}.tape",
+            classes=self.meter.classes,
+            allowed=bounds(self.journal).get((stage, shard), 0),
+            allow=allow,
+        )
 
     # Networks that learn between rounds
 
@@ -270,9 +311,10 @@ class Workspace:
         """Refuse a journal that is missing or cut: shards would be bought twice, but booked once.
 
         A shard is written before it is in the journal, and its tape is removed only after that. So
-        a shard that is not in the journal must have a tape.
+        a shard that is not in the journal must have a tape, or the journal a bound of what it cost.
         """
         known = {(record["stage"], record["shard"]) for record in self.journal.all("shard")}
+        known |= set(bounds(self.journal))
         for stage in NAMES:
             for path in sorted((self.folder / stage).glob("[0-9]*.safetensors")):
                 if (stage, int(path.stem)) in known or path.with_suffix(".tape").exists():
@@ -283,30 +325,84 @@ class Workspace:
                 )
 
     def _sweep(self) -> None:
-        """Remove what killed processes left: drafts, and tapes of shards that are finished."""
+        """Remove what killed processes left: drafts, and tapes of shards that are finished.
+
+        A shard that is not what the journal says, as a power cut may leave it, is made again from
+        its tape.
+        """
         for draft in self.folder.rglob(".*.part"):
             draft.unlink(missing_ok=True)
         for stage in NAMES:
-            for shard in self.done(stage):
-                (self.folder / stage / f"{shard:05}.tape").unlink(missing_ok=True)
+            for shard, record in self.done(stage).items():
+                tape = self.folder / stage / f"{shard:05}.tape"
+                if not tape.exists():
+                    continue
+                try:
+                    self.read(record)
+                except Damaged as error:
+                    _log.warning("%s; it is made again from its tape", error)
+                    self.journal.append("undone", stage=stage, shard=shard)
+                else:
+                    tape.unlink(missing_ok=True)
 
     def _keep_booked(self, classes: int) -> None:
-        """Book as lost what was on the books when the run was last opened, and is not any more.
-
-        The tape that recorded it is gone or cut.
-        """
+        """Book as lost what was on the books when the run was last opened, and is not any more."""
         opened = list(self.journal.all("opened"))
         known = opened[-1]["spent"] if opened else {}
         spent = add_up(self.folder, self.journal, classes).spent
         for stage, before in known.items():
-            gone = before - spent[stage]
-            if gone > 0:
-                _log.warning(
-                    "the answers to %s queries of %s are gone; they stay on the books as lost",
-                    f"{gone:,}",
-                    stage,
-                )
-                self.journal.append("lost", stage=stage, queries=gone)
+            self._lose(stage, before - spent[stage])
+
+    def _book_lost(self, ledger: Ledger) -> None:
+        """Book what a teacher with its own books says that earlier processes have lost.
+
+        It belongs to the stage whose question was on its way.
+
+        Raises:
+            ConfigurationDiffers: these are other books than those that the run was begun with.
+        """
+        kept = [record["name"] for record in self.journal.all("books")]
+        if not kept:
+            self.journal.append("books", name=ledger.name)
+        elif kept[-1] != ledger.name:
+            raise ConfigurationDiffers(
+                f"the answers of {self.folder} are kept in another store than the one that is named"
+                " now, and so is what they cost; name that store (teacher.store), or use another"
+                " folder"
+            )
+        ledger.begin(self.identity, str(self.folder))
+        booked = sum(
+            record["queries"] for record in self.journal.all("lost") if record.get("ledger")
+        )
+        begun = [stage for stage in NAMES if self.configuration(stage)] or [NAMES[0]]
+        open_ = add_up(self.folder, self.journal, self.meter.classes).open
+        asking = [stage for stage in NAMES if open_[stage]] or begun[-1:]
+        self._lose(asking[0], ledger.lost() - booked, ledger=True)
+
+    def _lose(self, stage: str, queries: int, *, ledger: bool = False) -> None:
+        if queries > 0:
+            _log.warning(
+                "the answers to %s queries of %s are gone; they stay on the books as lost",
+                f"{queries:,}",
+                stage,
+            )
+            self.journal.append("lost", stage=stage, queries=queries, ledger=ledger)
+
+    def _say_what_differs(self) -> None:
+        """Say where numbers may be rounded otherwise than in the process before."""
+        opened = list(self.journal.all("opened"))
+        before, now = opened[-1]["versions"] if opened else {}, _versions()
+        other = [
+            f"{name} {before[name]} -> {now[name]}"
+            for name in ("torch", "threads", "machine")
+            if before.get(name, now[name]) != now[name]
+        ]
+        if other:
+            _log.warning(
+                "this run was begun otherwise (%s), so numbers may be rounded otherwise, and"
+                " students that are trained from here on may be slightly others",
+                ", ".join(other),
+            )
 
     def agree(self, stage: str, configuration: Json) -> None:
         """Record the configuration of a stage, or insist on the recorded one.
@@ -333,9 +429,8 @@ class Workspace:
         """The records of the finished shards of a stage, by number."""
         return finished(self.journal, self._prefix + stage)
 
-    def _redo_damaged(self, classes: int) -> None:
-        """Mark damaged shards and tapes to be bought again; their price stays on the books."""
-        settings = configurations(self.journal)
+    def _redo_damaged(self) -> None:
+        """Mark damaged shards to be bought again; their price stays on the books."""
         for row in STAGES:
             for shard, record in self.done(row.name).items():
                 try:
@@ -343,12 +438,6 @@ class Workspace:
                 except Damaged as error:
                     _log.warning("%s: to be bought again", error)
                     self.journal.append("redo", stage=row.name, shard=shard)
-            for path in sorted((self.folder / row.name).glob("*.tape")):
-                try:
-                    Tape(path, classes=classes, read_only=True)
-                except Damaged as error:
-                    _log.warning("%s: to be bought again", error)
-                    Tape.write_off(path, classes=classes, most=row.of(settings).most)
 
 
 def _versions() -> dict[str, str]:

@@ -1,12 +1,16 @@
 """Files that are written whole or not at all, whatever happens to the process."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from db3kd.errors import RunError
+
+if sys.platform != "win32":
+    import fcntl
 
 Json = dict[str, Any]
 
@@ -46,7 +50,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             with draft.open("wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                sync_data(file.fileno())
             draft.replace(path)
             _sync_folder(path.parent)
         finally:
@@ -63,7 +67,31 @@ def sync_data(descriptor: int) -> None:
     >>> with tempfile.TemporaryFile() as file:
     ...     sync_data(file.fileno())
     """
+    if sys.platform == "darwin":  # where fsync leaves it in the drive's own memory
+        with suppress(OSError):  # not every file system can
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
     getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def lock_file(descriptor: int) -> bool:
+    """Lock an open file for this process, or say that another one has it.
+
+    Where files cannot be locked while others read them (Windows), it is always True.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file, open(file.name) as again:
+    ...     lock_file(file.fileno()), lock_file(again.fileno())
+    (True, False)
+    """
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

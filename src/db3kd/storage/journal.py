@@ -1,10 +1,11 @@
 """The journal of a run: JSON lines that are appended, synced and replayed.
 
-A torn last line is cut off before the next append. Damage before it is an error that names the
-line.
+What follows the last good line is what a power cut left; it is cut off before the next append.
+Damage before that is an error that names the line.
 """
 
 import json
+import logging
 import os
 import time
 import zlib
@@ -13,18 +14,26 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from db3kd.errors import Damaged, RunError
-from db3kd.storage.files import Json, writing
+from db3kd.errors import Busy, Damaged, RunError
+from db3kd.storage.files import Json, lock_file, writing
+
+WAIT = "wait for it or stop it first"
+OPEN_AGAIN = "a process that was forked must open the run again"
+
+
+_log = logging.getLogger("db3kd")
 
 
 class Journal:
     """An append-only file of JSON lines, each with its own checksum.
 
-    Opening replays it: `records` holds every line so far. A torn last line is cut off before the
-    next append. `read_only` leaves the file as it is.
+    Opening replays it: `records` holds every line so far, a line that is there twice only once. A
+    damaged end is cut off before the next append. `read_only` leaves the file as it is; otherwise
+    the file is locked, where the system can (POSIX).
 
     Raises:
-        Damaged: a line other than a torn last one cannot be trusted; the text names file and line.
+        Damaged: a line before the last good one cannot be trusted; the text names file and line.
+        Busy: another process has it open.
         RunError: the file cannot be written.
 
     >>> import tempfile
@@ -39,35 +48,60 @@ class Journal:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.records: list[Json] = []
+        self._owner = os.getpid()
         self._file: BinaryIO = BytesIO()  # for a read-only journal, so that `close` works
-        content = path.read_bytes() if path.exists() else b""
-        good = 0
-        lines = content.split(b"\n")
-        for number, line in enumerate(lines[:-1], start=1):
-            self.records.append(self._parse(line, number))
-            good += len(line) + 1
-        if not read_only:
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("ab", buffering=0)
-                self._file.truncate(good)
-
-    def _parse(self, line: bytes, number: int) -> Json:
+        if read_only:
+            self._replay(path.read_bytes() if path.exists() else b"")
+            return
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
         try:
-            record = json.loads(line)
-            checksum = record.pop("crc")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            checksum, record = None, {}
-        if checksum != _checksum(record):
-            raise Damaged(f"{self.path}, line {number} is damaged; put a copy of the file back")
-        return dict(record)
+            if not lock_file(self._file.fileno()):
+                raise Busy(f"another process is working in {path.parent}; {WAIT}")
+            self._file.seek(0)
+            content = self._file.read()
+            good = self._replay(content)
+            if good < len(content):
+                _log.warning(
+                    "the last %s bytes of %s are damaged and cut off; what they told is found out"
+                    " again",
+                    f"{len(content) - good:,}",
+                    path,
+                )
+            with writing(path):
+                self._file.truncate(good)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _replay(self, content: bytes) -> int:
+        """Take up every line; returns where the last good one ends."""
+        good, at, bad = 0, 0, 0
+        seen: set[bytes] = set()
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+            at += len(line) + 1
+            record = _parsed(line)
+            if record is None:
+                bad = bad or number
+                continue
+            if bad:
+                raise Damaged(f"{self.path}, line {bad} is damaged; put a copy of the file back")
+            if line not in seen:
+                self.records.append(record)
+            seen.add(line)
+            good = at
+        return good
 
     def append(self, kind: str, **fields: Any) -> None:
         """Write one record and sync it to the disk.
 
         Raises:
-            RunError: it cannot be written; the journal stays as it was.
+            RunError: it cannot be written, or this process was forked from the one that opened it;
+                the journal stays as it was.
         """
+        if os.getpid() != self._owner:
+            raise RunError(f"{self.path} was opened by another process; {OPEN_AGAIN}")
         record = json.loads(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}))
         line = json.dumps({**record, "crc": _checksum(record)}, sort_keys=True).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)
@@ -88,6 +122,16 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _parsed(line: bytes) -> Json | None:
+    """The record of a line; None if it cannot be trusted."""
+    try:
+        record = json.loads(line)
+        checksum = record.pop("crc")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+    return dict(record) if checksum == _checksum(record) and "kind" in record else None
 
 
 def _checksum(record: Json) -> str:

@@ -1,212 +1,463 @@
 """The tape of a shard in progress: every answer is kept as it comes, so none is bought twice.
 
-A torn last frame is kept on the books; damage anywhere else is an error that names the place. Torch
-is imported where answers are read or written, so that the books can be added up without it.
+Rows of a question are on the tape before they are sent, and their answers before they are used.
+Whatever becomes of the end of the file, what was asked stays on the books: the head of the file
+counts it, and the journal knows a bound. Torch is imported where answers are handed out, so that
+the books can be added up without it.
 """
 
 import os
 import struct
+import threading
 import time
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from db3kd.errors import Damaged
-from db3kd.storage.files import REPAIR, sync_data, write_atomically, writing
+from db3kd.errors import RunError, TeacherError
+from db3kd.storage.files import sync_data, write_atomically, writing
+from db3kd.storage.frames import BEGIN, Head, frame, head, read_frames, read_head
+from db3kd.storage.old_tape import is_old, read_old
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_HEAD = struct.Struct("<4sIII")  # what, how many images, key of the question, checksum of these
-_ASKED, _LOST = b"ask:", b"lost"
-
-
-@dataclass(frozen=True)
-class _Frame:
-    count: int
-    key: int
-    answers: bytes | None  # None: asked, but the answers never arrived
-
-
-def _width(classes: int) -> int:
-    """Bytes of an answer: a byte where that tells all classes apart, else a 32-bit integer."""
-    return 1 if classes <= 256 else 4
-
-
-def _frames(content: bytes, width: int, path: Path) -> Iterator[tuple[_Frame, int, bool]]:
-    """Each frame of a tape, where the good part ends after it, and whether it has its answers."""
-    at = 0
-    while at + _HEAD.size <= len(content):
-        what, count, key, checksum = _HEAD.unpack_from(content, at)
-        if checksum != zlib.crc32(content[at : at + 12]) or what not in (_ASKED, _LOST):
-            raise Damaged(f"{path}, byte {at} is damaged; {REPAIR}")
-        body = at + _HEAD.size
-        at = body + count * width + 4
-        if what == _LOST:
-            at = body
-            yield _Frame(count, key, None), at, True
-            continue
-        if at > len(content):
-            yield _Frame(count, key, None), body, False
-            return
-        answers, checksum = content[body : at - 4], content[at - 4 : at]
-        if zlib.crc32(answers) != int.from_bytes(checksum, "little"):
-            raise Damaged(f"{path}, byte {body} is damaged; {REPAIR}")
-        yield _Frame(count, key, answers), at, True
+_QUESTION, _SENT, _ANSWERED, _LOST, _REOPENED = b"Q", b"S", b"A", b"L", b"O"
+_PAIR = struct.Struct("<II")
+_COUNT = struct.Struct("<Q")
+_OPEN, _FLYING, _DONE = 0, 1, 2  # of a row: not sent, sent, answered
+ROOM = 65_536  # bytes that are taken from the disk at once, so that a full one is met before asking
+SYNC_SECONDS = 1.0
+Rows = Sequence[int]
 
 
 class Tape:
     """The answers of one shard in progress, in the order they were bought, so none is bought twice.
 
-    A question is reserved before it is sent and settled after. `take` hands out the answers of an
-    earlier process, question by question; once they are used up, `reserve` and `settle` record new
-    ones. A reserved question without answers stays on the books as lost. Data is synced about once
-    a second: a killed process loses nothing, a power cut at most that second.
+    `question` gives each question with the answers that are there already. Others are claimed
+    before they are sent and settled after; see `Question`. What was claimed and never settled is
+    lost, once the process that claimed it has ended, and stays on the books.
 
-    Raises:
-        Damaged: a frame other than a torn last one cannot be trusted.
+    - `allowed`: how much was allowed to be asked, as the journal has it. Where the tape is gone,
+      or its end may be, that is what was asked.
+    - `allow`: is called before more is asked than was ever allowed. It must make the new bound
+      last through a power cut.
+
+    A killed process loses the answers on their way. A power cut may also take those of the last
+    second.
 
     >>> import tempfile, torch
     >>> path = Path(tempfile.mkdtemp()) / "0.tape"
     >>> tape = Tape(path, classes=10)
-    >>> tape.reserve(2, key=5); tape.settle(torch.tensor([3, 1]))
-    >>> tape.reserve(4, key=6); tape.close()  # and here the process dies
-    >>> again = Tape(path, classes=10, read_only=True)
-    >>> again.take(2, key=5), again.take(4, key=6), again.booked, again.lost
-    (tensor([3, 1]), None, 6, 0)
+    >>> question = tape.question(3, key=5)
+    >>> question.claim([0, 1]), question.settle([0, 1], torch.tensor([3, 1])), question.claim([2])
+    ([0, 1], None, [2])
+    >>> tape.close()  # and here the process dies
+    >>> again = Tape(path, classes=10)
+    >>> (again.booked, again.lost), again.question(3, key=5).open
+    ((3, 1), 1)
+    >>> again.close()
     """
 
-    def __init__(self, path: Path, *, classes: int, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        classes: int,
+        read_only: bool = False,
+        allowed: int = 0,
+        allow: Callable[[int], None] = lambda bound: None,
+    ) -> None:
         self.path = path
-        self._width = _width(classes)
-        self._frames, good, torn = self._read()
-        self.in_flight = torn.count if torn is not None and read_only else 0
+        self.width = 1 if classes <= 256 else 4  # bytes of an answer
+        self._allowed, self._allow, self._read_only = allowed, allow, read_only
+        self._questions: list[Question] = []
         self._next = 0
-        self._synced = time.monotonic()
-        self._pending: tuple[int, int, int] | None = None  # place, count, key of an open question
-        self._reserved, self._lost = 0, 0  # queries that this process booked, and lost
-        self._file: BinaryIO = BytesIO()  # of a read-only tape: nothing to close
+        self.asked = 0  # rows that were sent, those that are lost included
+        self._written_off = 0
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        content = self._content()
+        known, end = self._replay(content)
+        gone = self._gone(known)
         if read_only:
+            self._written_off += gone
+            self.asked += gone
             return
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            self._file = os.fdopen(descriptor, "r+b", buffering=0)
-            self._file.truncate(good)
-            if torn is not None:  # first cut the torn answers, then mark the question as lost
-                self._file.seek(good - _HEAD.size)
-                self._file.write(_head(_LOST, torn.count, torn.key))
-            self._file.seek(0, os.SEEK_END)
+        self._open(content, known, end, gone)
 
-    def _read(self) -> tuple[list[_Frame], int, _Frame | None]:
-        """Every frame, where the good part ends, and the last frame if its answers are torn."""
+    def _content(self) -> bytes:
         try:
-            content = self.path.read_bytes()
+            return self.path.read_bytes()
         except FileNotFoundError:  # also where its shard is finished just now
-            content = b""
-        found = list(_frames(content, self._width, self.path))
-        _, good, whole = found[-1] if found else (None, 0, True)
-        frames = [frame for frame, _, _ in found]
-        return frames, good, None if whole else frames[-1]
+            return b""
+
+    # Reading
+
+    def _replay(self, content: bytes) -> tuple[Head | None, int]:
+        """Take up what the file holds; its head, and where the last good frame ends."""
+        end = BEGIN
+        if is_old(content):
+            self._replay_old(content)
+            return Head(self.asked, sure=True), end
+        for body, after in read_frames(content):
+            self._take_up(body[:1], memoryview(body)[1:])
+            end = after
+        return read_head(content), end
+
+    def _replay_old(self, content: bytes) -> None:
+        found, self._written_off = read_old(content, self.width)
+        self.asked = self._written_off
+        for count, key, answers in found:
+            question = Question(self, count, key)
+            question.sent, question._recorded = count, True
+            question._keep([(0, count)], answers)
+            self._questions.append(question)
+            self.asked += count
+
+    def _take_up(self, what: bytes, told: memoryview) -> None:
+        if what == _QUESTION:
+            self._questions.append(Question(self, *_PAIR.unpack(told)))
+            self._questions[-1]._recorded = True
+        elif what == _LOST:
+            (lost,) = _COUNT.unpack(told)
+            self._written_off += lost
+            self.asked += lost
+        elif what == _REOPENED:
+            for question in self._questions:
+                question._land()
+        elif self._questions:
+            (parts,) = _COUNT.unpack(told[: _COUNT.size])
+            cut = _COUNT.size + parts * _PAIR.size
+            runs = list(_PAIR.iter_unpack(told[_COUNT.size : cut]))
+            if what == _SENT:
+                self._questions[-1]._send(runs)
+                self.asked += sum(length for _, length in runs)
+            else:
+                self._questions[-1]._keep(runs, bytes(told[cut:]))
+
+    def _gone(self, known: Head | None) -> int:
+        """How much was asked that the frames do not tell of, at most."""
+        if known is not None and known.sure:
+            return max(0, known.asked - self.asked)
+        return max(0, self._allowed - self.asked, 0 if known is None else known.asked - self.asked)
+
+    # The books
 
     @property
     def booked(self) -> int:
-        """Queries that were asked, answered or not, by this process and those before."""
-        return sum(frame.count for frame in self._frames) + self._reserved
+        """Queries that were asked or used, answered or not, by this process and those before."""
+        kept = sum(question.count for question in self._questions if question.elsewhere)
+        return self.asked + kept
 
     @property
     def lost(self) -> int:
-        """Queries that were asked but whose answers never arrived."""
-        before = sum(frame.count for frame in self._frames if frame.answers is None)
-        return before - self.in_flight + self._lost
+        """Queries that were asked but whose answers will never arrive."""
+        answered = sum(question.sent and question.answered for question in self._questions)
+        flying = sum(question.flying for question in self._questions)
+        return self.asked - answered - flying
 
-    def take(self, count: int, *, key: int) -> "Tensor | None":
-        """The recorded answers to this question, or None if it has to be asked.
+    @property
+    def in_flight(self) -> int:
+        """Queries that were asked and may still be answered; 0 if no process is at work."""
+        return sum(question.flying for question in self._questions)
+
+    @property
+    def reserved(self) -> int:
+        """Images of a question that a teacher with its own books has not answered yet."""
+        last = self._questions[-1:]
+        return sum(q.open for q in last if not q.sent)
+
+    # Writing
+
+    def _open(self, content: bytes, known: Head | None, end: int, gone: int) -> None:
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if is_old(content):
+                write_atomically(self.path, self._renewed())
+                end = self.path.stat().st_size
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY, 0o644)
+        self._descriptor, self._end, self._room = descriptor, end, 0
+        self._synced = time.monotonic()
+        try:
+            with writing(self.path):
+                os.ftruncate(descriptor, end)
+            news = frame(_LOST + _COUNT.pack(gone)) if gone else b""
+            if self.in_flight:
+                news += frame(_REOPENED)
+                for question in self._questions:
+                    question._land()
+            if news:
+                self._append(news)
+            self.asked += gone
+            self._written_off += gone
+            self._put_head()
+            if known is not None:  # the old head says less than what will be asked
+                self._sync()
+        except BaseException:
+            self._release()
+            raise
+
+    def _renewed(self) -> bytes:
+        """The whole tape in today's frames."""
+        parts = [head(self.asked, closed=False)]
+        if self._written_off:
+            parts.append(frame(_LOST + _COUNT.pack(self._written_off)))
+        for question in self._questions:
+            runs = [(0, question.count)]
+            parts.append(frame(_QUESTION + _PAIR.pack(question.count, question.key)))
+            parts.append(frame(_SENT + _packed(runs)))
+            parts.append(frame(_ANSWERED + _packed(runs) + question._values))
+        return b"".join(parts)
+
+    def question(self, count: int, *, key: int) -> "Question":
+        """The next question, with the answers that are recorded of it.
 
         Raises:
             Drifted: the recorded question is another one.
         """
-        while self._next < len(self._frames):
-            frame = self._frames[self._next]
+        while count and self._next < len(self._questions):
+            found = self._questions[self._next]
             self._next += 1
-            if frame.answers is None:
-                continue
-            if (frame.count, frame.key) != (count, key):
+            if (found.count, found.key) == (count, key):
+                return found
+            if found.count and not found.open:
                 raise Drifted(str(self.path))
-            return _tensor(frame.answers, self._width)
-        return None
+        new = Question(self, count, key)
+        if count:
+            self._questions.append(new)
+            self._next = len(self._questions)
+        return new
 
-    def reserve(self, count: int, *, key: int) -> None:
-        """Put a question on the books before it is sent; an open one before it is lost."""
-        if self._pending:
-            place, lost, lost_key = self._pending
-            self._file.truncate(place + _HEAD.size)
-            self._file.seek(place)
-            self._write(_head(_LOST, lost, lost_key))
-            self._lost += lost
-        self._pending = (self._file.tell(), count, key)
-        self._reserved += count
-        self._write(_head(_ASKED, count, key))
+    def _record(self, question: "Question", what: bytes, content: bytes, room: int = 0) -> None:
+        """Append a frame about a question, and its own frame where it has none; locked."""
+        news = frame(what + content) if what else b""
+        if not question._recorded:
+            news = frame(_QUESTION + _PAIR.pack(question.count, question.key)) + news
+        self._make_room(len(news) + room)
+        self._append(news)
+        question._recorded = True
 
-    def settle(self, answers: "Tensor") -> None:
-        """Record the answers to the question reserved last."""
-        body = _bytes(answers, self._width)
-        self._write(body + zlib.crc32(body).to_bytes(4, "little"))
-        self._pending = None
-        if time.monotonic() - self._synced > 1:
-            sync_data(self._file.fileno())
-            self._synced = time.monotonic()
+    def _ask(self, rows: int) -> None:
+        """Allow more to be asked, before it is."""
+        if self.asked + rows > self._allowed:
+            bound = max(self.asked + rows, 2 * self.asked)
+            self._allow(bound)
+            self._allowed = bound
 
-    def _write(self, content: bytes) -> None:
+    def _append(self, content: bytes) -> None:
         with writing(self.path):
-            if self._file.write(content) != len(content):
-                raise OSError(28, "No space left on device")
+            written = 0
+            try:
+                while written < len(content):
+                    written += _write_at(self._descriptor, content[written:], self._end + written)
+            except OSError:
+                with suppress(OSError):  # what was written of it cannot be read, nor be in the way
+                    os.ftruncate(self._descriptor, self._end)
+                    self._room = 0
+                raise
+            self._end += len(content)
+
+    def _make_room(self, need: int) -> None:
+        """Take room on the disk, so that what was paid for can be kept."""
+        if self._end + need <= self._room or not hasattr(os, "posix_fallocate"):
+            return
+        with writing(self.path):
+            try:
+                os.posix_fallocate(self._descriptor, self._end, need + ROOM)
+                self._room = self._end + need + ROOM
+            except OSError:
+                os.posix_fallocate(self._descriptor, self._end, need)
+                self._room = self._end + need
+
+    def _put_head(self, *, closed: bool = False) -> None:
+        with writing(self.path):
+            _write_at(self._descriptor, head(self.asked, closed=closed), 0)
+
+    def _sync(self) -> None:
+        with writing(self.path):
+            sync_data(self._descriptor)
+        self._synced = time.monotonic()
 
     def discard(self) -> None:
         """Give up every recorded answer: all that was asked is lost, and stays on the books."""
         booked = self.booked
-        self.close()
-        write_atomically(self.path, _head(_LOST, booked, 0))
-
-    @classmethod
-    def write_off(cls, path: Path, *, classes: int, most: int) -> None:
-        """Replace a damaged tape by one that books all it can have held as lost.
-
-        `most` is what its shard can cost; the part that can still be read may say more.
-        """
-        content, readable = path.read_bytes(), 0
-        with suppress(Damaged):
-            for frame, _, _ in _frames(content, _width(classes), path):
-                readable += frame.count
-        write_atomically(path, _head(_LOST, readable + max(len(content), most), 0))
+        self._release()
+        lost = frame(_LOST + _COUNT.pack(booked))
+        write_atomically(self.path, head(booked, closed=True) + lost)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; all of it is on the disk then."""
+        if self._descriptor < 0:
+            return
+        try:
+            with suppress(RunError):  # then it counts as not closed, which loses nothing
+                with writing(self.path):
+                    os.ftruncate(self._descriptor, self._end)
+                self._sync()
+                self._put_head(closed=True)
+                self._sync()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Question:
+    """A question on a tape, and those of its answers that are there.
+
+    It is a `db3kd.teachers.parts.Keeper`: rows are claimed before they are sent and settled after.
+    """
+
+    def __init__(self, tape: Tape, count: int, key: int) -> None:
+        self.count, self.key, self._tape = count, key, tape
+        self.sent = 0  # rows that were sent, each as often as it was
+        self._state = bytearray(count)
+        self._values = bytearray(count * tape.width)
+        self._recorded = False
+
+    @property
+    def open(self) -> int:
+        """How many rows have no answer."""
+        return self.count - self.answered
+
+    @property
+    def answered(self) -> int:
+        """How many rows have an answer."""
+        return self._state.count(_DONE)
+
+    @property
+    def flying(self) -> int:
+        """How many rows were sent and are not answered."""
+        return self._state.count(_FLYING)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether all its answers came from a teacher that keeps its own books."""
+        return not self.sent and not self.open
+
+    def reserve(self) -> None:
+        """Record the question, for a teacher that keeps its own books; others claim rows."""
+        with self._tape._lock:
+            self._tape._record(self, b"", b"", self._tape.width * self.count + 64)
+
+    def claim(self, rows: Rows, /) -> Rows:
+        """Put those of the rows that have no answer on the tape as sent; returns them.
+
+        Raises:
+            RunError: the tape cannot be written; nothing may be sent.
+        """
+        with self._tape._lock:
+            state = self._state
+            mine = rows if not self.answered else [row for row in rows if state[row] != _DONE]
+            if not len(mine):
+                return mine
+            runs, tape = _runs(mine), self._tape
+            tape._ask(len(mine))
+            tape._record(self, _SENT, _packed(runs), tape.width * len(mine) + 8 * len(mine) + 64)
+            self._send(runs)
+            tape.asked += len(mine)
+            tape._put_head()
+            return mine
+
+    def settle(self, rows: Rows, classes: Any, /, *, failed: Rows = (), retried: int = 0) -> None:
+        """Keep the answers of these rows; `failed` ones stay lost.
+
+        Raises:
+            TeacherError: a row was answered before, or is not in the question.
+            RunError: the tape cannot be written.
+        """
+        places = [int(row) for row in rows]
+        if not places:
+            return
+        with self._tape._lock:
+            for row in places:
+                if not 0 <= row < self.count or self._state[row] == _DONE:
+                    raise TeacherError(
+                        f"the teacher answered image {row} of {self.count} twice or out of place"
+                    )
+            runs, values = _runs(places), _bytes(classes, self._tape.width)
+            self._tape._record(self, _ANSWERED, _packed(runs) + values)
+            self._keep(runs, values)
+            if time.monotonic() - self._tape._synced > SYNC_SECONDS:
+                self._tape._sync()
+
+    def answers(self) -> "Tensor":
+        """The answer to each row, once none is open."""
+        import numpy as np
+        import torch
+
+        kind = np.uint8 if self._tape.width == 1 else np.int32
+        return torch.from_numpy(np.frombuffer(bytes(self._values), kind).astype(np.int64))
+
+    def _send(self, runs: list[tuple[int, int]]) -> None:
+        for start, length in runs:
+            self._state[start : start + length] = bytes([_FLYING]) * length
+            self.sent += length
+
+    def _keep(self, runs: list[tuple[int, int]], values: bytes) -> None:
+        width, at = self._tape.width, 0
+        for start, length in runs:
+            self._state[start : start + length] = bytes([_DONE]) * length
+            self._values[start * width : (start + length) * width] = values[
+                at : at + length * width
+            ]
+            at += length * width
+
+    def _land(self) -> None:
+        """Nothing of it is on its way any more: the process that sent it has ended."""
+        self._state = self._state.replace(bytes([_FLYING]), bytes([_OPEN]))
 
 
 class Drifted(Exception):
     """A resumed shard asks another question than the one recorded; its answers cannot be used."""
 
 
-def _head(what: bytes, count: int, key: int) -> bytes:
-    head = _HEAD.pack(what, count, key, 0)[:12]
-    return head + zlib.crc32(head).to_bytes(4, "little")
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would change line ends
 
 
-def _tensor(answers: bytes, width: int) -> "Tensor":
+def _write_at(descriptor: int, content: bytes, place: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, content, place)
+    os.lseek(descriptor, place, os.SEEK_SET)
+    return os.write(descriptor, content)
+
+
+def _runs(rows: Rows) -> list[tuple[int, int]]:
+    """Rows as runs of neighbours: where each begins, and how long it is.
+
+    >>> _runs([4, 5, 6, 2]), _runs(range(3, 9))
+    ([(4, 3), (2, 1)], [(3, 6)])
+    """
+    if isinstance(rows, range) and rows.step == 1:
+        return [(rows.start, len(rows))]
+    return list(_grouped(rows))
+
+
+def _grouped(rows: Iterable[int]) -> Iterator[tuple[int, int]]:
+    begin = length = -1
+    for row in rows:
+        if row == begin + length:
+            length += 1
+            continue
+        if length > 0:
+            yield begin, length
+        begin, length = int(row), 1
+    if length > 0:
+        yield begin, length
+
+
+def _packed(runs: list[tuple[int, int]]) -> bytes:
+    return _COUNT.pack(len(runs)) + b"".join(_PAIR.pack(*run) for run in runs)
+
+
+def _bytes(answers: Any, width: int) -> bytes:
     import numpy as np
     import torch
 
     kind = np.uint8 if width == 1 else np.int32
-    return torch.from_numpy(np.frombuffer(answers, kind).astype(np.int64))
-
-
-def _bytes(answers: "Tensor", width: int) -> bytes:
-    import numpy as np
-
-    return answers.cpu().numpy().astype(np.uint8 if width == 1 else np.int32).tobytes()
+    return bytes(torch.as_tensor(answers).cpu().numpy().astype(kind).tobytes())

@@ -5,7 +5,7 @@ teacher, each with one job, stacked in one visible place.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -58,6 +58,11 @@ class Middleware:
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest value of a pixel."""
         return self._teacher.bounds
+
+    @property
+    def ledger(self) -> Any:
+        """The `db3kd.teachers.parts.Ledger` of the one within; None if it keeps no books."""
+        return getattr(self._teacher, "ledger", None)
 
 
 class Bounds(tuple[float, float]):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from db3kd.errors import Db3kdError, TeacherError
 from db3kd.teachers.base import Teacher, check_answers, check_kind, micro_batches
+from db3kd.teachers.parts import Keeper, ask_part
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class _Function:
             return torch.zeros(0, dtype=torch.int64, device=images.device)
         parts = [self._part(part) for part in micro_batches(images, self.batch)]
         return torch.cat(parts).to(images.device)
+
+    def answer(self, images: Float[Tensor, "row *image"], keeper: Keeper, /) -> None:
+        first = 0
+        for part in micro_batches(images, self.batch):
+            ask_part(self, images, range(first, first + len(part)), keeper)
+            first += len(part)
 
     def _part(self, images: Tensor) -> Tensor:
         try:

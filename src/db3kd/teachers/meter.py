@@ -10,13 +10,16 @@ from db3kd.config.settings import Budget, kind_of
 from db3kd.config.types import validated
 from db3kd.errors import BudgetExhausted
 from db3kd.teachers.base import Middleware, Teacher, check_answers
+from db3kd.teachers.parts import Classes, Keeper, Ledger, Rows, ask
 
 
 class Meter(Middleware):
     """A teacher that counts every query before it is asked, and never lets a budget be exceeded.
 
     One image shown once is one query. A question that fails has been counted: it may have been
-    paid. The answers are checked: as many as the images, whole numbers, within the classes.
+    paid. A teacher with its own books (a `Ledger`) knows what was paid: there a query is an answer
+    that is used, and one that is lost; and neither these nor what was paid exceed the budget. The
+    answers are checked: as many as the images, whole numbers, within the classes.
 
     Raises:
         BudgetExhausted: the question would exceed the budget; it was not asked.
@@ -62,11 +65,17 @@ class Meter(Middleware):
         kind = kind_of(self._stage)
         of_kind = sum(count for name, count in self.by_stage.items() if kind_of(name) == kind)
         for spent, budget, name in (
-            (self.spent, self.budget.queries, ""),
+            (self._charged, self.budget.queries, ""),
             (of_kind, self._limits.get(kind), kind),
         ):
             if budget is not None and spent + asked > budget:
                 raise BudgetExhausted(spent=spent, asked=asked, budget=budget, stage=name)
+
+    @property
+    def _charged(self) -> int:
+        """What counts against the budget: what was used and lost, or paid if that is more."""
+        ledger: Ledger | None = self.ledger
+        return self.spent if ledger is None else max(self.spent, ledger.paid())
 
     def book(self, asked: int) -> None:
         """Count queries that were asked elsewhere, or in an earlier process."""
@@ -78,3 +87,48 @@ class Meter(Middleware):
         self.check(asked)
         self.book(asked)
         return check_answers(self._teacher.labels(images), asked=asked, classes=self.classes)
+
+    def answer(self, images: Float[Tensor, "row *image"], keeper: Keeper, /) -> None:
+        """Have every open row of a keeper answered; each part is counted before it is asked.
+
+        Raises:
+            BudgetExhausted: all that is open would exceed the budget; nothing was asked.
+            TeacherError: from the teacher, or it left rows without an answer.
+        """
+        self.check(keeper.open)
+        ask(self._teacher, images, _Counted(self, keeper))
+
+    def used(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
+        """Class index of each image, from a teacher with its own books; counted if all goes well.
+
+        Raises:
+            BudgetExhausted, TeacherError: as `labels`.
+        """
+        asked = len(images)
+        self.check(asked)
+        answers = check_answers(self._teacher.labels(images), asked=asked, classes=self.classes)
+        self.book(asked)
+        return answers
+
+
+class _Counted:
+    """A keeper whose claims are counted by a meter."""
+
+    def __init__(self, meter: Meter, keeper: Keeper) -> None:
+        self._meter, self._keeper = meter, keeper
+
+    @property
+    def open(self) -> int:
+        return self._keeper.open
+
+    def claim(self, rows: Rows, /) -> Rows:
+        mine = self._keeper.claim(rows)
+        self._meter.book(len(mine))
+        return mine
+
+    def settle(
+        self, rows: Rows, classes: Classes, /, *, failed: Rows = (), retried: int = 0
+    ) -> None:
+        if len(rows):
+            classes = check_answers(classes, asked=len(rows), classes=self._meter.classes)
+        self._keeper.settle(rows, classes, failed=failed, retried=retried)

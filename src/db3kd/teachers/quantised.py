@@ -9,6 +9,7 @@ from torch import Tensor
 
 from db3kd.config.remote import Encoding
 from db3kd.teachers.base import Teacher
+from db3kd.teachers.parts import Keeper, ask
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.seen import searched
 
@@ -25,6 +26,9 @@ class _Quantised:
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         return self.teacher.labels(self.seen(images))
+
+    def answer(self, images: Float[Tensor, "row *image"], keeper: Keeper, /) -> None:
+        ask(self.teacher, self.seen(images), keeper)
 
 
 def quantised(teacher: Teacher, encoding: Encoding, shape: tuple[int, int, int]) -> Teacher:

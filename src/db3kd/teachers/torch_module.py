@@ -11,6 +11,7 @@ from db3kd.errors import TeacherError
 from db3kd.teachers.base import Teacher, check_kind
 from db3kd.teachers.faster import CPU_BATCH, Variant, faster
 from db3kd.teachers.function import function
+from db3kd.teachers.parts import Keeper, ask
 
 GPU_BATCH = 8192
 
@@ -94,12 +95,20 @@ class TorchTeacher:
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image; costs one query for each; same device as the images."""
+        return self._ready(images).labels(images)
+
+    def answer(self, images: Float[Tensor, "row *image"], keeper: Keeper, /) -> None:
+        """The same for a keeper, in parts of one batch."""
+        ask(self._ready(images), images, keeper)
+
+    def _ready(self, images: Tensor) -> Teacher:
+        """The way to ask about images of this shape, by the weights as they are now."""
         key = (images.shape[1:], _stamps(self._shelves))
         if self._teacher is None or (self._fast and key != self._key):
             self._shelves = _shelves(self._module)
             self._key = images.shape[1:], _stamps(self._shelves)
             self._teacher = self._choose(tuple(images.shape[1:]))
-        return self._teacher.labels(images)
+        return self._teacher
 
     def _choose(self, shape: tuple[int, ...]) -> Teacher:
         """Find out how to ask about images of this shape."""
@@ -115,11 +124,11 @@ class TorchTeacher:
         _log.info("torch module %s: %s", type(self._module).__name__, self.chosen)
         place, net, classes = self._place, way.net, self.classes
 
-        def ask(images: Float[Tensor, "row *image"]) -> Int[Tensor, " row"]:
+        def scored(images: Float[Tensor, "row *image"]) -> Int[Tensor, " row"]:
             with torch.inference_mode():
                 return _top(net(images.to(place)), len(images), classes)
 
-        return function(ask, classes=classes, bounds=self.bounds, batch=batch)
+        return function(scored, classes=classes, bounds=self.bounds, batch=batch)
 
 
 def _top(scores: object, rows: int, classes: int) -> Int[Tensor, " row"]:

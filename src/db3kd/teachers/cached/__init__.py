@@ -4,9 +4,9 @@
 store, and asks only for what is missing there.
 """
 
+from db3kd.teachers.cached.account import CHECKS, Account, Purse
 from db3kd.teachers.cached.cached import CachedTeacher, float_keys
-from db3kd.teachers.cached.records import Imported, OpenTicket
+from db3kd.teachers.cached.records import Imported
 from db3kd.teachers.cached.store import Store
-from db3kd.teachers.parts import InParts, Settle
 
-__all__ = ["CachedTeacher", "Imported", "InParts", "OpenTicket", "Settle", "Store", "float_keys"]
+__all__ = ["CHECKS", "Account", "CachedTeacher", "Imported", "Purse", "Store", "float_keys"]

@@ -1,21 +1,27 @@
 """A teacher around a teacher: it answers from a store, and asks for what the store lacks."""
 
 import hashlib
+import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.errors import BudgetExhausted, InputError, TeacherError
+from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import Middleware, Teacher, check_answers
+from db3kd.teachers.cached.account import CHECKS, Account
 from db3kd.teachers.cached.store import Store
-from db3kd.teachers.parts import Classes, InParts, Rows, Settle
+from db3kd.teachers.parts import CHUNK, Classes, Rows, ask
 
-WAVE = 4096
-CHUNK = 1024
+WAITING = (0.01, 0.5)  # seconds between two looks at what others have on their way
+SAID_AFTER = 2.0  # seconds of waiting
+
+_log = logging.getLogger("db3kd")
 
 
 class CachedTeacher(Middleware):
@@ -23,24 +29,25 @@ class CachedTeacher(Middleware):
 
     Not of the paper. After a crash, for another student or in another epoch nothing is asked twice.
     All answers to a question come from `store`, in order. Images that the store does not know are
-    asked once each, duplicates together, `wave` at a time. A wave is reserved in the store, asked,
-    and settled part by part. An `InParts` teacher says when a part arrived; any other is asked for
-    `chunk` images at a time. A failure or a kill in the middle loses nothing that was settled, and
-    a kill leaves at most one wave "in_flight" on the books.
+    asked once each, duplicates together, in the parts of the teacher's own, or `chunk` at a time.
+    A part is claimed in the store before it is sent, and settled when it is answered. So a failure
+    or a kill loses nothing that was settled, and a kill the parts on their way at most. What
+    another question has on its way, here or in another process, is waited for and not paid again.
 
     `identity` names the model, and everything that changes its answers; never put a secret into
     it. `key` gives 32 bytes for each image (row, *image), the digest of what will be sent to the
-    teacher; images with the same key get the same answer. The books are kept under `run`.
+    teacher; images with the same key get the same answer. The books are kept under `account`.
 
     Costs one query for each image that the store does not know. Nothing is random.
 
-    The disk is synced once a question. What was settled outlives a killed process at once. A power
-    cut may take what was settled since the last sync; none of that was handed out yet.
+    What was sent is never forgotten, not even in a power cut. The disk is synced with each part
+    that is sent; a power cut may take answers since then, none of which was handed out yet.
 
     Raises:
         TeacherError: the teacher failed, left images without an answer, or answered a class that
             does not exist.
         InputError: `key` did not give one key of 32 bytes for each image; sizes below 1.
+        MoneyExhausted: the account's purse does not pay for the next part; it was not sent.
         RunError: the store cannot be read or written.
 
     >>> import tempfile
@@ -65,18 +72,17 @@ class CachedTeacher(Middleware):
         identity: str,
         *,
         key: Callable[[Tensor], Sequence[bytes]] | None = None,
-        run: str = "",
-        wave: int = WAVE,
+        account: Account | None = None,
         chunk: int = CHUNK,
     ) -> None:
         if not identity:
             raise InputError("the identity of a teacher is empty; name the model and its version")
-        if wave < 1 or chunk < 1:
-            raise InputError(f"wave and chunk must be at least 1, got {wave} and {chunk}")
+        if chunk < 1:
+            raise InputError(f"chunk must be at least 1, got {chunk}")
         super().__init__(teacher)
-        self._store, self._key = store, key or float_keys
-        self._wave, self._chunk = wave, chunk
-        self.identity, self.run = identity, run
+        self._store, self._key, self._chunk = store, key or float_keys, chunk
+        self.identity = identity
+        self.account = account or Account()
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image; one query for each unknown one; same device."""
@@ -84,117 +90,161 @@ class CachedTeacher(Middleware):
         if len(keys) != len(images):
             raise InputError(f"the key function gave {len(keys)} keys for {len(images)} images")
         answers = self._store.known(self.identity, keys)
-        first: dict[bytes, int] = {}
-        for row in (answers < 0).nonzero().flatten().tolist():
-            first.setdefault(keys[row], row)
-        rows = list(first.values())
-        for begin in range(0, len(rows), self._wave):
-            end = begin + self._wave
-            self._ask(images, keys, rows[begin:end], last=end >= len(rows))
-        if rows:
+        asked = 0
+        while rows := _first_unknown(keys, answers):
+            asked += self._ask(images, keys, rows)
             answers = self._store.known(self.identity, keys)
-        if len(rows) < len(images):
-            self._store.hit(self.identity, len(images) - len(rows), run=self.run)
+        if asked:
+            self._store.sync()
+        if asked < len(images):
+            self._store.hit(self.identity, len(images) - asked, run=self.account.run)
         answers = check_answers(answers, asked=len(images), classes=self.classes)
         return answers.to(images.device)
 
-    def _ask(self, images: Tensor, keys: Sequence[bytes], rows: list[int], *, last: bool) -> None:
-        """Reserve, ask and settle one wave."""
+    def _ask(self, images: Tensor, keys: Sequence[bytes], rows: list[int]) -> int:
+        """Ask for some rows, wait for those that others ask for; returns how many were asked."""
         if rows[-1] - rows[0] + 1 == len(rows):
             part = images[rows[0] : rows[-1] + 1]  # no copy
         else:
             part = images[torch.tensor(rows, device=images.device)]
-        wave = _Wave(self._store, [keys[row] for row in rows], self.classes)
+        wanted = _Wanted(self._store, self.identity, self.account, keys, rows, self.classes)
         try:
-            self._store.reserve(self.identity, len(rows), run=self.run, told=wave.begin)
-            wave.sent = True
-            if isinstance(self._teacher, InParts):
-                self._teacher.answer(part, wave.settle)
-            else:
-                self._in_chunks(part, wave.settle)
-            if wave.left:
-                raise TeacherError(
-                    f"the teacher left {wave.left} of {len(rows)} images without an answer"
-                )
-        except BaseException:
-            wave.give_up()
-            raise
-        self._store.close_ticket(wave.ticket, sync=last)
+            ask(self._teacher, part, wanted, chunk=self._chunk)
+        finally:
+            wanted.give_up()
+        elsewhere = wanted.elsewhere
+        if wanted.open > len(elsewhere):
+            raise TeacherError(
+                f"the teacher left {wanted.open - len(elsewhere)} of {len(rows)} images without an"
+                " answer"
+            )
+        self._wait(elsewhere)
+        return wanted.settled
 
-    def _in_chunks(self, images: Tensor, settle: Settle) -> None:
-        for first in range(0, len(images), self._chunk):
-            part = images[first : first + self._chunk]
-            rows = range(first, first + len(part))
-            rest = len(images) - rows.stop
-            try:
-                answers = check_answers(
-                    self._teacher.labels(part), asked=len(part), classes=self.classes
-                )
-            except BudgetExhausted:  # nothing was asked
-                settle((), (), unsent=len(part) + rest)
-                raise
-            except BaseException:
-                settle((), (), failed=len(part), unsent=rest)
-                raise
-            settle(rows, answers)
+    def _wait(self, keys: Sequence[bytes]) -> None:
+        """Wait until none of the keys is on its way for another question."""
+        pause, began, said = WAITING[0], time.monotonic(), False
+        while keys := self._store.waiting_for(self.identity, keys):
+            if not said and time.monotonic() - began > SAID_AFTER:
+                _log.info("waiting for %s answers that another run has asked for", f"{len(keys):,}")
+                said = True
+            time.sleep(pause)
+            pause = min(2 * pause, WAITING[1])
 
-
-class _Wave:
-    """Images that were reserved together, and which of them were settled."""
-
-    def __init__(self, store: Store, keys: list[bytes], classes: int) -> None:
-        self._store, self._keys, self._classes = store, keys, classes
-        self.ticket, self.sent = 0, False
-        self._lock = threading.Lock()
-        self._done = bytearray(len(keys))
-        self._failed, self._unsent = 0, 0
-
-    def begin(self, ticket: int) -> None:
-        """Take the ticket by which they were reserved."""
-        self.ticket = ticket
+    # The books, as a run asks for them
 
     @property
-    def left(self) -> int:
-        """Images without an answer."""
+    def ledger(self) -> "CachedTeacher":
+        """This teacher: it keeps its own books."""
+        return self
+
+    @property
+    def name(self) -> str:
+        """Which store this is, wherever its file lies."""
+        return self._store.identity
+
+    def begin(self, run: str, folder: str) -> None:
+        """Book under the identity of a run from now on; what was booked under its folder, too."""
+        self.account.run = run
+        place = Path(folder).resolve()
+        for name in self._store.runs():
+            bare = name.removeprefix(CHECKS)
+            if bare and bare != run and Path(bare).resolve() == place:
+                self._store.rename_run(name, name.removesuffix(bare) + run)
+
+    def lost(self) -> int:
+        """Images that this run sent and that nobody can have the answers of any more."""
+        self._store.bury()
+        return self._store.books(self.identity, run=self.account.run)["lost"]
+
+    def paid(self) -> int:
+        """Images that this run sent and that were answered or are lost."""
+        books = self._store.books(self.identity, run=self.account.run)
+        return books["answered"] + books["lost"]
+
+
+def _first_unknown(keys: Sequence[bytes], answers: Int[Tensor, " row"]) -> list[int]:
+    """The first row of each key that has no answer."""
+    first: dict[bytes, int] = {}
+    for row in (answers < 0).nonzero().flatten().tolist():
+        first.setdefault(keys[row], row)
+    return list(first.values())
+
+
+class _Wanted:
+    """The keeper of images that the store does not know; see `db3kd.teachers.parts.Keeper`."""
+
+    def __init__(
+        self,
+        store: Store,
+        identity: str,
+        account: Account,
+        keys: Sequence[bytes],
+        rows: list[int],
+        classes: int,
+    ) -> None:
+        self._store, self._identity, self._account = store, identity, account
+        self._keys, self._classes = [keys[row] for row in rows], classes
+        self._lock = threading.Lock()
+        self._claimed: set[int] = set()  # rows that were sent and are not settled
+        self._done = bytearray(len(rows))
+        self._refused: set[int] = set()  # rows that others have, or have on their way
+        self.settled = 0
+
+    @property
+    def open(self) -> int:
         return self._done.count(0)
 
+    @property
+    def elsewhere(self) -> list[bytes]:
+        """Keys that others have, or have on their way."""
+        return [self._keys[row] for row in sorted(self._refused)]
+
+    def claim(self, rows: Rows, /) -> Rows:
+        with self._lock:
+            wanted = [row for row in rows if row not in self._claimed and not self._done[row]]
+            keys = [self._keys[row] for row in wanted]
+            mine = [wanted[at] for at in self._store.claim(self._identity, keys, self._account)]
+            self._claimed.update(mine)
+            self._refused.update(set(wanted) - set(mine))
+            return mine if len(mine) < len(rows) else rows
+
     def settle(
-        self,
-        rows: Rows,
-        classes: Classes,
-        /,
-        *,
-        failed: int = 0,
-        retried: int = 0,
-        unsent: int = 0,
+        self, rows: Rows, classes: Classes, /, *, failed: Rows = (), retried: int = 0
     ) -> None:
-        """Keep a part; see `Settle`."""
-        places = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+        places = list(rows)
         answers = check_answers(
-            classes if len(places) else torch.zeros(0, dtype=torch.int64),
+            classes if places else torch.zeros(0, dtype=torch.int64),
             asked=len(places),
             classes=self._classes,
         )
         with self._lock:
-            done = self._done.copy()
-            for place in places:
-                if not 0 <= place < len(done) or done[place]:
-                    raise TeacherError(
-                        f"the teacher answered image {place} of {len(done)} twice or out of place"
-                    )
-                done[place] = 1
-            keys = [self._keys[place] for place in places]
+            wrong = [p for p in places if p not in self._claimed]
+            if wrong or len(set(places)) < len(places):
+                raise TeacherError(
+                    f"the teacher answered image {(wrong or places)[0]} of {len(self._done)} twice"
+                    " or out of place"
+                )
             self._store.settle(
-                self.ticket, keys, answers, failed=failed, retried=retried, sync=False
+                self._identity,
+                [self._keys[place] for place in places],
+                answers,
+                self._account,
+                failed=[self._keys[row] for row in failed if row in self._claimed],
+                retried=retried,
             )
-            self._done = done
-            self._failed += failed
-            self._unsent += unsent
+            self._claimed.difference_update(places, failed)
+            self.settled += len(places)
+            for place in places:
+                self._done[place] = 1
 
     def give_up(self) -> None:
-        """Book what may have been sent as failed, and close the ticket."""
-        lost = max(0, self.left - self._failed - self._unsent) if self.sent else 0
-        self._store.close_ticket(self.ticket, failed=lost)
+        """Book what was sent and not settled as failed."""
+        with self._lock:
+            left = [self._keys[row] for row in self._claimed]
+            if left:
+                self._store.settle(self._identity, (), (), self._account, failed=left)
+            self._claimed.clear()
 
 
 def float_keys(images: Float[Tensor, "row *image"]) -> list[bytes]:

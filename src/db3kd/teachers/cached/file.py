@@ -8,6 +8,7 @@ microseconds for one more, blocks below 5.
 import os
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,22 +16,32 @@ from pathlib import Path
 from db3kd.errors import Busy, Damaged, InputError, RunError
 
 APPLICATION = 0x64623372  # "db3r"; at byte 68 of the file
-VERSION = 1
+VERSION = 2
+_BOOKS = (
+    "CREATE TABLE books (teacher INTEGER NOT NULL, run TEXT NOT NULL,"
+    " answered INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,"
+    " retried INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,"
+    " hits INTEGER NOT NULL DEFAULT 0, imported INTEGER NOT NULL DEFAULT 0,"
+    " PRIMARY KEY (teacher, run)) WITHOUT ROWID"
+)
+_SINCE_2 = (
+    # an image on its way: whose run pays for it, and which process has asked
+    "CREATE TABLE claims (teacher INTEGER NOT NULL, key BLOB NOT NULL, run TEXT NOT NULL,"
+    " owner INTEGER NOT NULL, PRIMARY KEY (teacher, key)) WITHOUT ROWID",
+    # AUTOINCREMENT: no number is given twice
+    "CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+)
 SCHEMA = (
     "CREATE TABLE teachers (id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE)",
     # at: milliseconds since 1970; keys: 32 bytes for each answer; classes: 4, little-endian;
     # crc: see `checksum`
     "CREATE TABLE answers (id INTEGER PRIMARY KEY, teacher INTEGER NOT NULL, at INTEGER NOT NULL,"
     " keys BLOB NOT NULL, classes BLOB NOT NULL, crc INTEGER NOT NULL)",
-    # one for each wave on its way; AUTOINCREMENT: no number is given twice
-    "CREATE TABLE tickets (id INTEGER PRIMARY KEY AUTOINCREMENT, teacher INTEGER NOT NULL,"
-    " run TEXT NOT NULL, at REAL NOT NULL, unsettled INTEGER NOT NULL)",
-    "CREATE TABLE books (teacher INTEGER NOT NULL, run TEXT NOT NULL,"
-    " answered INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,"
-    " retried INTEGER NOT NULL DEFAULT 0, hits INTEGER NOT NULL DEFAULT 0,"
-    " imported INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (teacher, run)) WITHOUT ROWID",
+    _BOOKS,
     "CREATE TABLE names (teacher INTEGER NOT NULL, class INTEGER NOT NULL, name TEXT NOT NULL,"
     " PRIMARY KEY (teacher, class)) WITHOUT ROWID",
+    *_SINCE_2,
 )
 REPAIR = "put a copy of it back, or give another file to begin a new store"
 _MAGIC = b"SQLite format 3\0"
@@ -99,6 +110,7 @@ def opened(path: Path, patience: float) -> sqlite3.Connection:
         try:
             connection.execute("PRAGMA trusted_schema=OFF")
             _create(connection)
+            _renew(connection)
             _check(connection, path)
             _write_ahead(connection, patience)
         except BaseException:
@@ -138,8 +150,40 @@ def _create(connection: sqlite3.Connection) -> None:
         if not _pragma(connection, "application_id"):
             for statement in SCHEMA:
                 connection.execute(statement)
+            _name(connection)
             connection.execute(f"PRAGMA user_version={VERSION}")
             connection.execute(f"PRAGMA application_id={APPLICATION}")
+
+
+def _name(connection: sqlite3.Connection) -> None:
+    """Give the store a name of its own, by which a run knows it again."""
+    connection.execute("INSERT INTO about VALUES ('id', ?)", (uuid.uuid4().hex,))
+
+
+def _renew(connection: sqlite3.Connection) -> None:
+    """Turn a store of version 1 into one of today; what its processes left in flight is lost."""
+    if _pragma(connection, "user_version") != 1:
+        return
+    with transaction(connection):
+        if _pragma(connection, "user_version") != 1:
+            return  # another process did it meanwhile
+        columns = "teacher, run, answered, failed, retried, hits, imported"
+        books = connection.execute(f"SELECT {columns} FROM books").fetchall()
+        flying = connection.execute(
+            "SELECT unsettled, teacher, run FROM tickets WHERE unsettled>0"
+        ).fetchall()
+        for statement in ("DROP TABLE books", "DROP TABLE tickets", _BOOKS, *_SINCE_2):
+            connection.execute(statement)
+        connection.executemany(f"INSERT INTO books ({columns}) VALUES (?,?,?,?,?,?,?)", books)
+        for lost, teacher, run in flying:
+            connection.execute(
+                "INSERT OR IGNORE INTO books (teacher, run) VALUES (?, ?)", (teacher, run)
+            )
+            connection.execute(
+                "UPDATE books SET lost=lost+? WHERE teacher=? AND run=?", (lost, teacher, run)
+            )
+        _name(connection)
+        connection.execute(f"PRAGMA user_version={VERSION}")
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:

@@ -14,27 +14,6 @@ LARGEST = 2**32 - 1  # class that fits a block
 
 
 @dataclass(frozen=True)
-class OpenTicket:
-    """A wave that was sent, or about to be; `unsettled` of its images never came back.
-
-    `at`: seconds since 1970, when it was reserved.
-
-    >>> import tempfile
-    >>> from db3kd.teachers.cached import Store
-    >>> with Store(tempfile.mkdtemp() + "/answers.db3kd") as store:
-    ...     _ = store.reserve("svm", 64)
-    ...     [(wave.identity, wave.unsettled) for wave in store.open_tickets()]
-    [('svm', 64)]
-    """
-
-    ticket: int
-    identity: str
-    run: str
-    at: float
-    unsettled: int
-
-
-@dataclass(frozen=True)
 class Imported:
     """What became of the rows of a table.
 
@@ -64,21 +43,6 @@ def checksum(teacher: int, at: int, keys: bytes, classes: bytes) -> int:
     1773486779
     """
     return zlib.crc32(classes, zlib.crc32(keys, zlib.crc32(f"{teacher} {at}".encode())))
-
-
-def check_count(name: str, count: int) -> None:
-    """Refuse a negative number of images.
-
-    Raises:
-        InputError: it is below 0.
-
-    >>> check_count("failed", -1)
-    Traceback (most recent call last):
-    ...
-    db3kd.errors.InputError: failed must be at least 0, got -1
-    """
-    if count < 0:
-        raise InputError(f"{name} must be at least 0, got {count}")
 
 
 def checked(keys: Sequence[bytes], classes: Classes) -> list[int]:

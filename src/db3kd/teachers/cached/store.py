@@ -3,9 +3,8 @@
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
 
@@ -14,14 +13,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.errors import InputError
+from db3kd.errors import Db3kdError, InputError
+from db3kd.teachers.cached.account import Account
 from db3kd.teachers.cached.blocks import Blocks
 from db3kd.teachers.cached.file import check_process, opened, plainly, transaction
-from db3kd.teachers.cached.records import Block, Imported, OpenTicket, check_count, checked
+from db3kd.teachers.cached.owners import Owner, is_alive
+from db3kd.teachers.cached.records import Block, Imported, checked
 from db3kd.teachers.cached.tables import read_table, write_table
 from db3kd.teachers.parts import Classes
 
-_BOOKS = ("answered", "failed", "retried", "hits", "imported")
+_BOOKS = ("answered", "failed", "retried", "lost", "hits", "imported")
+NOBODY = Account()
 
 
 class Store:
@@ -31,11 +33,14 @@ class Store:
     a secret into it), and by a key of 32 bytes, the SHA-256 digest of what was sent. The first
     answer to a key stays; later ones are counted but not kept. Threads and processes of one
     machine may share a file (network drives cannot: SQLite's write-ahead log needs shared memory).
-    A forked child must open it again. While it is open, two more files lie next to it, `-wal` and
-    `-shm`; copy the store only when it is closed.
+    A forked child must open it again. While it is open, more files lie next to it, `-wal`, `-shm`
+    and a hidden one for each process that asks; copy the store only when it is closed.
 
-    What a method writes is on the disk when it returns; with `sync=False` it is with the operating
-    system, which outlives a killed process, and the next write with `sync` takes it to the disk.
+    An image is claimed before it is sent, by one question at a time, and settled afterwards. What a
+    process had claimed when it died is lost.
+
+    What a method writes is on the disk when it returns; what `settle` and `hit` write is with the
+    operating system, which outlives a killed process, and the next write takes it to the disk.
     Keys of the identities in use are held in memory, about 140 bytes for each answer.
 
     Costs no query. Nothing is random. Nothing is unpickled.
@@ -50,9 +55,10 @@ class Store:
     >>> import tempfile
     >>> store = Store(Path(tempfile.mkdtemp()) / "answers.db3kd")
     >>> cat, dog = b"c" * 32, b"d" * 32
-    >>> ticket = store.reserve("pets-v1", 2, run="first")
-    >>> store.settle(ticket, [cat], [7], failed=1)
-    >>> store.close_ticket(ticket)
+    >>> first = Account("first")
+    >>> store.claim("pets-v1", [cat, dog], first), store.claim("pets-v1", [dog])
+    ([0, 1], [])
+    >>> store.settle("pets-v1", [cat], [7], first, failed=[dog])
     >>> store.known("pets-v1", [dog, cat])
     tensor([-1,  7])
     >>> store.books()["answered"], store.books()["failed"], store.books()["in_flight"]
@@ -66,6 +72,9 @@ class Store:
         self._owner = os.getpid()
         self._base = opened(self.path, patience)
         self._blocks = Blocks(self._base, self.path)
+        self._owner_lock: Owner | None = None
+        self._number = 0  # of this process as an owner; 0: it has claimed nothing yet
+        self._active: set[tuple[int, bytes]] = set()  # claims of questions on their way here
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
@@ -79,6 +88,11 @@ class Store:
     def close(self) -> None:
         """Close the file; the last to close it folds the `-wal` file into it."""
         with self._lock:
+            if self._owner_lock is not None and os.getpid() == self._owner:
+                with suppress(Db3kdError), self._writing() as base:
+                    base.execute("DELETE FROM owners WHERE id=?", (self._number,))
+                self._owner_lock.leave()
+                self._owner_lock = None
             self._base.close()
 
     @contextmanager
@@ -113,69 +127,157 @@ class Store:
             found = np.fromiter(map(held.get, keys, repeat(-1)), np.int64, len(keys))
         return torch.from_numpy(found)
 
-    def reserve(
-        self,
-        identity: str,
-        count: int,
-        *,
-        run: str = "",
-        told: Callable[[int], None] = lambda ticket: None,
-    ) -> int:
-        """Put `count` images on the books before they are sent; returns the number of a ticket.
+    def claim(self, identity: str, keys: Sequence[bytes], account: Account = NOBODY) -> list[int]:
+        """Put images on the books before they are sent; returns which of the keys may be sent.
 
-        Images of a ticket that is never closed, because the process died, stay "in_flight". It is
-        with the operating system when this returns; only a power cut may forget it. `told` hears
-        the number before it counts, so that an interrupt on the way back cannot lose it.
+        The others have an answer by now, or another question has claimed them, here or in another
+        process. It is on the disk when this returns, so nothing that was sent is forgotten.
+
+        Raises:
+            MoneyExhausted: they would cost more than the account's purse has; none may be sent.
         """
-        check_count("count", count)
-        with self._writing(sync=False) as base:
-            done = base.execute(
-                "INSERT INTO tickets (teacher, run, at, unsettled) VALUES (?, ?, ?, ?)",
-                (self._new_teacher(identity), run, time.time(), count),
+        checked(keys, (0,) * len(keys))
+        with self._lock, self._writing() as base:
+            teacher, owner = self._new_teacher(identity), self._own()
+            held = self._blocks.held(teacher)
+            mine = [at for at, key in enumerate(keys) if key not in held]
+            if base.execute("SELECT EXISTS (SELECT 1 FROM claims)").fetchone()[0]:
+                taken = "SELECT 1 FROM claims WHERE teacher=? AND key=?"
+                mine = [
+                    at for at in mine if base.execute(taken, (teacher, keys[at])).fetchone() is None
+                ]
+            self._check_purse(account, len(mine))
+            base.executemany(
+                "INSERT INTO claims (teacher, key, run, owner) VALUES (?, ?, ?, ?)",
+                [(teacher, keys[at], account.run, owner) for at in mine],
             )
-            ticket = int(done.lastrowid or 0)
-            told(ticket)
-        return ticket
+            self._active.update((teacher, keys[at]) for at in mine)
+        return mine
+
+    def _check_purse(self, account: Account, asked: int) -> None:
+        if account.purse is not None and account.purse.most is not None:
+            charged = sum(account.purse.charged(self.books(run=run)) for run in account.runs)
+            account.purse.check(charged, asked=asked)
 
     def settle(
         self,
-        ticket: int,
+        identity: str,
         keys: Sequence[bytes],
         classes: Classes,
+        account: Account = NOBODY,
         *,
-        failed: int = 0,
+        failed: Sequence[bytes] = (),
         retried: int = 0,
-        sync: bool = True,
     ) -> None:
-        """Keep answers of a ticket and book them, in one transaction; may be called many times.
+        """Keep answers and book them, in one transaction; not synced to the disk.
 
-        `failed`: images of it whose call failed for good. `retried`: calls that were made again,
-        counted in images; they are on no ticket.
+        `failed`: keys that were claimed, and whose call failed for good. `retried`: images that are
+        going to be sent once more.
 
         Raises:
-            InputError: the ticket is closed, or has fewer images left; nothing was kept.
+            MoneyExhausted: to send images once more would cost more than the purse has.
         """
         values = checked(keys, classes)
-        check_count("failed", failed)
-        check_count("retried", retried)
-        with self._writing(sync=sync) as base:
-            found = self._ticket(ticket)
-            if found is None:
-                raise InputError(f"ticket {ticket} is not open; reserve images before settling")
-            teacher, run, unsettled = found
-            count = len(keys) + failed
-            if count > unsettled:
-                raise InputError(f"ticket {ticket} has {unsettled} images left, got {count}")
-            base.execute("UPDATE tickets SET unsettled=unsettled-? WHERE id=?", (count, ticket))
+        with self._writing(sync=False) as base:
+            teacher = self._new_teacher(identity)
+            if retried and account.purse is not None and account.purse.price.failed:
+                self._check_purse(account, retried)
+            ended = [(teacher, key) for some in (keys, failed) for key in some]
+            base.executemany(
+                f"DELETE FROM claims WHERE teacher=? AND key=? AND owner={self._number}", ended
+            )
             self._blocks.append(teacher, keys, values)
-            self._book(teacher, run, answered=len(keys), failed=failed, retried=retried)
+            counts = {"answered": len(keys), "failed": len(failed), "retried": retried}
+            self._book(teacher, account.run, **counts)
+        self._active.difference_update(ended)
 
-    def _ticket(self, ticket: int) -> tuple[int, str, int] | None:
-        """Teacher, run, and images left."""
-        found: tuple[int, str, int] | None = self._base.execute(
-            "SELECT teacher, run, CAST(unsettled AS INTEGER) FROM tickets WHERE id=?", (ticket,)
-        ).fetchone()
-        return found
+    def sync(self) -> None:
+        """Make everything that was written so far outlast a power cut."""
+        with self._writing() as base:
+            base.execute("UPDATE about SET value=value WHERE name='id'")
+
+    def waiting_for(self, identity: str, keys: Sequence[bytes]) -> list[bytes]:
+        """Those of the keys that are on their way for another question.
+
+        What the owners that have died since had on its way is booked as lost, and free again.
+        """
+        self.bury()
+        with self._reading() as base:
+            teacher = self._teacher(identity)
+            taken = "SELECT 1 FROM claims WHERE teacher=? AND key=?"
+            return [k for k in keys if base.execute(taken, (teacher, k)).fetchone() is not None]
+
+    def bury(self) -> None:
+        """Book as lost what nobody can have the answer of: claims whose owner has died.
+
+        So is a claim of this process that no question of it knows any more: it could not be
+        settled.
+        """
+        with self._reading() as base:
+            owners = base.execute("SELECT id, token FROM owners").fetchall()
+            claims = base.execute("SELECT owner, teacher, key, run FROM claims").fetchall()
+        own = None if self._owner_lock is None else self._owner_lock.token
+        here = {number for number, token in owners if token == own}
+        dead = {
+            number
+            for number, token in owners
+            if number not in here and not is_alive(self.path, token)
+        }
+        known = {number for number, _ in owners}
+        gone = [
+            (teacher, key, owner, run)
+            for owner, teacher, key, run in claims
+            if owner in dead
+            or owner not in known
+            or (owner in here and (teacher, key) not in self._active)
+        ]
+        if not gone and not dead:
+            return
+        with self._writing() as base:
+            for *claim, run in gone:
+                done = base.execute(
+                    "DELETE FROM claims WHERE teacher=? AND key=? AND owner=?", claim
+                )
+                if done.rowcount:  # else another process booked it meanwhile
+                    self._book(claim[0], run, lost=1)
+            base.executemany("DELETE FROM owners WHERE id=?", [(number,) for number in dead])
+
+    def _own(self) -> int:
+        """The number of this process as an owner of claims."""
+        if self._owner_lock is None:
+            self._owner_lock = Owner(self.path)
+        token = self._owner_lock.token
+        self._base.execute("INSERT OR IGNORE INTO owners (token) VALUES (?)", (token,))
+        found = self._base.execute("SELECT id FROM owners WHERE token=?", (token,)).fetchone()
+        self._number = int(found[0])
+        return self._number
+
+    @property
+    def identity(self) -> str:
+        """The name of this store, wherever its file lies."""
+        with self._reading() as base:
+            found = base.execute("SELECT value FROM about WHERE name='id'").fetchone()
+        return str(found[0])
+
+    def rename_run(self, old: str, new: str) -> None:
+        """Add the books of one run to those of another."""
+        sums = ", ".join(f"{name}={name}+excluded.{name}" for name in _BOOKS)
+        columns = ", ".join(_BOOKS)
+        with self._writing() as base:
+            base.execute(
+                f"INSERT INTO books (teacher, run, {columns})"
+                f" SELECT teacher, ?, {columns} FROM books WHERE run=?"
+                f" ON CONFLICT (teacher, run) DO UPDATE SET {sums}",
+                (new, old),
+            )
+            base.execute("DELETE FROM books WHERE run=?", (old,))
+            base.execute("UPDATE claims SET run=? WHERE run=?", (new, old))
+
+    def runs(self) -> tuple[str, ...]:
+        """The names of all runs that have books here."""
+        with self._reading() as base:
+            rows = base.execute("SELECT DISTINCT CAST(run AS TEXT) FROM books").fetchall()
+        return tuple(run for (run,) in rows)
 
     def _book(self, teacher: int, run: str, **counts: int) -> None:
         added = [counts.get(name, 0) for name in _BOOKS]
@@ -188,39 +290,18 @@ class Store:
             (*added, teacher, run),
         )
 
-    def close_ticket(self, ticket: int, *, failed: int = 0, sync: bool = True) -> None:
-        """End a ticket; of the images on it that were not settled, `failed` at most were sent.
-
-        The others come off the books as never sent.
-        """
-        with self._writing(sync=sync) as base:
-            found = self._ticket(ticket) if failed else None
-            if found is not None:
-                teacher, run, unsettled = found
-                self._book(teacher, run, failed=min(failed, unsettled))
-            base.execute("DELETE FROM tickets WHERE id=?", (ticket,))
-
     def hit(self, identity: str, count: int, *, run: str = "") -> None:
         """Book `count` images that were answered without asking; not synced to the disk."""
         with self._writing(sync=False):
             self._book(self._new_teacher(identity), run, hits=count)
 
-    def open_tickets(self) -> tuple[OpenTicket, ...]:
-        """Waves on their way now, and those that processes left when they died."""
-        with self._reading() as base:
-            rows = base.execute(
-                "SELECT tickets.id, identity, run, CAST(at AS REAL), CAST(unsettled AS INTEGER)"
-                " FROM tickets"
-                " JOIN teachers ON teachers.id=teacher ORDER BY tickets.id"
-            ).fetchall()
-        return tuple(OpenTicket(*row) for row in rows)
-
     def books(self, identity: str | None = None, *, run: str | None = None) -> dict[str, int]:
         """What was asked and what was not, in images, of a teacher and a run or of all.
 
         "answered": asked and answered. "failed": asked, but the call failed. "retried": asked once
-        more. "in_flight": reserved, and neither settled nor closed. "hits": answered without
-        asking. "imported": taken from tables. The first four may cost money.
+        more. "lost": asked by a process that died before it had the answer. "in_flight": on its way
+        now. "hits": answered without asking. "imported": taken from tables. All but the last two
+        may cost money.
         """
         some = (
             " WHERE (?1 IS NULL OR teacher=(SELECT id FROM teachers WHERE identity=?1))"
@@ -229,7 +310,7 @@ class Store:
         with self._reading() as base:
             sums = ", ".join(f"sum({name})" for name in _BOOKS)
             booked = base.execute(
-                f"SELECT {sums}, (SELECT sum(unsettled) FROM tickets{some}) FROM books{some}",
+                f"SELECT {sums}, (SELECT count(*) FROM claims{some}) FROM books{some}",
                 (identity, run),
             ).fetchone()
         return dict(zip((*_BOOKS, "in_flight"), (int(n or 0) for n in booked), strict=True))

@@ -146,12 +146,17 @@ class Canary(Middleware):
 
 
 def canaries(
-    teacher: Teacher, images: Float[Tensor, "row *image"], repeats: int = 5
+    teacher: Teacher,
+    images: Float[Tensor, "row *image"],
+    repeats: int = 5,
+    *,
+    again: Callable[[int], Teacher] | None = None,
 ) -> tuple[Float[Tensor, "kept *image"], Int[Tensor, " kept"]]:
     """Images that are answered the same each time, and their answers: what a `Canary` asks.
 
-    `images` (row, *image) within the teacher's bounds. Ask the adapter, not a store. Keep both in
-    a safetensors file. Costs `repeats` queries an image. Nothing is random but the teacher.
+    `images` (row, *image) within the teacher's bounds. Ask the adapter, not a store; or `again`
+    gives the teacher for the k-th repeat. Keep both in a safetensors file. Costs `repeats` queries
+    an image. Nothing is random but the teacher.
 
     Raises:
         InputError: fewer than 1 repeat.
@@ -166,6 +171,6 @@ def canaries(
     """
     if repeats < 1:
         raise InputError(f"canaries need 1 repeat at least, got {repeats}")
-    answers = ask_all(teacher, images, repeats)
+    answers = ask_all(teacher, images, repeats, again)
     steady = (answers == answers[0]).all(0)
     return images[steady], answers[0][steady]

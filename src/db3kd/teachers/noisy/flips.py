@@ -95,7 +95,10 @@ def flip_rate(
 
 
 def ask_all(
-    teacher: Teacher, images: Float[Tensor, "row *image"], repeats: int
+    teacher: Teacher,
+    images: Float[Tensor, "row *image"],
+    repeats: int,
+    again: Callable[[int], Teacher] | None = None,
 ) -> Int[Tensor, "repeat row"]:
     """The answers to all images, several times over; each is checked to be a class.
 
@@ -107,8 +110,12 @@ def ask_all(
     """
     return torch.stack(
         [
-            check_answers(teacher.labels(images), asked=len(images), classes=teacher.classes)
-            for _ in range(repeats)
+            check_answers(
+                (teacher if again is None else again(number)).labels(images),
+                asked=len(images),
+                classes=teacher.classes,
+            )
+            for number in range(repeats)
         ]
     )
 

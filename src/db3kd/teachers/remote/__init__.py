@@ -1,6 +1,5 @@
 """A classifier behind HTTP as a teacher: what is sent, over which protocol, and how."""
 
-from db3kd.teachers.remote.money import MoneyBudget
 from db3kd.teachers.remote.teacher import RemoteTeacher, remote
 
-__all__ = ["MoneyBudget", "RemoteTeacher", "remote"]
+__all__ = ["RemoteTeacher", "remote"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from db3kd.config.remote import Encoding, Kind, Remote
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import check_kind
-from db3kd.teachers.parts import Classes, Rows, Settle
+from db3kd.teachers.parts import Collected, Keeper, Rows
 from db3kd.teachers.remote import protocols
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.names import LabelMap
@@ -127,16 +127,11 @@ class RemoteTeacher:
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image; one query each, failed calls not counted."""
-        answers = torch.full((len(images),), -1, dtype=torch.int64)
+        found = Collected(len(images))
+        self.answer(images, found)
+        return found.answers.to(images.device)
 
-        def settle(rows: Rows, classes: Classes, /, **_: int) -> None:
-            whole = torch.int64
-            answers[torch.as_tensor(rows, dtype=whole)] = torch.as_tensor(classes, dtype=whole)
-
-        self.answer(images, settle)
-        return answers.to(images.device)
-
-    def answer(self, images: Float[Tensor, "row *image"], settle: Settle, /) -> None:
+    def answer(self, images: Float[Tensor, "row *image"], keeper: Keeper, /) -> None:
         """Ask for all; each part that is answered is settled at once, whatever becomes of others.
 
         Raises:
@@ -146,35 +141,21 @@ class RemoteTeacher:
             return
         self._ready(images)
         shown = images.detach().to("cpu", torch.float32)
-        none, begun = torch.zeros(0, dtype=torch.int64), 0
+        size = min(self.settings.batch, self._protocol.most)
 
         def parts() -> Iterator[_Part]:
-            nonlocal begun
-            size = min(self.settings.batch, self._protocol.most)
-            for rows in torch.split(torch.arange(len(shown)), size):
-                begun += len(rows)
-                yield _Part(self._protocol, self.labelled, shown[rows], rows, repeated)
-
-        def repeated(images: int) -> None:
-            settle(none, none, retried=images)
+            for first in range(0, len(shown), size):
+                rows = range(first, min(first + size, len(shown)))
+                yield _Part(self._protocol, self.labelled, shown, rows, keeper)
 
         def done(parts: list[_Part]) -> None:
-            rows = torch.cat([part.rows for part in parts])
-            classes = torch.tensor([label for part in parts for label in part.classes])
-            here = classes >= 0
             self.remember(self.labelled.learned)
-            settle(
-                rows[here],
-                classes[here],
-                failed=sum(part.size for part in parts if part.sent),
-                unsent=sum(part.size for part in parts if not part.sent),
-            )
+            rows = [row for part in parts for row in part.answered]
+            classes = [part.classes[row] for part in parts for row in part.answered]
+            failed = [row for part in parts for row in part.failed]
+            keeper.settle(rows, classes, failed=failed)
 
-        try:
-            self.transport.run(parts(), done)
-        except BaseException:
-            settle(none, none, unsent=len(shown) - begun)
-            raise
+        self.transport.run(parts(), done)
 
     def close(self) -> None:
         """Close all connections."""
@@ -208,29 +189,47 @@ class _Part:
         protocol: Protocol,
         labelled: LabelMap,
         images: Tensor,
-        rows: Tensor,
-        repeated: Callable[[int], None],
+        rows: Rows,
+        keeper: Keeper,
     ) -> None:
-        self.protocol, self.labelled, self.images, self.rows = protocol, labelled, images, rows
-        self.classes = [-1] * len(rows)
-        self.sent, self._repeated = False, repeated
+        self.protocol, self.labelled, self.images, self.keeper = protocol, labelled, images, keeper
+        self.rows, self.classes = rows, dict[int, int]()
+        self.sent = False
         self._request: Request | None = None
 
     @property
+    def open(self) -> list[int]:
+        """Rows without an answer."""
+        return [row for row in self.rows if row not in self.classes]
+
+    @property
+    def answered(self) -> list[int]:
+        return [row for row in self.rows if row in self.classes]
+
+    @property
+    def failed(self) -> list[int]:
+        """Rows that were sent and got no answer."""
+        return self.open if self.sent else []
+
+    @property
     def size(self) -> int:
-        return sum(label < 0 for label in self.classes)
+        return len(self.rows) - len(self.classes)
+
+    def claim(self) -> int:
+        if self.sent:  # a process that is killed now may have paid for these twice
+            self.keeper.settle((), (), retried=self.size)
+        else:
+            self.rows = self.keeper.claim(self.rows)
+            self.sent = len(self.rows) > 0
+        return self.size
 
     def request(self) -> Request:
         if self._request is None:
-            here = [row for row, label in enumerate(self.classes) if label < 0]
-            self._request = self.protocol.request(self.images[here])
-        if self.sent:  # a process that is killed now may have paid for these, too
-            self._repeated(self.size)
-        self.sent = True
+            self._request = self.protocol.request(self.images[self.open])
         return self._request
 
     def take(self, status: int, headers: Mapping[str, str], body: bytes, /) -> Failed | None:
-        here = [row for row, label in enumerate(self.classes) if label < 0]
+        here = self.open
         worst: Failed | None = None
         known: dict[Answer, int | Failed] = {}
         sent = "" if self._request is None else self._request.id

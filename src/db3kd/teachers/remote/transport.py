@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from queue import SimpleQueue
@@ -28,7 +28,6 @@ import tenacity
 from db3kd.config.remote import Remote
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.remote.limits import limiter
-from db3kd.teachers.remote.money import MoneyBudget
 from db3kd.teachers.remote.protocols import VARIABLE, Failed, Request
 
 for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, secrets included
@@ -37,6 +36,7 @@ for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, 
 POLLING = 0.02  # seconds between two looks whether a limit lets a call through
 LONGEST_PAUSE = 30.0  # seconds between two attempts, where the server does not say
 GATHERING = 0.02  # seconds in which jobs that are done gather: they are kept together
+SAID_AFTER = 0.5  # seconds of waiting for calls after an interrupt
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _log = logging.getLogger("db3kd")
@@ -50,8 +50,11 @@ class Job(Protocol):
     def size(self) -> int:
         """How many images are still open."""
 
+    def claim(self) -> int:
+        """Put the open images on the books, once a call may be made; how many are to be sent."""
+
     def request(self) -> Request:
-        """The call that asks for these; it is sent next, and is in the books before."""
+        """The call that asks for these; it is sent next."""
 
     def take(self, status: int, headers: Mapping[str, str], body: bytes, /) -> Failed | None:
         """Use a reply; what is the matter with images that are open now, if any are."""
@@ -89,7 +92,8 @@ class Transport:
 
     def __init__(self, settings: Remote, *, limits: str | None = None) -> None:
         check_address(settings)
-        self.settings, self.calls, self.money = settings, Calls(), MoneyBudget()
+        self.settings, self.calls = settings, Calls()
+        self._spare = 0  # calls that the limits let through and that nobody made
         self._limiter = limiter(settings, limits)
         self._bad, self._not_before = 0, 0.0  # calls that failed in a row; when the next may be
         self._open = ExitStack()
@@ -112,7 +116,7 @@ class Transport:
 
         Raises:
             InputError: a variable of the environment is missing.
-            MoneyExhausted: the next call would cost more than is left; it was not made.
+            BudgetExhausted: from `Job.claim`; the call was not made.
             TeacherError: a call failed too often, or in a way that asking again will not help; or
                 the server asks for a longer pause than `settings.patience`.
         """
@@ -121,8 +125,11 @@ class Transport:
         def ask() -> None:  # in the keeper's thread, where no interrupt can reach it
             queue: SimpleQueue[Work | None] = SimpleQueue()
             ended = threading.Event()
+            stop = _Stop()
             calls = question.begin(
-                lambda: portal.start_task_soon(self._all, iter(jobs), queue, ended)
+                portal,
+                stop,
+                lambda: portal.start_task_soon(self._all, iter(jobs), queue, ended, stop),
             )
             if calls is not None:
                 try:
@@ -167,10 +174,13 @@ class Transport:
     # In the portal's thread
 
     async def _all(
-        self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]", ended: threading.Event
+        self,
+        jobs: Iterator[Work],
+        queue: "SimpleQueue[Work | None]",
+        ended: threading.Event,
+        stop: "_Stop",
     ) -> None:
         """Work in lanes; after an error nothing more is sent, and what is on its way comes home."""
-        stop = _Stop()
         try:
             async with anyio.create_task_group() as group:
                 for _ in range(self.settings.concurrency):
@@ -188,7 +198,7 @@ class Transport:
             try:
                 await self._finish(job, stop)
             except Exception as error:
-                stop(error)
+                await stop(error)
             finally:
                 queue.put(job)
             if stop.error is not None:
@@ -222,11 +232,16 @@ class Transport:
             ) from None
 
     async def _once(self, job: Job, stop: "_Stop") -> None:
-        size = job.size
-        await self._allowed(stop)
+        if self._spare:
+            self._spare -= 1
+        else:
+            await self._allowed(stop)
         if stop.error is not None:
             return
-        self.money.reserve(size)
+        size = job.claim()
+        if not size:
+            self._spare += 1
+            return
         request = job.request()
         self.calls.sent += 1
         self.calls.images_sent += size
@@ -241,7 +256,6 @@ class Transport:
         failed = replace(failed, reason=self._redacted(failed.reason))
         self.calls.failed += 1
         self.calls.images_failed += job.size
-        self.money.give_back(job.size)
         self._note(failed)
         if not failed.retry:
             raise TeacherError(f"{self.settings.url} refused: {failed.reason}")
@@ -332,21 +346,47 @@ class _Question:
         self._lock = threading.Lock()
         self._stopped = False
         self._calls: Future[None] | None = None
+        self._end: Callable[[], object] = int
 
-    def begin(self, start: Callable[[], Future[None]]) -> Future[None] | None:
+    def begin(
+        self,
+        portal: anyio.from_thread.BlockingPortal,
+        stop: "_Stop",
+        start: Callable[[], Future[None]],
+    ) -> Future[None] | None:
         """Start the calls, unless they were stopped before."""
         with self._lock:
             if not self._stopped:
                 self._calls = start()
+                self._end = lambda: portal.start_task_soon(stop, _Interrupted())
             return self._calls
 
     def stop(self) -> None:
-        """Let nothing more be sent, and wait until what was on its way has ended."""
+        """Let nothing more be sent, and wait until what is on its way has come home.
+
+        Who interrupts that as well gives it up.
+        """
         with self._lock:
             self._stopped = True
-        if self._calls is not None:
+        if self._calls is None:
+            return
+        with suppress(RuntimeError):  # the portal is closed, so all is over
+            self._end()
+        try:
+            if not self.over.wait(SAID_AFTER):
+                _log.warning(
+                    "waiting for the calls on their way; interrupt again to give them up (they may"
+                    " be paid)"
+                )
+                self.over.wait()
+        except BaseException:
             self._calls.cancel()
             self.over.wait()
+            raise
+
+
+class _Interrupted(Exception):
+    """The user, or another part of the program, wants no more calls."""
 
 
 class _Stop:
@@ -356,7 +396,7 @@ class _Stop:
         self.error: Exception | None = None
         self._raised = anyio.Event()
 
-    def __call__(self, error: Exception) -> None:
+    async def __call__(self, error: Exception) -> None:
         self.error = self.error or error
         self._raised.set()
 
