@@ -12,16 +12,14 @@ from torch import Tensor
 from db3kd.config.recipe import Recipe
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
-from db3kd.job.money import purse_of
 from db3kd.job.plan import check_possible, forecast
 from db3kd.job.session import data_of
 from db3kd.job.teacher import open_teacher
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json, write_atomically
-from db3kd.storage.journal import Journal
 from db3kd.teachers.base import Bounds, Teacher
-from db3kd.teachers.cached import CHECKS, Account, float_keys
+from db3kd.teachers.cached import float_keys
 from db3kd.teachers.noisy import canaries as make_canaries
 from db3kd.teachers.remote import RemoteTeacher
 
@@ -61,12 +59,9 @@ def check_teacher(
     draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]
     some = data.images.read(rows).to(recipe.device)
-    journal = Journal(Path(recipe.run) / "journal.jsonl", read_only=True)
-    account = Account(CHECKS + run_name(recipe, journal))
-    with open_teacher(recipe, train or test, progress, account=account) as pipeline:
-        if pipeline.store is not None:
-            account.purse = purse_of(recipe, pipeline.store, account, journal, keep=False)
-            before = sent(pipeline.store.books(run=account.run))
+    with open_teacher(recipe, train or test, progress, check=True) as pipeline:
+        store, account = pipeline.store, pipeline.account
+        before = 0 if store is None else sent(store.books(run=account.run))
         now = time.time_ns()
 
         def fresh(name: str) -> Teacher:
@@ -81,8 +76,8 @@ def check_teacher(
             extra += _keep_canaries(fresh, some, canaries)
         classes = pipeline.adapter.classes
         questions = 2 * len(some) + len(alone) + extra
-        if pipeline.store is not None:  # images that are equal were asked once
-            questions = sent(pipeline.store.books(run=account.run)) - before
+        if store is not None:  # images that are equal were asked once
+            questions = sent(store.books(run=account.run)) - before
     rate = len(some) / max(seconds, 1e-9)
     known = torch.bincount(first, minlength=classes)
     price = recipe.teacher.price
@@ -140,13 +135,6 @@ def sent(books: dict[str, int]) -> int:
     7
     """
     return sum(books[name] for name in ("answered", "failed", "retried", "lost", "in_flight"))
-
-
-def run_name(recipe: Recipe, journal: Journal) -> str:
-    """The name under which a run's images are booked: its identity, before it has one its place."""
-    for record in journal.all("identity"):
-        return str(record["run"])
-    return str(Path(recipe.run).resolve())
 
 
 def _keep_canaries(fresh: Callable[[str], Teacher], images: Tensor, file: Path) -> int:

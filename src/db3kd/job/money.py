@@ -1,6 +1,7 @@
 """What a run has cost in money, whatever the price was when, and what it may still cost."""
 
 import math
+from pathlib import Path
 
 from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Price
@@ -50,6 +51,13 @@ def purse_of(
 def charged(purse: Purse, store: Store, account: Account) -> int:
     """Images that a purse has been charged for, those of checks included."""
     return sum(purse.charged(store.books(run=run)) for run in account.runs)
+
+
+def run_name(recipe: Recipe, journal: Journal) -> str:
+    """The name under which a run's images are booked: its identity, before it has one its place."""
+    for record in journal.all("identity"):
+        return str(record["run"])
+    return str(Path(recipe.run).resolve())
 
 
 def _repriced(purse: Purse, price: Price, store: Store, account: Account, folder: object) -> Purse:

@@ -27,10 +27,11 @@ from db3kd.data import DataSet
 from db3kd.data.digest import of_file
 from db3kd.errors import InputError
 from db3kd.job.adapters import make_teacher, store_of
-from db3kd.job.money import charged
+from db3kd.job.money import charged, purse_of, run_name
 from db3kd.progress import Progress, silent
+from db3kd.storage.journal import Journal
 from db3kd.teachers.base import Teacher
-from db3kd.teachers.cached import Account, CachedTeacher, Store
+from db3kd.teachers.cached import CHECKS, Account, CachedTeacher, Store
 from db3kd.teachers.noisy import Canary, Voting, margin_for
 from db3kd.teachers.remote import RemoteTeacher
 
@@ -92,20 +93,20 @@ def paid(pipeline: TeacherPipeline) -> dict[str, Any]:
 
 @contextmanager
 def open_teacher(
-    recipe: Recipe, data: DataSet, progress: Progress = silent, *, account: Account | None = None
+    recipe: Recipe, data: DataSet, progress: Progress = silent, *, check: bool = False
 ) -> Iterator[TeacherPipeline]:
     """Make the teacher of a recipe, for the length of a `with` block.
 
     A remote teacher keeps its answers in `teacher.store`, by default `answers.db3kd` next to the
     run's folder. Other teachers keep them only if the recipe names a store. Answers are booked
-    under `account`; a run that is opened with the teacher puts its own identity there. Costs no
+    under the run of the recipe, those of a `check` apart, and paid out of its money. Costs no
     query.
 
     Raises:
         InputError: the teacher cannot be made, or the file is not a store.
         Damaged, Busy, RunError: from the store.
     """
-    wanted, account = recipe.teacher, account or Account()
+    wanted = recipe.teacher
     with ExitStack() as kept:
         made = make_teacher(recipe, data, progress)
         far = made if isinstance(made, RemoteTeacher) else None
@@ -118,6 +119,9 @@ def open_teacher(
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         store = kept.enter_context(Store(file))
+        journal = Journal(Path(recipe.run) / "journal.jsonl", read_only=True)
+        account = Account(CHECKS * check + run_name(recipe, journal))
+        account.purse = purse_of(recipe, store, account, journal, keep=False)
         identity = _local_identity(recipe) if far is None else far.identity
         if far is not None:
             far.learn(store.names(identity))

@@ -11,8 +11,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from queue import SimpleQueue
@@ -29,6 +29,7 @@ from db3kd.config.remote import Remote
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.remote.limits import limiter
 from db3kd.teachers.remote.protocols import VARIABLE, Failed, Request
+from db3kd.teachers.remote.stopping import Question, Stop
 
 for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, secrets included
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -36,7 +37,6 @@ for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, 
 POLLING = 0.02  # seconds between two looks whether a limit lets a call through
 LONGEST_PAUSE = 30.0  # seconds between two attempts, where the server does not say
 GATHERING = 0.02  # seconds in which jobs that are done gather: they are kept together
-SAID_AFTER = 0.5  # seconds of waiting for calls after an interrupt
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _log = logging.getLogger("db3kd")
@@ -120,12 +120,12 @@ class Transport:
             TeacherError: a call failed too often, or in a way that asking again will not help; or
                 the server asks for a longer pause than `settings.patience`.
         """
-        portal, question = self._ready, _Question()
+        portal, question = self._ready, Question()
 
         def ask() -> None:  # in the keeper's thread, where no interrupt can reach it
             queue: SimpleQueue[Work | None] = SimpleQueue()
             ended = threading.Event()
-            stop = _Stop()
+            stop = Stop()
             calls = question.begin(
                 portal,
                 stop,
@@ -178,7 +178,7 @@ class Transport:
         jobs: Iterator[Work],
         queue: "SimpleQueue[Work | None]",
         ended: threading.Event,
-        stop: "_Stop",
+        stop: Stop,
     ) -> None:
         """Work in lanes; after an error nothing more is sent, and what is on its way comes home."""
         try:
@@ -192,7 +192,7 @@ class Transport:
             raise stop.error
 
     async def _worker(
-        self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]", stop: "_Stop"
+        self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]", stop: Stop
     ) -> None:
         for job in jobs:
             try:
@@ -204,7 +204,7 @@ class Transport:
             if stop.error is not None:
                 return
 
-    async def _finish(self, job: Job, stop: "_Stop") -> None:
+    async def _finish(self, job: Job, stop: Stop) -> None:
         """Ask until nothing of the job is open, or another one has failed for good."""
         try:
             await self._once(job, stop)
@@ -231,7 +231,7 @@ class Transport:
                 f" {error.failed.reason}; what was answered is kept, run again to go on"
             ) from None
 
-    async def _once(self, job: Job, stop: "_Stop") -> None:
+    async def _once(self, job: Job, stop: Stop) -> None:
         if self._spare:
             self._spare -= 1
         else:
@@ -292,7 +292,7 @@ class Transport:
         names = {name for some in texts for name in VARIABLE.findall(some)}
         return [secret for name in names if (secret := os.environ.get(name, "").strip())]
 
-    async def _allowed(self, stop: "_Stop") -> None:
+    async def _allowed(self, stop: Stop) -> None:
         """Wait until the server and the limits let one more call through."""
         while stop.error is None and (pause := self._not_before - time.monotonic()) > 0:
             await stop.sleep(pause)
@@ -336,74 +336,6 @@ class Transport:
         except httpx2.HTTPError as error:
             reason = f"the connection failed ({type(error).__name__})"
             raise _Again(Failed(reason, retry=True)) from None
-
-
-class _Question:
-    """Calls that may be stopped at any moment: before they begin, or when all that came is kept."""
-
-    def __init__(self) -> None:
-        self.over = threading.Event()
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._calls: Future[None] | None = None
-        self._end: Callable[[], object] = int
-
-    def begin(
-        self,
-        portal: anyio.from_thread.BlockingPortal,
-        stop: "_Stop",
-        start: Callable[[], Future[None]],
-    ) -> Future[None] | None:
-        """Start the calls, unless they were stopped before."""
-        with self._lock:
-            if not self._stopped:
-                self._calls = start()
-                self._end = lambda: portal.start_task_soon(stop, _Interrupted())
-            return self._calls
-
-    def stop(self) -> None:
-        """Let nothing more be sent, and wait until what is on its way has come home.
-
-        Who interrupts that as well gives it up.
-        """
-        with self._lock:
-            self._stopped = True
-        if self._calls is None:
-            return
-        with suppress(RuntimeError):  # the portal is closed, so all is over
-            self._end()
-        try:
-            if not self.over.wait(SAID_AFTER):
-                _log.warning(
-                    "waiting for the calls on their way; interrupt again to give them up (they may"
-                    " be paid)"
-                )
-                self.over.wait()
-        except BaseException:
-            self._calls.cancel()
-            self.over.wait()
-            raise
-
-
-class _Interrupted(Exception):
-    """The user, or another part of the program, wants no more calls."""
-
-
-class _Stop:
-    """The first error of some lanes, which ends the others as soon as nothing is on its way."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self._raised = anyio.Event()
-
-    async def __call__(self, error: Exception) -> None:
-        self.error = self.error or error
-        self._raised.set()
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep, but no longer than until an error."""
-        with anyio.move_on_after(seconds):
-            await self._raised.wait()
 
 
 def _keep(
