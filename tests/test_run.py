@@ -33,6 +33,7 @@ from db3kd.search.robustness import References, choose_references
 from db3kd.search.rows import measure
 from db3kd.seeds import derive_seed
 from db3kd.stages.accounts import status
+from db3kd.stages.workspace import Workspace
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard
 from db3kd.storage.tape import Tape
@@ -536,11 +537,7 @@ def test_answers_to_other_questions_are_written_off_and_stay_booked(
     with pytest.raises(RuntimeError), opened(folder, first) as run:
         everything(run)
     (folder / "distances" / "00000.tape").unlink()
-    tape = Tape(folder / "distances" / "00000.tape", classes=CLASSES)
-    for _ in range(3):  # as if another machine had asked
-        tape.reserve(50, key=1)
-        tape.settle(torch.zeros(50, dtype=torch.int64))
-    tape.close()
+    taped(folder, key=1, times=3)  # as if another machine had asked
     second = Counting()
     with caplog.at_level(logging.WARNING, "db3kd"), opened(folder, second) as run:
         assert run.meter.spent == 7 + 150
@@ -551,14 +548,20 @@ def test_answers_to_other_questions_are_written_off_and_stay_booked(
     assert shards(folder) == expected
 
 
+def taped(folder: Path, *, key: int, times: int = 1) -> None:
+    """Put questions of fifty images on the tape of the first shard of distances."""
+    tape = Tape(folder / "distances" / "00000.tape", classes=CLASSES)
+    for _ in range(times):
+        question = tape.question(50, key=key)
+        question.settle(question.claim(range(50)), torch.zeros(50, dtype=torch.int64))
+    tape.close()
+
+
 def test_a_drift_never_exceeds_the_budget(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with opened(folder, Counting()) as run:
         run.answers(IMAGES)
-    tape = Tape(folder / "distances" / "00000.tape", classes=CLASSES)
-    tape.reserve(50, key=1)
-    tape.settle(torch.zeros(50, dtype=torch.int64))
-    tape.close()
+    taped(folder, key=1)
     teacher = Counting()
     with (
         pytest.raises(BudgetExhausted),
@@ -633,8 +636,8 @@ def test_a_redo_that_was_killed_goes_on(
 def test_a_journal_that_forgot_shards_is_damaged(finished: Path) -> None:
     path = finished / "journal.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    last = max(number for number, line in enumerate(lines) if b'"kind": "shard"' in line)
-    for rest in (lines[:last], []):
+    first = min(number for number, line in enumerate(lines) if b'"kind": "tape"' in line)
+    for rest in (lines[:first], []):
         path.write_bytes(b"".join(rest))
         with pytest.raises(Damaged, match=r"journal\.jsonl"):
             opened(finished, silent_teacher())
@@ -646,6 +649,46 @@ def test_a_journal_that_forgot_shards_is_damaged(finished: Path) -> None:
     path.write_bytes(b"".join(lines))
     with opened(finished, silent_teacher()) as run:
         everything(run)
+
+
+def test_a_journal_that_lost_its_end_knows_what_may_have_been_asked(
+    whole: tuple[dict[str, object], list[int], Path], finished: Path
+) -> None:
+    expected, questions, _ = whole
+    path = finished / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if b'"kind": "shard"' in line)
+    path.write_bytes(b"".join(lines[:last]))  # and the tape of that shard is gone
+    teacher = Counting()
+    with opened(finished, teacher) as run:
+        everything(run)
+    spent, lost = accounts(finished)
+    assert shards(finished) == expected
+    assert 0 < teacher.asked <= lost <= 2 * teacher.asked
+    assert spent == sum(questions) + lost
+
+
+def test_a_shard_that_a_power_cut_took_is_made_again_from_its_tape(
+    whole: tuple[dict[str, object], list[int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected, questions, _ = whole
+    folder, teacher = tmp_path / "run", Counting()
+    monkeypatch.setattr(Workspace, "_forget_tapes", lambda self: None)
+    with opened(folder, teacher) as run:
+        run.measure(IMAGES, SEARCH)
+    monkeypatch.undo()
+    before = status(folder)["queries"]
+    shard = folder / "distances" / "00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:40])
+    with opened(folder, teacher) as run:
+        assert status(folder)["queries"] == before
+        everything(run)
+    assert "made again from its tape" in caplog.text
+    assert teacher.questions == questions
+    assert shards(folder) == expected
 
 
 def test_killed_between_shard_and_journal_nothing_is_bought_again(
@@ -676,10 +719,7 @@ def test_killed_between_shard_and_journal_nothing_is_bought_again(
 def test_killed_between_journal_and_tape_nothing_is_counted_twice(
     whole: tuple[dict[str, object], list[int], Path], finished: Path
 ) -> None:
-    tape = Tape(finished / "distances" / "00000.tape", classes=CLASSES)
-    tape.reserve(50, key=1)  # what the finished shard asked is on the journal already
-    tape.settle(torch.zeros(50, dtype=torch.int64))
-    tape.close()
+    taped(finished, key=1)  # what the finished shard asked is on the journal already
     assert accounts(finished) == (sum(whole[1]), 0)
     with opened(finished, silent_teacher()) as run:
         everything(run)

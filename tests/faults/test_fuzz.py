@@ -36,7 +36,7 @@ from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
 from db3kd.storage.tape import Tape
 from db3kd.teachers import function
-from db3kd.teachers.cached import Store
+from db3kd.teachers.cached import Account, Store
 from db3kd.teachers.remote import remote, transport
 from servers.replies import NONSENSE
 
@@ -369,13 +369,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("stores")
     with Store(folder / "a") as store:
         for one in ("svm", "cnn"):
-            ticket = store.reserve(one, 40, run="first")
-            keys = [bytes([n]) * 32 for n in range(20)]
-            store.settle(ticket, keys, list(range(20)), failed=2, retried=3)
+            keys, first = [bytes([n]) * 32 for n in range(40)], Account("first")
+            store.claim(one, keys, first)
+            store.settle(one, keys[:20], list(range(20)), first, failed=keys[20:22], retried=3)
             store.learn(one, ["cat", "dog"])
             store.hit(one, 4)
     with Store(folder / "a") as store:
-        store.settle(store.reserve("svm", 5), [b"x" * 32], [1])
+        store.claim("svm", [b"x" * 32, b"w" * 32])
+        store.settle("svm", [b"x" * 32], [1])
         return {name: (folder / name).read_bytes() for name in ("a", "a-wal")}
 
 
@@ -384,11 +385,10 @@ def all_of(path: Path) -> None:
         for one in store.identities():
             store.known(one, [b"\x03" * 32, b"y" * 32])
             store.names(one), store.books(one)
-        store.books(), store.open_tickets(), list(store.blocks())
+        store.books(), store.runs(), list(store.blocks()), store.waiting_for("svm", [b"w" * 32])
         store.export(path.with_name("out.parquet"))
-        ticket = store.reserve("svm", 3, run="more")
-        store.settle(ticket, [b"z" * 32], [2])
-        store.close_ticket(ticket)
+        store.claim("svm", [b"z" * 32], Account("more"))
+        store.settle("svm", [b"z" * 32], [2], Account("more"))
         store.learn("svm", ["cow"])
 
 

@@ -252,8 +252,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted(self: Any, *reply: Any) -> Any:
         failed = take(self, *reply)
-        here = [row for row, label in enumerate(self.classes) if label >= 0]
-        arrived.extend(digest(row) for row in levels_of(self.images[here]))
+        arrived.extend(digest(row) for row in levels_of(self.images[self.answered]))
         return failed
 
     monkeypatch.setattr(adapter._Part, "take", noted)
@@ -369,8 +368,7 @@ def test_no_image_more_after_a_kill(
     with proxy(tiny.url, plan, tmp_path / "log") as made:
         with monkeypatch.context() as dying:
             dying.setattr(Store, "settle", dies_with_an_answer(Store.settle))
-            dying.setattr(Store, "close_ticket", die)
-            dying.setattr(cached._Wave, "give_up", lambda self: None)
+            dying.setattr(cached._Wanted, "give_up", lambda self: None)
             bought(images[:8])  # its answer comes at the last of several attempts
         bought(images)
         bought(images)
@@ -383,15 +381,11 @@ class Killed(BaseException):
     pass
 
 
-def die(*_: Any, **__: Any) -> None:
-    raise Killed
-
-
 def dies_with_an_answer(settle: Callable[..., None]) -> Callable[..., None]:
-    def settles(store: Store, ticket: int, keys: Sequence[bytes], *rest: Any, **more: Any) -> None:
+    def settles(store: Store, who: str, keys: Sequence[bytes], *rest: Any, **more: Any) -> None:
         if len(keys):
             raise Killed
-        settle(store, ticket, keys, *rest, **more)
+        settle(store, who, keys, *rest, **more)
 
     return settles
 

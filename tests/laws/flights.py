@@ -467,7 +467,7 @@ def check_books(world: World, runs: list[Path]) -> None:
 
 def identity(run: Path) -> str:
     journal = Journal(run / "journal.jsonl", read_only=True)
-    return str(next(journal.all("identity"))["run"])
+    return str(next(journal.all("name"))["run"])
 
 
 def check_end(world: World, runs: list[Path]) -> None:

@@ -239,12 +239,26 @@ def test_a_full_disk_is_met_before_a_question_is_sent(tmp_path: Path, room: int)
     recorded(path)
     tape = Tape(path, classes=10)
     with full_disk(path.stat().st_size + room):
-        question = tape.question(4, key=6)
+        question = [tape.question(count, key=key) for count, key in QUESTIONS][-1]
         with pytest.raises(RunError, match=r"0\.tape cannot be written"):
             question.claim(range(4))
     tape.close()
     with opened(path) as again:
         assert (again.booked, again.lost) == (14, 4)
+
+
+def test_a_question_that_failed_is_asked_again_on_the_same_tape(tmp_path: Path) -> None:
+    path = tmp_path / "0.tape"
+    with opened(path) as tape:
+        asked(tape, 3, 5, 10, answered=False)  # the teacher raises an error
+        assert asked(tape, 3, 5, 10) == 3
+        assert (tape.booked, tape.lost, tape.in_flight) == (6, 3, 0)
+        asked(tape, 3, 5, 10, answered=False)
+        assert asked(tape, 2, 9, 10) == 2  # another question: the last was given up
+        assert (tape.booked, tape.lost, tape.in_flight) == (11, 6, 0)
+    again = Tape(path, classes=10, read_only=True)
+    assert (again.booked, again.lost, again.in_flight) == (11, 6, 0)
+    assert again.question(3, key=5).answers().tolist() == answers(3, 10).tolist()
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room cannot be taken before")

@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -18,12 +17,22 @@ from test_teachers import Conforms, linear_module
 from torch import Tensor
 
 from db3kd import teachers
+from db3kd.config.remote import Price
 from db3kd.config.settings import Budget
-from db3kd.errors import BudgetExhausted, Busy, Damaged, Db3kdError, InputError, RunError
+from db3kd.errors import (
+    BudgetExhausted,
+    Busy,
+    Damaged,
+    Db3kdError,
+    InputError,
+    MoneyExhausted,
+    RunError,
+)
 from db3kd.errors import TeacherError as Failure
 from db3kd.teachers.base import Teacher
-from db3kd.teachers.cached import CachedTeacher, Imported, InParts, Settle, Store, float_keys
+from db3kd.teachers.cached import Account, CachedTeacher, Imported, Purse, Store, float_keys
 from db3kd.teachers.meter import Meter
+from db3kd.teachers.parts import InParts, Keeper
 
 CLASSES = 7
 
@@ -66,16 +75,19 @@ class Logging:
 class Parts(Logging):
     """The same, in parts of three, out of order, from four threads."""
 
-    def answer(self, images: Tensor, settle: Settle) -> None:
+    def answer(self, images: Tensor, keeper: Keeper) -> None:
         rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
 
         def part(some: Tensor) -> None:
+            mine = list(keeper.claim(some.tolist()))
+            if not mine:
+                return
             try:
-                answers = self.labels(images[some])
+                answers = self.labels(images[mine])
             except Failure:
-                settle((), (), failed=len(some))
+                keeper.settle((), (), failed=mine)
                 raise
-            settle(some, answers)
+            keeper.settle(mine, answers)
 
         with ThreadPoolExecutor(4) as pool:
             done = [pool.submit(part, rows[at : at + 3]) for at in range(0, len(rows), 3)]
@@ -97,7 +109,7 @@ class TestCachedTeacher(Conforms):
         def made(batch: int) -> Teacher:
             net = teachers.torch_module(linear_module(), classes=3)
             file = Store(tmp_path / "answers.db3kd")
-            return CachedTeacher(net, file, "linear", chunk=batch, wave=16)
+            return CachedTeacher(net, file, "linear", chunk=batch)
 
         return made
 
@@ -117,7 +129,6 @@ numbers = st.lists(st.integers(0, 40), max_size=30)
     questions=st.lists(numbers, min_size=1, max_size=4),
     fails_at=st.frozensets(st.integers(0, 40), max_size=2),
     kind=st.sampled_from([Logging, Parts]),
-    wave=st.integers(1, 20),
     chunk=st.integers(1, 20),
 )
 def test_each_image_is_asked_until_it_is_answered_and_never_again(
@@ -125,12 +136,11 @@ def test_each_image_is_asked_until_it_is_answered_and_never_again(
     questions: list[list[int]],
     fails_at: frozenset[int],
     kind: type[Logging],
-    wave: int,
     chunk: int,
 ) -> None:
     teacher = kind(fails_at)
     with Store(tmp_path_factory.mktemp("store") / "answers.db3kd") as store:
-        cached = CachedTeacher(teacher, store, "squares", wave=wave, chunk=chunk)
+        cached = CachedTeacher(teacher, store, "squares", chunk=chunk)
         handed = 0
         for question in questions:
             before, seen = kept(store), len(teacher.seen)
@@ -149,8 +159,7 @@ def test_each_image_is_asked_until_it_is_answered_and_never_again(
         books = store.books("squares")
         assert books["answered"] == len(kept(store))
         assert books["answered"] + books["failed"] == len(teacher.seen)
-        assert (books["in_flight"], books["hits"]) == (0, handed)
-        assert store.open_tickets() == ()
+        assert (books["in_flight"], books["lost"], books["hits"]) == (0, 0, handed)
 
 
 def kept(store: Store) -> set[int]:
@@ -162,7 +171,7 @@ def kept(store: Store) -> set[int]:
 
 
 def test_answers_are_in_the_file_before_they_are_handed_out(store: Store) -> None:
-    cached = CachedTeacher(Logging(), store, "squares", wave=8, chunk=2)
+    cached = CachedTeacher(Logging(), store, "squares", chunk=2)
     cached.labels(pictures(range(20)))
     with Store(store.path) as other:
         assert kept(other) == set(range(20))
@@ -170,10 +179,10 @@ def test_answers_are_in_the_file_before_they_are_handed_out(store: Store) -> Non
 
 def test_a_plain_teacher_is_asked_in_chunks_and_a_known_image_not_at_all(store: Store) -> None:
     teacher = Logging()
-    cached = CachedTeacher(teacher, store, "squares", wave=8, chunk=3)
+    cached = CachedTeacher(teacher, store, "squares", chunk=3)
     cached.labels(pictures([5, 6]))
     cached.labels(pictures([*range(12), 3, 3]))
-    assert teacher.calls == [2, 3, 3, 2, 2]
+    assert teacher.calls == [2, 3, 3, 3, 1]
     assert store.books()["hits"] == 4
 
 
@@ -198,33 +207,35 @@ def test_what_a_budget_refused_is_not_counted(store: Store) -> None:
     with pytest.raises(BudgetExhausted):
         CachedTeacher(meter, store, "squares", chunk=4).labels(pictures(range(10)))
     books = store.books()
-    assert (books["answered"], books["failed"], books["in_flight"]) == (4, 0, 0)
+    assert (books["answered"], books["failed"], books["in_flight"]) == (0, 0, 0)
 
 
 class Bad(Logging):
     """A teacher in parts that does as it is told."""
 
-    def __init__(self, does: Callable[[Settle], None]) -> None:
+    def __init__(self, does: Callable[[Keeper], None]) -> None:
         super().__init__()
         self.does = does
 
-    def answer(self, images: Tensor, settle: Settle) -> None:
-        self.does(settle)
+    def answer(self, images: Tensor, keeper: Keeper) -> None:
+        keeper.claim(range(3))
+        self.does(keeper)
 
 
 @pytest.mark.parametrize(
     ("does", "says", "failed"),
     [
-        (lambda settle: settle([0], [1]), "left 3 of 4", 3),
-        (lambda settle: settle([0], [CLASSES]), "class 7", 4),
-        (lambda settle: settle([0, 1], [1]), r"shape \(1,\)", 4),
-        (lambda settle: settle([4], [1]), "image 4 of 4", 4),
-        (lambda settle: settle([1, 1], [1, 1]), "image 1 of 4 twice", 4),
-        (lambda settle: settle((), (), failed=1, unsent=2), "left 4 of 4", 2),
+        (lambda keeper: keeper.settle([0], [1]), "left 3 of 4", 2),
+        (lambda keeper: keeper.settle([0], [CLASSES]), "class 7", 3),
+        (lambda keeper: keeper.settle([0, 1], [1]), r"shape \(1,\)", 3),
+        (lambda keeper: keeper.settle([4], [1]), "image 4 of 4", 3),
+        (lambda keeper: keeper.settle([3], [1]), "image 3 of 4", 3),  # it was not claimed
+        (lambda keeper: keeper.settle([1, 1], [1, 1]), "image 1 of 4 twice", 3),
+        (lambda keeper: keeper.settle((), (), failed=[1]), "left 4 of 4", 3),
     ],
 )
 def test_a_teacher_that_settles_nonsense(
-    store: Store, does: Callable[[Settle], None], says: str, failed: int
+    store: Store, does: Callable[[Keeper], None], says: str, failed: int
 ) -> None:
     teacher = Bad(does)
     assert isinstance(teacher, InParts)
@@ -247,15 +258,14 @@ def test_a_key_function_that_is_wrong(store: Store) -> None:
     for key, says in ((lambda images: [b"k" * 32], "1 keys for 2"), (lambda i: [b"k"] * 2, "32")):
         with pytest.raises(InputError, match=says):
             CachedTeacher(Logging(), store, "squares", key=key).labels(pictures([1, 2]))
-    for wave, chunk in ((0, 1), (1, 0)):
-        with pytest.raises(InputError, match="at least 1"):
-            CachedTeacher(Logging(), store, "squares", wave=wave, chunk=chunk)
+    with pytest.raises(InputError, match="at least 1"):
+        CachedTeacher(Logging(), store, "squares", chunk=0)
     with pytest.raises(InputError, match="identity"):
         CachedTeacher(Logging(), store, "")
 
 
 def test_threads_share_a_store(store: Store) -> None:
-    cached = CachedTeacher(Parts(), store, "squares", wave=16)
+    cached = CachedTeacher(Parts(), store, "squares")
     with ThreadPoolExecutor(6) as pool:
         asked = [list(range(start, start + 60)) for start in range(0, 120, 10)]
         found = list(pool.map(lambda question: cached.labels(pictures(question)), asked))
@@ -266,43 +276,51 @@ def test_threads_share_a_store(store: Store) -> None:
 # The accounts
 
 
-def test_a_ticket_that_is_never_closed_stays_in_flight(store: Store) -> None:
-    ticket = store.reserve("squares", 10, run="first")
-    store.settle(ticket, [b"a" * 32], [3], failed=2, retried=5)
-    with Store(store.path) as other:  # as after a crash
-        (left,) = other.open_tickets()
-        assert (left.ticket, left.identity, left.run, left.unsettled) == (
-            ticket,
-            "squares",
-            "first",
-            7,
-        )
-        assert abs(left.at - time.time()) < 60
+A, B, C = (letter.encode() * 32 for letter in "abc")
+
+
+def test_what_was_claimed_and_never_settled_is_lost_once_its_owner_is_gone(store: Store) -> None:
+    first = Account("first")
+    with Store(store.path) as other:
+        assert other.claim("squares", [A, B, C], first) == [0, 1, 2]
+        other.settle("squares", [A], [3], first, failed=[B], retried=5)
+        assert store.claim("squares", [A, B, C]) == [1]  # A has an answer, C is on its way
+        assert store.waiting_for("squares", [A, B, C]) == [B, C]
         assert other.books("squares", run="first") == {
             "answered": 1,
-            "failed": 2,
+            "failed": 1,
             "retried": 5,
+            "lost": 0,
             "hits": 0,
             "imported": 0,
-            "in_flight": 7,
+            "in_flight": 1,
         }
         assert sum(other.books("squares", run="second").values()) == 0
         assert sum(other.books("circles").values()) == 0
-        other.close_ticket(ticket)
-    assert store.books()["in_flight"] == 0
+        store.settle("squares", [B], [1])
+    assert store.waiting_for("squares", [C]) == []
+    books = store.books("squares", run="first")
+    assert (books["lost"], books["in_flight"]) == (1, 0)
+    assert store.claim("squares", [C]) == [0]  # and is asked by another
+    assert not list(store.path.parent.glob(f".*{store.path.name}*owner"))[1:]
 
 
-def test_what_is_left_of_a_ticket_was_sent_or_not(store: Store) -> None:
-    for failed, booked in ((0, 0), (2, 2), (9, 3)):
-        ticket, run = store.reserve("squares", 4, run=f"{failed}"), f"{failed}"
-        store.settle(ticket, [bytes([failed]) * 32], [3])
-        for _ in range(2):  # a ticket is closed once
-            store.close_ticket(ticket, failed=failed)
-        books = store.books(run=run)
-        assert (books["answered"], books["failed"], books["in_flight"]) == (1, booked, 0)
+def test_a_claim_that_could_not_be_settled_does_not_stay_on_its_way_for_ever(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Logging()
+    cached = CachedTeacher(teacher, store, "squares")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "settle", lambda *args, **more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cached.labels(pictures([1, 2]))
+    store._active.clear()  # no question has them any more
+    assert cached.labels(pictures([1, 2])).tolist() == truth([1, 2])
+    assert store.books()["lost"] == 2
+    assert teacher.seen == [1, 2, 1, 2]
 
 
-@pytest.mark.parametrize("when", ["reserve", "settle"])
+@pytest.mark.parametrize("when", ["claim", "settle"])
 def test_an_interrupt_on_the_way_back_from_the_store(
     store: Store, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -318,49 +336,101 @@ def test_an_interrupt_on_the_way_back_from_the_store(
         patch.setattr(Store, when, interrupted)
         with pytest.raises(KeyboardInterrupt):
             cached.labels(images)
-    books = store.books()
-    assert (books["answered"], books["failed"], books["in_flight"]) == (len(teacher.seen), 0, 0)
     assert cached.labels(images).tolist() == truth(range(5))
     assert len(teacher.seen) == 5
+    books = store.books()
+    assert (books["answered"], books["failed"], books["in_flight"]) == (5, 0, 0)
 
 
-def test_more_than_was_reserved_is_refused_whole(store: Store) -> None:
-    ticket = store.reserve("squares", 1)
-    with pytest.raises(InputError, match="1 images left, got 2"):
-        store.settle(ticket, [b"a" * 32, b"b" * 32], [1, 2])
-    assert store.known("squares", [b"a" * 32]).tolist() == [-1]
-    store.close_ticket(ticket)
-    with pytest.raises(InputError, match="not open"):
-        store.settle(ticket, [b"a" * 32], [1])
-    assert store.reserve("squares", 1) != ticket
+def test_a_purse_pays_for_claims_and_repeats_and_no_image_more(store: Store) -> None:
+    each, images = Price(per_1000=10.0, failed=True), pictures(range(3))
+    account = Account("first", Purse(each, most=4))
+    assert store.claim("squares", float_keys(images), account) == [0, 1, 2]
+    with pytest.raises(MoneyExhausted):
+        store.settle("squares", (), (), account, retried=2)
+    store.settle("squares", (), (), account, retried=1)
+    for run in ("first", "check of first"):
+        with pytest.raises(MoneyExhausted):
+            store.claim("squares", [A], Account(run, account.purse))
+    assert store.claim("squares", [A], Account("second", account.purse)) == [0]
+    books = store.books(run="first")
+    assert (books["in_flight"], books["retried"]) == (3, 1)
+
+
+def test_the_books_of_a_run_get_the_name_of_the_run(store: Store, tmp_path: Path) -> None:
+    place = str(tmp_path / "runs" / "a")
+    for run in (place, f"check of {place}", str(tmp_path / "runs" / "b")):
+        store.claim("squares", [A], Account(run))
+        store.settle("squares", [A], [1], Account(run))
+    cached = CachedTeacher(Logging(), store, "squares")
+    cached.begin("4711", f"{tmp_path}/x/../runs/a")
+    assert cached.account.run == "4711"
+    assert set(store.runs()) == {"4711", "check of 4711", str(tmp_path / "runs" / "b")}
+    assert (cached.paid(), cached.lost()) == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("keys", "classes", "says"),
     [
         ([b"a" * 31], [1], "32 bytes"),
-        ([b"a" * 32], [-1], "got -1"),
-        ([b"a" * 32], [2**32], "got 4294967296"),
-        ([b"a" * 32], [1, 2], "2 classes for 1 keys"),
+        ([A], [-1], "got -1"),
+        ([A], [2**32], "got 4294967296"),
+        ([A], [1, 2], "2 classes for 1 keys"),
     ],
 )
 def test_answers_that_do_not_fit(
     store: Store, keys: list[bytes], classes: list[int], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
-        store.settle(store.reserve("squares", 2), keys, classes)
-    for wrong in ({"count": -1}, {"count": 1, "identity": ""}):
-        with pytest.raises(InputError):
-            store.reserve(**{"identity": "squares", **wrong})  # type: ignore[arg-type]
+        store.settle("squares", keys, classes)
+    with pytest.raises(InputError, match="identity"):
+        store.claim("", [A])
 
 
 def test_the_first_answer_stays(store: Store) -> None:
     with Store(store.path) as other:
         for one, number in ((store, 1), (other, 2), (store, 3)):
-            one.settle(one.reserve("squares", 1), [b"a" * 32], [number])
-        assert store.known("squares", [b"a" * 32]).tolist() == [1]
-        assert other.known("squares", [b"a" * 32]).tolist() == [1]
+            one.settle("squares", [A], [number])
+        assert store.known("squares", [A]).tolist() == [1]
+        assert other.known("squares", [A]).tolist() == [1]
     assert store.books()["answered"] == 3  # all were paid
+
+
+OLD = (
+    "CREATE TABLE teachers (id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE answers (id INTEGER PRIMARY KEY, teacher INTEGER NOT NULL, at INTEGER NOT NULL,"
+    " keys BLOB NOT NULL, classes BLOB NOT NULL, crc INTEGER NOT NULL)",
+    "CREATE TABLE tickets (id INTEGER PRIMARY KEY AUTOINCREMENT, teacher INTEGER NOT NULL,"
+    " run TEXT NOT NULL, at REAL NOT NULL, unsettled INTEGER NOT NULL)",
+    "CREATE TABLE books (teacher INTEGER NOT NULL, run TEXT NOT NULL,"
+    " answered INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,"
+    " retried INTEGER NOT NULL DEFAULT 0, hits INTEGER NOT NULL DEFAULT 0,"
+    " imported INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (teacher, run)) WITHOUT ROWID",
+    "CREATE TABLE names (teacher INTEGER NOT NULL, class INTEGER NOT NULL, name TEXT NOT NULL,"
+    " PRIMARY KEY (teacher, class)) WITHOUT ROWID",
+    "INSERT INTO teachers VALUES (1, 'squares')",
+    "INSERT INTO books VALUES (1, 'runs/a', 40, 1, 2, 3, 4)",
+    "INSERT INTO tickets VALUES (9, 1, 'runs/a', 1.5, 5), (10, 1, 'runs/b', 2.5, 6)",
+    "PRAGMA user_version=1",
+    f"PRAGMA application_id={0x64623372}",
+)
+
+
+def test_a_store_of_version_1_goes_on_and_what_was_in_flight_is_lost(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "old.db3kd", *OLD)
+    for _ in range(2):
+        with Store(path) as store:
+            assert store.books(run="runs/a") == {
+                "answered": 40,
+                "failed": 1,
+                "retried": 2,
+                "lost": 5,
+                "hits": 3,
+                "imported": 4,
+                "in_flight": 0,
+            }
+            assert store.books("squares", run="runs/b")["lost"] == 6
+            assert len(store.identity) == 32
 
 
 def test_names_are_learned_in_one_order_by_all(store: Store) -> None:
@@ -486,7 +556,8 @@ def filled(path: Path) -> Path:
         for first in range(0, 400, 20):
             CachedTeacher(Logging(), store, "squares").labels(pictures(range(first, first + 20)))
         store.learn("squares", ["a", "b"])
-        store.reserve("squares", 30)
+        store.claim("squares", [bytes([number]) * 32 for number in range(30)])
+        store._owner_lock = None  # as if the process died
     return path
 
 
@@ -515,7 +586,7 @@ def test_foreign_files_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "error", "says"),
     [
-        ("PRAGMA user_version=2", InputError, "version 2; this db3kd reads 1"),
+        ("PRAGMA user_version=3", InputError, "version 3; this db3kd reads 2"),
         ("CREATE TRIGGER t AFTER INSERT ON answers BEGIN DELETE FROM answers; END", Damaged, "tab"),
         ("ALTER TABLE names RENAME TO words", Damaged, "its tables are others"),
         ("UPDATE answers SET classes=zeroblob(length(classes)) WHERE id=3", Damaged, "block 3"),
@@ -573,8 +644,7 @@ def test_no_altered_byte_gives_a_wrong_answer_or_a_traceback(
             kept(store)  # checks that what is known is true
             store.books()
             store.names("squares")
-            for ticket in store.open_tickets():
-                store.settle(ticket.ticket, (), (), failed=ticket.unsettled)
+            store.bury()
             store.export(file.with_name("answers.parquet"))
             CachedTeacher(Logging(), store, "squares").labels(pictures(range(380, 410)))
             kept(store)
@@ -583,7 +653,7 @@ def test_no_altered_byte_gives_a_wrong_answer_or_a_traceback(
 
 
 def test_a_full_disk_loses_nothing_that_was_kept(store: Store) -> None:
-    cached = CachedTeacher(Logging(), store, "squares", wave=64, chunk=64)
+    cached = CachedTeacher(Logging(), store, "squares", chunk=64)
     cached.labels(pictures(range(100)))
     (pages,) = store._base.execute("PRAGMA page_count").fetchone()
     store._base.execute(f"PRAGMA max_page_count={pages + 2}")
@@ -598,15 +668,15 @@ def test_a_store_that_another_holds_is_busy(tmp_path: Path) -> None:
     with Store(tmp_path / "a") as store, Store(tmp_path / "a", patience=0.05) as other:
         store._base.execute("BEGIN IMMEDIATE")
         with pytest.raises(Busy, match="held by another process"):
-            other.reserve("squares", 1)
+            other.claim("squares", [A])
         assert other.known("squares", [b"a" * 32]).tolist() == [-1]  # reading does not wait
         store._base.execute("ROLLBACK")
-        other.reserve("squares", 1)
+        other.claim("squares", [A])
 
 
 def test_a_closed_store_says_so(store: Store) -> None:
     store.close()
-    for use in (store.books, lambda: store.known("a", []), lambda: store.reserve("a", 1)):
+    for use in (store.books, lambda: store.known("a", []), lambda: store.claim("a", [A])):
         with pytest.raises(InputError, match="was closed; open it again"):
             use()
     store.close()

@@ -19,7 +19,7 @@ from db3kd.stages.taped import ReplayTeacher
 from db3kd.storage.tape import Tape
 from db3kd.teachers import function
 from db3kd.teachers.base import Bounds, Teacher
-from db3kd.teachers.cached import CachedTeacher, Store
+from db3kd.teachers.cached import Account, CachedTeacher, Store
 from db3kd.teachers.meter import Meter
 from db3kd.teachers.noisy import Canary, FlipRate, Voting, canaries, flip_rate, margin_for
 from db3kd.teachers.noisy.flips import wilson
@@ -297,7 +297,8 @@ def stored_votes(teacher: Teacher, store: Store, **more: int) -> Voting:
     """One identity for each question to an image, as docs/noisy.md has it."""
 
     def again(number: int) -> Teacher:
-        return CachedTeacher(teacher, store, f"t repeat {number}" if number else "t", run="r")
+        name = f"t repeat {number}" if number else "t"
+        return CachedTeacher(teacher, store, name, account=Account("r"))
 
     return Voting(again(0), most=7, margin=2, again=again, **more)
 
@@ -626,10 +627,14 @@ def test_canaries_past_a_store(tmp_path: Path) -> None:
     with Store(tmp_path / "answers") as store:
 
         def again(check: int) -> Teacher:
-            return CachedTeacher(model, store, f"m canary {check}", run="r")
+            return CachedTeacher(model, store, f"m canary {check}", account=Account("r"))
 
         canary = Canary(
-            CachedTeacher(model, store, "m", run="r"), KNOWN, ANSWERS, every=10, again=again
+            CachedTeacher(model, store, "m", account=Account("r")),
+            KNOWN,
+            ANSWERS,
+            every=10,
+            again=again,
         )
         canary.labels(images_of(10))
         assert store.books(run="r")["answered"] == model.asked == 130

@@ -55,7 +55,7 @@ def charged(purse: Purse, store: Store, account: Account) -> int:
 
 def run_name(recipe: Recipe, journal: Journal) -> str:
     """The name under which a run's images are booked: its identity, before it has one its place."""
-    for record in journal.all("identity"):
+    for record in journal.all("name"):
         return str(record["run"])
     return str(Path(recipe.run).resolve())
 

@@ -131,10 +131,10 @@ class Workspace:
     @property
     def identity(self) -> str:
         """Which run this is, wherever its folder lies."""
-        for record in self.journal.all("identity"):
+        for record in self.journal.all("name"):
             return str(record["run"])
         identity = uuid.uuid4().hex
-        self.journal.append("identity", run=identity)
+        self.journal.append("name", run=identity)
         return identity
 
     def close(self) -> None:

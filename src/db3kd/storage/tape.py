@@ -118,7 +118,7 @@ class Tape:
 
     def _take_up(self, what: bytes, told: memoryview) -> None:
         if what == _QUESTION:
-            self._questions.append(Question(self, *_PAIR.unpack(told)))
+            self._begin(Question(self, *_PAIR.unpack(told)))
             self._questions[-1]._recorded = True
         elif what == _LOST:
             (lost,) = _COUNT.unpack(told)
@@ -224,11 +224,20 @@ class Tape:
                 return found
             if found.count and not found.open:
                 raise Drifted(str(self.path))
+        last = self._questions[-1] if self._questions else None
+        if last is not None and last.open and (last.count, last.key) == (count, key):
+            return last  # it failed, and is asked again
         new = Question(self, count, key)
         if count:
-            self._questions.append(new)
+            self._begin(new)
             self._next = len(self._questions)
         return new
+
+    def _begin(self, question: "Question") -> None:
+        """Take up a new question; nothing of the one before it is on its way any more."""
+        for before in self._questions[-1:]:
+            before._land()
+        self._questions.append(question)
 
     def _record(self, question: "Question", what: bytes, content: bytes, room: int = 0) -> None:
         """Append a frame about a question, and its own frame where it has none; locked."""

@@ -204,7 +204,11 @@ class _Wanted:
         with self._lock:
             wanted = [row for row in rows if row not in self._claimed and not self._done[row]]
             keys = [self._keys[row] for row in wanted]
-            mine = [wanted[at] for at in self._store.claim(self._identity, keys, self._account)]
+            try:
+                mine = [wanted[at] for at in self._store.claim(self._identity, keys, self._account)]
+            except BaseException:
+                self._store.release(self._identity, keys)
+                raise
             self._claimed.update(mine)
             self._refused.update(set(wanted) - set(mine))
             return mine if len(mine) < len(rows) else rows

@@ -171,7 +171,7 @@ class Store:
     ) -> None:
         """Keep answers and book them, in one transaction; not synced to the disk.
 
-        `failed`: keys that were claimed, and whose call failed for good. `retried`: images that are
+        `failed`: keys whose call failed for good; those of them that are claimed are booked. `retried`: images that are
         going to be sent once more.
 
         Raises:
@@ -182,14 +182,24 @@ class Store:
             teacher = self._new_teacher(identity)
             if retried and account.purse is not None and account.purse.price.failed:
                 self._check_purse(account, retried)
-            ended = [(teacher, key) for some in (keys, failed) for key in some]
-            base.executemany(
-                f"DELETE FROM claims WHERE teacher=? AND key=? AND owner={self._number}", ended
-            )
+            self._end(teacher, keys)
+            gone = self._end(teacher, failed)
             self._blocks.append(teacher, keys, values)
-            counts = {"answered": len(keys), "failed": len(failed), "retried": retried}
-            self._book(teacher, account.run, **counts)
-        self._active.difference_update(ended)
+            self._book(teacher, account.run, answered=len(keys), failed=gone, retried=retried)
+
+    def release(self, identity: str, keys: Sequence[bytes]) -> None:
+        """Take back claims of images that were not sent; keys that are not claimed are left."""
+        with self._writing(sync=False):
+            self._end(self._new_teacher(identity), keys)
+
+    def _end(self, teacher: int, keys: Sequence[bytes]) -> int:
+        """End claims of this process; returns how many there were."""
+        claims = [(teacher, key) for key in keys]
+        done = self._base.executemany(
+            f"DELETE FROM claims WHERE teacher=? AND key=? AND owner={self._number}", claims
+        )
+        self._active.difference_update(claims)
+        return max(0, done.rowcount)
 
     def sync(self) -> None:
         """Make everything that was written so far outlast a power cut."""
