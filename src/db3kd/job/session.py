@@ -26,6 +26,7 @@ from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.networks import build
 
+CONTENT = ("file", "weights")  # settings of a teacher that are places: their content decides
 _log = logging.getLogger("db3kd")
 
 
@@ -44,7 +45,8 @@ def opened(
     images = resolved(recipe)["data"]
     if images["test_samples"] is None:
         del images["test_samples"]
-    stable = {"data": images, "teacher": fingerprint(recipe)}
+    teacher = {k: v for k, v in fingerprint(recipe).items() if k not in CONTENT}
+    stable = {"data": images, "teacher": teacher}
     data, test = data_of(recipe)
     check_possible(recipe, data, test)
     with (
@@ -58,6 +60,7 @@ def opened(
             configuration=stable,
             redo_damaged=redo_damaged,
             progress=progress,
+            identity=pipeline.parts,
         ) as found,
     ):
         for some in (data, test):

@@ -22,18 +22,20 @@ from torch import Tensor, nn
 
 from db3kd.config.settings import Budget
 from db3kd.config.types import differences
+from db3kd.data.known import Digests
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged
 from db3kd.progress import Progress
 from db3kd.seeds import derive_seed
 from db3kd.stages.accounts import add_up, finished
 from db3kd.stages.formats import FORMAT, check_format, configurations
+from db3kd.stages.identity import agree_on_teacher
 from db3kd.stages.table import NAMES, STAGES, shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
-from db3kd.teachers.base import Teacher
+from db3kd.teachers.base import Teacher, identity_of
 from db3kd.teachers.meter import Meter
 
 _log = logging.getLogger("db3kd")
@@ -71,9 +73,11 @@ class Workspace:
         configuration: Mapping[str, Any],
         redo_damaged: bool,
         progress: Progress,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.seed, self.device, self.progress = folder, seed, device, progress
         self._prefix = ""  # before the names of stages
+        self.digests = Digests(self.folder / "digests.json", progress)
         self._lock = filelock.FileLock(self.folder / "lock")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +90,8 @@ class Workspace:
         try:
             self.journal = Journal(self.folder / "journal.jsonl")
             try:
-                self._open(teacher, budget, dict(configuration), redo_damaged)
+                known = identity_of(teacher) if identity is None else identity
+                self._open(teacher, budget, dict(configuration), redo_damaged, known)
             except BaseException:
                 self.journal.close()
                 raise
@@ -95,7 +100,12 @@ class Workspace:
             raise
 
     def _open(
-        self, teacher: Teacher, budget: Budget | None, configuration: Json, redo: bool
+        self,
+        teacher: Teacher,
+        budget: Budget | None,
+        configuration: Json,
+        redo: bool,
+        known: Mapping[str, str],
     ) -> None:
         check_format(self.folder, self.journal)
         self._check_nothing_forgotten()
@@ -110,6 +120,7 @@ class Workspace:
                 **configuration,
             },
         )
+        agree_on_teacher(self.folder, self.journal, known)
         self._sweep()
         if redo:
             self._redo_damaged(teacher.classes)
