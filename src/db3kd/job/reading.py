@@ -5,6 +5,7 @@ code of their own, as safetensors and ONNX Runtime do, are not seen; see `job.so
 """
 
 import os
+import re
 import stat
 import sys
 import sysconfig
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+SECRET = re.compile(r"token|secret|credential|password|passwd|netrc|api[-_]?key", re.IGNORECASE)
+CACHES = (".cache",)  # hidden folders in which models are kept
 
 _listening: list["Opened"] = []  # a hook stays for the life of the process, so it looks here
 _hooked: list[bool] = []
@@ -26,7 +30,7 @@ class Opened:
 
     @property
     def data(self) -> list[Path]:
-        """Files that were only read, and belong to the user: no code, and no library's own."""
+        """Files that were only read, and are the user's data: no code, settings or secrets."""
         return [Path(at) for at in sorted(self.read - self.written) if _is_data(at)]
 
 
@@ -81,8 +85,11 @@ def _is_data(path: str) -> bool:
         kind = os.stat(path).st_mode
     except (OSError, ValueError):
         return False
-    code = path.endswith((".py", ".pyc", ".pyi", ".pth", ".so", ".pyd", ".dll"))
-    return stat.S_ISREG(kind) and not code and is_own(path)
+    if not stat.S_ISREG(kind) or path.endswith((".py", ".pyc", ".pyi", ".so", ".pyd", ".dll")):
+        return False
+    names = Path(path).parts[1:]
+    hidden = any(name.startswith(".") and name not in CACHES for name in names)
+    return not hidden and not SECRET.search(names[-1]) and is_own(path)
 
 
 def _foreign() -> set[str]:

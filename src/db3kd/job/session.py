@@ -14,6 +14,7 @@ from db3kd.config.methods import METHODS, Method, Needs, needed
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
 from db3kd.data import DataSet, Images, load, subset
+from db3kd.data.digest import combined, of_tensor
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.job.plan import PARTS, check_possible, forecast
@@ -22,6 +23,7 @@ from db3kd.progress import Progress, silent
 from db3kd.run import Run
 from db3kd.seeds import derive_seed
 from db3kd.stages.ensemble_labels import images_for
+from db3kd.stages.identity import note_labels
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.networks import build
@@ -69,6 +71,9 @@ def opened(
                     f"the images have {len(some.classes)} classes, but the teacher has only"
                     f" {found.meter.classes}; leave out images of classes that it does not know"
                 )
+        if data is not None and recipe.data.labels == "truth":
+            note_labels(found.folder, found.journal, "own images", _truth(data))
+        note_labels(found.folder, found.journal, "test images", _truth(test))
         job = Job(recipe, found, data, test, pipeline)
         job.announce()
         yield job
@@ -98,6 +103,11 @@ def _some(recipe: Recipe, name: str, split: str, wanted: int | None, key: str) -
         raise InputError(f"data.{key} is {wanted:,}, but there are only {len(data):,} images")
     generator = torch.Generator().manual_seed(derive_seed(recipe.seed, key))
     return subset(data, torch.randperm(len(data), generator=generator)[:wanted].sort().values)
+
+
+def _truth(data: DataSet) -> str:
+    """A digest of true labels by the names of their classes."""
+    return combined("labels", [*data.classes, of_tensor(data.labels)])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The Open Inference Protocol, version 2, of KServe, Triton and MLServer."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from db3kd.config.remote import Remote
 from db3kd.errors import InputError
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols import tensors
-from db3kd.teachers.remote.protocols.reply import Answer, Failed, header, parsed, read
+from db3kd.teachers.remote.protocols.reply import Answer, Failed, header, one_line, parsed, read
 from db3kd.teachers.remote.protocols.request import (
     JSON,
     MANY,
@@ -147,3 +148,30 @@ def describe(body: bytes) -> tuple[Entry, ...]:
     entries = value.get("inputs") if isinstance(value, dict) else None
     found = [tensors.entry(each) for each in entries] if isinstance(entries, list) else []
     return tuple(each for each in found if each is not None)
+
+
+def told(body: bytes, *, pinned: bool = False) -> dict[str, str]:
+    """What a model's metadata say of which model it is, by name; {} if it is not metadata.
+
+    Versions, platform, and a digest of its inputs and outputs. With a version that is `pinned` by
+    the settings, others that are there do not count.
+
+    >>> body = b'{"name": "m", "versions": ["2"], "platform": "onnx", "inputs": []}'
+    >>> found = told(body)
+    >>> found["version"], found["platform"], told(b"no JSON")
+    ('2', 'onnx', {})
+    """
+    value = parsed({}, body)
+    if not isinstance(value, dict):
+        return {}
+    found = {}
+    versions = value.get("versions")
+    if isinstance(versions, list) and versions and not pinned:
+        found["version"] = ", ".join(sorted(str(each)[:40] for each in versions))
+    if isinstance(value.get("platform"), str) and value["platform"]:
+        found["platform"] = one_line(value["platform"])[:80]
+    tensors_of = {key: value[key] for key in ("inputs", "outputs") if value.get(key)}
+    if tensors_of:
+        plain = json.dumps(tensors_of, sort_keys=True)
+        found["metadata of inputs and outputs"] = hashlib.sha256(plain.encode()).hexdigest()
+    return found
