@@ -38,8 +38,8 @@ def agree_on_teacher(folder: Path, journal: Journal, parts: Mapping[str, str]) -
     >>> agree_on_teacher(Path("runs/a"), journal, {"file moved.onnx": "b" * 64})
     Traceback (most recent call last):
     ...
-    db3kd.errors.ConfigurationDiffers: the teacher changed since runs/a was begun (the file
-    moved.onnx is another one); put the old one back, or use another folder
+    db3kd.errors.ConfigurationDiffers: the teacher changed since runs/a was begun (its file
+    moved.onnx changed); put the old one back, or use another folder
     >>> journal.close()
     """
     recorded = _recorded(journal, "teacher")
@@ -71,9 +71,9 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """In words, each part that is another one than before.
 
     >>> changes({"version": "1"}, {"version": "2", "platform": "torch"})
-    ["the version is '2', not '1'"]
+    ["its version is '2', not '1'"]
     >>> changes({"file a.pkl": "x", "file b.pkl": "y"}, {"file a.pkl": "x", "file c.pkl": "z"})
-    ['the file c.pkl is there in place of b.pkl']
+    ['its file c.pkl is there in place of b.pkl']
     """
     both = sorted(old.keys() & new.keys())
     found = [_words(name, old[name], new[name]) for name in both if old[name] != new[name]]
@@ -81,7 +81,7 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
         gone = _only(kind, old, new)
         come = _only(kind, new, old)
         if gone and come:
-            found.append(f"the {kind} {', '.join(come)} is there in place of {', '.join(gone)}")
+            found.append(f"its {kind} {', '.join(come)} is there in place of {', '.join(gone)}")
     return found
 
 
@@ -167,8 +167,8 @@ def _only(kind: str, these: Mapping[str, str], others: Mapping[str, str]) -> lis
 
 def _words(name: str, old: str, new: str) -> str:
     if _DIGEST.search(new) or len(old) + len(new) > 100:
-        return f"the {name} is another one"
-    return f"the {name} is {new!r}, not {old!r}"
+        return f"its {name} changed"
+    return f"its {name} is {new!r}, not {old!r}"
 
 
 def _changed_images(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
