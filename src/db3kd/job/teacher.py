@@ -24,12 +24,12 @@ from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Noise, Price, Remote
 from db3kd.data import DataSet
-from db3kd.data.known import Digests
 from db3kd.errors import InputError
 from db3kd.job.adapters import make_teacher, store_of
 from db3kd.job.identity import identity as parts_of
 from db3kd.job.reading import listening
 from db3kd.progress import Progress, silent
+from db3kd.stages.digests import Digests
 from db3kd.teachers.base import STATE, Teacher
 from db3kd.teachers.cached import CachedTeacher, Store
 from db3kd.teachers.noisy import Canary, Voting, margin_for

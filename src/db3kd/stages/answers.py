@@ -31,10 +31,10 @@ def ask_once(workspace: Workspace, stage: str, images: Images) -> Int[Tensor, " 
     known = {
         "samples": len(images),
         "shape": list(images.shape),
-        "images": workspace.digests.of_images(images),
+        "images": workspace.digests.of_images(images, ANSWERS_SHARD),
         "ends": question_key(block),
     }
-    agree_on_images(workspace.folder, workspace.journal, stage, known)
+    agree_on_images(workspace.folder, workspace.journal, stage, known, _begun(workspace, stage))
 
     def work(teacher: ReplayTeacher, rows: Tensor, _: int) -> tuple[dict[str, Tensor], Json]:
         block = images.read(rows)
@@ -78,6 +78,15 @@ def check_labels(labels: Int[Tensor, " sample"] | None, *, count: int, classes: 
             f"label {int(labels[row])} in row {row} is not a class of the teacher, which has"
             f" {classes} classes"
         )
+
+
+def _begun(workspace: Workspace, stage: str) -> set[int]:
+    """The shards of which something was asked."""
+    done = workspace.done(stage)
+    begun = set(done)
+    if workspace.meter.by_stage.get(stage, 0) > sum(record["queries"] for record in done.values()):
+        begun |= {int(at.stem) for at in (workspace.folder / stage).glob("[0-9]*.tape")}
+    return begun
 
 
 def _ends(count: int) -> Int[Tensor, " row"]:

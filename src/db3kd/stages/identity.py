@@ -7,9 +7,8 @@ earlier version is compared from then on.
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from db3kd.errors import ConfigurationDiffers
 from db3kd.storage.files import Json
@@ -85,12 +84,15 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     return found
 
 
-def agree_on_images(folder: Path, journal: Journal, stage: str, known: Json) -> None:
+def agree_on_images(
+    folder: Path, journal: Journal, stage: str, known: Json, begun: Collection[int]
+) -> None:
     """Record the images of a stage that asks each once, or insist on those that are recorded.
 
-    `known` has `samples`, `shape`, a digest of all `images`, and a checksum of the pixels at both
-    `ends`. Folders made before November 30, 2026 have only this checksum, as `images`; then the
-    ends are compared, and the digest is recorded.
+    `known` has `samples`, `shape`, the content of the `images` shard by shard, and a checksum of
+    the pixels at both `ends`. Shards that are not `begun` may have other images than before, so
+    that a damaged one can be mended. Folders made before November 30, 2026 have only the checksum,
+    as `images`; then the ends are compared, and the content is recorded.
 
     Raises:
         ConfigurationDiffers: they are others than before.
@@ -99,8 +101,8 @@ def agree_on_images(folder: Path, journal: Journal, stage: str, known: Json) -> 
     >>> folder = Path(tempfile.mkdtemp())
     >>> journal = Journal(folder / "journal.jsonl")
     >>> known = {"samples": 9, "shape": [1, 8, 8], "images": "values ab", "ends": 5}
-    >>> agree_on_images(folder, journal, "answers", known)
-    >>> agree_on_images(Path("runs/a"), journal, "answers", {**known, "images": "values cd"})
+    >>> agree_on_images(folder, journal, "answers", known, ())
+    >>> agree_on_images(Path("runs/a"), journal, "answers", {**known, "images": "values cd"}, {0})
     Traceback (most recent call last):
     ...
     db3kd.errors.ConfigurationDiffers: the images are not those that runs/a was begun with: there
@@ -113,14 +115,14 @@ def agree_on_images(folder: Path, journal: Journal, stage: str, known: Json) -> 
         journal.append("stage", stage=stage, configuration=known)
         return
     recorded = records[-1]
-    changed = _changed_images(recorded, known)
+    changed = _changed_images(recorded, known, begun)
     if changed:
         which = "test images" if stage == "evaluate" else "images"
         raise ConfigurationDiffers(
             f"the {which} are not those that {folder} was begun with: {changed}; put the old ones"
             " back, or use another folder"
         )
-    if "ends" not in recorded:
+    if "ends" not in recorded or (_word(recorded) == _word(known) and recorded != known):
         journal.append("stage", stage=stage, configuration=known)
 
 
@@ -171,20 +173,22 @@ def _words(name: str, old: str, new: str) -> str:
     return f"its {name} is {new!r}, not {old!r}"
 
 
-def _changed_images(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def _word(known: Json) -> str:
+    """What was digested."""
+    return str(known["images"]).partition(" ")[0]
+
+
+def _changed_images(old: Json, new: Json, begun: Collection[int]) -> str:
     """What differs, in words; "" if nothing does."""
     if old["samples"] != new["samples"]:
         return f"there are {new['samples']:,}, not {old['samples']:,}"
     if list(old["shape"]) != list(new["shape"]):
         return f"their shape is {tuple(new['shape'])}, not {tuple(old['shape'])}"
-    if "ends" not in old:
-        same = old["images"] == new["ends"]
-    elif old["images"].partition(" ")[0] == new["images"].partition(" ")[0]:
-        same = old["images"] == new["images"]
-    else:  # files then, pixels now: these digests do not compare
-        same = old["ends"] == new["ends"]
-    return (
-        ""
-        if same
-        else ("there are as many of the same shape, but their content or their order is another")
-    )
+    if "ends" not in old or _word(old) != _word(new):  # contents that do not compare
+        before = old.get("ends", old["images"])
+        same = before == new["ends"] or not begun
+    else:
+        pairs = zip(old["images"].split()[1:], new["images"].split()[1:], strict=True)
+        same = not {shard for shard, (was, now) in enumerate(pairs) if was != now} & set(begun)
+    words = "there are as many of the same shape, but their content or their order is another"
+    return "" if same else words

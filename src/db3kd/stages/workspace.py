@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from db3kd.config.settings import Budget
 from db3kd.config.types import differences
-from db3kd.data.known import Digests
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged
 from db3kd.progress import Progress
 from db3kd.seeds import derive_seed
 from db3kd.stages.accounts import add_up, finished
+from db3kd.stages.digests import Digests
 from db3kd.stages.formats import FORMAT, check_format, configurations
 from db3kd.stages.identity import agree_on_teacher
 from db3kd.stages.table import NAMES, STAGES, shards_of

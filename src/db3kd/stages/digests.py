@@ -1,18 +1,13 @@
 """Digests of files and of images, remembered so that what is large is read once."""
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
-from db3kd.data.digest import combined, of_file
-from db3kd.data.images import Images, Rows
+from db3kd.data import Images
+from db3kd.data.content import Encoded, Tell, content_of, unfolded
+from db3kd.data.digest import combined, of_file, of_tensor
 from db3kd.errors import InputError, RunError
 from db3kd.progress import Progress, silent
 from db3kd.storage.files import write_atomically
@@ -20,22 +15,6 @@ from db3kd.storage.files import write_atomically
 LEAST_BYTES = 1 << 20  # what is smaller is read again
 COARSEST_S = 2.0  # the coarsest times of files, those of FAT
 PATIENCE_S = 2.0  # work that takes longer tells how far it is
-BLOCK = 1024  # images that are read at once
-
-Tell = Callable[[int, int], None]
-"""What is told how much is done, and of how much."""
-
-
-@runtime_checkable
-class Encoded(Protocol):
-    """Images in files that can give each one's bytes as they are kept, without decoding them."""
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """The files that hold the images."""
-
-    def encoded(self, row: int) -> bytes:
-        """The bytes of one image; rows in ascending order are read fastest."""
 
 
 class Digests:
@@ -64,39 +43,33 @@ class Digests:
         """SHA-256 of a file's bytes."""
         return self._of("bytes", [file], lambda tell: of_file(file, tell))
 
-    def of_images(self, images: Images) -> str:
-        """A digest of every image in its order, after a word that says what was digested.
+    def of_images(self, images: Images, size: int) -> str:
+        """The content of images, a digest of every `size` of them; see `data.content.content_of`.
 
-        - "encoded": the bytes of files or of a column. It does not depend on names, on how images
-          are spread over files, on labels, or on images that are not among these.
-        - "values": the pixels, of images that are not in files.
-
-        Digests compare only if their words are the same. Costs no query.
+        Costs no query.
 
         Raises:
             InputError: an image cannot be read.
 
-        >>> from db3kd.data import TensorImages
+        >>> import torch
+        >>> from db3kd.data import Rows, TensorImages
         >>> ramp = TensorImages(torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1))
         >>> digests = Digests(Path("no-such-folder/digests.json"))
-        >>> whole = digests.of_images(ramp)
-        >>> whole == digests.of_images(Rows(ramp, torch.arange(4)))
+        >>> whole = digests.of_images(ramp, 4)
+        >>> whole == digests.of_images(Rows(ramp, torch.arange(4)), 4)
         True
-        >>> whole == digests.of_images(Rows(ramp, torch.tensor([1, 0, 2, 3])))
+        >>> whole == digests.of_images(Rows(ramp, torch.tensor([1, 0, 2, 3])), 4)
         False
         """
         for known, digest in self._images:
             if known is images:
                 return digest
-        source, rows = _unfolded(images)
+        source, rows = unfolded(images)
         if isinstance(source, Encoded):
-            inner = source
-            chosen = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
-            digest = "encoded " + self._of(
-                f"images {chosen}", source.files, lambda tell: _of_encoded(inner, rows, tell)
-            )
+            kind = f"images {size} {of_tensor(rows)}"
+            digest = self._of(kind, source.files, lambda tell: content_of(source, rows, size, tell))
         else:
-            digest = f"values {_of_values(source, rows, self._telling())}"
+            digest = content_of(source, rows, size, self._telling())
         self._images.append((images, digest))
         return digest
 
@@ -142,14 +115,6 @@ class Digests:
         return tell
 
 
-def _unfolded(images: Images) -> tuple[Images, Int[Tensor, " row"]]:
-    """The images that a view is of, and its rows."""
-    if not isinstance(images, Rows):
-        return images, torch.arange(len(images))
-    source, rows = _unfolded(images.images)
-    return source, rows[images.rows.cpu()]
-
-
 def _load(path: Path) -> dict[str, list[str]]:
     """What was kept; what cannot be read is made anew."""
     try:
@@ -169,33 +134,3 @@ def _stamps(files: Sequence[Path]) -> list[tuple[int, int, int]]:
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from None
     return [(at.st_size, at.st_mtime_ns, at.st_ctime_ns) for at in found]
-
-
-def _of_encoded(images: Encoded, rows: Int[Tensor, " row"], tell: Tell) -> str:
-    """Each image is read once, in ascending order; the digest is of all rows in their order."""
-    wanted, places = torch.unique(rows, return_inverse=True)
-    digests = []
-    for done, row in enumerate(wanted.tolist()):
-        digests.append(hashlib.sha256(images.encoded(row)).digest())
-        if done % BLOCK == 0:
-            tell(done, len(wanted))
-    return _whole(digests[place] for place in places.tolist())
-
-
-def _of_values(images: Images, rows: Int[Tensor, " row"], tell: Tell) -> str:
-    def digests() -> Iterator[bytes]:
-        for first in range(0, len(rows), BLOCK):
-            block = images.read(rows[first : first + BLOCK]).cpu()
-            exact = block.mul(255).round_().to(torch.uint8) if images.eight_bit else block
-            for values in exact.contiguous().numpy():
-                yield hashlib.sha256(values.data).digest()
-            tell(first, len(rows))
-
-    return _whole(digests())
-
-
-def _whole(digests: Iterator[bytes]) -> str:
-    whole = hashlib.sha256()
-    for digest in digests:
-        whole.update(digest)
-    return whole.hexdigest()

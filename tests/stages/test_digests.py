@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from db3kd.data import FolderImages, Joined, ParquetImages, Rows, TensorImages, in_memory
-from db3kd.data import known as known_module
 from db3kd.data.digest import of_file
-from db3kd.data.known import Digests
 from db3kd.data.sets import data_root
 from db3kd.errors import InputError
+from db3kd.stages import digests as digests_module
+from db3kd.stages.digests import Digests
 
 NOWHERE = Path("no-such-folder/digests.json")
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 4, 4), dtype=np.uint8)
@@ -55,7 +55,7 @@ def as_folders(folder: Path, pixels: np.ndarray = PIXELS) -> Path:
 
 
 def digest(images: object) -> str:
-    return Digests(NOWHERE).of_images(images)  # type: ignore[arg-type]
+    return Digests(NOWHERE).of_images(images, 4096)  # type: ignore[arg-type]
 
 
 def test_the_form_of_the_files_does_not_matter(tmp_path: Path) -> None:
@@ -123,20 +123,20 @@ def test_names_places_and_times_do_not_matter_but_the_order_does(tmp_path: Path)
 
 @pytest.fixture
 def everything_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_module, "LEAST_BYTES", 0)
+    monkeypatch.setattr(digests_module, "LEAST_BYTES", 0)
 
 
 @pytest.mark.usefixtures("everything_kept")
 def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_module, "COARSEST_S", -60.0)  # as if all files were old
+    monkeypatch.setattr(digests_module, "COARSEST_S", -60.0)  # as if all files were old
     file, kept = tmp_path / "weights", tmp_path / "digests.json"
     file.write_bytes(b"weights")
     first = Digests(kept).of_file(file)
     assert first == of_file(file)
-    monkeypatch.setattr(known_module, "of_file", None)
+    monkeypatch.setattr(digests_module, "of_file", None)
     assert Digests(kept).of_file(file) == first
     monkeypatch.undo()
-    monkeypatch.setattr(known_module, "LEAST_BYTES", 0)
+    monkeypatch.setattr(digests_module, "LEAST_BYTES", 0)
     file.write_bytes(b"weighty")
     assert Digests(kept).of_file(file) == of_file(file) != first
 
@@ -145,7 +145,7 @@ def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_same_size_and_time_do_not_hide_another_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_module, "COARSEST_S", -60.0)
+    monkeypatch.setattr(digests_module, "COARSEST_S", -60.0)
     file, kept = tmp_path / "weights", tmp_path / "digests.json"
     file.write_bytes(b"weights")
     os.utime(file, (1_000, 1_000))
@@ -169,7 +169,7 @@ def test_a_file_of_this_moment_is_not_trusted(tmp_path: Path) -> None:
 def test_a_damaged_file_of_digests_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr(known_module, "COARSEST_S", -60.0)
+    monkeypatch.setattr(digests_module, "COARSEST_S", -60.0)
     kept = tmp_path / "digests.json"
     kept.write_bytes(content)
     (tmp_path / "weights").write_bytes(b"weights")
@@ -187,10 +187,10 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
 def test_what_takes_long_tells_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_module, "PATIENCE_S", -1.0)
+    monkeypatch.setattr(digests_module, "PATIENCE_S", -1.0)
     told: list[tuple[str, int, int]] = []
     images = ParquetImages([write(tmp_path / "a.parquet")])
-    Digests(NOWHERE, lambda *words: told.append(words[:3])).of_images(images)
+    Digests(NOWHERE, lambda *words: told.append(words[:3])).of_images(images, 5)
     assert told == [("digests of files", 0, 12)]
 
 
@@ -202,8 +202,8 @@ def test_all_of_mnist_takes_less_than_two_seconds() -> None:
     """In a process of its own: here every call is checked for its types."""
     code = (
         "import time; from pathlib import Path; from db3kd.data import load;"
-        "from db3kd.data.known import Digests; images = load('mnist', 'train').images;"
-        "begun = time.perf_counter(); Digests(Path('no/such')).of_images(images);"
+        "from db3kd.stages.digests import Digests; images = load('mnist', 'train').images;"
+        "begun = time.perf_counter(); Digests(Path('no/such')).of_images(images, 4096);"
         "print(time.perf_counter() - begun)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
