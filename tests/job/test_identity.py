@@ -21,11 +21,14 @@ from torch import nn
 from db3kd import job
 from db3kd.config.reading import read_recipe
 from db3kd.config.recipe import Recipe
+from db3kd.config.remote import Remote
 from db3kd.errors import ConfigurationDiffers
 from db3kd.job.teacher import open_teacher
 from db3kd.stages.accounts import status
+from db3kd.stages.identity import changes
 from db3kd.student.files import save_network
 from db3kd.student.networks import build
+from db3kd.teachers.remote import remote
 
 RECIPE = """run = "run"
 [data]
@@ -295,6 +298,27 @@ def test_a_store_knows_a_local_teacher_by_the_same_parts(here: Path) -> None:
     assert name() == first
     (here / "model.pkl").write_bytes(pickle.dumps(torch.eye(64, 4).flip(1)))
     assert name() != first
+
+
+def test_a_service_is_known_by_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("httpx2")
+
+    def told(versions: list[str], pinned: str | None = None, status: int = 200) -> dict[str, str]:
+        entry = {"name": "x", "shape": [-1, 64], "datatype": "FP32"}
+        body = {"name": "m", "versions": versions, "platform": "onnx", "inputs": [entry]}
+        settings = Remote(url="http://127.0.0.1:9", protocol="oip", model="m", version=pinned)
+        teacher = remote(settings, classes=10)
+        reply = status, json.dumps(body).encode()
+        monkeypatch.setattr(teacher.transport, "fetch", lambda request: reply)
+        teacher.discover()
+        teacher.close()
+        return teacher.told
+
+    assert told(["1"])["version"] == "1"
+    assert changes(told(["1"]), told(["2"])) == ["its version is '2', not '1'"]
+    assert told(["2", "1"]) == told(["1", "2"])
+    assert told(["1"], "1") == told(["1", "2"], "1")
+    assert told(["1"], status=404) == {}
 
 
 # Images

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from db3kd.data import ParquetImages, TensorImages
 from db3kd.errors import ConfigurationDiffers, InputError
 from db3kd.run import Run
-from db3kd.stages.identity import agree_on_teacher, changes
+from db3kd.stages.identity import agree_on_images, agree_on_teacher, changes
 from db3kd.storage.journal import Journal
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
@@ -106,3 +106,19 @@ def test_images_in_files_and_in_memory_compare_by_their_ends(tmp_path: Path) -> 
             run.answers(TensorImages(pixels[1:]))
         with pytest.raises(ConfigurationDiffers, match=r"their shape is \(3, 1, 1\), not"):
             run.answers(TensorImages(pixels.expand(-1, 3, -1, -1)))
+
+
+def test_images_of_an_earlier_version_are_compared_by_their_ends_and_then_recorded(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    old = {"samples": 9, "shape": [1, 8, 8], "images": 5}
+    journal.append("stage", stage="answers", configuration=old)
+    known = {"samples": 9, "shape": [1, 8, 8], "images": "encoded ab", "ends": 5}
+    with pytest.raises(ConfigurationDiffers, match="content or their order"):
+        agree_on_images(tmp_path, journal, "answers", {**known, "ends": 6}, {0})
+    agree_on_images(tmp_path, journal, "answers", known, {0})
+    with pytest.raises(ConfigurationDiffers, match="content or their order"):
+        agree_on_images(tmp_path, journal, "answers", {**known, "images": "encoded cd"}, {0})
+    assert len(journal.records) == 2
+    journal.close()

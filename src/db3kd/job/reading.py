@@ -87,14 +87,26 @@ def _is_data(path: str) -> bool:
         return False
     if not stat.S_ISREG(kind) or path.endswith((".py", ".pyc", ".pyi", ".so", ".pyd", ".dll")):
         return False
-    names = Path(path).parts[1:]
+    names = _shown(Path(path))
     hidden = any(name.startswith(".") and name not in CACHES for name in names)
     return not hidden and not SECRET.search(names[-1]) and is_own(path)
 
 
+def _shown(path: Path) -> tuple[str, ...]:
+    """The part of a path that says what a file is: below the working folder, or the user's."""
+    for start in (Path.cwd(), Path.home()):
+        if path.is_relative_to(start):
+            return path.relative_to(start).parts
+    return (path.name,)
+
+
 def _foreign() -> set[str]:
-    """Folders whose files are not the user's."""
-    known = [sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()]
+    """Folders whose files are not the user's; an environment may be the working folder itself."""
+    known = [at for name, at in sysconfig.get_paths().items() if name != "data"]
+    for prefix in {sys.prefix, sys.base_prefix}:
+        known += [
+            os.path.join(prefix, name) for name in ("bin", "include", "lib", "lib64", "share")
+        ]
     known += [str(Path(__file__).parents[1]), "/usr", "/etc", "/proc", "/sys", "/dev"]
     known += [at for at in sys.path if os.path.basename(at) in ("site-packages", "dist-packages")]
     return {os.path.realpath(at) for at in known} - {os.sep}

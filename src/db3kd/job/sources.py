@@ -11,21 +11,10 @@ from db3kd.data.digest import combined
 from db3kd.job.reading import is_own
 
 MODELS = (
-    ".bst",
-    ".cbm",
-    ".gguf",
-    ".h5",
-    ".hdf5",
-    ".keras",
-    ".onnx",
-    ".pb",
-    ".pt",
-    ".pth",
-    ".safetensors",
-    ".tflite",
-    ".ubj",
+    *(".bst", ".cbm", ".gguf", ".h5", ".hdf5", ".joblib", ".keras", ".npy", ".npz", ".onnx"),
+    *(".pb", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tflite", ".ubj"),
 )
-"""Endings of files that libraries read by code of their own, where Python sees nothing of it."""
+"""Endings of files of models: libraries may read them unseen, or only when they are asked."""
 
 
 def own_modules(name: str) -> dict[str, Path]:
@@ -71,7 +60,7 @@ def digest_of_code(file: Path) -> str:
 def named_files(file: Path) -> list[Path]:
     """Files of models that a file of Python names in a text, from the working folder or from it.
 
-    They are found because libraries read them by code of their own (`MODELS`).
+    Not all are read while the factory is called (`MODELS`). Files called caches are left out.
     """
     names = {
         node.value
@@ -79,6 +68,7 @@ def named_files(file: Path) -> list[Path]:
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value.lower().endswith(MODELS)
+        and "cache" not in node.value.lower()
     }
     places = {Path(at, name) for name in names for at in (os.getcwd(), file.parent)}
     return sorted({at.resolve() for at in places if _is_file(at)})

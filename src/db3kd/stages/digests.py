@@ -40,8 +40,15 @@ class Digests:
         self._images: list[tuple[Images, str]] = []  # of this process
 
     def of_file(self, file: Path) -> str:
-        """SHA-256 of a file's bytes."""
-        return self._of("bytes", [file], lambda tell: of_file(file, tell))
+        """SHA-256 of a file's bytes.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            return self._of("bytes", [file], lambda tell: of_file(file, tell))
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror}") from None
 
     def of_images(self, images: Images, size: int) -> str:
         """The content of images, a digest of every `size` of them; see `data.content.content_of`.
