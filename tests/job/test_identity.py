@@ -24,6 +24,7 @@ from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Remote
 from db3kd.errors import ConfigurationDiffers
 from db3kd.job.teacher import open_teacher
+from db3kd.stages import digests
 from db3kd.stages.accounts import status
 from db3kd.stages.identity import changes
 from db3kd.student.files import save_network
@@ -184,6 +185,19 @@ def test_an_onnx_file_is_known_by_its_content(here: Path) -> None:
     open_run(onnx_recipe())
     write_onnx(here / "teacher.onnx", turn=1)
     refused(onnx_recipe(), r"file teacher\.onnx changed\); put the old one back")
+
+
+def test_a_large_file_is_read_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "LEAST_BYTES", 0)
+    monkeypatch.setattr(digests, "COARSEST_S", -60.0)  # as if all files were old
+    write_onnx(here / "teacher.onnx")
+    open_run(onnx_recipe())
+    monkeypatch.setattr(digests, "of_file", None)
+    open_run(onnx_recipe())
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    write_onnx(here / "teacher.onnx", turn=1)
+    refused(onnx_recipe(), r"file teacher\.onnx changed")
 
 
 def test_weights_outside_an_onnx_file_count_and_its_neighbours_do_not(here: Path) -> None:

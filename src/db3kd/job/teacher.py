@@ -112,6 +112,7 @@ def open_teacher(
             kept.enter_context(closing(far))
             far.discover()
         digests = Digests(Path(recipe.run) / "digests.json", progress)
+        kept.callback(digests.save)  # a new run has its folder only then
         parts = parts_of(recipe, made, files, digests.of_file)
         file = store_of(recipe)
         if file is None:

@@ -1,5 +1,6 @@
 """An ONNX file as a teacher, run by ONNX Runtime."""
 
+import mmap
 import os
 import re
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def onnx_parts(file: Path, digest: Callable[[Path], str] = of_file) -> dict[str,
     """
     try:
         parts = {f"file {file.name}": digest(file)}
-        beside = [name for name in _external(file.read_bytes()) if (file.parent / name).is_file()]
+        beside = [name for name in _external(file) if (file.parent / name).is_file()]
         if beside:
             each = (f"{name} {digest(file.parent / name)}" for name in beside)
             parts["data of the model"] = combined("external data", each)
@@ -100,16 +101,20 @@ def onnx_parts(file: Path, digest: Callable[[Path], str] = of_file) -> dict[str,
     return parts
 
 
-def _external(content: bytes) -> list[str]:
+def _external(file: Path) -> list[str]:
     """The names of the files that an ONNX file says to hold its weights, in order.
 
     Each is the value of an entry with the key "location" (`StringStringEntryProto` of onnx.proto):
     field 2, of a length in seven bits a byte, the lowest first.
     """
     names = set()
-    for found in re.finditer(rb"\x0a\x08location\x12([\x80-\xff]?[\x00-\x7f])", content):
-        length = sum((byte & 127) << 7 * place for place, byte in enumerate(found[1]))
-        name = content[found.end() : found.end() + length]
-        if b"\0" not in name:
-            names.add(os.fsdecode(name))
+    if not file.stat().st_size:
+        return []
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as model:
+        for found in re.finditer(rb"\x0a\x08location\x12([\x80-\xff]?[\x00-\x7f])", model):
+            length = sum((byte & 127) << 7 * place for place, byte in enumerate(found[1]))
+            name = model[found.end() : found.end() + length]
+            if b"\0" not in name:
+                names.add(os.fsdecode(name))
+            del found  # it holds the model open
     return sorted(names)
