@@ -502,7 +502,7 @@ def test_other_images_or_another_search_are_refused(finished: Path) -> None:
             ConfigurationDiffers, match=r"images are not those that .*content or their"
         ):
             run.answers(other)
-        with pytest.raises(ConfigurationDiffers, match="samples: 7 -> 5"):
+        with pytest.raises(ConfigurationDiffers, match="there are 5, not 7"):
             run.answers(TEST_IMAGES)
         with pytest.raises(ConfigurationDiffers, match="queries: 22 -> 60"):
             run.measure(IMAGES, Search(**{**_fields(SEARCH), "queries": 60}))

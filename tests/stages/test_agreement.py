@@ -7,13 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from db3kd.config.remote import Encoding
 from db3kd.data import ParquetImages, TensorImages
 from db3kd.errors import ConfigurationDiffers, InputError
 from db3kd.run import Run
 from db3kd.stages.identity import agree_on_images, agree_on_teacher, changes
 from db3kd.storage.journal import Journal
-from db3kd.teachers import function
-from db3kd.teachers.base import Teacher
+from db3kd.teachers import function, quantised
+from db3kd.teachers.base import Teacher, identity_of
+from db3kd.teachers.cached import CachedTeacher, Store
+from db3kd.teachers.meter import Meter
 
 PARTS = st.dictionaries(
     st.sampled_from(["version", "file a", "file b", "code of x"]), st.sampled_from(["1", "2", "3"])
@@ -62,6 +65,15 @@ def test_a_teacher_that_says_who_it_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationDiffers, match=r"\(its host is 'b', not 'a'\)"):
         Run(tmp_path, dark(), identity={"host": "b"})
     Run(tmp_path, dark({"version": "1"})).close()  # it was released
+
+
+def test_teachers_around_a_teacher_have_its_parts(tmp_path: Path) -> None:
+    inner = dark({"version": "1"})
+    with Store(tmp_path / "answers.db3kd") as store:
+        kept = CachedTeacher(inner, store, "dark", run="a")
+        assert identity_of(Meter(kept)) == {"version": "1", "identity": "dark"}
+    assert identity_of(quantised(inner, Encoding(), (1, 1, 1))) == {"version": "1"}
+    assert identity_of(dark()) == {}
 
 
 def test_a_damaged_image_can_be_mended_before_it_was_asked(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def identity_of(teacher: Teacher) -> dict[str, str]:
     ...     classes, bounds, identity = 2, (0.0, 1.0), "bright 3"
     ...     def labels(self, images):
     ...         return (images.flatten(1).mean(1) > 0.5).long()
-    >>> identity_of(Middleware(Bright()))
+    >>> identity_of(Bright())
     {'identity': 'bright 3'}
     """
     parts = identity_of(teacher._teacher) if isinstance(teacher, Middleware) else {}
