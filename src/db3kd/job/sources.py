@@ -1,9 +1,8 @@
 """The user's own code behind a factory, by what it does: comments and layout do not count."""
 
 import ast
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -60,23 +59,39 @@ def digest_of_code(file: Path) -> str:
 def named_files(file: Path) -> list[Path]:
     """Files of models that a file of Python names in a text, from the working folder or from it.
 
-    Not all are read while the factory is called (`MODELS`). Files called caches are left out.
+    They may lie in folders that it names, too, as in `Path("models") / "digits.pkl"`. Not all are
+    read while the factory is called (`MODELS`). Files called caches are left out.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "models").mkdir()
+    >>> (folder / "models" / "digits.pkl").write_bytes(b"weights")
+    7
+    >>> (folder / "make.py").write_text("place = ('models', 'digits.pkl')") > 0
+    True
+    >>> [at.name for at in named_files(folder / "make.py")]
+    ['digits.pkl']
     """
+    nodes = [node for node in ast.walk(_parsed(file)) if isinstance(node, ast.Constant)]
+    texts = {node.value for node in nodes if isinstance(node.value, str)}
     names = {
-        node.value
-        for node in ast.walk(_parsed(file))
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and node.value.lower().endswith(MODELS)
-        and "cache" not in node.value.lower()
+        text for text in texts if text.lower().endswith(MODELS) and "cache" not in text.lower()
     }
-    places = {Path(at, name) for name in names for at in (os.getcwd(), file.parent)}
-    return sorted({at.resolve() for at in places if _is_file(at)})
+    if not names:
+        return []
+    places = [Path.cwd(), file.parent]
+    words = [text for text in texts if 0 < len(text) < 200 and "\n" not in text]
+    places += [
+        Path(at, word) for at in places for word in words if _is(Path.is_dir, Path(at, word))
+    ]
+    found = {Path(at, name) for at in places for name in names}
+    return sorted({at.resolve() for at in found if _is(Path.is_file, at)})
 
 
-def _is_file(path: Path) -> bool:
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Whether a path is of a kind; a text that is no path is of none."""
     try:
-        return path.is_file()
+        return kind(path)
     except (OSError, ValueError):
         return False
 
