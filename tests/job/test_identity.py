@@ -22,7 +22,7 @@ from db3kd import job
 from db3kd.config.reading import read_recipe
 from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Remote
-from db3kd.errors import ConfigurationDiffers
+from db3kd.errors import ConfigurationDiffers, TeacherError
 from db3kd.job.teacher import open_teacher
 from db3kd.stages import digests
 from db3kd.stages.accounts import status
@@ -68,6 +68,7 @@ def make():
     weights = load_file("model.safetensors")["weights"]
     return lambda images: (images.flatten(1) @ weights).argmax(1)
 """
+BRIGHT = "def make():\n    return lambda images: (images.flatten(1).mean(1) * 100).long() % 4\n"
 HELPERS = """
 import torch
 
@@ -125,8 +126,9 @@ def factory(kind: str, code: str = "", *overrides: str) -> Recipe:
 
 
 def open_run(wanted: Recipe) -> None:
-    with job.opened(wanted):
-        pass
+    """Open the run; answers are asked once, so that there is something to protect."""
+    with job.opened(wanted) as work:
+        work.run.answers(work.own.images)
 
 
 def refused(wanted: Recipe, words: str) -> None:
@@ -299,6 +301,13 @@ def test_a_folder_of_an_earlier_version_is_adopted(here: Path) -> None:
     refused(onnx_recipe(), r"file teacher\.onnx changed")
 
 
+def test_a_broken_teacher_can_be_mended_as_long_as_nothing_is_answered(here: Path) -> None:
+    with pytest.raises(TeacherError):
+        open_run(factory("function", "def make():\n    return lambda images: 1 / 0\n"))
+    open_run(factory("function", BRIGHT))
+    refused(factory("function", BRIGHT.replace("100", "101")), "code of factory changed")
+
+
 def test_a_store_knows_a_local_teacher_by_the_same_parts(here: Path) -> None:
     def name() -> str:
         wanted = factory("function", "", "teacher.store='answers.db3kd'")
@@ -336,8 +345,6 @@ def test_a_service_is_known_by_what_it_says(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # Images
-
-BRIGHT = "def make():\n    return lambda images: (images.flatten(1).mean(1) * 100).long() % 4\n"
 
 
 def one_pixel(of: str) -> Callable[[str, np.ndarray], None]:

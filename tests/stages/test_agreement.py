@@ -59,7 +59,8 @@ def test_what_was_known_once_is_never_forgotten(
 
 def test_a_teacher_that_says_who_it_is(tmp_path: Path) -> None:
     for identity in ({"version": "1"}, None, {"version": "1", "host": "a"}):
-        Run(tmp_path, dark(identity)).close()
+        with Run(tmp_path, dark(identity)) as run:
+            run.answers(TensorImages(torch.zeros(3, 1, 1, 2)))
     with pytest.raises(ConfigurationDiffers, match=r"\(its version is '2', not '1'\)"):
         Run(tmp_path, dark({"version": "2"}))
     with pytest.raises(ConfigurationDiffers, match=r"\(its host is 'b', not 'a'\)"):

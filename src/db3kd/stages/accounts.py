@@ -19,6 +19,11 @@ class Accounts:
     reserved: int
     lost: int
 
+    @property
+    def answered(self) -> int:
+        """Queries whose answers are there."""
+        return sum(self.spent.values()) - self.reserved - self.lost
+
 
 _FIGURE = ("name", "seed", "accuracy", "agreement", "teacher_accuracy")
 

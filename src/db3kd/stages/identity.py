@@ -20,11 +20,14 @@ _DIGEST = re.compile(r"[0-9a-f]{32,}")
 _NAMED = ("file", "data")  # kinds of parts whose names are only names: "file model.pkl"
 
 
-def agree_on_teacher(folder: Path, journal: Journal, parts: Mapping[str, str]) -> None:
+def agree_on_teacher(
+    folder: Path, journal: Journal, parts: Mapping[str, str], *, answered: bool = True
+) -> None:
     """Record what the teacher is known by, or insist on what is recorded.
 
     `parts` has a digest, or a few words, for each part of the teacher. Parts that are known for the
-    first time, or not known this time, are no difference. A file may have another name.
+    first time, or not known this time, are no difference. A file may have another name. As long as
+    nothing is `answered`, any teacher may follow, so that a broken one can be mended.
 
     Raises:
         ConfigurationDiffers: a part is another one than before.
@@ -41,7 +44,7 @@ def agree_on_teacher(folder: Path, journal: Journal, parts: Mapping[str, str]) -
     moved.onnx changed); put the old one back, or use another folder
     >>> journal.close()
     """
-    recorded = _recorded(journal, "teacher")
+    recorded = _recorded(journal, "teacher") if answered else {}
     changed = changes(recorded, {k: v for k, v in parts.items() if not _is_state(k)})
     if changed:
         raise ConfigurationDiffers(

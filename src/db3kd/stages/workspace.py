@@ -120,12 +120,13 @@ class Workspace:
                 **configuration,
             },
         )
-        agree_on_teacher(self.folder, self.journal, known)
         self._sweep()
         if redo:
             self._redo_damaged(teacher.classes)
         self._keep_booked(teacher.classes)
-        spent = add_up(self.folder, self.journal, teacher.classes).spent
+        books = add_up(self.folder, self.journal, teacher.classes)
+        spent = books.spent
+        agree_on_teacher(self.folder, self.journal, known, answered=books.answered > 0)
         self.meter = Meter(teacher, budget, spent=spent)
         budget_now = msgspec.to_builtins(self.meter.budget)
         self.journal.append("opened", versions=_versions(), budget=budget_now, spent=spent)

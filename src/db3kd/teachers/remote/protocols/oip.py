@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from db3kd.config.remote import Remote
 from db3kd.errors import InputError
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols import tensors
-from db3kd.teachers.remote.protocols.reply import Answer, Failed, header, one_line, parsed, read
+from db3kd.teachers.remote.protocols.reply import Answer, Failed, header, parsed, read
 from db3kd.teachers.remote.protocols.request import (
     JSON,
     MANY,
@@ -167,11 +168,16 @@ def told(body: bytes, *, pinned: bool = False) -> dict[str, str]:
     found = {}
     versions = value.get("versions")
     if isinstance(versions, list) and versions and not pinned:
-        found["version"] = ", ".join(sorted(str(each)[:40] for each in versions))
-    if isinstance(value.get("platform"), str) and value["platform"]:
-        found["platform"] = one_line(value["platform"])[:80]
+        found["version"] = _short(", ".join(sorted(map(str, versions))))
+    if value.get("platform"):
+        found["platform"] = _short(str(value["platform"]))
     tensors_of = {key: value[key] for key in ("inputs", "outputs") if value.get(key)}
     if tensors_of:
-        plain = json.dumps(tensors_of, sort_keys=True)
-        found["metadata of inputs and outputs"] = hashlib.sha256(plain.encode()).hexdigest()
+        found["metadata of inputs and outputs"] = _short(json.dumps(tensors_of, sort_keys=True))
     return found
+
+
+def _short(text: str) -> str:
+    """A short plain text as it is, any other one as a digest: a service may send what it likes."""
+    plain = re.fullmatch(r"[\w.+:, -]{1,24}", text, flags=re.ASCII)
+    return text if plain else hashlib.sha256(text.encode(errors="replace")).hexdigest()
