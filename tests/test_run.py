@@ -499,13 +499,17 @@ def test_another_teacher_is_refused(finished: Path) -> None:
 def test_other_images_or_another_search_are_refused(finished: Path) -> None:
     other = TensorImages(IMAGES.values.flip(0))
     with opened(finished, silent_teacher()) as run:
-        with pytest.raises(ConfigurationDiffers, match="images: "):
+        with pytest.raises(
+            ConfigurationDiffers, match=r"images are not those that .*content or their"
+        ):
             run.answers(other)
-        with pytest.raises(ConfigurationDiffers, match="samples: 7 -> 5"):
+        with pytest.raises(ConfigurationDiffers, match="there are 5, not 7"):
             run.answers(TEST_IMAGES)
         with pytest.raises(ConfigurationDiffers, match="queries: 22 -> 60"):
             run.measure(IMAGES, Search(**{**_fields(SEARCH), "queries": 60}))
-        with pytest.raises(ConfigurationDiffers, match="images: "):
+        with pytest.raises(
+            ConfigurationDiffers, match=r"images are not those that .*content or their"
+        ):
             run.evaluate(network(), TensorImages(TEST_IMAGES.values.flip(0)))
         everything(run)
 

@@ -51,12 +51,15 @@ class Run:
     - `redo_damaged`: buys shards again that are missing, cut or altered. Their price stays on the
       books.
     - `progress`: is told how far a stage is (`db3kd.progress.Progress`).
+    - `identity`: what the teacher is known by, a digest for each part; by default what the teacher
+      says of itself (`db3kd.teachers.base.identity_of`). A part that is another one than before is
+      an error.
 
     Use it as a context manager, because only one process at a time may hold the folder.
 
     Raises:
         ConfigurationDiffers: the folder was made with another seed, device or configuration, or
-            with a teacher of other classes or bounds.
+            with another teacher.
         Damaged: a file of the run cannot be trusted.
         Busy: another process is working in the folder.
         RunError: a newer version made the folder, or it cannot be written.
@@ -83,6 +86,7 @@ class Run:
         configuration: Mapping[str, Any] | None = None,
         redo_damaged: bool = False,
         progress: Progress = silent,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.seed, self.device, self.progress = Path(folder), seed, device, progress
         self._workspace = Workspace(
@@ -94,6 +98,7 @@ class Run:
             configuration=configuration or {},
             redo_damaged=redo_damaged,
             progress=progress,
+            identity=identity,
         )
         self.journal, self.meter = self._workspace.journal, self._workspace.meter
 

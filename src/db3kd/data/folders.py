@@ -71,6 +71,15 @@ class FolderImages:
         self._digest = self._digest or combined(f"{self._form}", map(of_file, self._files))
         return self._digest
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the images, in their order."""
+        return tuple(self._files)
+
+    def encoded(self, row: int) -> bytes:
+        """The bytes of one image as they are kept; rows in ascending order are read fastest."""
+        return self._encoded(row)
+
     def _where(self, row: int) -> str:
         return f"image {row} ({self._files[row]})"
 

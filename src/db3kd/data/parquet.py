@@ -86,6 +86,15 @@ class ParquetImages:
         self._digest = self._digest or combined(f"{self._form}", map(of_file, self._files))
         return self._digest
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the images, in their order."""
+        return tuple(self._files)
+
+    def encoded(self, row: int) -> bytes:
+        """The bytes of one image as they are kept; rows in ascending order are read fastest."""
+        return self._encoded(row)
+
     def _group(self, row: int) -> int:
         return bisect_right(self._firsts, row) - 1
 

@@ -14,6 +14,7 @@ from db3kd.config.methods import METHODS, Method, Needs, needed
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
 from db3kd.data import DataSet, Images, load, subset
+from db3kd.data.digest import combined, of_tensor
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.job.money import purse_of
@@ -23,10 +24,12 @@ from db3kd.progress import Progress, silent
 from db3kd.run import Run
 from db3kd.seeds import derive_seed
 from db3kd.stages.ensemble_labels import images_for
+from db3kd.stages.identity import note_labels
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.networks import build
 
+CONTENT = ("file", "weights")  # settings of a teacher that are places: their content decides
 _log = logging.getLogger("db3kd")
 
 
@@ -45,7 +48,8 @@ def opened(
     images = resolved(recipe)["data"]
     if images["test_samples"] is None:
         del images["test_samples"]
-    stable = {"data": images, "teacher": fingerprint(recipe)}
+    teacher = {k: v for k, v in fingerprint(recipe).items() if k not in CONTENT}
+    stable = {"data": images, "teacher": teacher}
     data, test = data_of(recipe)
     check_possible(recipe, data, test)
     with (
@@ -59,6 +63,7 @@ def opened(
             configuration=stable,
             redo_damaged=redo_damaged,
             progress=progress,
+            identity=pipeline.parts,
         ) as found,
     ):
         for some in (data, test):
@@ -70,6 +75,9 @@ def opened(
         if pipeline.store is not None:
             account, journal = pipeline.account, found.journal
             account.purse = purse_of(recipe, pipeline.store, account, journal, keep=True)
+        if data is not None and recipe.data.labels == "truth":
+            note_labels(found.folder, found.journal, "own images", _truth(data))
+        note_labels(found.folder, found.journal, "test images", _truth(test))
         job = Job(recipe, found, data, test, pipeline)
         job.announce()
         yield job
@@ -99,6 +107,11 @@ def _some(recipe: Recipe, name: str, split: str, wanted: int | None, key: str) -
         raise InputError(f"data.{key} is {wanted:,}, but there are only {len(data):,} images")
     generator = torch.Generator().manual_seed(derive_seed(recipe.seed, key))
     return subset(data, torch.randperm(len(data), generator=generator)[:wanted].sort().values)
+
+
+def _truth(data: DataSet) -> str:
+    """A digest of true labels by the names of their classes."""
+    return combined("labels", [*data.classes, of_tensor(data.labels)])
 
 
 @dataclass(frozen=True)

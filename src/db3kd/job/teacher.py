@@ -10,7 +10,7 @@ really asked. The meter does not see repeats of a vote and canaries; they are co
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +24,15 @@ from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Noise, Remote
 from db3kd.data import DataSet
-from db3kd.data.digest import of_file
 from db3kd.errors import InputError
 from db3kd.job.adapters import make_teacher, store_of
+from db3kd.job.identity import identity as parts_of
 from db3kd.job.money import charged, purse_of, run_name
+from db3kd.job.reading import listening
 from db3kd.progress import Progress, silent
+from db3kd.stages.digests import Digests
 from db3kd.storage.journal import Journal
-from db3kd.teachers.base import Teacher
+from db3kd.teachers.base import STATE, Teacher
 from db3kd.teachers.cached import CHECKS, Account, CachedTeacher, Store
 from db3kd.teachers.noisy import Canary, Voting, margin_for
 from db3kd.teachers.remote import RemoteTeacher
@@ -68,6 +70,7 @@ class TeacherPipeline:
     vote: Voting | None = None
     store: Store | None = None
     identity: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
     account: Account = field(default_factory=Account)
     named: Callable[[str], Teacher] | None = None  # the teacher with answers under another name
 
@@ -108,21 +111,26 @@ def open_teacher(
     """
     wanted = recipe.teacher
     with ExitStack() as kept:
-        made = make_teacher(recipe, data, progress)
+        with listening() as files:
+            made = make_teacher(recipe, data, progress)
         far = made if isinstance(made, RemoteTeacher) else None
         if far is not None:
             kept.enter_context(closing(far))
             far.discover()
+        digests = Digests(Path(recipe.run) / "digests.json", progress)
+        kept.callback(digests.save)  # a new run has its folder only then
+        parts = parts_of(recipe, made, files, digests.of_file)
         file = store_of(recipe)
         if file is None:
-            yield TeacherPipeline(*_with_noise(wanted.noise, made, lambda name: made))
+            noisy = _with_noise(wanted.noise, made, lambda name: made)
+            yield TeacherPipeline(*noisy, parts=parts)
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         store = kept.enter_context(Store(file))
         journal = Journal(Path(recipe.run) / "journal.jsonl", read_only=True)
         account = Account(CHECKS * check + run_name(recipe, journal))
         account.purse = purse_of(recipe, store, account, journal, keep=False)
-        identity = _local_identity(recipe) if far is None else far.identity
+        identity = _local_identity(recipe, parts) if far is None else far.identity
         if far is not None:
             far.learn(store.names(identity))
             far.remember = lambda names: _learn(store, identity, names)
@@ -137,9 +145,8 @@ def open_teacher(
             books = [store.books(name, run=account.run) for name in names]
             return sum(some["answered"] + some["lost"] for some in books)
 
-        yield TeacherPipeline(
-            *_with_noise(wanted.noise, made, asked, repeated), store, identity, account, asked
-        )
+        noisy = _with_noise(wanted.noise, made, asked, repeated)
+        yield TeacherPipeline(*noisy, store, identity, parts, account, asked)
 
 
 def _with_noise(
@@ -220,12 +227,12 @@ def _learn(store: Store, identity: str, names: tuple[str, ...]) -> None:
         raise InputError("another process met new classes in another order; run again to continue")
 
 
-def _local_identity(recipe: Recipe) -> str:
-    """What identifies a local teacher: its settings, and the content of its file."""
+def _local_identity(recipe: Recipe, parts: Mapping[str, str]) -> str:
+    """What identifies a local teacher in a store: its settings, and the content of its parts."""
     facts = fingerprint(recipe)
+    content = sorted(value for name, value in parts.items() if not name.startswith(STATE))
     for name in ("file", "weights"):
-        path = facts.get(name)
-        if path and Path(path).is_file():
-            facts[name] = of_file(Path(path))
-    text = json.dumps(facts, sort_keys=True)
+        if facts.get(name):
+            facts[name] = content.pop() if len(content) == 1 else ""  # wherever it lies
+    text = json.dumps(facts | ({"content": content} if content else {}), sort_keys=True)
     return f"{recipe.teacher.kind} {hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -24,6 +24,11 @@ class Accounts:
     lost: int
     open: dict[str, int]
 
+    @property
+    def answered(self) -> int:
+        """Queries whose answers are there."""
+        return sum(self.spent.values()) - self.reserved - self.lost
+
 
 _FIGURE = ("name", "seed", "accuracy", "agreement", "teacher_accuracy")
 

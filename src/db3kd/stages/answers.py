@@ -6,12 +6,13 @@ from torch import Tensor
 
 from db3kd.data import Images, check_images
 from db3kd.errors import InputError
+from db3kd.stages.identity import agree_on_images
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.taped import ReplayTeacher, question_key
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 
-ENDS = 16  # images at each end of a set, which stand for the whole set
+ENDS = 16  # images at each end, whose pixels are compared where contents cannot be
 
 
 def ask_once(workspace: Workspace, stage: str, images: Images) -> Int[Tensor, " sample"]:
@@ -27,8 +28,13 @@ def ask_once(workspace: Workspace, stage: str, images: Images) -> Int[Tensor, " 
     check_any(images)
     block = images.read(_ends(len(images)))
     check_images(block, workspace.meter.bounds)
-    known = {"samples": len(images), "shape": list(images.shape), "images": question_key(block)}
-    workspace.agree(stage, known)
+    known = {
+        "samples": len(images),
+        "shape": list(images.shape),
+        "images": workspace.digests.of_images(images, ANSWERS_SHARD),
+        "ends": question_key(block),
+    }
+    agree_on_images(workspace.folder, workspace.journal, stage, known, _begun(workspace, stage))
 
     def work(teacher: ReplayTeacher, rows: Tensor, _: int) -> tuple[dict[str, Tensor], Json]:
         block = images.read(rows)
@@ -74,6 +80,15 @@ def check_labels(labels: Int[Tensor, " sample"] | None, *, count: int, classes: 
         )
 
 
+def _begun(workspace: Workspace, stage: str) -> set[int]:
+    """The shards of which something was asked."""
+    done = workspace.done(stage)
+    begun = set(done)
+    if workspace.meter.by_stage.get(stage, 0) > sum(record["queries"] for record in done.values()):
+        begun |= {int(at.stem) for at in (workspace.folder / stage).glob("[0-9]*.tape")}
+    return begun
+
+
 def _ends(count: int) -> Int[Tensor, " row"]:
-    """A few rows from both ends, which stand for the whole set."""
+    """A few rows from both ends."""
     return torch.cat([torch.arange(min(ENDS, count)), torch.arange(max(0, count - ENDS), count)])

@@ -68,6 +68,9 @@ def in_todays_words(stage: str, settings: Mapping[str, Any]) -> Json:
             found[key] = names.get(found[key], found[key])
     if isinstance(found.get("ascent"), dict):  # the settings of a synthesis hold those of an ascent
         found["ascent"] = in_todays_words("ascent", found["ascent"])
+    if kind == "run" and isinstance(found.get("teacher"), dict):  # of a file, its content decides
+        places = ("file", "weights")
+        found["teacher"] = {k: v for k, v in found["teacher"].items() if k not in places}
     if "format" in found:
         found["format"] = FORMAT
     return found

@@ -28,14 +28,16 @@ from db3kd.errors import Busy, ConfigurationDiffers, Damaged, RunError
 from db3kd.progress import Progress
 from db3kd.seeds import derive_seed
 from db3kd.stages.accounts import add_up, bounds, finished
+from db3kd.stages.digests import Digests
 from db3kd.stages.formats import FORMAT, check_format, configurations
+from db3kd.stages.identity import agree_on_teacher
 from db3kd.stages.table import NAMES, STAGES, shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import OPEN_AGAIN, WAIT, Journal
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
-from db3kd.teachers.base import Teacher
+from db3kd.teachers.base import Teacher, identity_of
 from db3kd.teachers.meter import Meter
 from db3kd.teachers.parts import Ledger
 
@@ -74,9 +76,11 @@ class Workspace:
         configuration: Mapping[str, Any],
         redo_damaged: bool,
         progress: Progress,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.seed, self.device, self.progress = folder, seed, device, progress
         self._prefix = ""  # before the names of stages
+        self.digests = Digests(self.folder / "digests.json", progress)
         self._lock = filelock.FileLock(self.folder / "lock")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +93,8 @@ class Workspace:
         try:
             self.journal = Journal(self.folder / "journal.jsonl")
             try:
-                self._open(teacher, budget, dict(configuration), redo_damaged)
+                known = identity_of(teacher) if identity is None else identity
+                self._open(teacher, budget, dict(configuration), redo_damaged, known)
             except BaseException:
                 self.journal.close()
                 raise
@@ -98,7 +103,12 @@ class Workspace:
             raise
 
     def _open(
-        self, teacher: Teacher, budget: Budget | None, configuration: Json, redo: bool
+        self,
+        teacher: Teacher,
+        budget: Budget | None,
+        configuration: Json,
+        redo: bool,
+        known: Mapping[str, str],
     ) -> None:
         check_format(self.folder, self.journal)
         self._check_nothing_forgotten()
@@ -122,7 +132,9 @@ class Workspace:
             self._keep_booked(teacher.classes)
         else:
             self._book_lost(ledger)
-        spent = add_up(self.folder, self.journal, teacher.classes).spent
+        books = add_up(self.folder, self.journal, teacher.classes)
+        spent = books.spent
+        agree_on_teacher(self.folder, self.journal, known, answered=books.answered > 0)
         self.meter.by_stage.update(spent)
         self._say_what_differs()
         budget_now = msgspec.to_builtins(self.meter.budget)

@@ -4,7 +4,7 @@ Everything that knows a real model lives behind `Teacher`. Middlewares are teach
 teacher, each with one job, stacked in one visible place.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -12,6 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.errors import InputError, TeacherError
+
+STATE = "state"
+"""First word of parts of an identity that may differ although the teacher is the same one."""
 
 
 @runtime_checkable
@@ -63,6 +66,30 @@ class Middleware:
     def ledger(self) -> Any:
         """The `db3kd.teachers.parts.Ledger` of the one within; None if it keeps no books."""
         return getattr(self._teacher, "ledger", None)
+
+
+def identity_of(teacher: Teacher) -> dict[str, str]:
+    """What a teacher is known by: a digest, or a few words, for each part; {} if it is unknown.
+
+    A teacher may say it in an attribute `identity`: a text such as a version, or texts by name. It
+    tells the content and not the place: another identity is another teacher. A part whose name
+    begins with `STATE` may differ for a teacher that is made anew, so it is only a hint. Teachers
+    around a teacher have the parts of the one within.
+
+    >>> class Bright:
+    ...     classes, bounds, identity = 2, (0.0, 1.0), "bright 3"
+    ...     def labels(self, images):
+    ...         return (images.flatten(1).mean(1) > 0.5).long()
+    >>> identity_of(Bright())
+    {'identity': 'bright 3'}
+    """
+    parts = identity_of(teacher._teacher) if isinstance(teacher, Middleware) else {}
+    own = getattr(teacher, "identity", None)
+    if isinstance(own, str):
+        return parts | {"identity": own}
+    if isinstance(own, Mapping):
+        return parts | {str(name): str(value) for name, value in own.items()}
+    return parts
 
 
 class Bounds(tuple[float, float]):

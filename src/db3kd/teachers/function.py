@@ -1,7 +1,8 @@
 """Any Python callable as a teacher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,11 @@ class _Function:
     classes: int
     bounds: tuple[float, float]
     batch: int
+    identify: Callable[[], Mapping[str, str]] | None = None
+
+    @cached_property
+    def identity(self) -> Mapping[str, str] | None:
+        return None if self.identify is None else self.identify()
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         if not len(images):
@@ -51,11 +57,14 @@ def function(
     classes: int,
     bounds: tuple[float, float] = (0.0, 1.0),
     batch: int = 1024,
+    identify: Callable[[], Mapping[str, str]] | None = None,
 ) -> Teacher:
     """Hide any callable behind the label-only door.
 
     `ask` gets a float32 tensor (row, channel, height, width) within `bounds`, at most `batch` rows,
     and returns a class index for each: a tensor, an array or a list; booleans count as 0 and 1.
+    `identify` says what the teacher is known by (`identity_of`): a digest for each part. Without
+    it nobody can tell that another callable is given for a run folder that is continued.
 
     Raises:
         InputError: fewer than two classes, or empty bounds.
@@ -66,4 +75,4 @@ def function(
     tensor([0, 1])
     """
     check_kind(classes, bounds)
-    return _Function(ask, classes, bounds, batch)
+    return _Function(ask, classes, bounds, batch, identify)

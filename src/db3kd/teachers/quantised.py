@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.remote import Encoding
-from db3kd.teachers.base import Teacher
+from db3kd.teachers.base import Teacher, identity_of
 from db3kd.teachers.parts import Keeper, ask
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.seen import searched
@@ -23,6 +23,10 @@ class _Quantised:
     @property
     def classes(self) -> int:
         return self.teacher.classes
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return identity_of(self.teacher)
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         return self.teacher.labels(self.seen(images))

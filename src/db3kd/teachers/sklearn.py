@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.errors import InputError, TeacherError
-from db3kd.teachers.base import Teacher
+from db3kd.teachers.base import STATE, Teacher
 from db3kd.teachers.function import function
 
 
@@ -44,4 +44,33 @@ def sklearn(
             raise TeacherError(f"the estimator answered a class outside its classes_: {said[:5]}")
         return found
 
-    return function(ask, classes=len(names), bounds=bounds, batch=batch)
+    return function(
+        ask,
+        classes=len(names),
+        bounds=bounds,
+        batch=batch,
+        identify=lambda: _parts(estimator),
+    )
+
+
+def _parts(estimator: Any) -> dict[str, str]:
+    """A digest of what was fitted; {} where there is nothing that has one.
+
+    It is a state and no more than that: a fit on another number of threads has another one, and so
+    have trees that count how often they were asked. Of an object of another library, only its
+    arrays and the estimators in it are looked at: it may hold what is new in each process, such as
+    open files.
+    """
+    import joblib  # type: ignore[import-untyped]
+    from sklearn.base import BaseEstimator
+
+    fitted = estimator
+    if not isinstance(estimator, BaseEstimator):
+        inside = vars(estimator) if hasattr(estimator, "__dict__") else {}
+        fitted = {k: v for k, v in inside.items() if isinstance(v, np.ndarray | BaseEstimator)}
+        if not fitted:
+            return {}
+    try:
+        return {f"{STATE} of the estimator": str(joblib.hash(fitted))}
+    except Exception:  # whatever the pickling of some attribute raises
+        return {}

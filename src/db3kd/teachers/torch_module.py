@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from db3kd.data.digest import of_state
 from db3kd.errors import TeacherError
 from db3kd.teachers.base import Teacher, check_kind
 from db3kd.teachers.faster import CPU_BATCH, Variant, faster
@@ -92,6 +93,16 @@ class TorchTeacher:
 
     def __repr__(self) -> str:
         return f"torch_module({type(self._module).__name__}: {self.chosen})"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """A digest of the module's parts and weights as they are now; {} if they have none."""
+        parts = self._module.named_modules()
+        kinds = [f"{name} {type(part).__qualname__}" for name, part in parts]
+        try:
+            return {"weights of the module": of_state(kinds, self._module.state_dict())}
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):  # no plain tensors
+            return {}
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image; costs one query for each; same device as the images."""

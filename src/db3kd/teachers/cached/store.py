@@ -171,14 +171,14 @@ class Store:
     ) -> None:
         """Keep answers and book them, in one transaction; not synced to the disk.
 
-        `failed`: keys whose call failed for good; those of them that are claimed are booked. `retried`: images that are
-        going to be sent once more.
+        `failed`: keys whose call failed for good; those of them that are claimed are booked.
+        `retried`: images that are going to be sent once more.
 
         Raises:
             MoneyExhausted: to send images once more would cost more than the purse has.
         """
         values = checked(keys, classes)
-        with self._writing(sync=False) as base:
+        with self._writing(sync=False):
             teacher = self._new_teacher(identity)
             if retried and account.purse is not None and account.purse.price.failed:
                 self._check_purse(account, retried)

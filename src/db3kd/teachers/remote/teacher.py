@@ -51,6 +51,8 @@ class RemoteTeacher:
         self.labelled = LabelMap(settings.names, classes)
         self.transport = _transport(settings, limits)
         self.remember: Callable[[tuple[str, ...]], None] = lambda names: None
+        self.told: dict[str, str] = {}
+        """What the service says of which model answers, once it was asked: `discover`."""
         self._shape: tuple[int, int, int] | None = None
         self._encoder: Encoder
         self._protocol: Protocol
@@ -96,6 +98,8 @@ class RemoteTeacher:
             status, body = self.transport.fetch(plain.metadata())
         except TeacherError:
             return
+        if status == 200:
+            self.told = protocols.told(body, pinned=self.settings.version is not None)
         entries = protocols.describe(body) if status == 200 else ()
         if len(entries) != 1:
             return

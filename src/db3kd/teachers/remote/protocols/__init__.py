@@ -12,7 +12,7 @@ from db3kd.config.types import validated
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols.concepts import concepts
 from db3kd.teachers.remote.protocols.mlflow import mlflow
-from db3kd.teachers.remote.protocols.oip import OpenInference, describe, oip
+from db3kd.teachers.remote.protocols.oip import OpenInference, describe, oip, told
 from db3kd.teachers.remote.protocols.raw import raw
 from db3kd.teachers.remote.protocols.reply import Answer, Failed
 from db3kd.teachers.remote.protocols.request import VARIABLE, Request
@@ -32,6 +32,7 @@ __all__ = [
     "oip",
     "raw",
     "template",
+    "told",
 ]
 
 

@@ -1,6 +1,8 @@
 """The Open Inference Protocol, version 2, of KServe, Triton and MLServer."""
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -147,3 +149,35 @@ def describe(body: bytes) -> tuple[Entry, ...]:
     entries = value.get("inputs") if isinstance(value, dict) else None
     found = [tensors.entry(each) for each in entries] if isinstance(entries, list) else []
     return tuple(each for each in found if each is not None)
+
+
+def told(body: bytes, *, pinned: bool = False) -> dict[str, str]:
+    """What a model's metadata say of which model it is, by name; {} if it is not metadata.
+
+    Versions, platform, and a digest of its inputs and outputs. With a version that is `pinned` by
+    the settings, others that are there do not count.
+
+    >>> body = b'{"name": "m", "versions": ["2"], "platform": "onnx", "inputs": []}'
+    >>> found = told(body)
+    >>> found["version"], found["platform"], told(b"no JSON")
+    ('2', 'onnx', {})
+    """
+    value = parsed({}, body)
+    if not isinstance(value, dict):
+        return {}
+    found = {}
+    versions = value.get("versions")
+    if isinstance(versions, list) and versions and not pinned:
+        found["version"] = _short(", ".join(sorted(map(str, versions))))
+    if value.get("platform"):
+        found["platform"] = _short(str(value["platform"]))
+    tensors_of = {key: value[key] for key in ("inputs", "outputs") if value.get(key)}
+    if tensors_of:
+        found["metadata of inputs and outputs"] = _short(json.dumps(tensors_of, sort_keys=True))
+    return found
+
+
+def _short(text: str) -> str:
+    """A short plain text as it is, any other one as a digest: a service may send what it likes."""
+    plain = re.fullmatch(r"[\w.+:, -]{1,24}", text, flags=re.ASCII)
+    return text if plain else hashlib.sha256(text.encode(errors="replace")).hexdigest()

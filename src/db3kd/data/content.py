@@ -1,0 +1,101 @@
+"""What images are, whatever file holds them: digests of each one's content, in their order."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from db3kd.data.images import Images, Rows
+from db3kd.errors import InputError
+
+BLOCK = 1024  # images that are read at once
+
+Tell = Callable[[int, int], None]
+"""What is told how much is done, and of how much."""
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """Images in files that can give each one's bytes as they are kept, without decoding them."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that hold the images."""
+
+    def encoded(self, row: int) -> bytes:
+        """The bytes of one image; rows in ascending order are read fastest."""
+
+
+def unfolded(images: Images) -> tuple[Images, Int[Tensor, " row"]]:
+    """The images that a view is of, and its rows.
+
+    >>> from db3kd.data import TensorImages
+    >>> view = Rows(TensorImages(torch.zeros(4, 1, 2, 2)), torch.tensor([3, 1]))
+    >>> unfolded(Rows(view, torch.tensor([1])))[1]
+    tensor([1])
+    """
+    if not isinstance(images, Rows):
+        return images, torch.arange(len(images))
+    source, rows = unfolded(images.images)
+    return source, rows[images.rows.cpu()]
+
+
+def content_of(
+    images: Images, rows: Int[Tensor, " row"], size: int, tell: Tell = lambda done, total: None
+) -> str:
+    """A word that says what was digested, and a digest of every `size` rows in their order.
+
+    - "encoded": the bytes of files or of a column. They do not depend on names, on how images are
+      spread over files, on labels, or on images that are not among the rows.
+    - "values": the pixels, of images that are not in files.
+
+    Digests compare only if their words are the same. `tell` is told how much is done. Costs no
+    query.
+
+    Raises:
+        InputError: an image cannot be read.
+
+    >>> from db3kd.data import TensorImages
+    >>> same = TensorImages(torch.zeros(4, 1, 2, 2, dtype=torch.uint8))
+    >>> word, first, second = content_of(same, torch.arange(4), 2).split()
+    >>> word, first == second
+    ('values', True)
+    """
+    if isinstance(images, Encoded):
+        word, digests = "encoded", _of_encoded(images, rows, tell)
+    else:
+        word, digests = "values", _of_values(images, rows, tell)
+    found, whole = [word], hashlib.sha256()
+    for place, digest in enumerate(digests, start=1):
+        whole.update(digest)
+        if place % size == 0 or place == len(rows):
+            found.append(whole.hexdigest())
+            whole = hashlib.sha256()
+    return " ".join(found)
+
+
+def _of_encoded(images: Encoded, rows: Tensor, tell: Tell) -> Iterator[bytes]:
+    """A digest of each row; each image is read once, in ascending order."""
+    wanted, places = torch.unique(rows, return_inverse=True)
+    digests = []
+    for done, row in enumerate(wanted.tolist()):
+        if done % BLOCK == 0:
+            tell(done, len(wanted))
+        try:
+            digests.append(hashlib.sha256(images.encoded(row)).digest())
+        except OSError as error:
+            raise InputError(f"image {row} cannot be read: {error}") from None
+    return (digests[place] for place in places.tolist())
+
+
+def _of_values(images: Images, rows: Tensor, tell: Tell) -> Iterator[bytes]:
+    for first in range(0, len(rows), BLOCK):
+        tell(first, len(rows))
+        block = images.read(rows[first : first + BLOCK]).cpu()
+        exact = block.mul(255).round_().to(torch.uint8) if images.eight_bit else block
+        for values in exact.contiguous().numpy():
+            yield hashlib.sha256(values.data).digest()
