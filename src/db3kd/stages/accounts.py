@@ -27,7 +27,7 @@ class Accounts:
     @property
     def answered(self) -> int:
         """Queries whose answers are there."""
-        return sum(self.spent.values()) - self.reserved - self.lost
+        return sum(self.spent.values()) + sum(self.open.values()) - self.reserved - self.lost
 
 
 _FIGURE = ("name", "seed", "accuracy", "agreement", "teacher_accuracy")
