@@ -12,6 +12,7 @@ from torch import Tensor
 from db3kd.config.recipe import Recipe
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
+from db3kd.job.money import sent
 from db3kd.job.plan import check_possible, forecast
 from db3kd.job.session import data_of
 from db3kd.job.teacher import open_teacher
@@ -126,15 +127,6 @@ def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = Non
         if given is not None:
             found["exported"] = store.export(given, pipeline.identity)
         return {**found, **store.books(pipeline.identity)}
-
-
-def sent(books: dict[str, int]) -> int:
-    """Images that were sent, by the books of a store.
-
-    >>> sent({"answered": 5, "failed": 1, "retried": 1, "lost": 0, "in_flight": 0, "hits": 9})
-    7
-    """
-    return sum(books[name] for name in ("answered", "failed", "retried", "lost", "in_flight"))
 
 
 def _keep_canaries(fresh: Callable[[str], Teacher], images: Tensor, file: Path) -> int:

@@ -53,6 +53,15 @@ def charged(purse: Purse, store: Store, account: Account) -> int:
     return sum(purse.charged(store.books(run=run)) for run in account.runs)
 
 
+def sent(books: dict[str, int]) -> int:
+    """Images that were sent, by the books of a store.
+
+    >>> sent({"answered": 5, "failed": 1, "retried": 1, "lost": 0, "in_flight": 0, "hits": 9})
+    7
+    """
+    return sum(books[name] for name in ("answered", "failed", "retried", "lost", "in_flight"))
+
+
 def run_name(recipe: Recipe, journal: Journal) -> str:
     """The name under which a run's images are booked: its identity, before it has one its place."""
     for record in journal.all("name"):

@@ -19,6 +19,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.job.money import purse_of
 from db3kd.job.plan import PARTS, check_possible, forecast
+from db3kd.job.probe import arm
 from db3kd.job.teacher import TeacherPipeline, fingerprint, open_teacher, paid
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
@@ -79,6 +80,8 @@ def opened(
             note_labels(found.folder, found.journal, "own images", _truth(data))
         note_labels(found.folder, found.journal, "test images", _truth(test))
         job = Job(recipe, found, data, test, pipeline)
+        if data is not None and recipe.teacher.noise is None:
+            arm(found, pipeline, data.images, most=job.most["total"])
         job.announce()
         yield job
 
@@ -140,20 +143,27 @@ class Job:
         """What the methods of all students need, taken together."""
         return needed(self.recipe.student.methods)
 
-    def announce(self) -> None:
-        """Log what the run will cost at most, and for what; costs no query."""
-        meter, test = self.run.meter, self.test
+    @cached_property
+    def most(self) -> dict[str, int]:
+        """What the run will cost at most, by part; as it was planned when it was opened."""
+        recipe, test = self.recipe, self.test
         samples = 0 if self.train is None else len(self.train)
-        divided = self.run.planned(max(1, samples), self.recipe.spend, reserved=len(test))
-        spend = msgspec.structs.replace(self.recipe.spend, per_image=divided.per_image)
-        total = self.run.planned_synthesis(self.recipe.synthesis, reserved=len(test))
-        synthesis = msgspec.structs.replace(self.recipe.synthesis, queries=max(1, total))
-        most = forecast(
-            msgspec.structs.replace(self.recipe, spend=spend, synthesis=synthesis),
+        divided = self.run.planned(max(1, samples), recipe.spend, reserved=len(test))
+        spend = msgspec.structs.replace(recipe.spend, per_image=divided.per_image)
+        total = self.run.planned_synthesis(recipe.synthesis, reserved=len(test))
+        synthesis = msgspec.structs.replace(recipe.synthesis, queries=max(1, total))
+        return forecast(
+            msgspec.structs.replace(recipe, spend=spend, synthesis=synthesis),
             samples=samples,
             test_samples=len(test),
-            classes=meter.classes,
+            classes=self.run.meter.classes,
         )
+
+    def announce(self) -> None:
+        """Log what the run will cost at most, and for what; costs no query."""
+        meter, most = self.run.meter, self.most
+        samples = 0 if self.train is None else len(self.train)
+        divided = self.run.planned(max(1, samples), self.recipe.spend, reserved=len(self.test))
         words = [f"{most[part]:,} for {name}" for part, name in PARTS.items() if most[part]]
         _log.info("at most %s queries in all: %s", f"{most['total']:,}", ", ".join(words))
         if self.needs.trial and self.run.decision is None and divided.tried:

@@ -1,6 +1,6 @@
 """The meter that every query passes: counted before it is asked, and never beyond a budget."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from jaxtyping import Float, Int
@@ -42,6 +42,9 @@ class Meter(Middleware):
     ) -> None:
         super().__init__(teacher)
         self._stage = ""
+        self.before_asking: Callable[[], None] | None = (
+            None  # called once, before a question
+        )
         self.budget = validated(budget or Budget())
         self.by_stage: dict[str, int] = dict(spent or {})
         self._limits = {str(name): limit for name, limit in self.budget.stages.items()}
@@ -96,6 +99,7 @@ class Meter(Middleware):
             TeacherError: from the teacher, or it left rows without an answer.
         """
         self.check(keeper.open)
+        self._begin()
         ask(self._teacher, images, _Counted(self, keeper))
 
     def used(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
@@ -106,9 +110,15 @@ class Meter(Middleware):
         """
         asked = len(images)
         self.check(asked)
+        self._begin()
         answers = check_answers(self._teacher.labels(images), asked=asked, classes=self.classes)
         self.book(asked)
         return answers
+
+    def _begin(self) -> None:
+        if self.before_asking is not None:
+            first, self.before_asking = self.before_asking, None
+            first()
 
 
 class _Counted:
