@@ -23,12 +23,12 @@ _CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)
 
 
 def plain(text: object, most: int = 300) -> str:
-    """Foreign text as a part of a sentence: one line, no control characters, at most `most` long.
+    r"""Foreign text as a part of a sentence: one line, no control characters, at most `most` long.
 
     Text that cannot be had, since it fails to be made, is left out.
 
-    >>> plain("\\x1b[31mred\\x1b[0m\\n  and\\tso on\\x00")
-    'red and so on\\\\x00'
+    >>> plain("\x1b[31mred\x1b[0m\n  and\tso on\x00")
+    'red and so on\\x00'
     >>> plain("ha" * 1000, most=8)
     'haha ...'
     """

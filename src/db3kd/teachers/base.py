@@ -145,8 +145,8 @@ def _as_tensor(answers: object) -> Tensor:
         return torch.as_tensor(answers)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TeacherError(
-            f"the teacher answered {plain(type(answers).__name__, 60)} {plain(answers, 60)!r}, which is no"
-            " array of whole numbers; map names to class indices in the adapter"
+            f"the teacher answered {plain(type(answers).__name__, 60)} {plain(answers, 60)!r},"
+            " which is no array of whole numbers; map names to class indices in the adapter"
         ) from None
 
 
