@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from db3kd.config.secrets import without_secrets
 from db3kd.errors import described, plain
@@ -46,7 +46,7 @@ class Stream:
     'I/O operation on closed file'
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream, self.lost, self.quiet = stream, "", False
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(OSError, ValueError):
@@ -119,7 +119,7 @@ def _filled(number: int, mode: int) -> bool:
     return False
 
 
-def _opened(stream: TextIO | None, number: int, closed: bool) -> TextIO:
+def _opened(stream: Any, number: int, closed: bool) -> Any:
     if stream is not None and not closed:
         return stream
     return open(number, "w", encoding="utf-8", closefd=False)
