@@ -61,8 +61,8 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
 
     Raises:
         InputError: the device is not there; own and test images differ in shape; a network or a
-            setting does not fit them; or the budget leaves not a single pseudo sample. A run that has begun keeps its plan,
-            so its budget is not checked.
+            setting does not fit them; or the budget leaves not a single pseudo sample. A run that
+            has begun keeps its plan, so its budget is not checked.
     """
     check_device(recipe.device)
     wanted, shape = recipe.student, test.images.shape
