@@ -281,6 +281,20 @@ def test_a_terminal_that_shows_ascii_only(begun: Sandbox) -> None:
     assert said.stderr == "db3kd: there is no run in \\xe9t\\xe9\n"
 
 
+def test_a_terminal_of_one_column(begun: Sandbox) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "db3kd", "run", "--help"],
+        cwd=begun.folder,
+        env={**os.environ, "COLUMNS": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "Usage" in said.stdout
+
+
 # Folders and files
 
 
@@ -310,9 +324,14 @@ def test_files_and_folders_in_each_others_place(begun: Sandbox, tmp_path: Path) 
         status(begun.run)
     stage.unlink()
     (stage / "00000.tape").mkdir(parents=True)
-    with pytest.raises(Damaged, match=r"00000\.tape is a folder"):
+    with pytest.raises(Damaged, match=r"00000\.tape is not a file"):
         status(begun.run)
     (stage / "00000.tape").rmdir()
+    if os.name == "posix":
+        (stage / "00000.tape").symlink_to("00000.tape")
+        with pytest.raises(Damaged, match=r"00000\.tape is not a file"):
+            status(begun.run)
+        (stage / "00000.tape").unlink()
     stage.rmdir()
     (tmp_path / "journal.jsonl").mkdir()
     with pytest.raises(Damaged, match=r"journal\.jsonl is not a file"):

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from typing import Any
 from db3kd.config.secrets import without_secrets
 from db3kd.errors import described, plain
 
+NARROWEST = 40  # columns; with one, the help never ended
 GONE = 141  # exit code if nobody reads the output any more: what a shell says of a SIGPIPE
 MOST_LINES, MOST_SIGNS = 30, 2000  # of one message
 MOST_LOGGED = 2**20  # signs of a traceback's file
@@ -98,6 +100,8 @@ def console() -> Iterator[tuple[Stream, Stream]]:
     sys.stdout, sys.stderr = output, errors
     if before[0] is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for the whole process
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     try:
         yield output, errors
     finally:
@@ -162,6 +166,8 @@ def fault(error: BaseException, work: Work) -> str:
     'something unexpected happened (RuntimeError: no way); ... is in ...error.log'
     """
     about = f"something unexpected happened ({described(error)})"
+    if isinstance(error, OSError) and error.filename:
+        about = f"{plain(error.filename, 200)} cannot be used ({plain(error.strerror)})"
     if _is_of_memory(error):
         about = f"there is too little memory ({described(error)}); take fewer or smaller images"
     text = _report(error, work.secrets)

@@ -85,7 +85,7 @@ def _loaded(name: str, split: str, size: int | None, channels: int | None) -> Da
 
 def _parse_split(split: str) -> tuple[str, int, int | None]:
     """Split "train[10:20]" into the name, the first row and the end."""
-    match = re.fullmatch(r"(\w[\w.]*)(?:\[(\d{0,18}):(\d{0,18})\])?", split, flags=re.ASCII)
+    match = re.fullmatch(r"(\w[\w.]{0,99})(?:\[(\d{0,18}):(\d{0,18})\])?", split, flags=re.ASCII)
     if match is None:
         raise InputError(
             f"split is {plain(split, 60)!r}; give a name, or a name and rows: train, train[:300],"

@@ -32,8 +32,8 @@ def numbered(folder: Path, suffix: str) -> list[tuple[int, Path]]:
         if path.suffix == suffix and _NUMBERED.fullmatch(path.stem)
     ]
     for _, path in found:
-        if path.is_dir():
-            raise Damaged(f"{path} is a folder, not a file; {_AWAY}")
+        if not path.is_file() and (path.is_symlink() or path.exists()):  # else it is gone by now
+            raise Damaged(f"{path} is not a file; {_AWAY}")
     return sorted(found)
 
 
