@@ -165,11 +165,13 @@ def fault(error: BaseException, work: Work) -> str:
     >>> sentence
     'something unexpected happened (RuntimeError: no way); ... is in ...error.log'
     """
-    about = f"something unexpected happened ({described(error)})"
+    # Hidden before it is cut: the beginning of a secret is not to be seen either.
+    said = plain(without_secrets(described(error, MOST_SIGNS), work.secrets))
+    about = f"something unexpected happened ({said})"
     if isinstance(error, OSError) and error.filename:
         about = f"{plain(error.filename, 200)} cannot be used ({plain(error.strerror)})"
     if _is_of_memory(error):
-        about = f"there is too little memory ({described(error)}); take fewer or smaller images"
+        about = f"there is too little memory ({said}); take fewer or smaller images"
     text = _report(error, work.secrets)
     places = [*([work.folder / _LOGS[0]] if work.folder else []), Path(_LOGS[1])]
     for file in (*places, Path(tempfile.gettempdir()) / _LOGS[1]):
