@@ -12,7 +12,48 @@ Db3kdError
     └── Busy                         another process is working in it
 
 A row of a search that fails raises nothing. The result holds its status.
+
+Text that others wrote (a library, a server, the user's code, a file) enters a message by `plain` or
+`described` alone: on one line, without signs that a terminal obeys, and not too long.
 """
+
+import re
+
+_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")  # of terminals
+
+
+def plain(text: object, most: int = 300) -> str:
+    r"""Foreign text as a part of a sentence: one line, no control characters, at most `most` long.
+
+    Text that cannot be had, since it fails to be made, is left out.
+
+    >>> plain("\x1b[31mred\x1b[0m\n  and\tso on\x00")
+    'red and so on\\x00'
+    >>> plain("ha" * 1000, most=8)
+    'haha ...'
+    """
+    try:
+        words = str(text)
+    except Exception:  # of code that is not ours
+        return ""
+    words = words[: 8 * most + 1000]  # what is escaped only grows
+    words = " ".join(_CODES.sub("", words).split())
+    shown = "".join(sign if sign.isprintable() else _escaped(sign) for sign in words)
+    return shown if len(shown) <= most else f"{shown[: most - 4]} ..."
+
+
+def described(error: BaseException, most: int = 300) -> str:
+    """Kind and text of an exception of others, as a part of a sentence.
+
+    >>> described(KeyError("cat")), described(SystemExit())
+    ("KeyError: 'cat'", 'SystemExit')
+    """
+    kind, text = plain(type(error).__name__, 60), plain(error, most)
+    return f"{kind}: {text}" if text else kind
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 class Db3kdError(Exception):

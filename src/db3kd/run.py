@@ -36,6 +36,7 @@ from db3kd.stages.pseudo_samples import PseudoSamples
 from db3kd.stages.students import Evaluation, distilled, evaluated
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.workspace import Workspace
+from db3kd.student.devices import check_device
 from db3kd.student.evaluate import classes_of
 from db3kd.teachers.base import Teacher
 
@@ -63,6 +64,7 @@ class Run:
         Damaged: a file of the run cannot be trusted.
         Busy: another process is working in the folder.
         RunError: a newer version made the folder, or it cannot be written.
+        InputError: the device cannot be used here.
 
     >>> import tempfile
     >>> from db3kd.data import TensorImages
@@ -88,6 +90,7 @@ class Run:
         progress: Progress = silent,
         identity: Mapping[str, str] | None = None,
     ) -> None:
+        check_device(device)
         self.folder, self.seed, self.device, self.progress = Path(folder), seed, device, progress
         self._workspace = Workspace(
             self.folder,

@@ -2,6 +2,8 @@ import json
 import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -780,3 +782,67 @@ def test_a_recipe_made_in_python_may_not_limit_what_is_not_searched(write):
     changed = msgspec.structs.replace(recipe, label=Search(queries=500))
     with pytest.raises(RecipeError, match=r"^recipe: label\.queries = 500 counts for each class"):
         resolved(changed)
+
+
+# Absurd recipes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".".join(["a"] * 60_000) + " = 1",
+        "[" + ".".join(["a"] * 60_000) + "]",
+        "x = {" + " . ".join(['"a"'] * 60_000) + " = 1}",
+        "".join(f"k{n} = 1\n" for n in range(30_000)),
+        "k" * 500_000 + " = 1",
+        "x = " + "[" * 100_000,
+        "x = " + "{a = " * 5000 + "1" + "}" * 5000,
+        "seed = 0x" + "f" * 100_000,
+        "seed = " + "9" * 100_000,
+        "#" * 2**21,
+        "x = '''" + '"\\' * 200_000,
+        "device = [" + "1, " * 20_000 + "]",
+        "run = 'a' \n\n seed = \"" + "\\u00e9" * 10_000 + '"',
+    ],
+    ids=lambda text: text[:12],
+)
+def test_an_absurd_recipe_is_refused_soon(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(text + "\n" + "[data]\n[teacher]\n[student]\n")
+    began = time.monotonic()
+    with pytest.raises(RecipeError) as refused:
+        read_recipe(path)
+    assert time.monotonic() - began < 10
+    assert len(str(refused.value)) < 10_000
+    assert str(refused.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        ".".join(["a"] * 20_000) + "=1",
+        "student={" + ".".join(["a"] * 20_000) + "=1}",
+        "run=" + "\udcff",
+        'run="a\\u0000b"',
+        "label.members=1001",
+        "x" * 10**6,
+    ],
+    ids=lambda text: ascii(text[:12]),
+)
+def test_an_absurd_override_is_refused_in_short(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(
+        "run = 'r'\n[data]\ntrain='d'\n[teacher]\nkind='onnx'\nfile='t'\n"
+        "[student]\nnetwork='small'\n"
+    )
+    read_recipe(path)
+    with pytest.raises(RecipeError) as refused:
+        read_recipe(path, [override])
+    assert len(str(refused.value)) < 3000
+
+
+def test_a_recipe_that_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").mkdir()
+    for path in (tmp_path / "r.toml", "a\0b", "x" * 5000):
+        with pytest.raises(RecipeError, match="cannot be read"):
+            read_recipe(path)

@@ -5,6 +5,7 @@ import sys
 import types
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -693,3 +694,91 @@ def test_check_images_takes_what_is_in_bounds():
 def test_check_images_wants_float32_of_four_dimensions(images, message):
     with pytest.raises(InputError, match=message):
         check_images(images, (0.0, 1.0))
+
+
+# Odd files
+
+
+def odd_parquet(folder: Path, images: Any, labels: Any, told: Any = None) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"image": images, "label": labels}).replace_schema_metadata(told)
+    pq.write_table(table, folder / "train-00000-of-00001.parquet", compression="none")
+    return folder / "train-00000-of-00001.parquet"
+
+
+def one_png() -> bytes:
+    from io import BytesIO
+
+    from PIL import Image
+
+    file = BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("label", [100_000, 10**9, 2**63 - 1])
+def test_a_label_that_counts_no_classes(tmp_path: Path, label: int) -> None:
+    odd_parquet(tmp_path, [{"bytes": one_png()}] * 3, [0, 1, label])
+    with pytest.raises(InputError, match=f"is {label}, but labels count classes from 0"):
+        load(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("value", ["abc", 7_000_000_000, 0.5, [b"x"]])
+def test_images_that_are_not_bytes(tmp_path: Path, value: Any) -> None:
+    odd_parquet(tmp_path, [{"bytes": value}] * 3, [0, 1, 0])
+    with pytest.raises(InputError, match="give the encoded image as binary"):
+        load(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b'{"info":' * 100_000, b"[]", b'{"info": {"features": {"label": {"names": "ab"}}}}', b"\xff"],
+)
+def test_metadata_that_names_no_classes(tmp_path: Path, told: bytes) -> None:
+    odd_parquet(tmp_path, [{"bytes": one_png()}] * 4, [0, 1, 0, 1], {b"huggingface": told})
+    assert load(str(tmp_path), "train").classes == ("0", "1")
+
+
+def test_a_damaged_column_of_labels(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    file = odd_parquet(tmp_path, [{"bytes": one_png()}] * 400, [0, 1] * 200)
+    column = pq.ParquetFile(file).metadata.row_group(0).column(1)
+    first, size = column.dictionary_page_offset, column.total_compressed_size
+    content = bytearray(file.read_bytes())
+    content[first : first + size] = b"\xff" * size
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"column 'label' of .* cannot be read"):
+        load(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("size", [8193, 2**40, 2**63 - 1])
+def test_a_size_that_cannot_be(tmp_path: Path, size: int) -> None:
+    odd_parquet(tmp_path, [{"bytes": one_png()}] * 2, [0, 1])
+    with pytest.raises(InputError, match="give the side of the image"):
+        load(str(tmp_path), "train", size=size)
+
+
+@pytest.mark.parametrize("split", ["train[:" + "9" * 5000 + "]", "\0", "x" * 10**6])
+def test_a_split_that_cannot_be(tmp_path: Path, split: str) -> None:
+    odd_parquet(tmp_path, [{"bytes": one_png()}] * 2, [0, 1])
+    with pytest.raises(InputError) as refused:
+        load(str(tmp_path), split)
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "~no-such-user/x"])
+def test_a_name_that_cannot_be(name: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load(name, "train")
+    assert len(str(refused.value)) < 500
+
+
+def test_a_folder_that_is_called_like_a_file(tmp_path: Path) -> None:
+    file = odd_parquet(tmp_path, [{"bytes": one_png()}] * 2, [0, 1])
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(InputError):
+        load(str(tmp_path), "train")

@@ -8,6 +8,7 @@ import logging
 import random
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -579,3 +580,15 @@ def test_replies(wire: Wire, count: int, monkeypatch: pytest.MonkeyPatch) -> Non
             teacher.close()
     assert answered[True] > count / 100
     report("replies")
+
+
+# Every door, in processes of their own
+
+
+@pytest.mark.slow
+def test_no_door_fails() -> None:
+    script = EXAMPLES.parent / "benchmarks" / "fuzz.py"
+    words = [sys.executable, str(script), "--cases", "20000", "--workers", "1"]
+    said = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr[-2000:]) == (0, "")
+    assert json.loads(said.stdout)["cases"] == 20_000

@@ -1,8 +1,8 @@
 """The command line: parse, call one function, print, set the exit code.
 
 Exit codes: 0 done, 1 an error in one sentence, 2 usage (a wrong recipe included), 3 the budget is
-exhausted, 130 interrupted. Results go to stdout, progress to stderr. Torch is loaded only after the
-arguments are parsed, so that help is quick.
+exhausted, 130 interrupted, 141 the reader of the output went away. Results go to stdout, progress
+to stderr. Torch is loaded only after the arguments are parsed, so that help is quick.
 """
 
 import json
@@ -10,18 +10,25 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
+from db3kd.cli.door import GONE, Lines, Work, cleaned, console, fault
 from db3kd.errors import BudgetExhausted, Db3kdError, InputError, RecipeError
 from db3kd.progress import Progress
+
+if TYPE_CHECKING:
+    from db3kd.config.recipe import Recipe
+
+_WORK: ContextVar[Work] = ContextVar("_WORK")  # of the command that runs
 
 app = cyclopts.App(
     name="db3kd",
@@ -30,6 +37,7 @@ app = cyclopts.App(
     " 3 budget exhausted (run again with a larger one), 130 interrupted (everything is saved).",
     version=lambda: version("db3kd"),
     suppress_keyboard_interrupt=False,  # `_exit_code` says that everything is saved
+    result_action="return_value",  # what leaves by SystemExit is not ours
 )
 
 
@@ -117,11 +125,9 @@ def check(
     options: _Options = _DEFAULT,
 ) -> None:
     """Ask the teacher a few real questions, and say what the run will cost at most."""
-    from db3kd.config.reading import read_recipe
-
     if images < 1:
         raise InputError(f"--images must be at least 1, got {images}")
-    wanted = read_recipe(recipe, options.set_)
+    wanted = _read(recipe, options.set_)
     from db3kd.cli.terminal import checked
     from db3kd.job.check import check_teacher as look
 
@@ -145,9 +151,7 @@ def answers(
     options: _Options = _DEFAULT,
 ) -> None:
     """Show what was paid for the teacher's answers; import or export them."""
-    from db3kd.config.reading import read_recipe
-
-    wanted = read_recipe(recipe, options.set_)
+    wanted = _read(recipe, options.set_)
     from db3kd.job.check import books
 
     found = books(wanted, taken=import_, given=export)
@@ -173,15 +177,28 @@ def status(
     _print(json.dumps(found, indent=2) if json_ else _status_text(found))
 
 
-def _work(verb: str, path: Path, options: _Options) -> None:
+def _read(path: Path, overrides: Sequence[str]) -> "Recipe":
+    """Read a recipe, and note where its errors are to be kept and what these must not tell."""
     from db3kd.config.reading import read_recipe, resolved
+    from db3kd.config.secrets import secrets_of
 
-    recipe = read_recipe(path, options.set_)
+    recipe = read_recipe(path, overrides)
+    work = _WORK.get(None)
+    if work is not None:
+        work.folder = Path(recipe.run)
+        work.secrets = secrets_of([json.dumps(resolved(recipe))])
+    return recipe
+
+
+def _work(verb: str, path: Path, options: _Options) -> None:
+    from db3kd.config.reading import resolved
+
+    recipe = _read(path, options.set_)
     if not options.quiet:
         logging.getLogger("db3kd").setLevel(logging.INFO)
-        sys.stderr.write(f"db3kd {version('db3kd')} {verb} {path}\n")
+        _say(f"db3kd {version('db3kd')} {verb} {path}")
         for line in _flat(resolved(recipe)):
-            sys.stderr.write(f"  {line}\n")
+            sys.stderr.write(f"  {cleaned(line)}\n")
     from db3kd import job
     from db3kd.cli.terminal import bought, met, shown, spending, table
 
@@ -290,28 +307,45 @@ def main(arguments: list[str] | None = None) -> None:
     ...
     SystemExit: 0
     """
-    logging.basicConfig(format="db3kd: %(message)s")
+    work = Work()
+    _WORK.set(work)
     _interrupted.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    raise SystemExit(_exit_code(arguments))
+    with console() as (output, errors):
+        lines = logging.StreamHandler(errors)
+        lines.setFormatter(Lines(work))
+        logging.basicConfig(handlers=[lines])
+        code = _exit_code(arguments, work)
+        output.flush()
+        if output.lost and not code:
+            code = GONE if output.quiet else 1
+            if not output.quiet:
+                _say(f"db3kd: standard output cannot be written ({output.lost})")
+    raise SystemExit(code)
 
 
-def _exit_code(arguments: list[str] | None) -> int:
+def _say(text: str) -> None:
+    """Write a message to standard error, clean, and without secrets."""
+    work = _WORK.get(None)
+    sys.stderr.write(cleaned(text, work.secrets if work else ()) + "\n")
+
+
+def _exit_code(arguments: list[str] | None, work: Work) -> int:
     try:
         app(arguments, exit_on_error=False, error_console=Console(stderr=True))
     except cyclopts.CycloptsError:
         return 2  # cyclopts has said what is wrong
-    except RecipeError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except BudgetExhausted as error:
-        sys.stderr.write(f"db3kd: {error}\n")
-        return 3
-    except Db3kdError as error:
-        sys.stderr.write(f"db3kd: {error}\n")
-        return 1
     except KeyboardInterrupt:
-        sys.stderr.write("db3kd: interrupted; everything is saved, run the command again\n")
+        _say("db3kd: interrupted; everything is saved, run the command again")
         return 130
+    except RecipeError as error:
+        _say(str(error))
+        return 2
+    except Db3kdError as error:
+        _say(f"db3kd: {error}")
+        return 3 if isinstance(error, BudgetExhausted) else 1
+    except BaseException as error:
+        _say(f"db3kd: {fault(error, work)}")
+        return 1
     return 0

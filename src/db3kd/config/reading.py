@@ -12,16 +12,21 @@ import msgspec
 from msgspec import inspect
 
 from db3kd.config.checks import Problem, contradictions
-from db3kd.config.recipe import _DEVICE, _FACTORY, Recipe
+from db3kd.config.recipe import _DEVICE, _FACTORY, _NAME, Recipe
 from db3kd.config.settings import (
     PAPER,
     PAPER_ASCENT,
     Search,
 )
 from db3kd.config.toml import Key, apply_override, lines_of, parse_toml, read_source
-from db3kd.errors import RecipeError
+from db3kd.errors import RecipeError, plain
 
-_PATTERNS = {_FACTORY: "'module:function'", _DEVICE: "a device, such as cpu, cuda or cuda:1"}
+_PATTERNS = {
+    _FACTORY: "'module:function'",
+    _DEVICE: "a device, such as cpu, cuda or cuda:1",
+    _NAME: "text without a NUL",
+}
+MOST = 10  # problems that are shown
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -52,6 +57,14 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     places = {key: f"{path}:{line}" for key, line in lines.items()}
     for override in overrides:
         apply_override(override, values, places)
+    try:
+        return _checked(values, places, path)
+    except RecursionError:
+        raise RecipeError(f"{path}:1: tables lie too deep in each other") from None
+
+
+def _checked(values: dict[str, Any], places: Mapping[Key, str], path: str | Path) -> Recipe:
+    """The recipe of some tables, if nothing is wrong with them."""
     _refuse(_presets(values), places, path)
     _of_pseudo_by_default(values)
     _of_rows_by_default(values)
@@ -81,7 +94,8 @@ def _presets(values: dict[str, Any]) -> Iterator[Problem]:
         if preset == "paper":
             around[key[-1]] = {**paper, **table}
         elif preset != "default":
-            text = f'{name} is {json.dumps(preset)}; expected "paper" or "default"'
+            given = plain(json.dumps(preset, default=str), 60)
+            text = f'{name} is {given}; expected "paper" or "default"'
             yield (*key, "preset"), text
 
 
@@ -137,9 +151,13 @@ def _refuse(problems: Iterable[Problem], places: Mapping[Key, str], path: str | 
     """Raise if there are problems; each names the place of its key or of the table around it."""
     texts: list[str] = []
     for key, text in problems:
+        if len(texts) == MOST:
+            texts.append(f"{path}: and more is wrong; this is the beginning")
+            break
         around = (key[:length] for length in range(len(key), 0, -1))
         first = f"{path}:1" if places else str(path)
-        texts.append(f"{next((places[some] for some in around if some in places), first)}: {text}")
+        place = next((places[some] for some in around if some in places), first)
+        texts.append(f"{place}: {plain(text, 900)}")
     if texts:
         raise RecipeError("\n".join(texts))
 
@@ -156,7 +174,8 @@ def _wrong_keys_and_numbers(value: Any, kind: inspect.Type, key: Key) -> Iterato
                 yield from _wrong_keys_and_numbers(inner, known[name], (*key, name))
             elif known:
                 where = f"[{'.'.join(key)}]" if key else "the recipe"
-                text = f"unknown key {name!r} in {where}{_nearest(name, known)}"
+                short = plain(name, 60)
+                text = f"unknown key {short!r} in {plain(where, 200)}{_nearest(short, known)}"
                 yield (*key, name), text
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -164,7 +183,8 @@ def _wrong_keys_and_numbers(value: Any, kind: inspect.Type, key: Key) -> Iterato
     elif isinstance(value, float) and not math.isfinite(value):
         yield key, f"{'.'.join(key)} is {value}; expected a finite number"
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        yield key, f"{'.'.join(key)} is {value}; expected a number of 64 bits"
+        shown = str(value) if value.bit_length() < 200 else f"of {value.bit_length():,} bits"
+        yield key, f"{'.'.join(key)} is {shown}; expected a number of 64 bits"
 
 
 def _known(kind: inspect.Type) -> dict[str, inspect.Type]:
@@ -199,9 +219,9 @@ def _explained(error: str, values: dict[str, Any]) -> Problem:
         value, kind = value[part], _known(kind)[part]
     if text.startswith("Invalid enum value"):
         choices = [str(choice) for choice in _choices(kind)]
-        wrong = re.sub(r"^Invalid enum value ", "", text).strip("'")
+        wrong = plain(re.sub(r"^Invalid enum value ", "", text).strip("'"), 60)
         return key, f"{name} has no choice {wrong!r}{_nearest(wrong, choices)}"
-    shown = json.dumps(value, default=str, ensure_ascii=False)
+    shown = plain(json.dumps(value, default=str, ensure_ascii=False), 200)
     expected = text.replace("Expected ", "expected ").replace("`", "").replace("object", "table")
     for pattern, words in _PATTERNS.items():
         expected = expected.replace(f"str matching regex {pattern!r}", words)

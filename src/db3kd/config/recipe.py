@@ -21,7 +21,8 @@ from db3kd.config.types import Above0, Count, Natural
 
 _FACTORY = r"^\w+(\.\w+)*:\w+(\.\w+)*$"
 _DEVICE = r"^[a-z]+(:[0-9]+)?$"
-Text = Annotated[str, msgspec.Meta(min_length=1)]
+_NAME = r"^[^\x00]*$"
+Text = Annotated[str, msgspec.Meta(min_length=1, pattern=_NAME)]
 Network = Literal["small", "lenet5", "alexnet", "resnet18", "resnet34", "resnet50"]
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from db3kd.config.types import Above0, AtLeast0, Count, Flips, Natural
+from db3kd.config.types import Above0, AtLeast0, Count, Few, Flips, Natural
 
 Kind = Literal["float32", "uint8", "png", "jpeg"]
 Channels = Literal["same", "rgb", "bgr", "grey"]
@@ -158,9 +158,9 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     encoding: Encoding = Encoding()
     names: Names = Names()
     batch: Count = 64
-    concurrency: Count = 4
+    concurrency: Few = 4
     timeout: Above0 = 30.0
-    attempts: Count = 6
+    attempts: Few = 6
     per_second: Count | None = None
     per_minute: Count | None = None
     per_day: Count | None = None

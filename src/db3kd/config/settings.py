@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from db3kd.config.methods import Metric
-from db3kd.config.types import Above0, AtLeast0, Count, Flips, Natural
+from db3kd.config.types import Above0, AtLeast0, Count, Few, Flips, Natural
 
 Strategy = Literal["rows", "joint"]
 Descents = Literal["sign_opt", "hop_skip_jump", "cgba_h", "ttba", "ars_opt"]
@@ -135,7 +135,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     strategy: Strategy = "joint"
     per_image: Count = 300
     surrogate: str = "auto"
-    members: Count = 3
+    members: Few = 3
     flips: Flips = 0.0
 
 
@@ -189,10 +189,10 @@ class Grow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         "shade",
     )
     choose: AcquisitionName = "margin"
-    candidates: Count = 4
-    rounds: Count = 4
+    candidates: Few = 4
+    rounds: Few = 4
     surrogate: str = "auto"
-    members: Count = 2
+    members: Few = 2
     shard: Count = 16384
 
 
@@ -338,11 +338,11 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     queries: Count | None = None
     way: Ways = "chosen"
-    rounds: Count = 8
+    rounds: Few = 8
     surrogate: str = "auto"
     width: Above0 = 0.5
-    members: Count = 2
-    candidates: Count = 4
+    members: Few = 2
+    candidates: Few = 4
     ensemble_labels: Natural | None = None
     shard: Count = 16384
     ascent: AscentPlan = AscentPlan()

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from db3kd.errors import RecipeError
+from db3kd.errors import RecipeError, plain
 
 Key = tuple[str, ...]  # ("student", "training", "epochs")
+LARGEST = 2**20  # bytes of a recipe
+DEEPEST = 32  # parts of a key; the time that a long one takes grows with its square
 
 
 def read_source(path: str | Path) -> str:
@@ -19,12 +21,15 @@ def read_source(path: str | Path) -> str:
         RecipeError: the file cannot be read, or is not UTF-8.
     """
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = plain(getattr(error, "strerror", None) or error)
         raise RecipeError(
-            f"{path}: cannot be read ({error.strerror or error}); give the path of a recipe, a TOML"
-            " file"
+            f"{path}: cannot be read ({reason}); give the path of a recipe, a TOML file"
         ) from None
+    if len(content) > LARGEST:
+        raise RecipeError(f"{path}: has more than {LARGEST:,} bytes; give a recipe, a TOML file")
     try:
         return content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -41,6 +46,9 @@ def parse_toml(source: str, path: str | Path) -> dict[str, Any]:
     >>> parse_toml("run = 'runs/a'", "recipe.toml")
     {'run': 'runs/a'}
     """
+    line = _line_of_deep_key(source)
+    if line:
+        raise RecipeError(f"{path}:{line}: a key has more than {DEEPEST} parts; use fewer")
     try:
         return tomllib.loads(source)
     except (ValueError, RecursionError) as error:
@@ -50,6 +58,25 @@ def parse_toml(source: str, path: str | Path) -> dict[str, Any]:
             raise RecipeError(f"{path}:{found[1]}: not TOML: {text} (column {found[2]})") from None
         line = source.rstrip("\n").count("\n") + 1
         raise RecipeError(f"{path}:{line}: not TOML: {text or error} (end of file)") from None
+
+
+_NO_KEY = re.compile(  # strings and comments; what is not closed ends with its line, or the text
+    r'"""(?:\\(?:.|\Z)|[^\\])*?(?:"{3,5}|\Z)|\'\'\'.*?(?:\'{3,5}|\Z)'
+    r'|"(?:\\.|[^"\\\n])*"?|\'[^\'\n]*\'?|#[^\n]*',
+    re.DOTALL,
+)
+_DEEP = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{DEEPEST}}}")
+
+
+def _line_of_deep_key(source: str) -> int:
+    """The line of a key of more than `DEEPEST` parts; 0 if there is none. Takes linear time."""
+
+    def emptied(found: re.Match[str]) -> str:
+        return "" if found[0][0] == "#" else "s" + "\n" * found[0].count("\n")
+
+    text = _NO_KEY.sub(emptied, source)
+    found = _DEEP.search(text)
+    return text.count("\n", 0, found.start()) + 1 if found else 0
 
 
 _TOKEN = re.compile(
@@ -104,11 +131,15 @@ def _dotted(text: str) -> Key:
 
 def apply_override(override: str, values: dict[str, Any], places: dict[Key, str]) -> None:
     """Put the value of an override into the tables, and note the override as its place."""
-    place = f"--set {override}"
+    place = f"--set {plain(override, 120)}"
     name, _, text = override.partition("=")
     if not re.fullmatch(r"\s*[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\s*", name) or not text.strip():
         raise RecipeError(f"{place}: give KEY=VALUE, such as student.training.epochs=3")
+    if any("\ud800" <= sign <= "\udfff" for sign in override):
+        raise RecipeError(f"{place}: not UTF-8 text; give names that are")
     key = tuple(name.strip().split("."))
+    if len(key) > DEEPEST or _line_of_deep_key(text):
+        raise RecipeError(f"{place}: a key has more than {DEEPEST} parts; use fewer")
     table = values
     for depth, part in enumerate(key[:-1], start=1):
         if part not in table:

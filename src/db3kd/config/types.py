@@ -9,6 +9,7 @@ import msgspec
 from db3kd.errors import InputError
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]  # of what takes memory, or time, each
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
 AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]

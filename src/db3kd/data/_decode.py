@@ -1,6 +1,5 @@
 """Decoding: from the encoded bytes of an image to pixels, the same for every kind of file."""
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from db3kd.errors import InputError
+from db3kd.errors import InputError, described, plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LARGEST = 8192  # pixels of a side that images are made into
+MOST_PIXELS = 2**28  # of an image that is resized, before its edges are cut off
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # the only decoders that may read bytes from a file
 
 
@@ -26,9 +27,10 @@ class Form:
     channels: int | None
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
+        if self.size is not None and not 1 <= self.size <= LARGEST:
             raise InputError(
-                f"size is {self.size}; give the side of the image, at least 1, or None"
+                f"size is {self.size}; give the side of the image, at least 1 and at most"
+                f" {LARGEST:,}, or None"
             )
         if self.channels not in (None, 1, 3):
             raise InputError(f"channels is {self.channels}; give 1 (grey), 3 (RGB) or None")
@@ -77,10 +79,10 @@ def decoded(
             pixels = np.asarray(formed(image, form))
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise InputError(f"{where(row)} cannot be decoded: {error}") from None
     except Image.DecompressionBombError as error:
-        raise InputError(f"{where(row)} is too large: {error}") from None
+        raise InputError(f"{where(row)} is too large: {plain(error)}") from None
+    except Exception as error:  # decoders raise nearly anything if bytes are damaged
+        raise InputError(f"{where(row)} cannot be decoded: {described(error)}") from None
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
@@ -99,6 +101,10 @@ def formed(image: "Image", form: Form) -> "Image":
         return image
     short = min(image.size)
     width, height = (max(form.size, round(side * form.size / short)) for side in image.size)
+    if width * height > MOST_PIXELS:
+        raise InputError(
+            f"an image of {image.size} pixels is too long to be resized to {form.size}"
+        )
     left, top = (width - form.size) // 2, (height - form.size) // 2
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return resized.crop((left, top, left + form.size, top + form.size))

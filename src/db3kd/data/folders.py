@@ -10,6 +10,7 @@ from db3kd.data._decode import Form, check_rows, decoded, read_rows
 from db3kd.data.digest import combined, of_file
 from db3kd.errors import InputError
 
+LARGEST_FILE = 2**28  # bytes of one encoded image
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -84,7 +85,10 @@ class FolderImages:
         return f"image {row} ({self._files[row]})"
 
     def _encoded(self, row: int) -> bytes:
-        return self._files[row].read_bytes()
+        file = self._files[row]
+        if file.stat().st_size > LARGEST_FILE:
+            raise InputError(f"{self._where(row)} has more than {LARGEST_FILE:,} bytes")
+        return file.read_bytes()
 
 
 def class_folders(folder: Path) -> list[str]:

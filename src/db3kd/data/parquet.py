@@ -3,6 +3,7 @@
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from torch import Tensor
 from db3kd.data._decode import Form, check_rows, decoded, read_rows
 from db3kd.data.digest import combined, of_file
 from db3kd.data.images import DataSet
-from db3kd.errors import InputError
+from db3kd.errors import InputError, described, plain
 
 ROWS_IN_MEMORY = 2048  # encoded images of one row group kept at a time
+MOST_CLASSES = 100_000  # where no names say how many there are
 
 
 class ParquetImages:
@@ -121,14 +123,23 @@ class ParquetImages:
 
 def _describe(file: Path) -> tuple[Any, Any]:
     """Return the metadata and the Arrow schema of a parquet file."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if file.exists() and not file.is_file():
+        raise InputError(f"{file} is not a file; give one in parquet format")
+    with _reading(f"{file} cannot be read as a parquet file"), pq.ParquetFile(file) as opened:
+        return opened.metadata, opened.schema_arrow
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Turn whatever the library raises, if bytes are damaged, into one sentence."""
     try:
-        with pq.ParquetFile(file) as opened:
-            return opened.metadata, opened.schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read as a parquet file: {error}") from None
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {described(error)}") from None
 
 
 def _image_column(schema: Any, file: Path) -> str:
@@ -137,30 +148,42 @@ def _image_column(schema: Any, file: Path) -> str:
     name = next((name for name in ("image", "img") if name in schema.names), None)
     if name is None:
         raise InputError(
-            f"{file} has the columns {', '.join(schema.names)}; one must be called image or img"
+            f"{file} has the columns {_columns(schema)}; one must be called image or img"
         )
     kind = schema.field(name).type
     if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise InputError(
-            f"column {name!r} of {file} is {kind}; give a struct with `bytes`, the encoded image"
+            f"column {name!r} of {file} is {plain(kind)}; give a struct with `bytes`, the encoded"
+            " image"
+        )
+    inner = kind.field(kind.get_field_index("bytes")).type
+    inner = inner.value_type if pa.types.is_dictionary(inner) else inner
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    if not any(fits(inner) for fits in (*binary, pa.types.is_binary_view)):
+        raise InputError(
+            f"column {name!r} of {file} holds `bytes` of {plain(inner, 60)}; give the encoded image"
+            " as binary"
         )
     return name
 
 
+def _columns(schema: Any) -> str:
+    return plain(", ".join(map(str, schema.names)))
+
+
 def _blocks(file: Path, group: int, column: str) -> Iterator[Any]:
     """Yield the encoded images of one row group in order, block by block."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with (
+        _reading(f"row group {group} of {file} cannot be read"),
         # Both options together stream a row group; without them all its bytes are read first.
-        with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as opened:
-            for batch in opened.iter_batches(
-                ROWS_IN_MEMORY, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False
-            ):
-                yield batch.column(0).field("bytes")
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"row group {group} of {file} cannot be read: {error}") from None
+        pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as opened,
+    ):
+        for batch in opened.iter_batches(
+            ROWS_IN_MEMORY, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False
+        ):
+            yield batch.column(0).field("bytes")
     raise InputError(f"row group {group} of {file} has fewer rows than the file says")
 
 
@@ -187,25 +210,44 @@ def _labels(files: Sequence[Path]) -> tuple[Tensor, tuple[str, ...]]:
         column = next((name for name in ("label", "fine_label") if name in schema.names), None)
         if column is None or not pa.types.is_integer(schema.field(column).type):
             raise InputError(
-                f"{file} has the columns {', '.join(schema.names)}; one of whole numbers must be"
+                f"{file} has the columns {_columns(schema)}; one of whole numbers must be"
                 " called label or fine_label"
             )
         names = _class_names(schema, column) if not parts else names
-        with pq.ParquetFile(file) as opened:
+        with (
+            _reading(f"column {column!r} of {file} cannot be read"),
+            pq.ParquetFile(file) as opened,
+        ):
             part = opened.read(columns=[column]).column(0)
-        if part.null_count:
-            raise InputError(
-                f"column {column!r} of {file} has empty rows; give every image a label"
-            )
-        parts.append(part.to_numpy().astype(np.int64))
+            if part.null_count:
+                raise InputError(
+                    f"column {column!r} of {file} has empty rows; give every image a label"
+                )
+            parts.append(part.to_numpy().astype(np.int64))
     labels = torch.from_numpy(np.concatenate(parts))
-    return labels, names or tuple(str(label) for label in range(int(labels.max()) + 1))
+    return labels, names or _counted(labels, files)
+
+
+def _counted(labels: Tensor, files: Sequence[Path]) -> tuple[str, ...]:
+    """The classes "0", "1", ... up to the largest label.
+
+    Raises:
+        InputError: it is so large that it cannot count classes.
+    """
+    largest = int(labels.max()) if len(labels) else 0
+    if largest >= MOST_CLASSES:
+        raise InputError(
+            f"a label in {files[0].parent} is {largest}, but labels count classes from 0, at most"
+            f" {MOST_CLASSES:,}; number the classes, or give their names"
+        )
+    return tuple(map(str, range(largest + 1)))
 
 
 def _class_names(schema: Any, column: str) -> tuple[str, ...]:
     """Return the class names in the Hugging Face metadata; none if it has none."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[column]["names"]))
-    except (KeyError, TypeError, ValueError):
+        names = features[column]["names"]
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()

@@ -9,7 +9,7 @@ import torch
 from db3kd.data.folders import FolderImages, class_folders
 from db3kd.data.images import DataSet, subset
 from db3kd.data.parquet import load_parquet
-from db3kd.errors import InputError
+from db3kd.errors import Db3kdError, InputError, plain
 
 
 def data_root() -> Path | None:
@@ -52,6 +52,18 @@ def load(name: str, split: str, *, size: int | None = None, channels: int | None
     >>> data.labels.tolist(), data.images.shape
     ([1], (3, 2, 2))
     """
+    try:
+        return _loaded(name, split, size, channels)
+    except (Db3kdError, MemoryError):
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # a path that cannot be; no permission
+        reason = plain(getattr(error, "strerror", None) or error)
+        raise InputError(
+            f"the data set {plain(name, 200)!r} cannot be read ({reason}); give a folder that can"
+        ) from error
+
+
+def _loaded(name: str, split: str, size: int | None, channels: int | None) -> DataSet:
     split, first, end = _parse_split(split)
     folder = _find(name, split)
     files = _split_files(folder)
@@ -73,10 +85,11 @@ def load(name: str, split: str, *, size: int | None = None, channels: int | None
 
 def _parse_split(split: str) -> tuple[str, int, int | None]:
     """Split "train[10:20]" into the name, the first row and the end."""
-    match = re.fullmatch(r"(\w[\w.]*)(?:\[(\d*):(\d*)\])?", split, flags=re.ASCII)
+    match = re.fullmatch(r"(\w[\w.]{0,99})(?:\[(\d{0,18}):(\d{0,18})\])?", split, flags=re.ASCII)
     if match is None:
         raise InputError(
-            f"split is {split!r}; give a name, or a name and rows: train, train[:300], train[10:20]"
+            f"split is {plain(split, 60)!r}; give a name, or a name and rows: train, train[:300],"
+            " train[10:20]"
         )
     name, first, end = match.groups()
     return name, int(first or 0), int(end) if end else None
@@ -96,8 +109,8 @@ def _find(name: str, split: str) -> Path:
         sorted(at.name for at in root.iterdir() if at.is_dir()) if root and root.is_dir() else []
     )
     raise InputError(
-        f"no data set {name!r}; give a folder, a hub id (owner/name), or one of"
-        f" {', '.join(names) or '(none)'} in DB3KD_DATA, which is {root or 'not set'}"
+        f"no data set {plain(name, 200)!r}; give a folder, a hub id (owner/name), or one of"
+        f" {plain(', '.join(names)) or '(none)'} in DB3KD_DATA, which is {root or 'not set'}"
     )
 
 
@@ -117,7 +130,7 @@ def _download(name: str, split: str) -> Path:
             f"{owner}/{repository}", repo_type="dataset", allow_patterns=[pattern]
         )
     except Exception as error:  # the client's own, the network's and the system's
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = plain(str(error).strip().partition("\n")[0]) or type(error).__name__
         raise InputError(
             f"there is no folder {name!r}, and the download from the Hugging Face hub failed:"
             f" {reason}"
@@ -134,6 +147,8 @@ def _split_files(folder: Path) -> dict[str, dict[Path, list[Path]]]:
     """Return the parquet files of each split, by the folder (configuration) that holds them."""
     found: dict[str, dict[Path, list[Path]]] = {}
     for file in sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]):
+        if file.is_dir():
+            continue  # of parts, which are found as well
         split = file.stem.partition("-")[0]
         found.setdefault(split, {}).setdefault(file.parent, []).append(file)
     return found
@@ -142,7 +157,9 @@ def _split_files(folder: Path) -> dict[str, dict[Path, list[Path]]]:
 def _choose(found: dict[str, dict[Path, list[Path]]], split: str, folder: Path) -> list[Path]:
     """Return all files of one split in order; they must be of one configuration."""
     if split not in found:
-        raise InputError(f"no split {split!r} in {folder}; it has {', '.join(sorted(found))}")
+        raise InputError(
+            f"no split {split!r} in {folder}; it has {plain(', '.join(sorted(found)))}"
+        )
     places = found[split]
     if len(places) > 1:
         raise InputError(
@@ -165,7 +182,7 @@ def _class_root(folder: Path, split: str) -> Path:
     if split in splits:
         return folder / split
     if splits:
-        raise InputError(f"no split {split!r} in {folder}; it has {', '.join(splits)}")
+        raise InputError(f"no split {split!r} in {folder}; it has {plain(', '.join(splits))}")
     if split not in ("train", folder.resolve().name):
         raise InputError(
             f"no split {split!r} in {folder}; it has train only (its subfolders are classes)"

@@ -14,7 +14,7 @@ from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Remote
 from db3kd.data import DataSet, in_memory, load
 from db3kd.data.transfer_set import TransferSet
-from db3kd.errors import InputError
+from db3kd.errors import Db3kdError, InputError, described, plain
 from db3kd.progress import Progress, silent
 from db3kd.student.files import load_network, save_network
 from db3kd.student.networks import build
@@ -72,15 +72,41 @@ def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> 
             str(wanted.file), classes=classes, bounds=wanted.bounds, batch=wanted.batch or 256
         )
     made = _call_factory(str(wanted.factory))
+    try:
+        return _around(made, recipe, classes)
+    except (Db3kdError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # of the user's own object
+        raise InputError(
+            f"what the factory {wanted.factory!r} made cannot be used as a {wanted.kind!r} teacher:"
+            f" {described(error)}"
+        ) from error
+
+
+def _around(made: Any, recipe: Recipe, classes: int) -> Teacher:
+    """The adapter around what a factory made.
+
+    Raises:
+        InputError: it is not of the kind that the recipe says.
+    """
+    wanted = recipe.teacher
     if wanted.kind == "torch":
+        if not isinstance(made, nn.Module):
+            raise InputError(f"{_made(recipe, made)}; a torch module is expected")
         return teachers.torch_module(
             made, classes=classes, bounds=wanted.bounds, batch=wanted.batch, device=recipe.device
         )
     if wanted.kind == "sklearn":
         return teachers.sklearn(made, bounds=wanted.bounds, batch=wanted.batch or 1024)
+    if not callable(made):
+        raise InputError(f"{_made(recipe, made)}; a function of images is expected")
     return teachers.function(
         made, classes=classes, bounds=wanted.bounds, batch=wanted.batch or 1024
     )
+
+
+def _made(recipe: Recipe, made: object) -> str:
+    return f"the factory {recipe.teacher.factory!r} made a {plain(type(made).__name__, 60)}"
 
 
 def teacher_network(recipe: Recipe, like: DataSet, progress: Progress) -> nn.Module:
@@ -138,5 +164,7 @@ def _call_factory(name: str) -> Any:
         for part in function.split("."):
             found = getattr(found, part)
         return found()
-    except Exception as error:
-        raise InputError(f"the factory {name!r} failed: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a script without a main guard may call sys.exit
+        raise InputError(f"the factory {name!r} failed: {described(error)}") from error

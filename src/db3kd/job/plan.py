@@ -11,6 +11,7 @@ from db3kd.stages import distances, growing, synthesis
 from db3kd.stages.table import stage
 from db3kd.stages.trial import SpendingPlan
 from db3kd.storage.files import Json
+from db3kd.student.devices import check_device
 from db3kd.student.networks import check_network
 
 PARTS = {
@@ -59,10 +60,11 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
     """Refuse a recipe that cannot work, before a teacher is trained or asked.
 
     Raises:
-        InputError: own and test images differ in shape; a network or a setting does not fit them;
-            or the budget leaves not a single pseudo sample. A run that has begun keeps its plan,
-            so its budget is not checked.
+        InputError: the device is not there; own and test images differ in shape; a network or a
+            setting does not fit them; or the budget leaves not a single pseudo sample. A run that
+            has begun keeps its plan, so its budget is not checked.
     """
+    check_device(recipe.device)
     wanted, shape = recipe.student, test.images.shape
     if data is not None and data.images.shape != shape:
         raise InputError(

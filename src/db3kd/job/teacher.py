@@ -31,6 +31,7 @@ from db3kd.job.money import charged, purse_of, run_name
 from db3kd.job.reading import listening
 from db3kd.progress import Progress, silent
 from db3kd.stages.digests import Digests
+from db3kd.storage.files import writing
 from db3kd.storage.journal import Journal
 from db3kd.teachers.base import STATE, Teacher
 from db3kd.teachers.cached import CHECKS, Account, CachedTeacher, Store
@@ -125,7 +126,8 @@ def open_teacher(
             noisy = _with_noise(wanted.noise, made, lambda name: made)
             yield TeacherPipeline(*noisy, parts=parts)
             return
-        file.parent.mkdir(parents=True, exist_ok=True)
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
         store = kept.enter_context(Store(file))
         journal = Journal(Path(recipe.run) / "journal.jsonl", read_only=True)
         account = Account(CHECKS * check + run_name(recipe, journal))

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from db3kd.errors import Damaged, InputError
+from db3kd.errors import Damaged, InputError, plain
 from db3kd.stages.formats import check_format, configurations
 from db3kd.stages.table import NAMES, stage
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
+from db3kd.storage.layout import check_journal, numbered
 from db3kd.storage.tape import Tape
 
 
@@ -78,6 +79,9 @@ def bounds(journal: Journal) -> dict[tuple[str, int], int]:
 def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     """Add up every shard that was ever paid for, and every tape of a shard in progress.
 
+    Raises:
+        Damaged: a folder or a file is something else.
+
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> journal = Journal(folder / "journal.jsonl")
@@ -96,7 +100,7 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     known = bounds(journal)
     for name in NAMES:
         done = finished(journal, name)
-        there = {int(path.stem) for path in (folder / name).glob("*.tape") if path.stem.isdigit()}
+        there = {shard for shard, _ in numbered(folder / name, ".tape")}
         for shard in sorted(there | {number for some, number in known if some == name}):
             if shard in done:
                 continue  # on the books already; the process died before it removed the tape
@@ -146,7 +150,16 @@ def status(folder: str | Path) -> Json:
     db3kd.errors.InputError: there is no run in no-such-folder
     """
     folder = Path(folder)
-    if not (folder / "journal.jsonl").exists():
+    path = folder / "journal.jsonl"
+    try:
+        check_journal(path)
+        there = path.exists()
+    except (OSError, ValueError) as error:  # a path that cannot be; no permission
+        reason = plain(getattr(error, "strerror", None) or error)
+        raise InputError(
+            f"{plain(folder)} cannot be read ({reason}); give the folder of a run"
+        ) from None
+    if not there:
         raise InputError(f"there is no run in {folder}")
     journal, books = _snapshot(folder)
     spent = {name: books.spent[name] + books.open[name] for name in NAMES}

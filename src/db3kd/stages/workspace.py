@@ -35,6 +35,7 @@ from db3kd.stages.table import NAMES, STAGES, shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import OPEN_AGAIN, WAIT, Journal
+from db3kd.storage.layout import check_journal, numbered
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
 from db3kd.teachers.base import Teacher, identity_of
@@ -91,6 +92,7 @@ class Workspace:
         self._owner = os.getpid()
         self._done_with: list[Path] = []  # tapes of finished shards
         try:
+            check_journal(self.folder / "journal.jsonl")
             self.journal = Journal(self.folder / "journal.jsonl")
             try:
                 known = identity_of(teacher) if identity is None else identity
@@ -328,8 +330,8 @@ class Workspace:
         known = {(record["stage"], record["shard"]) for record in self.journal.all("shard")}
         known |= set(bounds(self.journal))
         for stage in NAMES:
-            for path in sorted((self.folder / stage).glob("[0-9]*.safetensors")):
-                if (stage, int(path.stem)) in known or path.with_suffix(".tape").exists():
+            for shard, path in numbered(self.folder / stage, ".safetensors"):
+                if (stage, shard) in known or path.with_suffix(".tape").exists():
                     continue
                 raise Damaged(
                     f"{self.journal.path} does not know {path}, so its end is missing; put a copy"

@@ -51,7 +51,10 @@ class Journal:
         self._owner = os.getpid()
         self._file: BinaryIO = BytesIO()  # for a read-only journal, so that `close` works
         if read_only:
-            self._replay(path.read_bytes() if path.exists() else b"")
+            try:
+                self._replay(path.read_bytes() if path.exists() else b"")
+            except OSError as error:
+                raise Damaged(f"{path} cannot be read ({error.strerror})") from None
             return
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

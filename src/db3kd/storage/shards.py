@@ -43,6 +43,8 @@ def read_shard(path: Path, digest: str) -> dict[str, Tensor]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise Damaged(f"{path} is missing; {REPAIR}") from None
+    except OSError as error:  # a folder; no permission
+        raise Damaged(f"{path} cannot be read ({error.strerror}); {REPAIR}") from None
     if hashlib.sha256(content).hexdigest() != digest:
         raise Damaged(f"{path} is cut or altered ({len(content):,} bytes); {REPAIR}")
     return safetensors.torch.load(content)

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from db3kd.errors import RunError, TeacherError
-from db3kd.storage.files import sync_data, write_atomically, writing
+from db3kd.errors import Damaged, RunError, TeacherError
+from db3kd.storage.files import REPAIR, sync_data, write_atomically, writing
 from db3kd.storage.frames import BEGIN, Head, frame, head, read_frames, read_head
 from db3kd.storage.old_tape import is_old, read_old
 
@@ -46,6 +46,10 @@ class Tape:
 
     A killed process loses the answers on their way. A power cut may also take those of the last
     second.
+
+    Raises:
+        Damaged: the file cannot be read.
+        RunError: it cannot be written.
 
     >>> import tempfile, torch
     >>> path = Path(tempfile.mkdtemp()) / "0.tape"
@@ -92,6 +96,8 @@ class Tape:
             return self.path.read_bytes()
         except FileNotFoundError:  # also where its shard is finished just now
             return b""
+        except OSError as error:
+            raise Damaged(f"{self.path} cannot be read ({error.strerror}); {REPAIR}") from None
 
     # Reading
 

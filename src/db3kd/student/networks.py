@@ -22,6 +22,7 @@ RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 LARGE_IMAGE = 112
 """From this many pixels on the shorter side, `build` gives a ResNet the 224-pixel stem."""
 
+MOST_WIDTH, MOST_WEIGHTS = 1000, 2**31  # more weights than 8 GiB hold are a slip of the pen
 SHOWN, NUMBERS = 512, 2**22  # images, and values, shown to a network at once, at most
 
 Shape = tuple[int, int, int]
@@ -262,27 +263,28 @@ def build(name: str, shape: Shape, classes: int, width: float = 1.0, *, seed: in
     it was.
 
     Raises:
-        InputError: the name is unknown (the text shows the nearest one), or the function of that
-            name raises it.
+        InputError: the name is unknown (the text shows the nearest one), the function of that
+            name raises it, or the network has more than 2^31 weights.
 
     >>> first, again = (build("small", (1, 8, 8), 10, seed=3) for _ in range(2))
     >>> torch.equal(first[0].weight, again[0].weight)
     True
     """
-    if name not in NAMES:
-        near = difflib.get_close_matches(name.lower(), NAMES, n=1)
-        advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(NAMES)}"
-        raise InputError(f"unknown network {name!r}; {advice}")
+    check_network(name, shape, classes, width)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would also reseed the generators of all GPUs.
         torch.default_generator.manual_seed(seed)
-        if name.startswith("resnet"):
-            stem: Literal["cifar", "imagenet"] = (
-                "imagenet" if min(shape[1:]) >= LARGE_IMAGE else "cifar"
-            )
-            return resnet(int(name.removeprefix("resnet")), shape, classes, width, stem)
-        plain = {"small": small, "lenet5": lenet5, "alexnet": alexnet}
-        return plain[name](shape, classes, width)
+        return _named(name, shape, classes, width)
+
+
+def _named(name: str, shape: Shape, classes: int, width: float) -> nn.Module:
+    if name.startswith("resnet"):
+        stem: Literal["cifar", "imagenet"] = (
+            "imagenet" if min(shape[1:]) >= LARGE_IMAGE else "cifar"
+        )
+        return resnet(int(name.removeprefix("resnet")), shape, classes, width, stem)
+    plain = {"small": small, "lenet5": lenet5, "alexnet": alexnet}
+    return plain[name](shape, classes, width)
 
 
 def network_of(name: str, shape: Shape) -> str:
@@ -307,8 +309,19 @@ def check_network(name: str, shape: Shape, classes: int, width: float = 1.0) -> 
     ...
     db3kd.errors.InputError: lenet5 needs images of at least 16x16 pixels, got 8x8; ...
     """
+    if name not in NAMES:
+        near = difflib.get_close_matches(name.lower(), NAMES, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(NAMES)}"
+        raise InputError(f"unknown network {name!r}; {advice}")
     with torch.device("meta"):
-        build(name, shape, classes, width, seed=0)
+        network = _named(name, shape, classes, width)
+    weights = sum(part.numel() for part in network.parameters())
+    if weights > MOST_WEIGHTS:
+        raise InputError(
+            f"{name} of width {width:g} has {weights:,} weights for images of {shape} and"
+            f" {classes:,} classes, more than {MOST_WEIGHTS:,}; make it narrower, or the images"
+            " smaller"
+        )
 
 
 def _convolution(
@@ -335,6 +348,8 @@ def _checked(name: str, shape: Shape, classes: int, width: float, *, smallest: i
         )
     if classes < 2:
         raise InputError(f"classes must be at least 2, got {classes}")
-    if not 0 < width < float("inf"):
-        raise InputError(f"width must be a number above 0, got {width}")
+    if not 0 < width <= MOST_WIDTH:
+        raise InputError(
+            f"width must be a number above 0, and at most {MOST_WIDTH:,}, got {width:g}"
+        )
     return shape

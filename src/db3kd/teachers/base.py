@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.errors import InputError, TeacherError
+from db3kd.errors import InputError, TeacherError, plain
 
 STATE = "state"
 """First word of parts of an identity that may differ although the teacher is the same one."""
@@ -175,10 +175,10 @@ def check_kind(classes: int, bounds: tuple[float, float]) -> None:
 def _as_tensor(answers: object) -> Tensor:
     try:
         return torch.as_tensor(answers)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TeacherError(
-            f"the teacher answered {type(answers).__name__} {str(answers)[:60]!r}, which is no"
-            " array of whole numbers; map names to class indices in the adapter"
+            f"the teacher answered {plain(type(answers).__name__, 60)} {plain(answers, 60)!r},"
+            " which is no array of whole numbers; map names to class indices in the adapter"
         ) from None
 
 

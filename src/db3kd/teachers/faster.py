@@ -80,7 +80,9 @@ def faster(module: nn.Module, shape: tuple[int, ...], bounds: tuple[float, float
         return _rewritten(module, shape, bounds)
     except AsWritten as reason:
         return Variant(module, CPU_BATCH, f"as written: {reason}")
-    except Exception as error:  # of the module on noise; or a module stranger than was foreseen
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of the module on noise; or a module stranger than was foreseen
         return Variant(module, CPU_BATCH, f"as written: {type(error).__name__} on the way")
 
 

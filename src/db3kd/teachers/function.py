@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.errors import Db3kdError, TeacherError
+from db3kd.errors import Db3kdError, TeacherError, described
 from db3kd.teachers.base import Teacher, check_answers, check_kind, micro_batches
 from db3kd.teachers.parts import Keeper, ask_part
 
@@ -40,15 +40,14 @@ class _Function:
     def _part(self, images: Tensor) -> Tensor:
         try:
             answers = self.ask(images.clone())  # some models write into what they are given
-        except Db3kdError:
+            return check_answers(answers, asked=len(images), classes=self.classes)
+        except (Db3kdError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # sys.exit included: a run ends by its own decision alone
             shape = tuple(images.shape)
             raise TeacherError(
-                f"the teacher failed on float images of shape {shape}:"
-                f" {type(error).__name__}: {error}"
+                f"the teacher failed on float images of shape {shape}: {described(error)}"
             ) from error
-        return check_answers(answers, asked=len(images), classes=self.classes)
 
 
 def function(
@@ -68,7 +67,8 @@ def function(
 
     Raises:
         InputError: fewer than two classes, or empty bounds.
-        TeacherError: when asked, if the callable fails or answers anything else.
+        TeacherError: when asked, if the callable fails, tries to end the process, or answers
+            anything else.
 
     >>> teacher = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
     >>> teacher.labels(torch.tensor([0.2, 0.9]).reshape(2, 1, 1, 1))

@@ -42,9 +42,7 @@ class Meter(Middleware):
     ) -> None:
         super().__init__(teacher)
         self._stage = ""
-        self.before_asking: Callable[[], None] | None = (
-            None  # called once, before a question
-        )
+        self.before_asking: Callable[[], None] | None = None  # called once, before a question
         self.budget = validated(budget or Budget())
         self.by_stage: dict[str, int] = dict(spent or {})
         self._limits = {str(name): limit for name, limit in self.budget.stages.items()}

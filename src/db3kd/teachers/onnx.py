@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.data.digest import combined, of_file
-from db3kd.errors import InputError, TeacherError
+from db3kd.errors import InputError, TeacherError, plain
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.function import function
 
@@ -52,7 +52,9 @@ def onnx(
             str(file), options, providers=onnxruntime.get_available_providers()
         )
     except Exception as error:
-        raise InputError(f"{file} is not an ONNX model that can be loaded: {error}") from error
+        raise InputError(
+            f"{file} is not an ONNX model that can be loaded: {plain(error)}"
+        ) from error
     entry, leave = session.get_inputs()[0], session.get_outputs()[0]
     flat = len(entry.shape) == 2
 

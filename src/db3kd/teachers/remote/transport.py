@@ -26,6 +26,11 @@ import pyrate_limiter
 import tenacity
 
 from db3kd.config.remote import Remote
+from db3kd.config.secrets import (
+    bytes_without_secrets,
+    secrets_of,
+    without_secrets,
+)
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.remote.limits import limiter
 from db3kd.teachers.remote.protocols import VARIABLE, Failed, Request
@@ -277,20 +282,14 @@ class Transport:
 
     def _redacted(self, text: str) -> str:
         """Without what the settings take from the environment, which a server may echo."""
-        for secret in self._secrets():
-            text = text.replace(secret, "***")
-        return text
+        return without_secrets(text, self._secrets())
 
     def _without_secrets(self, body: bytes) -> bytes:
-        for secret in self._secrets():
-            body = body.replace(secret.encode(), b"***")
-        return body
+        return bytes_without_secrets(body, self._secrets())
 
-    def _secrets(self) -> list[str]:
+    def _secrets(self) -> tuple[str, ...]:
         settings = self.settings
-        texts = (settings.url, settings.body or "", *settings.headers.values())
-        names = {name for some in texts for name in VARIABLE.findall(some)}
-        return [secret for name in names if (secret := os.environ.get(name, "").strip())]
+        return secrets_of((settings.url, settings.body or "", *settings.headers.values()))
 
     async def _allowed(self, stop: Stop) -> None:
         """Wait until the server and the limits let one more call through."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.config.remote import Remote
+from db3kd.config.secrets import VARIABLE
 from db3kd.config.types import validated
 from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.protocols.concepts import concepts
@@ -15,7 +16,7 @@ from db3kd.teachers.remote.protocols.mlflow import mlflow
 from db3kd.teachers.remote.protocols.oip import OpenInference, describe, oip, told
 from db3kd.teachers.remote.protocols.raw import raw
 from db3kd.teachers.remote.protocols.reply import Answer, Failed
-from db3kd.teachers.remote.protocols.request import VARIABLE, Request
+from db3kd.teachers.remote.protocols.request import Request
 from db3kd.teachers.remote.protocols.template import template
 
 __all__ = [

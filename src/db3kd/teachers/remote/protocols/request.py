@@ -13,6 +13,7 @@ import msgspec
 from torch import Tensor
 
 from db3kd.config.remote import Remote, Verb
+from db3kd.config.secrets import VARIABLE
 from db3kd.config.types import validated
 from db3kd.errors import InputError
 from db3kd.teachers.remote.encode import Encoder
@@ -23,7 +24,6 @@ NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, sect
 VALUE = re.compile(r"[\x20-\x7e]*")  # of a header: its visible part that every server reads alike
 OURS = ("content-length", "transfer-encoding", "host", "connection")
 SECRET = re.compile(r"auth|cookie|secret|token|password|credential|api-?key|-key$", re.IGNORECASE)
-VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")  # its name is the group
 CHOICES = ("model", "version", "input", "output", "binary", "path", "body", "method")
 
 
