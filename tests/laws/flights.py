@@ -36,10 +36,9 @@ from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 from db3kd.storage.tape import Question, Tape
-from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.cached import Account, CachedTeacher, Purse, Store
-from db3kd.teachers.parts import Keeper
+from db3kd.teachers.parts import Keeper, ask_part
 
 CLASSES = 5
 PART = 2  # images in a call
@@ -217,16 +216,23 @@ def numbers_of(images: Tensor) -> list[int]:
     return [round(value) for value in (images.flatten() * 1024).tolist()]
 
 
-def local(world: World) -> Teacher:
+class Local:
     """A teacher on this machine, asked `PART` images at a time."""
 
-    def ask(images: Tensor) -> Tensor:
-        world.step("ask")
-        answers = world.classify(numbers_of(images))
-        world.step("answer")
+    classes, bounds = CLASSES, (0.0, 1.0)
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def labels(self, images: Tensor, /) -> Tensor:
+        self.world.step("ask")
+        answers = self.world.classify(numbers_of(images))
+        self.world.step("answer")
         return torch.tensor(answers)
 
-    return function(ask, classes=CLASSES, batch=PART)
+    def answer(self, images: Tensor, keeper: Keeper, /) -> None:
+        for at in range(0, len(images), PART):
+            ask_part(self, images, range(at, min(at + PART, len(images))), keeper)
 
 
 # Real files, with steps between what is done to them
@@ -365,7 +371,7 @@ KEPT = [asked_by(rows)[1] for rows in SHARDS]
 def live(world: World, process: Process) -> None:
     """Open the run and do what is left of it, as a command does."""
     name, kind, more = process.run.name, world.kind, world.allowance[process.run.name]
-    teacher: Any = local(world)
+    teacher: Any = Local(world)
     store = None
     try:
         if kind.store:

@@ -13,6 +13,7 @@ import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -454,9 +455,12 @@ class Workspace:
                     self.journal.append("redo", stage=row.name, shard=shard)
 
 
+_installed = cache(version)  # reading it takes a millisecond
+
+
 def _versions() -> dict[str, str]:
     return {
-        "db3kd": version("db3kd"),
+        "db3kd": _installed("db3kd"),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "threads": str(torch.get_num_threads()),
