@@ -8,7 +8,7 @@ import torch
 
 from db3kd.data import Images
 from db3kd.errors import ConfigurationDiffers
-from db3kd.job.money import sent
+from db3kd.job.money import charged, sent
 from db3kd.job.teacher import TeacherPipeline
 from db3kd.run import Run
 from db3kd.stages.accounts import finished
@@ -45,10 +45,14 @@ def _room(run: Run, pipeline: TeacherPipeline, most: int) -> bool:
     store, account = pipeline.store, pipeline.account
     if store is None:
         return False
-    books, own = store.books(run=account.run), store.books(pipeline.identity, run=account.run)
-    needed = most + own["lost"] + sent(books) - sent(own) + PROBES
-    purse = None if account.purse is None else account.purse.most
-    return all(most is None or needed <= most for most in (run.meter.budget.queries, purse))
+    own = store.books(pipeline.identity, run=account.run)
+    beside = sent(store.books(run=account.run)) - own["answered"]  # lost ones, earlier known images
+    budget, purse = run.meter.budget.queries, account.purse
+    if budget is not None and budget < most + beside + PROBES:
+        return False
+    if purse is None or purse.most is None:
+        return True
+    return purse.most >= most + charged(purse, store, account) - own["answered"] + PROBES
 
 
 def compare(teacher: Teacher, images: torch.Tensor, answers: torch.Tensor, folder: Path) -> None:

@@ -131,8 +131,9 @@ def status(folder: str | Path) -> Json:
 
     - `stage`: where the run is.
     - `stages`: shards done and pending of each stage that has begun.
-    - `queries`: `spent` (with those reserved and lost), `reserved` (asked, not answered yet),
-      `lost` (asked, but the answers never came or are gone), `budget` and `by_stage`.
+    - `queries`: `spent` (with those lost), `reserved` (on their way; of a teacher with its own
+      books not spent yet), `lost` (asked, but the answers never came or are gone), `budget` and
+      `by_stage`.
     - `decision`: what a trial found, if there was one.
     - `students`, `figures`: what was trained, and how well it did.
     - `configuration`: the settings of each stage.
@@ -162,7 +163,6 @@ def status(folder: str | Path) -> Json:
     if not there:
         raise InputError(f"there is no run in {folder}")
     journal, books = _snapshot(folder)
-    spent = {name: books.spent[name] + books.open[name] for name in NAMES}
     settings = configurations(journal)
     opened = list(journal.all("opened"))
     stages = {name: _stage_status(journal, name, settings) for name in NAMES if name in settings}
@@ -184,11 +184,11 @@ def status(folder: str | Path) -> Json:
         "stage": working[0] if working else "distill" if not figures else "done",
         "stages": stages,
         "queries": {
-            "spent": sum(spent.values()),
+            "spent": sum(books.spent.values()),
             "reserved": books.reserved,
             "lost": books.lost,
             "budget": opened[-1]["budget"]["queries"] if opened else None,
-            "by_stage": spent,
+            "by_stage": books.spent,
         },
         "decision": decisions[-1] if decisions else None,
         "students": [
