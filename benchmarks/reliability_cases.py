@@ -26,7 +26,8 @@ CLASSES, SIDE = 3, 8
 TRAIN, TEST = 7, 4  # images of each class
 LOCAL_BATCH = 32
 REMOTE_BATCH, CONCURRENCY = 8, 2
-PAUSE = 0.002  # seconds that a teacher takes for what is asked at once
+PAUSE, REMOTE_PAUSE = 0.002, 0.01  # seconds that a teacher takes for what is asked at once
+GATHERING = 2  # pauses of a server, at most, for which answers gather before they are kept
 RECIPES = ("rows", "joint", "grow", "auto", "synthesis", "ascent")
 TEACHERS = ("local", "remote", "paid")  # the last: remote, with a price and a budget of money
 
@@ -76,9 +77,9 @@ members = 1
 shard = 6
 """,
     "synthesis": """[synthesis]
-queries = 400
+queries = 200
 rounds = 2
-shard = 150
+shard = 80
 members = 1
 ensemble_labels = 30
 """,
@@ -151,8 +152,9 @@ class Case:
 
     @property
     def on_the_way(self) -> int:
-        """The most images that are on their way at once."""
-        return REMOTE_BATCH * CONCURRENCY if self.remote else LOCAL_BATCH
+        """The most images that were sent and whose answers are not kept."""
+        lanes = REMOTE_BATCH * CONCURRENCY
+        return lanes * (2 + GATHERING) if self.remote else LOCAL_BATCH
 
 
 CASES = tuple(Case(recipe, teacher) for recipe in RECIPES for teacher in TEACHERS)
@@ -186,7 +188,7 @@ def write_case(case: Case, folder: Path, images: Path, url: str, run: str = "run
         split="test" if own else "train",
         images=images,
         methods=METHODS[case.recipe],
-        epochs=20,
+        epochs=8,
     )
     price = "price = { per_1000 = 1000.0 }" if case.teacher == "paid" else ""
     teacher = LOCAL.format(batch=LOCAL_BATCH)
@@ -218,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         log = self.folder / self.path.split("/")[1] / "classified"
         with suppress(FileNotFoundError), log.open("ab", buffering=0) as file:
             file.write(lines.encode())
-        time.sleep(PAUSE)
+        time.sleep(REMOTE_PAUSE)
         gaps = ((rows[:, None] - self.means[None]) ** 2).sum(2)
         content = json.dumps({"predictions": gaps.argmin(1).tolist()}).encode()
         with suppress(OSError):

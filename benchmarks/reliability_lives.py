@@ -35,6 +35,7 @@ from reliability_power import cut_power
 WAYS = ("kill", "interrupt", "power", "disk")
 MOST_EACH = {"kill": 5, "interrupt": 2, "power": 3, "disk": 2}  # interruptions of one run
 CHILD = Path(__file__).with_name("reliability_child.py")
+LATEST = 0.8  # of the time of a whole run: the rest is Python's own end
 LIMIT = 300  # seconds, after which a process hangs
 
 
@@ -340,7 +341,7 @@ def moment(life: Life, draw: random.Random) -> Callable[[float], bool]:
     if draw.random() < 0.2:
         at = draw.uniform(0, life.whole.start)
         return lambda seconds: seconds >= at
-    before, after = life.opened(), draw.uniform(0, life.whole.work)
+    before, after = life.opened(), draw.uniform(0, LATEST * life.whole.work)
     working: list[float] = []
 
     def now(seconds: float) -> bool:
@@ -433,7 +434,7 @@ def _stopped(life: Life, draw: random.Random, result: Result, most: int) -> None
 def _once_heard(life: Life, draw: random.Random) -> Callable[[float], bool]:
     """A random moment while the process works; before, Python itself is interrupted."""
     assert life.whole is not None
-    before, after = life.opened(), draw.uniform(0, life.whole.work)
+    before, after = life.opened(), draw.uniform(0, LATEST * life.whole.work)
     working: list[float] = []
 
     def now(seconds: float) -> bool:

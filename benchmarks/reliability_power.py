@@ -88,11 +88,11 @@ def _undo(place: Path, disk: Disk, draw: random.Random) -> int:
 
 def torn(was: bytes, now: bytes, draw: random.Random) -> bytes:
     """Something between what was synced and what was written since."""
-    way = draw.choice(("old", "new", "zeros", "garbage", "mixed"))
-    if way == "new":
-        return now
-    if len(now) < len(was):  # it was truncated
+    way = draw.choice(("old", "new", "cut", "zeros", "garbage", "mixed"))
+    if way in ("old", "new"):
         return was if way == "old" else now
+    if len(now) < len(was):  # it was truncated
+        return now if draw.random() < 0.5 else was
     keep = draw.randint(len(was), len(now))  # written since, and there
     found = bytearray()
     for at in range(0, len(now), SECTOR):
