@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import random
 import sys
 from dataclasses import replace
 from functools import partial
@@ -614,3 +615,38 @@ def test_a_kept_result_depends_on_sources_that_are_there() -> None:
     files = {*frontier.OF_ALL_WAYS, *(name for way in frontier.OF_ONE_WAY.values() for name in way)}
     known = (*stale.JOINT, *frontier.SOURCES, *(f"synthesis/{file}.py" for file in files))
     assert stale.digest(known) != stale.digest(known[1:])
+
+
+def test_a_power_cut_takes_nothing_that_was_synced() -> None:
+    torn, draw = module("reliability_power").torn, random.Random(0)
+    was, now = draw.randbytes(1000), draw.randbytes(3000)
+    appended = was + now[1000:]
+    found = [torn(was, appended, draw) for _ in range(200)]
+    assert all(one.startswith(was) for one in found)
+    assert {len(was), len(appended)} <= {len(one) for one in found}
+    assert any(one.endswith(bytes(100)) for one in found)
+    sectors = {torn(was, now, draw)[:512] for _ in range(50)}  # rewritten in place
+    assert sectors == {was[:512], now[:512]}
+
+
+def test_what_no_synced_folder_made_last_may_not_have_happened(tmp_path: Path) -> None:
+    power = module("reliability_power")
+    place, log = tmp_path / "place", tmp_path / "log"
+    (place / "run").mkdir(parents=True)
+    log.mkdir()
+    (log / "1").write_bytes(b"new")
+    (log / "2").write_bytes(b"old")
+    told = [
+        {"what": "sync", "path": "run/.draft", "content": "1"},
+        {"what": "rename", "path": "run/.draft", "target": "run/shard", "content": "2"},
+    ]
+    ends = set()
+    for synced in (False, True):
+        lines = [*told, *([{"what": "folder", "path": "run"}] if synced else [])]
+        (log / "log").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for seed in range(20):
+            (place / "run" / ".draft").unlink(missing_ok=True)
+            (place / "run" / "shard").write_bytes(b"new")
+            power.cut_power(place, log, random.Random(seed))
+            ends.add((synced, (place / "run" / "shard").read_bytes()))
+    assert ends == {(False, b"old"), (False, b"new"), (True, b"new")}

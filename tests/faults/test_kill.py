@@ -1,4 +1,8 @@
-"""A real process, killed by SIGKILL at any moment and started again, ends as if nothing was."""
+"""A real process, killed by SIGKILL at any moment and started again, ends as if nothing was.
+
+A kill loses at most what the teacher is shown at once, one batch. That is on the books before it is
+sent, and asked again.
+"""
 
 import random
 import shutil
@@ -14,15 +18,17 @@ import pytest
 
 from conftest import Sandbox, make_sandbox
 from db3kd.errors import InputError
-from db3kd.search.descent.tangent import CPU_POINTS
 from db3kd.stages.accounts import status
 
+LARGEST = 64  # images that the teacher is shown at once, at most
 COMMAND = (
     "run",
     "recipe.toml",
     "--quiet",
     "-s",
     "student.training.epochs=120",
+    "-s",
+    f"teacher.batch={LARGEST}",
 )
 TOGETHER = (
     "-s",
@@ -132,7 +138,6 @@ class Life:
     budget: int
     command: tuple[str, ...] = COMMAND
     said: str = ""  # on stderr, at the end
-    largest: int = 0  # question that was seen in the accounts
     kills: Counter[str] = field(default_factory=Counter)
 
     def check(self) -> str:
@@ -145,7 +150,7 @@ class Life:
             return "start"
         queries = found["queries"]
         assert really <= queries["spent"] <= self.budget
-        self.largest = max(self.largest, queries["reserved"])
+        assert queries["reserved"] <= LARGEST
         return str(found["stage"])
 
     def live(self, until: Callable[[float], bool]) -> bool:
@@ -180,9 +185,6 @@ class Life:
         assert expected.asked <= self.sandbox.asked() <= expected.asked + kills * LARGEST
         left = {path.name for path in self.sandbox.run.rglob("*") if path.is_file()}
         assert not [name for name in left if name.endswith((".part", ".tape", ".checkpoint"))]
-
-
-LARGEST = CPU_POINTS  # images of one question, at most
 
 
 def opened(sandbox: Sandbox) -> int:

@@ -320,6 +320,26 @@ def test_a_claim_that_could_not_be_settled_does_not_stay_on_its_way_for_ever(
     assert teacher.seen == [1, 2, 1, 2]
 
 
+def test_answers_that_came_and_could_not_be_kept_are_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were paid; calls that failed may be free."""
+
+    def full(*_: object) -> None:
+        raise RunError("the disk is full")
+
+    teacher = Logging()
+    cached = CachedTeacher(teacher, store, "squares")
+    with monkeypatch.context() as patch:
+        patch.setattr(store._blocks, "append", full)
+        with pytest.raises(RunError):
+            cached.labels(pictures([1, 2]))
+    assert cached.lost() == 2
+    assert cached.labels(pictures([1, 2])).tolist() == truth([1, 2])
+    books = store.books()
+    assert [books[name] for name in ("answered", "failed", "lost", "in_flight")] == [2, 0, 2, 0]
+
+
 @pytest.mark.parametrize("when", ["claim", "settle"])
 def test_an_interrupt_on_the_way_back_from_the_store(
     store: Store, monkeypatch: pytest.MonkeyPatch, when: str

@@ -192,6 +192,13 @@ class Store:
         with self._writing(sync=False):
             self._end(self._new_teacher(identity), keys)
 
+    def abandon(self, identity: str, keys: Sequence[bytes]) -> None:
+        """Give up claims whose answers came and could not be kept; `bury` books them as lost."""
+        if keys:
+            with self._reading():
+                teacher = self._teacher(identity)
+                self._active.difference_update((teacher, key) for key in keys if teacher)
+
     def _end(self, teacher: int, keys: Sequence[bytes]) -> int:
         """End claims of this process; returns how many there were."""
         claims = [(teacher, key) for key in keys]
