@@ -43,7 +43,7 @@ def is_alive(store: Path, token: str) -> bool:
     lock = filelock.FileLock(file, thread_local=False)
     try:
         lock.acquire(timeout=0)
-    except filelock.Timeout:
+    except (filelock.Timeout, PermissionError):  # it is locked, or another user's
         return True
     lock.release()
     file.unlink(missing_ok=True)
