@@ -36,6 +36,7 @@ WAYS = ("kill", "interrupt", "power", "disk")
 MOST_EACH = {"kill": 5, "interrupt": 2, "power": 3, "disk": 2}  # interruptions of one run
 CHILD = Path(__file__).with_name("reliability_child.py")
 LATEST = 0.8  # of the time of a whole run: the rest is Python's own end
+DELAY = 0.1  # seconds, at most, after so much was asked
 LIMIT = 300  # seconds, after which a process hangs
 
 
@@ -335,19 +336,31 @@ def lived(life: Life, way: str, number: int, seed: int, most: int) -> Result:
     return result
 
 
-def moment(life: Life, draw: random.Random) -> Callable[[float], bool]:
-    """A random moment: one in five while the process starts, the others while it works."""
+def moment(life: Life, draw: random.Random, *, start: bool = True) -> Callable[[float], bool]:
+    """A random moment: when so much was asked, or after some seconds; some while it starts."""
     assert life.whole is not None
-    if draw.random() < 0.2:
+    way, asked = draw.random(), len(life.log())
+    if start and way < 0.2:
         at = draw.uniform(0, life.whole.start)
         return lambda seconds: seconds >= at
-    before, after = life.opened(), draw.uniform(0, LATEST * life.whole.work)
-    working: list[float] = []
+    if way < 0.8 and asked < life.whole.asked:
+        much, delay = draw.randint(asked + 1, life.whole.asked), draw.uniform(0, DELAY)
+
+        def reached() -> bool:
+            return len(life.log()) >= much
+
+    else:
+        before, delay = life.opened(), draw.uniform(0, LATEST * life.whole.work)
+
+        def reached() -> bool:
+            return life.opened() > before
+
+    since: list[float] = []
 
     def now(seconds: float) -> bool:
-        if not working and life.opened() > before:
-            working.append(seconds)
-        return bool(working) and seconds >= working[0] + after
+        if not since and reached():
+            since.append(seconds)
+        return bool(since) and seconds >= since[0] + delay
 
     return now
 
@@ -412,11 +425,11 @@ def _remember(life: Life) -> int:
 
 
 def _stopped(life: Life, draw: random.Random, result: Result, most: int) -> None:
-    """Ctrl-C; nothing is lost, and a whole run's budget is enough."""
+    """Ctrl-C while the run is open; nothing is lost, and a whole run's budget is enough."""
     while True:
         last = len(result.interruptions) >= most
         before = life.opened()
-        when = (lambda seconds: False) if last else _once_heard(life, draw)
+        when = (lambda seconds: False) if last else moment(life, draw, start=False)
         code, said, seconds = life.live(life.start(), when, signal.SIGINT)
         over = code == -signal.SIGINT and life.files() == life.whole.files  # in Python's own end
         if code == 0 or last or (over and _where(life, before) == "done"):
@@ -429,20 +442,6 @@ def _stopped(life: Life, draw: random.Random, result: Result, most: int) -> None
             raise Failed(f"Ctrl-C ended it with {code}: {said[-1000:]}")
         if life.gone():
             raise Failed(f"Ctrl-C lost {life.gone()}")
-
-
-def _once_heard(life: Life, draw: random.Random) -> Callable[[float], bool]:
-    """A random moment while the process works; before, Python itself is interrupted."""
-    assert life.whole is not None
-    before, after = life.opened(), draw.uniform(0, LATEST * life.whole.work)
-    working: list[float] = []
-
-    def now(seconds: float) -> bool:
-        if not working and life.opened() > before:
-            working.append(seconds)
-        return bool(working) and seconds >= working[0] + after
-
-    return now
 
 
 def _filled(life: Life, draw: random.Random, result: Result, most: int) -> None:
