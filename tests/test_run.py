@@ -695,6 +695,19 @@ def test_a_shard_that_a_power_cut_took_is_made_again_from_its_tape(
     assert shards(folder) == expected
 
 
+def test_a_shard_that_has_its_draft_name_again_is_found(
+    whole: tuple[dict[str, object], list[int], Path], finished: Path
+) -> None:
+    shard = finished / "distances" / "00001.safetensors"
+    shard.rename(shard.with_name(f".{shard.name}.4711.part"))
+    other = shard.with_name(".00000.safetensors.4711.part")
+    other.write_bytes(b"half")
+    with opened(finished, silent_teacher()) as run:
+        everything(run)
+    assert shards(finished) == whole[0]
+    assert not other.exists()
+
+
 def test_killed_between_shard_and_journal_nothing_is_bought_again(
     whole: tuple[dict[str, object], list[int], Path],
     tmp_path: Path,

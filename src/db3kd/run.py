@@ -410,9 +410,10 @@ class Run:
         set, setting or seed makes another student, which is kept next to the first. Costs no query.
         Random by `seed`: the order of the images, and dropout.
 
+        A file that cannot be trusted is said in a warning, and the student trained again.
+
         Raises:
             InputError: the training cannot work; see `db3kd.student.training.train`.
-            Damaged: a student or checkpoint cannot be trusted.
         """
         training = validated(training or Training())
         return distilled(self._workspace, network, transfer, training, seed=seed, name=name)

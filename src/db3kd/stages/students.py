@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import msgspec
 from jaxtyping import Int
@@ -13,12 +15,15 @@ from torch import Tensor, nn
 from db3kd.config.settings import Training
 from db3kd.data import Images
 from db3kd.data.transfer_set import TransferSet
+from db3kd.errors import Damaged
 from db3kd.stages.answers import ask_once
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import writing
 from db3kd.student.evaluate import accuracy, agreement, predict
-from db3kd.student.files import load_network, save_network
+from db3kd.student.files import load_network, read_tensors, save_network
 from db3kd.student.training import train, training_identity
+
+_log = logging.getLogger("db3kd")
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,11 @@ def distilled(
     identity = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     file = f"students/{name}-{seed}-{identity[:8]}.safetensors"
     path = workspace.folder / file
-    if path.exists() and _is_finished(workspace, identity):
+    if path.exists() and _is_finished(workspace, identity) and _is_whole(path, "trained again"):
         return load_network(path, network).to(workspace.device).eval()
     checkpoint = path.with_suffix(".checkpoint")
+    if checkpoint.exists() and not _is_whole(checkpoint, "trained from the start"):
+        checkpoint.unlink()
     with writing(path):
         path.parent.mkdir(exist_ok=True)
 
@@ -105,6 +112,16 @@ def evaluated(
     )
     workspace.journal.append("evaluation", name=name, seed=seed, **asdict(result))
     return result
+
+
+def _is_whole(path: Path, instead: str) -> bool:
+    """Whether a file of a network is as it was written; students cost time, but no query."""
+    try:
+        read_tensors(path)
+    except Damaged as error:
+        _log.warning("%s; the student is %s", str(error).partition("; ")[0], instead)
+        return False
+    return True
 
 
 def _is_finished(workspace: Workspace, identity: str) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from db3kd.config.settings import Budget
 from db3kd.config.types import differences
+from db3kd.data.digest import of_file
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged, RunError
 from db3kd.progress import Progress
 from db3kd.seeds import derive_seed
@@ -345,7 +346,12 @@ class Workspace:
         A shard that is not what the journal says, as a power cut may leave it, is made again from
         its tape.
         """
+        written = {record.get("file"): record.get("sha256") for record in self.journal.records}
         for draft in self.folder.rglob(".*.part"):
+            target = draft.with_name(draft.name[1:].rsplit(".", 2)[0])
+            digest = written.get(target.relative_to(self.folder).as_posix())
+            if digest and not target.exists() and of_file(draft) == digest:
+                draft.replace(target)  # a power cut took back its name
             draft.unlink(missing_ok=True)
         for stage in NAMES:
             for shard, record in self.done(stage).items():
