@@ -263,7 +263,6 @@ def page(result: Json) -> str:
         cores=machine["cores"],
         local=cases.LOCAL_BATCH,
         remote=cases.REMOTE_BATCH * cases.CONCURRENCY,
-        kept=cases.Case("rows", "remote").on_the_way,
     )
 
 
@@ -280,8 +279,7 @@ budget. Lost queries are those that were asked but whose answers never came; the
 {rows}
 
 At most {local} images are on their way to the local teacher at once, and {remote} to the remote
-one; its answers gather for 20 ms before they are kept, so that up to {kept} may be lost. Where
-runs were interrupted: {stages}.
+one. Where runs were interrupted: {stages}.
 
 - Budgets (of queries, and of money where there is a price) are what a whole run costs, and before
   a run is continued they are raised by what its books say is lost. After Ctrl-C nothing is lost,

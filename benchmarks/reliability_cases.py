@@ -27,7 +27,6 @@ TRAIN, TEST = 7, 4  # images of each class
 LOCAL_BATCH = 32
 REMOTE_BATCH, CONCURRENCY = 8, 2
 PAUSE, REMOTE_PAUSE = 0.002, 0.01  # seconds that a teacher takes for what is asked at once
-GATHERING = 2  # pauses of a server, at most, for which answers gather before they are kept
 RECIPES = ("rows", "joint", "grow", "auto", "synthesis", "ascent")
 TEACHERS = ("local", "remote", "paid")  # the last: remote, with a price and a budget of money
 
@@ -153,8 +152,7 @@ class Case:
     @property
     def on_the_way(self) -> int:
         """The most images that were sent and whose answers are not kept."""
-        lanes = REMOTE_BATCH * CONCURRENCY
-        return lanes * (2 + GATHERING) if self.remote else LOCAL_BATCH
+        return REMOTE_BATCH * CONCURRENCY if self.remote else LOCAL_BATCH
 
 
 CASES = tuple(Case(recipe, teacher) for recipe in RECIPES for teacher in TEACHERS)

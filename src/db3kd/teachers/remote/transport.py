@@ -8,7 +8,6 @@ that stays away ends the question with one sentence; jobs that were done are han
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from queue import SimpleQueue
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
 import anyio
@@ -41,7 +40,6 @@ for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, 
 
 POLLING = 0.02  # seconds between two looks whether a limit lets a call through
 LONGEST_PAUSE = 30.0  # seconds between two attempts, where the server does not say
-GATHERING = 0.02  # seconds in which jobs that are done gather: they are kept together
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _log = logging.getLogger("db3kd")
@@ -66,6 +64,8 @@ class Job(Protocol):
 
 
 Work = TypeVar("Work", bound=Job)
+Done: TypeAlias = "SimpleQueue[tuple[Work, anyio.Event] | None]"
+"""Jobs that are done, each with what its lane waits for; None is the end."""
 
 
 class Calls:
@@ -128,17 +128,16 @@ class Transport:
         portal, question = self._ready, Question()
 
         def ask() -> None:  # in the keeper's thread, where no interrupt can reach it
-            queue: SimpleQueue[Work | None] = SimpleQueue()
-            ended = threading.Event()
+            queue: Done[Work] = SimpleQueue()
             stop = Stop()
             calls = question.begin(
                 portal,
                 stop,
-                lambda: portal.start_task_soon(self._all, iter(jobs), queue, ended, stop),
+                lambda: portal.start_task_soon(self._all, iter(jobs), queue, stop),
             )
             if calls is not None:
                 try:
-                    _keep(queue, ended, done, failed=calls.cancel)
+                    _keep(queue, done, portal, failed=calls.cancel)
                 finally:
                     wait([calls])  # nothing is on its way any more, and all that came is kept
                     question.over.set()
@@ -181,8 +180,7 @@ class Transport:
     async def _all(
         self,
         jobs: Iterator[Work],
-        queue: "SimpleQueue[Work | None]",
-        ended: threading.Event,
+        queue: "Done[Work]",
         stop: Stop,
     ) -> None:
         """Work in lanes; after an error nothing more is sent, and what is on its way comes home."""
@@ -192,22 +190,22 @@ class Transport:
                     group.start_soon(self._worker, jobs, queue, stop)
         finally:
             queue.put(None)
-            ended.set()
         if stop.error is not None:
             raise stop.error
 
-    async def _worker(
-        self, jobs: Iterator[Work], queue: "SimpleQueue[Work | None]", stop: Stop
-    ) -> None:
+    async def _worker(self, jobs: Iterator[Work], queue: "Done[Work]", stop: Stop) -> None:
+        """One lane: the next job is sent when the last one is kept, so a kill loses no more."""
         for job in jobs:
             try:
                 await self._finish(job, stop)
             except Exception as error:
                 await stop(error)
             finally:
-                queue.put(job)
+                kept = anyio.Event()
+                queue.put((job, kept))
             if stop.error is not None:
                 return
+            await kept.wait()
 
     async def _finish(self, job: Job, stop: Stop) -> None:
         """Ask until nothing of the job is open, or another one has failed for good."""
@@ -338,38 +336,41 @@ class Transport:
 
 
 def _keep(
-    queue: "SimpleQueue[Work | None]",
-    ended: threading.Event,
+    queue: "Done[Work]",
     done: Callable[[list[Work]], None],
+    portal: anyio.from_thread.BlockingPortal,
     *,
     failed: Callable[[], object],
 ) -> None:
     """Hand out jobs as they are done, those that are done together at once; all of them.
 
-    `failed` is told when they cannot be kept: then nothing more should be bought.
+    Then their lanes go on. `failed` is told when jobs cannot be kept: nothing more is bought then.
     """
     error: BaseException | None = None
     while ready := _ready(queue):
         try:
-            done(ready)
+            done([job for job, _ in ready])
         except BaseException as first:
             error = error or first
             failed()
-        ended.wait(GATHERING)
+        portal.start_task_soon(_go_on, [kept for _, kept in ready])
     if error is not None:
         raise error
 
 
-def _ready(queue: "SimpleQueue[Work | None]") -> list[Work]:
+async def _go_on(lanes: list[anyio.Event]) -> None:
+    for kept in lanes:
+        kept.set()
+
+
+def _ready(queue: "Done[Work]") -> list[tuple[Work, anyio.Event]]:
     """The jobs that are done by now, one at least; none after the last."""
-    job = queue.get()
-    if job is None:
-        return []
-    found = [job]
-    while not queue.empty():
+    found: list[tuple[Work, anyio.Event]] = []
+    while not found or not queue.empty():
         job = queue.get()
         if job is None:
-            queue.put(None)  # to be met again
+            if found:
+                queue.put(None)  # to be met again
             break
         found.append(job)
     return found
