@@ -275,6 +275,19 @@ def test_there_is_room_for_the_answers_of_what_was_sent(tmp_path: Path) -> None:
         assert again.lost == 0
 
 
+def test_where_the_system_has_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has no fdatasync and takes no room in advance, Windows does not write at a place."""
+    for name in ("posix_fallocate", "pwrite", "fdatasync"):
+        monkeypatch.delattr(os, name, raising=False)
+    path = tmp_path / "0.tape"
+    recorded(path)
+    with opened(path) as tape:
+        assert [asked(tape, count, key, 10) for count, key in QUESTIONS] == [0, 0, 4]
+        assert (tape.booked, tape.lost) == (18, 4)
+    with opened(path) as tape:
+        assert all(tape.question(count, key=key).open == 0 for count, key in QUESTIONS)
+
+
 @pytest.mark.parametrize(("rows", "says"), [([0], "image 0"), ([4], "image 4"), ([-1], "image -1")])
 def test_answers_out_of_place(tmp_path: Path, rows: list[int], says: str) -> None:
     with opened(tmp_path / "0.tape") as tape:

@@ -13,6 +13,7 @@ import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -268,7 +269,8 @@ class Workspace:
     def _forget_tapes(self) -> None:
         """Remove the tapes of finished shards, one line later: a power cut can take the last."""
         while self._done_with:
-            self._done_with.pop().unlink(missing_ok=True)
+            with suppress(OSError):  # Windows: somebody reads it; the next opening removes it
+                self._done_with.pop().unlink(missing_ok=True)
 
     def _tape(self, stage: str, shard: int) -> Tape:
         """The tape of a shard; the journal hears how much is allowed to be asked."""
