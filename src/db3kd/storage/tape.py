@@ -226,7 +226,8 @@ class Tape:
         while count and self._next < len(self._questions):
             found = self._questions[self._next]
             self._next += 1
-            if (found.count, found.key) == (count, key):
+            gave_up = found.open and found is not self._questions[-1]
+            if (found.count, found.key) == (count, key) and not gave_up:
                 return found
             if found.count and not found.open:
                 raise Drifted(str(self.path))
