@@ -71,7 +71,7 @@ def test_a_teacher_that_says_who_it_is(tmp_path: Path) -> None:
 def test_teachers_around_a_teacher_have_its_parts(tmp_path: Path) -> None:
     inner = dark({"version": "1"})
     with Store(tmp_path / "answers.db3kd") as store:
-        kept = CachedTeacher(inner, store, "dark", run="a")
+        kept = CachedTeacher(inner, store, "dark")
         assert identity_of(Meter(kept)) == {"version": "1", "identity": "dark"}
     assert identity_of(quantised(inner, Encoding(), (1, 1, 1))) == {"version": "1"}
     assert identity_of(dark()) == {}

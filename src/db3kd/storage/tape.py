@@ -6,6 +6,7 @@ counts it, and the journal knows a bound. Torch is imported where answers are ha
 the books can be added up without it.
 """
 
+import logging
 import os
 import struct
 import threading
@@ -30,6 +31,7 @@ _OPEN, _FLYING, _DONE = 0, 1, 2  # of a row: not sent, sent, answered
 ROOM = 65_536  # bytes that are taken from the disk at once, so that a full one is met before asking
 SYNC_SECONDS = 1.0
 Rows = Sequence[int]
+_log = logging.getLogger("db3kd")
 
 
 class Tape:
@@ -196,6 +198,12 @@ class Tape:
                     question._land()
             if news:
                 self._append(news)
+            if gone:
+                _log.warning(
+                    "%s is damaged or gone; the answers to %s queries stay on the books as lost",
+                    self.path,
+                    f"{gone:,}",
+                )
             self.asked += gone
             self._written_off += gone
             self._put_head()
