@@ -55,9 +55,10 @@ def distilled(
     identity = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     file = f"students/{name}-{seed}-{identity[:8]}.safetensors"
     path = workspace.folder / file
-    if path.exists() and _is_finished(workspace, identity) and _is_whole(path, "trained again"):
-        return load_network(path, network).to(workspace.device).eval()
     checkpoint = path.with_suffix(".checkpoint")
+    if path.exists() and _is_finished(workspace, identity) and _is_whole(path, "trained again"):
+        checkpoint.unlink(missing_ok=True)  # a kill or a power cut may have left it
+        return load_network(path, network).to(workspace.device).eval()
     if checkpoint.exists() and not _is_whole(checkpoint, "trained from the start"):
         checkpoint.unlink()
     with writing(path):

@@ -189,7 +189,6 @@ class _Wanted:
         self._claimed: set[int] = set()  # rows that were sent and are not settled
         self._done = bytearray(len(rows))
         self._refused: set[int] = set()  # rows that others have, or have on their way
-        self._unkept: set[int] = set()  # rows whose answers came and could not be written
         self.settled = 0
 
     @property
@@ -230,7 +229,6 @@ class _Wanted:
                     f"the teacher answered image {(wrong or places)[0]} of {len(self._done)} twice"
                     " or out of place"
                 )
-            self._unkept.update(places)
             self._store.settle(
                 self._identity,
                 [self._keys[place] for place in places],
@@ -239,19 +237,15 @@ class _Wanted:
                 failed=[self._keys[row] for row in failed if row in self._claimed],
                 retried=retried,
             )
-            self._unkept.difference_update(places)
             self._claimed.difference_update(places, failed)
             self.settled += len(places)
             for place in places:
                 self._done[place] = 1
 
     def give_up(self) -> None:
-        """Book what was sent and not settled as failed; what was answered and not kept is lost."""
+        """Leave what was sent and never settled: it may have been answered, and is lost."""
         with self._lock:
-            self._store.abandon(self._identity, [self._keys[row] for row in self._unkept])
-            left = [self._keys[row] for row in self._claimed - self._unkept]
-            if left:
-                self._store.settle(self._identity, (), (), self._account, failed=left)
+            self._store.abandon(self._identity, [self._keys[row] for row in self._claimed])
             self._claimed.clear()
 
 

@@ -193,7 +193,7 @@ class Store:
             self._end(self._new_teacher(identity), keys)
 
     def abandon(self, identity: str, keys: Sequence[bytes]) -> None:
-        """Give up claims whose answers came and could not be kept; `bury` books them as lost."""
+        """Give up claims that nobody here will settle any more; `bury` books them as lost."""
         if keys:
             with self._reading():
                 teacher = self._teacher(identity)

@@ -198,7 +198,7 @@ class _Part:
     ) -> None:
         self.protocol, self.labelled, self.images, self.keeper = protocol, labelled, images, keeper
         self.rows, self.classes = rows, dict[int, int]()
-        self.sent = False
+        self.sent = self._failed = False
         self._request: Request | None = None
 
     @property
@@ -212,8 +212,8 @@ class _Part:
 
     @property
     def failed(self) -> list[int]:
-        """Rows that were sent and got no answer."""
-        return self.open if self.sent else []
+        """Rows whose calls failed; those of a call that was given up may have been answered."""
+        return self.open if self.sent and self._failed else []
 
     @property
     def size(self) -> int:
@@ -226,6 +226,9 @@ class _Part:
             self.rows = self.keeper.claim(self.rows)
             self.sent = len(self.rows) > 0
         return self.size
+
+    def fail(self) -> None:
+        self._failed = True
 
     def request(self) -> Request:
         if self._request is None:

@@ -59,6 +59,9 @@ class Job(Protocol):
     def request(self) -> Request:
         """The call that asks for these; it is sent next."""
 
+    def fail(self) -> None:
+        """Take note that images that are still open get no answer: their calls failed."""
+
     def take(self, status: int, headers: Mapping[str, str], body: bytes, /) -> Failed | None:
         """Use a reply; what is the matter with images that are open now, if any are."""
 
@@ -198,7 +201,9 @@ class Transport:
         for job in jobs:
             try:
                 await self._finish(job, stop)
+                job.fail()
             except Exception as error:
+                job.fail()
                 await stop(error)
             finally:
                 kept = anyio.Event()
