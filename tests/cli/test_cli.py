@@ -271,3 +271,15 @@ def test_help_is_there_at_once() -> None:
         subprocess.run([sys.executable, "-m", "db3kd", "--help"], capture_output=True, check=True)
         seconds.append(time.monotonic() - started)
     assert min(seconds) < 1.5  # 0.3 s on a quiet machine; half a second is what we want
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_an_interrupt_while_python_ends_is_quiet(tmp_path: Path) -> None:
+    code = """
+import atexit, signal
+from db3kd.cli.main import main
+atexit.register(signal.raise_signal, signal.SIGINT)
+main(["--version"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -196,10 +196,14 @@ class Remote:
         numbers = numbers_of(images)
         parts = [range(at, min(at + PART, len(numbers))) for at in range(0, len(numbers), PART)]
         for lane in range(0, len(parts), LANES):
-            sent = []
+            sent, error = [], None
             for part in parts[lane : lane + LANES]:
                 self.world.step("limit")
-                self.world.allowed()
+                try:
+                    self.world.allowed()
+                except TeacherError as found:  # what is on its way comes home first
+                    error = found
+                    break
                 rows = keeper.claim(part)
                 if len(rows):
                     self.world.calls_today += 1
@@ -210,6 +214,8 @@ class Remote:
                 answers = self.world.classify(shown)
                 self.world.step("reply")
                 keeper.settle(rows, answers)
+            if error is not None:
+                raise error
 
 
 def numbers_of(images: Tensor) -> list[int]:

@@ -5,6 +5,7 @@ exhausted, 130 interrupted, 141 the reader of the output went away. Results go t
 to stderr. Torch is loaded only after the arguments are parsed, so that help is quick.
 """
 
+import atexit
 import json
 import logging
 import signal
@@ -277,9 +278,12 @@ def _print(text: str) -> None:
 
 
 _interrupted = threading.Event()
+_over = threading.Event()  # Python ends; an interrupt has nothing to stop any more
 
 
 def _interrupt(*_: object) -> None:
+    if _over.is_set():
+        return
     _interrupted.set()
     raise KeyboardInterrupt
 
@@ -317,6 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
         lines.setFormatter(Lines(work))
         logging.basicConfig(handlers=[lines])
         code = _exit_code(arguments, work)
+        atexit.register(_over.set)  # the first of all that Python does at its exit
         output.flush()
         if output.lost and not code:
             code = GONE if output.quiet else 1
