@@ -1,5 +1,6 @@
 """Runs: whatever happens to a process, answers are kept, accounts balance, results are the same."""
 
+import gc
 import logging
 import os
 import shutil
@@ -693,6 +694,22 @@ def test_a_shard_that_a_power_cut_took_is_made_again_from_its_tape(
     assert "made again from its tape" in caplog.text
     assert teacher.questions == questions
     assert shards(folder) == expected
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it is not closed
+def test_a_run_that_nobody_holds_any_more_lets_go_of_its_folder(tmp_path: Path) -> None:
+    """As in a notebook, whose cell is run again."""
+
+    def cell() -> int:
+        run = opened(tmp_path / "run", Counting())
+        run.measure(IMAGES, SEARCH)
+        return run.meter.spent
+
+    gc.disable()
+    try:
+        assert cell() == cell()
+    finally:
+        gc.enable()
 
 
 def test_a_shard_that_has_its_draft_name_again_is_found(

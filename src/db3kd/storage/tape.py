@@ -326,6 +326,7 @@ class Tape:
             self._release()
 
     def _release(self) -> None:
+        self._allow = _not_any_more  # a tape and its questions know each other, but nobody else
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -435,6 +436,11 @@ class Question:
     def _land(self) -> None:
         """Nothing of it is on its way any more: the process that sent it has ended."""
         self._state = self._state.replace(bytes([_FLYING]), bytes([_OPEN]))
+
+
+def _not_any_more(bound: int) -> None:
+    """What a closed tape is allowed to ask."""
+    raise RunError("a tape that is closed cannot be asked")
 
 
 class Drifted(Exception):
