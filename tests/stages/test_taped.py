@@ -13,6 +13,7 @@ from db3kd.stages.taped import ReplayTeacher, question_key
 from db3kd.storage.tape import Drifted, Tape
 from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
+from db3kd.teachers.cached import CachedTeacher, Store
 from db3kd.teachers.meter import Meter
 
 DRAW = torch.Generator().manual_seed(4)
@@ -193,3 +194,28 @@ def test_images_with_a_black_frame_are_known_by_what_is_inside(count: int) -> No
     images = torch.zeros(2, count, 1, 28, 28)
     images[..., 4:24, 4:24] = torch.rand(2, count, 1, 20, 20, generator=draw)
     assert question_key(images[0]) != question_key(images[1])
+
+
+def test_answers_that_a_store_has_of_a_question_leave_room_for_the_rest(tmp_path: Path) -> None:
+    """A budget that is the plan is enough, whatever was answered before the process was killed."""
+    images, left = torch.rand(40, 1, 2, 3, generator=DRAW), [32]
+
+    def ask(shown: Tensor) -> Tensor:
+        left[0] -= len(shown)
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return torch.zeros(len(shown), dtype=torch.int64)
+
+    for killed in (True, False):
+        tape = Tape(tmp_path / "0.tape", classes=3)
+        with Store(tmp_path / "answers.db3kd") as store:
+            cached = CachedTeacher(function(ask, classes=3, batch=8), store, "zero")
+            cached.begin("run", str(tmp_path), 40 + 8 * (not killed))
+            taped = ReplayTeacher(Meter(cached, Budget(queries=40)), tape)
+            if killed:
+                with pytest.raises(KeyboardInterrupt):
+                    taped.labels(images)
+            else:
+                left[0] = 8
+                assert taped.labels(images).tolist() == [0] * 40
+        tape.close()

@@ -385,10 +385,15 @@ def test_the_books_of_a_run_get_the_name_of_the_run(store: Store, tmp_path: Path
         store.claim("squares", [A], Account(run))
         store.settle("squares", [A], [1], Account(run))
     cached = CachedTeacher(Logging(), store, "squares")
-    cached.begin("4711", f"{tmp_path}/x/../runs/a")
+    cached.begin("4711", f"{tmp_path}/x/../runs/a", None)
     assert cached.account.run == "4711"
     assert set(store.runs()) == {"4711", "check of 4711", str(tmp_path / "runs" / "b")}
-    assert (cached.paid(), cached.lost()) == (1, 0)
+    assert (store.books("squares", run="4711")["answered"], cached.lost()) == (1, 0)
+    cached.begin("4711", f"{tmp_path}/runs/a", 3)
+    cached.labels(pictures([1, 2]))
+    with pytest.raises(BudgetExhausted, match="3 are spent"):
+        cached.labels(pictures([3]))
+    assert cached.labels(pictures([1, 2])).tolist() == truth([1, 2])
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,7 @@ class Workspace:
                 " now, and so is what they cost; name that store (teacher.store), or use another"
                 " folder"
             )
-        ledger.begin(self.identity, str(self.folder))
+        ledger.begin(self.identity, str(self.folder), self.meter.budget.queries)
         booked = sum(
             record["queries"] for record in self.journal.all("lost") if record.get("ledger")
         )

@@ -10,16 +10,16 @@ from db3kd.config.settings import Budget, kind_of
 from db3kd.config.types import validated
 from db3kd.errors import BudgetExhausted
 from db3kd.teachers.base import Middleware, Teacher, check_answers
-from db3kd.teachers.parts import Classes, Keeper, Ledger, Rows, ask
+from db3kd.teachers.parts import Classes, Keeper, Rows, ask
 
 
 class Meter(Middleware):
     """A teacher that counts every query before it is asked, and never lets a budget be exceeded.
 
     One image shown once is one query. A question that fails has been counted: it may have been
-    paid. A teacher with its own books (a `Ledger`) knows what was paid: there a query is an answer
-    that is used, and one that is lost; and neither these nor what was paid exceed the budget. The
-    answers are checked: as many as the images, whole numbers, within the classes.
+    paid. With a teacher that has its own books (a `Ledger`), a query is an answer that is used, or
+    one that is lost; there what is paid does not exceed the budget either. The answers are checked:
+    as many as the images, whole numbers, within the classes.
 
     Raises:
         BudgetExhausted: the question would exceed the budget; it was not asked.
@@ -66,17 +66,11 @@ class Meter(Middleware):
         kind = kind_of(self._stage)
         of_kind = sum(count for name, count in self.by_stage.items() if kind_of(name) == kind)
         for spent, budget, name in (
-            (self._charged, self.budget.queries, ""),
+            (self.spent, self.budget.queries, ""),
             (of_kind, self._limits.get(kind), kind),
         ):
             if budget is not None and spent + asked > budget:
                 raise BudgetExhausted(spent=spent, asked=asked, budget=budget, stage=name)
-
-    @property
-    def _charged(self) -> int:
-        """What counts against the budget: what was used and lost, or paid if that is more."""
-        ledger: Ledger | None = self.ledger
-        return self.spent if ledger is None else max(self.spent, ledger.paid())
 
     def book(self, asked: int) -> None:
         """Count queries that were asked elsewhere, or in an earlier process."""

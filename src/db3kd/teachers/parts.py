@@ -84,14 +84,14 @@ class Ledger(Protocol):
     def name(self) -> str:
         """Which books these are, wherever they lie."""
 
-    def begin(self, run: str, folder: str) -> None:
-        """Book under the identity of a run from now on; what was booked under its folder, too."""
+    def begin(self, run: str, folder: str, budget: int | None) -> None:
+        """Book under the identity of a run from now on; what was booked under its folder, too.
+
+        The teacher itself is not shown more images for it than its budget of queries.
+        """
 
     def lost(self) -> int:
         """Images that this run sent and that nobody can have the answers of any more."""
-
-    def paid(self) -> int:
-        """Images that this run sent and that were answered or are lost."""
 
 
 def ask(

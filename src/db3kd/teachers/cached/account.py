@@ -61,12 +61,15 @@ class Purse:
 class Account:
     """Under which `run` images are booked, and the `purse` that pays for them.
 
+    `budget`: the most images that a teacher may be shown for the run.
+
     >>> Account("first").runs
     ('first', 'check of first')
     """
 
     run: str = ""
     purse: Purse | None = None
+    budget: int | None = None
 
     @property
     def runs(self) -> tuple[str, ...]:

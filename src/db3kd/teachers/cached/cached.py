@@ -143,9 +143,9 @@ class CachedTeacher(Middleware):
         """Which store this is, wherever its file lies."""
         return self._store.identity
 
-    def begin(self, run: str, folder: str) -> None:
+    def begin(self, run: str, folder: str, budget: int | None) -> None:
         """Book under the identity of a run from now on; what was booked under its folder, too."""
-        self.account.run = run
+        self.account.run, self.account.budget = run, budget
         place = Path(folder).resolve()
         for name in self._store.runs():
             bare = name.removeprefix(CHECKS)
@@ -156,11 +156,6 @@ class CachedTeacher(Middleware):
         """Images that this run sent and that nobody can have the answers of any more."""
         self._store.bury()
         return self._store.books(self.identity, run=self.account.run)["lost"]
-
-    def paid(self) -> int:
-        """Images that this run sent and that were answered or are lost."""
-        books = self._store.books(self.identity, run=self.account.run)
-        return books["answered"] + books["lost"]
 
 
 def _first_unknown(keys: Sequence[bytes], answers: Int[Tensor, " row"]) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.errors import Db3kdError, InputError
+from db3kd.errors import BudgetExhausted, Db3kdError, InputError
 from db3kd.teachers.cached.account import Account
 from db3kd.teachers.cached.blocks import Blocks
 from db3kd.teachers.cached.file import check_process, opened, plainly, transaction
@@ -134,7 +134,8 @@ class Store:
         process. It is on the disk when this returns, so nothing that was sent is forgotten.
 
         Raises:
-            MoneyExhausted: they would cost more than the account's purse has; none may be sent.
+            BudgetExhausted: they would be more than the account's budget, or cost more than its
+                purse has; none may be sent.
         """
         checked(keys, (0,) * len(keys))
         with self._lock, self._writing() as base:
@@ -146,6 +147,7 @@ class Store:
                 mine = [
                     at for at in mine if base.execute(taken, (teacher, keys[at])).fetchone() is None
                 ]
+            self._check_budget(identity, account, len(mine))
             self._check_purse(account, len(mine))
             base.executemany(
                 "INSERT INTO claims (teacher, key, run, owner) VALUES (?, ?, ?, ?)",
@@ -153,6 +155,13 @@ class Store:
             )
             self._active.update((teacher, keys[at]) for at in mine)
         return mine
+
+    def _check_budget(self, identity: str, account: Account, asked: int) -> None:
+        if account.budget is not None:
+            books = self.books(identity, run=account.run)
+            spent = books["answered"] + books["lost"] + books["in_flight"]
+            if spent + asked > account.budget:
+                raise BudgetExhausted(spent=spent, asked=asked, budget=account.budget)
 
     def _check_purse(self, account: Account, asked: int) -> None:
         if account.purse is not None and account.purse.most is not None:
