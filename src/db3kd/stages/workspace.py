@@ -141,6 +141,7 @@ class Workspace:
         spent = books.spent
         agree_on_teacher(self.folder, self.journal, known, answered=books.answered > 0)
         self.meter.by_stage.update(spent)
+        self._bounds = bounds(self.journal)  # of shards in progress; kept as the journal grows
         self._say_what_differs()
         budget_now = msgspec.to_builtins(self.meter.budget)
         self.journal.append("opened", versions=_versions(), budget=budget_now, spent=spent)
@@ -263,6 +264,7 @@ class Workspace:
         self.journal.append(
             "shard", stage=stage, shard=shard, samples=len(rows), file=file, sha256=digest, **facts
         )
+        self._bounds.pop((stage, shard), None)
         self._forget_tapes()
         self._done_with.append(tape.path)
 
@@ -277,11 +279,12 @@ class Workspace:
 
         def allow(bound: int) -> None:
             self.journal.append("tape", stage=stage, shard=shard, bound=bound)
+            self._bounds[stage, shard] = bound
 
         return Tape(
             self.folder / stage / f"{shard:05}.tape",
             classes=self.meter.classes,
-            allowed=bounds(self.journal).get((stage, shard), 0),
+            allowed=self._bounds.get((stage, shard), 0),
             allow=allow,
         )
 

@@ -77,7 +77,7 @@ class Tape:
     ) -> None:
         self.path = path
         self.width = 1 if classes <= 256 else 4  # bytes of an answer
-        self._allowed, self._allow, self._read_only = allowed, allow, read_only
+        self._allowed, self._allow = allowed, allow
         self._questions: list[Question] = []
         self._next = 0
         self.asked = 0  # rows that were sent, those that are lost included
