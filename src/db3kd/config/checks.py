@@ -56,6 +56,12 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
         )
     if needed(student.methods).grown and recipe.grow.per_image:
         yield from _growth(recipe.grow)
+    kinds = [name for name in ("network", "factory", "timm") if getattr(student, name) is not None]
+    if not kinds:
+        yield ("student",), "'network' is missing in [student]; or name a factory, or a timm model"
+    elif len(kinds) > 1:
+        text = f"student.{kinds[1]} and student.{kinds[0]} are both given; choose one"
+        yield ("student", kinds[1]), text
     several: dict[str, tuple[Any, ...]] = {"methods": student.methods, "seeds": student.seeds}
     for name, members in several.items():
         if len(set(members)) < len(members):
@@ -166,11 +172,17 @@ def _teacher(teacher: TeacherConfig) -> Iterator[Problem]:
         if getattr(teacher, name) is None:
             text = f"{name!r} is missing in [teacher]; kind = {teacher.kind!r} needs it"
             yield ("teacher",), text
-    more = {"network": ("width", "training", "data"), "remote": ("classes",)}
+    more = {"network": ("width", "training", "data"), "onnx": ("output",), "torch": ("output",)}
     useful = {*needed, *more.get(teacher.kind, ())}
+    if teacher.kind != "remote":
+        useful |= {"encoding", "unknown"}
     defaults = TeacherConfig(kind=teacher.kind)
     names = ("factory", "file", "network", "width", "weights", "training", "data")
-    for name in (*names, "remote", "classes"):
+    for name in (*names, "remote", "encoding", "output", "unknown"):
         if name not in useful and getattr(teacher, name) != getattr(defaults, name):
-            text = f"teacher.{name} has no effect with kind = {teacher.kind!r}; remove it"
+            there = {"encoding": "remote.encoding", "unknown": "remote.names.unknown"}
+            advice = "remove it"
+            if teacher.kind == "remote" and name in ("encoding", "output", "unknown"):
+                advice = f"set teacher.{there.get(name, 'remote.output')} instead"
+            text = f"teacher.{name} has no effect with kind = {teacher.kind!r}; {advice}"
             yield ("teacher", name), text

@@ -68,6 +68,7 @@ def _checked(values: dict[str, Any], places: Mapping[Key, str], path: str | Path
     _refuse(_presets(values), places, path)
     _of_pseudo_by_default(values)
     _of_rows_by_default(values)
+    _arrays_by_default(values)
     _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), places, path)
     try:
         recipe = msgspec.convert(values, Recipe)
@@ -115,6 +116,14 @@ def _of_pseudo_by_default(values: dict[str, Any]) -> None:
     if not isinstance(data, dict) or "train" in data or not isinstance(student, dict):
         return
     student.setdefault("methods", ["pseudo"])
+
+
+def _arrays_by_default(values: dict[str, Any]) -> None:
+    """A local teacher takes arrays, where a remote one takes files."""
+    teacher = values.get("teacher")
+    encoding = teacher.get("encoding") if isinstance(teacher, dict) else None
+    if isinstance(encoding, dict):
+        encoding.setdefault("kind", "float32")
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:

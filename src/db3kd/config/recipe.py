@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from db3kd.config.methods import Method
-from db3kd.config.remote import Noise, Price, Remote
+from db3kd.config.remote import Encoding, Noise, Price, Remote
 from db3kd.config.settings import (
     Budget,
     Grow,
@@ -23,6 +23,7 @@ _FACTORY = r"^\w+(\.\w+)*:\w+(\.\w+)*$"
 _DEVICE = r"^[a-z]+(:[0-9]+)?$"
 _NAME = r"^[^\x00]*$"
 Text = Annotated[str, msgspec.Meta(min_length=1, pattern=_NAME)]
+Pair = Annotated[tuple[Count, ...], msgspec.Meta(min_length=2, max_length=2)]
 Network = Literal["small", "lenet5", "alexnet", "resnet18", "resnet34", "resnet50"]
 
 
@@ -35,8 +36,12 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     - `train_split`, `test_split`: their splits.
     - `samples`: how many own images are taken, at random by the recipe's seed; without it all.
     - `test_samples`: how many test images are taken likewise. Each costs an answer.
-    - `size`, `channels`: what the images are made into.
-    - `labels`: whose labels the cross-entropy term of Eq. 1 uses.
+    - `size`, `channels`: what the images are made into: a side, or [height, width]; 1 for grey, 3
+      for colour.
+    - `labels`: whose labels the cross-entropy term of Eq. 1 uses. Own images without labels use the
+      teacher's.
+    - `image`, `label`: the columns of a parquet or CSV table, if they have other names than usual.
+    - `damaged`: whether images that cannot be decoded are an error ("refuse") or left out ("skip").
 
     >>> DataConfig(train="mnist").test_split
     'test'
@@ -48,9 +53,12 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     test_split: Text = "test"
     samples: Count | None = None
     test_samples: Count | None = None
-    size: Count | None = None
+    size: Count | Pair | None = None
     channels: Literal[1, 3] | None = None
     labels: Literal["truth", "teacher"] = "truth"
+    image: Text | None = None
+    label: Text | None = None
+    damaged: Literal["refuse", "skip"] = "refuse"
 
 
 class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,9 +72,17 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - `network`, `width`, `weights`: of a "network" teacher, with its weights in a safetensors file.
     - `training`, `data`: how, and on which data set, such a network is trained if the file of its
       weights is missing; without `data` on `data.train`.
-    - `classes`: how many classes a remote teacher knows, if that differs from the data set.
-    - `bounds`: the lowest and highest value of a pixel that the teacher takes; of a remote teacher,
-      those of your images.
+    - `classes`: what the teacher's classes are called, in its order: a list of names, or a file of
+      them (`db3kd.data.names.read_names`). Or only how many there are. Without it they are those
+      that the model itself tells of, or else those of the own images.
+    - `encoding`: what the model expects, if images of 0 to 1 in the order (channels, height, width)
+      are not right. A "remote" teacher has one in `remote`.
+    - `output`: which output of the model holds scores or labels, if it has several.
+    - `unknown`: what it means when the teacher answers -1, or a name that is none of `classes`.
+      "refuse" is an error, "drop" leaves such images out of what students learn, "other" is one
+      class more, the last. A "remote" teacher has this in `remote.names`.
+    - `bounds`: the lowest and highest value of a pixel that the model takes. Images, of 0 to 1, are
+      scaled to them.
     - `batch`: the most images in one question.
     - `store`: a file that keeps every answer, so that none is paid twice. A remote teacher has one
       next to the folder of the run; others have none unless it is named.
@@ -88,7 +104,10 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     batch: Count | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
     remote: Remote | None = None
-    classes: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    classes: Annotated[int, msgspec.Meta(ge=2)] | Text | tuple[Text, ...] | None = None
+    encoding: Encoding | None = None
+    output: Text | None = None
+    unknown: Literal["refuse", "drop", "other"] = "refuse"
     store: Text | None = None
     price: Price | None = None
     noise: Noise | None = None
@@ -97,7 +116,11 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The networks that are trained: one for each of `methods` and each of `seeds`.
 
-    - `network`, `width`: what is trained, and how wide it is.
+    - `network`, `width`: what is trained, and how wide it is. Or else:
+    - `factory`: "module:function" of your own that makes it. It is called with the keywords `shape`
+      (channels, height, width) and `classes`, if it takes them, and returns a torch module that
+      gives scores.
+    - `timm`: the name of a model of the package timm.
     - `methods`: what they learn from, and so what is bought. With own images:
       "ce", the images and their answers; "grown", new images as well (`Grow`);
       "sd", "bd", "mbd", soft labels by that distance (`Search`); "mixed", soft labels by "mbd" and
@@ -115,7 +138,9 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ('auto',)
     """
 
-    network: Network
+    network: Network | None = None
+    factory: Annotated[str, msgspec.Meta(pattern=_FACTORY)] | None = None
+    timm: Text | None = None
     width: Above0 = 1.0
     methods: Annotated[tuple[Method, ...], msgspec.Meta(min_length=1)] = ("auto",)
     seeds: Annotated[tuple[Natural, ...], msgspec.Meta(min_length=1)] = (0,)

@@ -73,7 +73,7 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
         )
     classes = max(2, len(test.classes))  # the teacher is not known yet, and may have more
     needs = needed(wanted.methods)
-    check_network(wanted.network, shape, classes, wanted.width)
+    check_network(str(wanted.network), shape, classes, wanted.width)
     if needs.pseudo:
         synthesis.check_synthesis(recipe.synthesis, shape, classes)
     if recipe.grow.augmentations and (needs.trial or needs.grown):

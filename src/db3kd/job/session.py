@@ -229,7 +229,7 @@ class Job:
     def network(self, seed: int) -> nn.Module:
         """A student before its training; random by `seed`: its first weights."""
         wanted, classes = self.recipe.student, self.run.meter.classes
-        return build(wanted.network, self.test.images.shape, classes, wanted.width, seed=seed)
+        return build(str(wanted.network), self.test.images.shape, classes, wanted.width, seed=seed)
 
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, with pixels in memory; costs no query."""
@@ -252,7 +252,7 @@ class Job:
         rows = [METHODS[method] for method in recipe.student.methods]
         if not any(row.pseudo and row.metric is None for row in rows):
             return 0
-        network, shape = recipe.student.network, self.test.images.shape
+        network, shape = str(recipe.student.network), self.test.images.shape
         asked = self.run.planned_synthesis(recipe.synthesis, reserved=len(self.test))
         return images_for(network, recipe.synthesis, shape, asked=asked)
 

@@ -92,6 +92,43 @@ def identity_of(teacher: Teacher) -> dict[str, str]:
     return parts
 
 
+def names_of(teacher: Teacher) -> tuple[str, ...] | None:
+    """What a teacher calls its classes, in its order; None if it does not say.
+
+    A teacher may say it in an attribute `names`. Teachers around a teacher have those of the one
+    within.
+
+    >>> class Bright:
+    ...     classes, bounds, names = 2, (0.0, 1.0), ("dark", "bright")
+    ...     def labels(self, images):
+    ...         return (images.flatten(1).mean(1) > 0.5).long()
+    >>> names_of(Bright())
+    ('dark', 'bright')
+    """
+    if isinstance(teacher, Middleware):
+        return names_of(teacher._teacher)
+    names = getattr(teacher, "names", None)
+    return None if names is None else tuple(map(str, names))
+
+
+def unsure_of(teacher: Teacher) -> int | None:
+    """The class that stands for "I do not know", always the last; None if there is none.
+
+    A teacher may say it in an attribute `unsure`. Students do not learn from images of this class,
+    and have no such class. A teacher that has one is asked and charged as any other.
+
+    >>> class Unsure:
+    ...     classes, bounds, unsure = 3, (0.0, 1.0), 2
+    ...     def labels(self, images):
+    ...         return torch.full((len(images),), 2)
+    >>> unsure_of(Unsure())
+    2
+    """
+    if isinstance(teacher, Middleware):
+        return unsure_of(teacher._teacher)
+    return getattr(teacher, "unsure", None)
+
+
 class Bounds(tuple[float, float]):
     """The bounds of a teacher that does not see every value between them.
 
