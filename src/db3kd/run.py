@@ -14,7 +14,7 @@ resuming. Running a command again continues.
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -29,16 +29,16 @@ from db3kd.errors import InputError
 from db3kd.progress import Progress, silent
 from db3kd.search.robustness import RobustnessMap
 from db3kd.stages import distances, growing, synthesis, trial
-from db3kd.stages.answers import ask_once, check_any, check_labels
+from db3kd.stages.answers import ask_first, ask_once, check_any, check_labels
 from db3kd.stages.costs import Costs
 from db3kd.stages.growing import Growth
 from db3kd.stages.pseudo_samples import PseudoSamples
 from db3kd.stages.students import Evaluation, distilled, evaluated
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.workspace import Workspace
-from db3kd.student.devices import check_device
+from db3kd.student.devices import usable_device
 from db3kd.student.evaluate import classes_of
-from db3kd.teachers.base import Teacher
+from db3kd.teachers.base import Teacher, unsure_of
 
 
 class Run:
@@ -47,7 +47,8 @@ class Run:
     - `budget`: a hard limit on queries, over all processes that ever work in the folder. It may be
       raised later.
     - `seed`: decides what the stages draw at random, such as references and probes.
-    - `device`: where torch computes. It must stay the same, as `seed` must.
+    - `device`: where torch computes; "auto" takes a GPU if there is one. It must stay the same, as
+      `seed` must.
     - `configuration`: anything else that must stay the same, as plain data.
     - `redo_damaged`: buys shards again that are missing, cut or altered. Their price stays on the
       books.
@@ -90,7 +91,7 @@ class Run:
         progress: Progress = silent,
         identity: Mapping[str, str] | None = None,
     ) -> None:
-        check_device(device)
+        device = usable_device(device)
         self.folder, self.seed, self.device, self.progress = Path(folder), seed, device, progress
         self._workspace = Workspace(
             self.folder,
@@ -133,6 +134,20 @@ class Run:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         return ask_once(self._workspace, "answers", images)
+
+    def first_answers(
+        self, images: Images, count: int = 100, *, of: Literal["answers", "evaluate"] = "answers"
+    ) -> tuple[Int[Tensor, " some"], Int[Tensor, " some"]]:
+        """Ask about a few images before the others, to see whether the teacher makes sense.
+
+        Returns their rows, in ascending order, and classes. `answers`, or `evaluate`, takes these
+        answers as they are. Costs one query for each of `count` images. Random by the run's seed:
+        which images. Both tensors are empty if that stage was begun without.
+
+        Raises:
+            InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `answers`.
+        """
+        return ask_first(self._workspace, of, images, count)
 
     def measure(self, images: Images, search: Search | None = None) -> None:
         """Measure every image's distances to the boundary, shard by shard (section 3.2.1).
@@ -212,7 +227,8 @@ class Run:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         settings = validated(settings or Synthesis())
-        return synthesis.synthesize(self._workspace, shape, settings, images, reserved=reserved)
+        made = synthesis.synthesize(self._workspace, shape, settings, images, reserved=reserved)
+        return made.without(unsure_of(self.meter))
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
         """How many queries `synthesize` plans to spend; costs no query.
@@ -345,6 +361,7 @@ class Run:
         "ce" needs only the answers. "sd", "bd" and "mbd" need the distances of that metric. "grown"
         needs the grown images, "mixed" these and the distances of "mbd". "auto" needs what `spend`
         bought. A grown image has the id of its parent, and its label is the teacher's answer.
+        Images whose class the teacher does not know (`unsure_of`) are left out.
 
         Raises:
             InputError: a stage is not finished, labels do not fit, or students of this method learn
@@ -365,13 +382,15 @@ class Run:
         answers = self.answers(images)
         rows = torch.arange(len(images))
         transfer = TransferSet(images, rows, answers, answers if labels is None else labels)
+        unsure = unsure_of(self.meter)
         if needs.trial:
-            return trial.with_decision(self._workspace, transfer, truth=labels is not None)
+            found = trial.with_decision(self._workspace, transfer, truth=labels is not None)
+            return found.without(unsure)
         if needs.metric is not None:
             transfer = transfer.with_soft(distances.soft(self._workspace, needs.metric, answers))
         if needs.grown:
             transfer = growing.with_grown(self._workspace, transfer, images, rows)
-        return transfer
+        return transfer.without(unsure)
 
     def probes(self, images: Images) -> TransferSet:
         """The probes of a joint search, as plain labelled images; costs no query.
@@ -384,7 +403,8 @@ class Run:
             Damaged: a shard cannot be trusted.
         """
         asked, called, rows = distances.probes(self._workspace, images)
-        return TransferSet(TensorImages(asked), rows, called, called)
+        found = TransferSet(TensorImages(asked), rows, called, called)
+        return found.without(unsure_of(self.meter))
 
     def distances(self, metric: Metric) -> RobustnessMap:
         """The measured distances of every image, read from the shards; costs no query.

@@ -134,8 +134,9 @@ def _of_data(recipe: Recipe) -> Iterator[Problem]:
     if synthesis.way == "ascent" and synthesis.ensemble_labels:
         text = 'synthesis.ensemble_labels has no effect with synthesis.way = "ascent"; remove it'
         yield ("synthesis", "ensemble_labels"), text
-    if data.test is None:
-        yield ("data",), "'train' is missing in [data], or 'test' for a run without own images"
+    if data.test is None and (data.size is None or data.channels is None):
+        text = "'train' is missing in [data]; without own images set 'test', or 'size' and"
+        yield ("data",), f"{text} 'channels' of the images that are made"
     if data.samples is not None:
         yield ("data", "samples"), "data.samples has no effect without data.train; remove it"
     teacher = recipe.teacher

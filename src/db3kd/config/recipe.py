@@ -154,7 +154,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     - `run`: the folder of the run.
     - `seed`: of everything that is drawn, except what a student draws.
-    - `device`: "cpu", "cuda", "cuda:1" and the like.
+    - `device`: "cpu", "cuda", "cuda:1", "mps" and the like; "auto" takes a GPU if there is one.
     - `data`, `teacher`, `student`: the images, the classifier that is asked, what is trained.
     - `budget`: the most that may be spent.
     - `label`: how distances are measured.

@@ -146,6 +146,33 @@ class TransferSet:
             torch.cat([mine, others]) if known else None,
         )
 
+    def without(self, unsure: int | None) -> "TransferSet":
+        """Return the samples that the teacher did not give its last class, "I do not know".
+
+        Soft labels lose the column of this class. With None the set is returned as it is.
+
+        Raises:
+            InputError: no sample is left.
+
+        >>> from db3kd.data import TensorImages
+        >>> ids, labels = torch.arange(3), torch.tensor([0, 2, 1])
+        >>> whole = TransferSet(TensorImages(torch.zeros(3, 1, 4, 4)), ids, labels, labels)
+        >>> whole.without(2).ids
+        tensor([0, 2])
+        """
+        if unsure is None:
+            return self
+        known = self.teacher_labels != unsure
+        if not bool(known.any()):
+            raise InputError(
+                f"the teacher does not know the class of a single one of {len(self):,} images, so"
+                " there is nothing to learn from"
+            )
+        some = self.select(known.nonzero()[:, 0])
+        soft = None if some.soft is None else some.soft[:, :unsure]
+        first = None if self.first is None else int(known[: self.first].sum())
+        return replace(some, soft=soft, first=first)
+
     def _soft_rows(self) -> Tensor:
         if self.soft is None:
             return torch.full_like(self.ids, -1)

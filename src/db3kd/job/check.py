@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import safetensors.torch
 import torch
 from jaxtyping import Float
@@ -14,11 +15,14 @@ from db3kd.data import eight_bits
 from db3kd.errors import InputError
 from db3kd.job.money import sent
 from db3kd.job.plan import check_possible, forecast
-from db3kd.job.session import data_of
+from db3kd.job.sanity import confusion, doubt
+from db3kd.job.sets import matched, sets_of, sound
 from db3kd.job.teacher import open_teacher
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
+from db3kd.stages.digests import Digests
 from db3kd.storage.files import Json, write_atomically
+from db3kd.student.devices import usable_device
 from db3kd.teachers.base import Bounds, Teacher
 from db3kd.teachers.cached import float_keys
 from db3kd.teachers.noisy import canaries as make_canaries
@@ -54,13 +58,18 @@ def check_teacher(
         TeacherError: the teacher failed.
         RunError: from the store, or the file cannot be written.
     """
-    train, test = data_of(recipe)
-    check_possible(recipe, train, test)
-    data = train or test
+    recipe = msgspec.structs.replace(recipe, device=usable_device(recipe.device))
+    sets = sets_of(recipe)
+    check_possible(recipe, sets)
+    if not len(sets.any):
+        raise InputError("there are no images to ask about; set data.train or data.test")
+    sets = sound(recipe, sets, Digests(Path(recipe.run) / "digests.json", progress))
+    data = sets.any
     draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]
     some = data.images.read(rows).to(recipe.device)
-    with open_teacher(recipe, train or test, progress, check=True) as pipeline:
+    with open_teacher(recipe, data, progress, check=True) as pipeline:
+        sets = matched(sets, pipeline.teacher)
         store, account = pipeline.store, pipeline.account
         before = 0 if store is None else sent(store.books(run=account.run))
         now = time.time_ns()
@@ -83,14 +92,26 @@ def check_teacher(
     known = torch.bincount(first, minlength=classes)
     price = recipe.teacher.price
     most = forecast(
-        recipe, samples=len(train) if train else 0, test_samples=len(test), classes=classes
+        recipe,
+        samples=0 if sets.own is None else len(sets.own),
+        test_samples=sets.tests,
+        classes=classes,
     )
+    truth = sets.any.labels
+    seen: Json = {"as_labelled": None}
+    if truth is not None:
+        found = doubt(first.cpu(), truth[rows], sets.names)
+        seen = {
+            "as_labelled": int((first.cpu() == truth[rows]).sum()),
+            "confusion": confusion(first.cpu(), truth[rows], sets.names),
+            "warnings": [] if found is None else [str(found)],
+        }
     return {
         "images": len(some),
         "questions": questions,
         "classes": classes,
         "met": int((known > 0).sum()),
-        "as_labelled": int((first.cpu() == data.labels[rows]).sum()),
+        **seen,
         "flips": int((first != again).sum()),
         "rounding": rounding,
         "latency_s": round(sorted(alone)[len(alone) // 2], 4),
@@ -113,8 +134,7 @@ def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = Non
         InputError: the teacher has no store, or the table cannot be used.
         Damaged, Busy, RunError: from the store.
     """
-    train, test = data_of(recipe)
-    with open_teacher(recipe, train or test) as pipeline:
+    with open_teacher(recipe, sets_of(recipe).any) as pipeline:
         store, far = pipeline.store, pipeline.adapter
         if store is None:
             raise InputError("this teacher keeps no answers; name a file in teacher.store")

@@ -5,13 +5,12 @@ from pathlib import Path
 from db3kd.config.methods import needed
 from db3kd.config.recipe import Recipe
 from db3kd.config.settings import most_queries
-from db3kd.data import DataSet
-from db3kd.errors import InputError
+from db3kd.data.names import count_of
+from db3kd.job.sets import Sets
 from db3kd.stages import distances, growing, synthesis
 from db3kd.stages.table import stage
 from db3kd.stages.trial import SpendingPlan
 from db3kd.storage.files import Json
-from db3kd.student.devices import check_device
 from db3kd.student.networks import check_network
 
 PARTS = {
@@ -56,22 +55,15 @@ def forecast(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -
     return {**parts, "total": sum(parts.values())}
 
 
-def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
+def check_possible(recipe: Recipe, sets: Sets) -> None:
     """Refuse a recipe that cannot work, before a teacher is trained or asked.
 
     Raises:
-        InputError: the device is not there; own and test images differ in shape; a network or a
-            setting does not fit them; or the budget leaves not a single pseudo sample. A run that
-            has begun keeps its plan, so its budget is not checked.
+        InputError: a network or a setting does not fit the images; or the budget leaves not a
+            single pseudo sample. A run that has begun keeps its plan, so its budget is not checked.
     """
-    check_device(recipe.device)
-    wanted, shape = recipe.student, test.images.shape
-    if data is not None and data.images.shape != shape:
-        raise InputError(
-            f"the own images are {data.images.shape}, the test images {shape} (channels, height,"
-            " width); set data.size or data.channels"
-        )
-    classes = max(2, len(test.classes))  # the teacher is not known yet, and may have more
+    wanted, shape = recipe.student, sets.shape
+    classes = max(2, count_of(sets.any.classes))  # the teacher is not known yet, and may have more
     needs = needed(wanted.methods)
     check_network(str(wanted.network), shape, classes, wanted.width)
     if needs.pseudo:
@@ -81,6 +73,6 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
     if needs.trial or needs.metric is not None:
         distances.check_search(recipe.label, shape, classes)
     if needs.pseudo and not Path(recipe.run, "journal.jsonl").exists():  # else it has a plan
-        budget, reserved = recipe.budget.queries, len(test)
+        budget, reserved = recipe.budget.queries, sets.tests
         total = synthesis.planned_total(recipe.synthesis, budget=budget, reserved=reserved)
         synthesis.check_budget(total, budget=budget, reserved=reserved)

@@ -8,7 +8,9 @@ from db3kd.config.methods import METHODS, Method
 from db3kd.job.pictures import by_class, save, tiled
 from db3kd.job.session import Job
 from db3kd.stages.costs import Price
+from db3kd.stages.students import Evaluation
 from db3kd.storage.files import Json, write_atomically
+from db3kd.student.evaluate import interval
 
 MOST_ROWS = 100  # in a picture
 
@@ -16,24 +18,34 @@ MOST_ROWS = 100  # in a picture
 def summary(job: Job) -> Json:
     """Train and evaluate every student; returns the figures of the run, kept in `summary.json`.
 
-    Pseudo samples are also drawn, in `pseudo.png` and `evolution.png`. Costs one query for each
-    test image, once in the life of the run.
+    What students learn from is also drawn, in `images.png`, or for pseudo samples in `pseudo.png`
+    and `evolution.png`. Agreement comes with its interval of 95 %. Costs one query for each test
+    image, once in the life of the run.
 
     Raises:
         Db3kdError: see `Run`.
     """
     methods: dict[str, Json] = {}
-    teacher_accuracy: float | None = None
+    evaluated: list[Evaluation] = []
     for method, seed, network in job.students():
-        found = job.run.evaluate(network, job.test.images, job.test.labels, name=method, seed=seed)
-        teacher_accuracy = found.teacher_accuracy
         row = methods.setdefault(
             method, {"accuracy": [], "agreement": [], "seeds": [], "training_s": []}
         )
-        row["accuracy"].append(found.accuracy)
-        row["agreement"].append(found.agreement)
         row["seeds"].append(seed)
         row["training_s"].append(job.run.costs.training_seconds(method, seed))
+        test = job.sets.test
+        if test is None:
+            row["accuracy"].append(None)
+            row["agreement"].append(None)
+            continue
+        found = job.run.evaluate(network, test.images, test.labels, name=method, seed=seed)
+        evaluated.append(found)
+        row["accuracy"].append(found.accuracy)
+        row["agreement"].append(found.agreement)
+        known = found.samples - found.unsure
+        row.setdefault("agreement_interval", []).append(interval(found.agreement, known))
+    if job.sets.test is None:
+        job.warn("there are no test images, so nobody knows how well these students do")
     for method in job.recipe.student.methods:
         price = price_of(job, method)
         methods[method] |= {"queries": price.queries, "label_s": round(price.seconds, 1)}
@@ -41,12 +53,18 @@ def summary(job: Job) -> Json:
     figures = {
         **job.books(),
         "samples": sum(job.run.pseudo.counts) if pseudo else len(job.own),
-        "test_samples": len(job.test),
-        "teacher": {"accuracy": teacher_accuracy},
+        "test_samples": job.sets.tests,
+        "test": {"source": job.sets.source, "samples": job.sets.tests},
+        "teacher": {"accuracy": evaluated[-1].teacher_accuracy if evaluated else None},
         "methods": methods,
+        "class_names": list(job.sets.names),
+        "warnings": job.warnings,
     }
+    if evaluated and evaluated[-1].unsure:
+        figures["test"]["unsure"] = evaluated[-1].unsure
     if pseudo:
-        figures |= {"classes": job.run.pseudo.counts, "picture": str(draw(job))}
+        figures |= {"classes": job.run.pseudo.counts}
+    figures["picture"] = str(draw(job))
     if job.run.decision is not None:
         figures["spending"] = asdict(job.run.decision)
         if job.run.selection is not None:
@@ -57,9 +75,16 @@ def summary(job: Job) -> Json:
 
 
 def draw(job: Job) -> Path:
-    """Draw the pseudo samples, a row for each class, at most a hundred; returns the file."""
-    samples, meter = job.run.pseudo.asked(), job.run.meter
+    """Draw what students learn from, a row for each class, at most a hundred; returns the file."""
+    meter = job.run.meter
     count = min(meter.classes, MOST_ROWS)
+    if not job.needs.pseudo:
+        method = job.recipe.student.methods[-1]
+        known = job.run.transfer_set(job.own.images, method, labels=job.truth)
+        picture = by_class(known.images, known.teacher_labels, count, bounds=meter.bounds)
+        save(job.run.folder / "images.png", picture)
+        return job.run.folder / "images.png"
+    samples = job.run.pseudo.asked()
     picture = by_class(samples.images, samples.teacher_labels, count, bounds=meter.bounds)
     save(job.run.folder / "pseudo.png", picture)
     evolution = job.run.pseudo.evolution(count)

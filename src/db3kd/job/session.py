@@ -3,32 +3,36 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Literal
 
 import msgspec
-import torch
 from torch import Tensor, nn
 
 from db3kd.config.methods import METHODS, Method, Needs, needed
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
-from db3kd.data import DataSet, Images, load, subset
-from db3kd.data.digest import combined, of_tensor
+from db3kd.data import DataSet, Images, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.job.money import purse_of
 from db3kd.job.plan import PARTS, check_possible, forecast
 from db3kd.job.probe import arm
+from db3kd.job.sanity import FIRST, Doubt, doubt, one_class
+from db3kd.job.sets import Sets, digest_of_labels, matched, sets_of, sound
 from db3kd.job.teacher import TeacherPipeline, fingerprint, open_teacher, paid
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
-from db3kd.seeds import derive_seed
+from db3kd.stages.accounts import by_stage
+from db3kd.stages.digests import Digests
 from db3kd.stages.ensemble_labels import images_for
 from db3kd.stages.identity import note_labels
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
-from db3kd.student.networks import build
+from db3kd.student.devices import usable_device
+from db3kd.student.networks import Shape, build
 
 CONTENT = ("file", "weights")  # settings of a teacher that are places: their content decides
 _log = logging.getLogger("db3kd")
@@ -36,85 +40,60 @@ _log = logging.getLogger("db3kd")
 
 @contextmanager
 def opened(
-    recipe: Recipe, progress: Progress = silent, redo_damaged: bool = False
+    recipe: Recipe,
+    progress: Progress = silent,
+    redo_damaged: bool = False,
+    anyway: bool = False,
 ) -> Iterator["Job"]:
     """Open the run of a recipe, with its data sets and teacher, for the length of a `with` block.
 
-    A recipe that cannot work is refused first. Then a "network" teacher without weights is trained.
-    Costs no query.
+    A recipe that cannot work is refused first, and so are damaged images. Then a "network" teacher
+    without weights is trained. `anyway` goes on with a teacher that makes no sense. Costs no query.
 
     Raises:
         Db3kdError: see `Run`, `open_teacher` and `check_possible`.
     """
-    images = resolved(recipe)["data"]
-    if images["test_samples"] is None:
-        del images["test_samples"]
-    teacher = {k: v for k, v in fingerprint(recipe).items() if k not in CONTENT}
-    stable = {"data": images, "teacher": teacher}
-    data, test = data_of(recipe)
-    check_possible(recipe, data, test)
+    recipe = msgspec.structs.replace(recipe, device=usable_device(recipe.device))
+    sets = sets_of(recipe)
+    check_possible(recipe, sets)
+    digests = Digests(Path(recipe.run) / "digests.json", progress)
+    sets = sound(recipe, sets, digests)
     with (
-        open_teacher(recipe, data or test, progress) as pipeline,
+        open_teacher(recipe, sets.any, progress) as pipeline,
         Run(
             recipe.run,
             pipeline.teacher,
             budget=recipe.budget,
             seed=recipe.seed,
             device=recipe.device,
-            configuration=stable,
+            configuration=_stable(recipe),
             redo_damaged=redo_damaged,
             progress=progress,
             identity=pipeline.parts,
         ) as found,
     ):
-        for some in (data, test):
-            if some is not None and len(some.classes) > found.meter.classes:
-                raise InputError(
-                    f"the images have {len(some.classes)} classes, but the teacher has only"
-                    f" {found.meter.classes}; leave out images of classes that it does not know"
-                )
+        digests.save()
+        sets = matched(sets, pipeline.teacher)
         if pipeline.store is not None:
             account, journal = pipeline.account, found.journal
             account.purse = purse_of(recipe, pipeline.store, account, journal, keep=True)
-        if data is not None and recipe.data.labels == "truth":
-            note_labels(found.folder, found.journal, "own images", _truth(data))
-        note_labels(found.folder, found.journal, "test images", _truth(test))
-        job = Job(recipe, found, data, test, pipeline)
-        if data is not None and recipe.teacher.noise is None:
-            arm(found, pipeline, data.images, most=job.most["total"])
+        job = Job(recipe, found, sets, pipeline, anyway)
+        job.note_labels()
+        if sets.own is not None and recipe.teacher.noise is None:
+            arm(found, pipeline, sets.own.images, most=job.most["total"])
         job.announce()
         yield job
 
 
-def data_of(recipe: Recipe) -> tuple[DataSet | None, DataSet]:
-    """The own images of a recipe, if it has any, and the test images; only labels are read yet.
-
-    Random by the recipe's seed: which images are taken, if it wants only some of them.
-
-    Raises:
-        InputError: a data set is not there, or is smaller than wanted.
-    """
-    wanted = recipe.data
-    name, count = str(wanted.test or wanted.train), wanted.test_samples
-    test = _some(recipe, name, wanted.test_split, count, "test_samples")
-    if wanted.train is None:
-        return None, test
-    return _some(recipe, wanted.train, wanted.train_split, wanted.samples, "samples"), test
-
-
-def _some(recipe: Recipe, name: str, split: str, wanted: int | None, key: str) -> DataSet:
-    data = load(name, split, size=recipe.data.size, channels=recipe.data.channels)
-    if wanted is None:
-        return data
-    if wanted > len(data):
-        raise InputError(f"data.{key} is {wanted:,}, but there are only {len(data):,} images")
-    generator = torch.Generator().manual_seed(derive_seed(recipe.seed, key))
-    return subset(data, torch.randperm(len(data), generator=generator)[:wanted].sort().values)
-
-
-def _truth(data: DataSet) -> str:
-    """A digest of true labels by the names of their classes."""
-    return combined("labels", [*data.classes, of_tensor(data.labels)])
+def _stable(recipe: Recipe) -> Json:
+    """The settings that must stay the same in a folder."""
+    images = resolved(recipe)["data"]
+    for name in ("test_samples", "image", "label"):
+        if images[name] is None:
+            del images[name]
+    del images["damaged"]  # which images are taken is known by their content
+    teacher = {k: v for k, v in fingerprint(recipe).items() if k not in CONTENT}
+    return {"data": images, "teacher": teacher}
 
 
 @dataclass(frozen=True)
@@ -123,9 +102,10 @@ class Job:
 
     recipe: Recipe
     run: Run
-    train: DataSet | None
-    test: DataSet
+    sets: Sets
     pipeline: TeacherPipeline
+    anyway: bool = False
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def own(self) -> DataSet:
@@ -134,9 +114,25 @@ class Job:
         Raises:
             InputError: there are none.
         """
-        if self.train is None:
+        if self.sets.own is None:
             raise InputError("there are no own images; set data.train, or call `db3kd synthesize`")
-        return self.train
+        return self.sets.own
+
+    @property
+    def test(self) -> DataSet:
+        """The test images.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.sets.test is None:
+            raise InputError("there are no test images; set data.test, or data.train")
+        return self.sets.test
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of all images."""
+        return self.sets.shape
 
     @property
     def needs(self) -> Needs:
@@ -146,24 +142,71 @@ class Job:
     @cached_property
     def most(self) -> dict[str, int]:
         """What the run will cost at most, by part; as it was planned when it was opened."""
-        recipe, test = self.recipe, self.test
-        samples = 0 if self.train is None else len(self.train)
-        divided = self.run.planned(max(1, samples), recipe.spend, reserved=len(test))
+        recipe, reserved = self.recipe, self.sets.tests
+        samples = 0 if self.sets.own is None else len(self.sets.own)
+        divided = self.run.planned(max(1, samples), recipe.spend, reserved=reserved)
         spend = msgspec.structs.replace(recipe.spend, per_image=divided.per_image)
-        total = self.run.planned_synthesis(recipe.synthesis, reserved=len(test))
+        total = self.run.planned_synthesis(recipe.synthesis, reserved=reserved)
         synthesis = msgspec.structs.replace(recipe.synthesis, queries=max(1, total))
         return forecast(
             msgspec.structs.replace(recipe, spend=spend, synthesis=synthesis),
             samples=samples,
-            test_samples=len(test),
+            test_samples=reserved,
             classes=self.run.meter.classes,
         )
+
+    def note_labels(self) -> None:
+        """Note which true labels there are, and say where there are none."""
+        for which, data in (("own images", self.sets.own), ("test images", self.sets.test)):
+            digest = None if data is None else digest_of_labels(data)
+            wanted = which == "test images" or self.recipe.data.labels == "truth"
+            if digest is not None and wanted:
+                note_labels(self.run.folder, self.run.journal, which, digest)
+        own = self.sets.own
+        if own is not None and own.labels is None:
+            _log.info("the own images have no labels; students learn from the teacher's classes")
+
+    def look(self) -> None:
+        """Compare the teacher's first answers with the true classes, where there are such.
+
+        Own images are taken, or else test images. Costs at most a hundred queries; no image is
+        asked again later. Random by the recipe's seed: which images.
+
+        Raises:
+            InputError: they make no sense, and nobody said to go on anyway.
+            Db3kdError: see `Run.first_answers`.
+        """
+        of: Literal["answers", "evaluate"] = "answers"
+        data = self.sets.own
+        if data is None or data.labels is None:
+            data, of = self.sets.test, "evaluate"
+        if data is None or data.labels is None:
+            return
+        trusted = of == "evaluate" or self.recipe.data.labels == "truth"
+        if data is self.sets.own and trusted:
+            self._doubt(one_class(data.labels, self.sets.names), trusted=True)
+        rows, answers = self.run.first_answers(data.images, FIRST, of=of)
+        if len(rows):
+            self._doubt(doubt(answers, data.labels[rows], self.sets.names), trusted=trusted)
+
+    def _doubt(self, found: Doubt | None, *, trusted: bool) -> None:
+        if found is None:
+            return
+        if trusted and not self.anyway:
+            raise InputError(f"{found}; --anyway goes on (in Python anyway=True)")
+        self.warn(str(found))
+
+    def warn(self, text: str) -> None:
+        """Log a warning, once, and keep it for the summary."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            _log.warning("%s", text)
 
     def announce(self) -> None:
         """Log what the run will cost at most, and for what; costs no query."""
         meter, most = self.run.meter, self.most
-        samples = 0 if self.train is None else len(self.train)
-        divided = self.run.planned(max(1, samples), self.recipe.spend, reserved=len(self.test))
+        samples = 0 if self.sets.own is None else len(self.sets.own)
+        divided = self.run.planned(max(1, samples), self.recipe.spend, reserved=self.sets.tests)
         words = [f"{most[part]:,} for {name}" for part, name in PARTS.items() if most[part]]
         _log.info("at most %s queries in all: %s", f"{most['total']:,}", ", ".join(words))
         if self.needs.trial and self.run.decision is None and divided.tried:
@@ -197,7 +240,7 @@ class Job:
             grow=self.recipe.grow,
             training=self.recipe.student.training,
             labels=self.truth,
-            reserved=len(self.test),
+            reserved=self.sets.tests,
         )
 
     def synthesize(self) -> None:
@@ -209,27 +252,23 @@ class Job:
             InputError: the unrelated images cannot be used.
             Db3kdError: see `Run.synthesize` and `Run.measure_pseudo`.
         """
-        recipe, shape = self.recipe, self.test.images.shape
+        recipe, shape = self.recipe, self.shape
         settings = msgspec.structs.replace(recipe.synthesis, ensemble_labels=self.ensemble_labels)
         named = settings.images
         channels, height, width = shape
         images: Images | None = None
         if named is not None:
-            if height != width:
-                raise InputError(
-                    f"unrelated images are made square, but the teacher's are {shape} (channels,"
-                    " height, width); choose another synthesis.way, without synthesis.images"
-                )
-            found = load(named, recipe.data.train_split, size=height, channels=channels)
+            size = height if height == width else (height, width)
+            found = load(named, recipe.data.train_split, size=size, channels=channels)
             images = found.images
-        self.run.synthesize(shape, settings, images=images, reserved=len(self.test))
+        self.run.synthesize(shape, settings, images=images, reserved=self.sets.tests)
         if self.needs.metric is not None:
             self.run.measure_pseudo(recipe.label)
 
     def network(self, seed: int) -> nn.Module:
         """A student before its training; random by `seed`: its first weights."""
         wanted, classes = self.recipe.student, self.run.meter.classes
-        return build(str(wanted.network), self.test.images.shape, classes, wanted.width, seed=seed)
+        return build(str(wanted.network), self.shape, classes, wanted.width, seed=seed)
 
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, with pixels in memory; costs no query."""
@@ -252,13 +291,13 @@ class Job:
         rows = [METHODS[method] for method in recipe.student.methods]
         if not any(row.pseudo and row.metric is None for row in rows):
             return 0
-        network, shape = str(recipe.student.network), self.test.images.shape
-        asked = self.run.planned_synthesis(recipe.synthesis, reserved=len(self.test))
+        network, shape = str(recipe.student.network), self.shape
+        asked = self.run.planned_synthesis(recipe.synthesis, reserved=self.sets.tests)
         return images_for(network, recipe.synthesis, shape, asked=asked)
 
     @property
     def truth(self) -> Tensor | None:
-        """The true classes of the own images; None if the teacher's answers stand for them."""
+        """The true classes of the own images; None if there are none, or the teacher's stand."""
         return self.own.labels if self.recipe.data.labels == "truth" else None
 
     @cached_property
@@ -288,6 +327,6 @@ class Job:
             "queries": {
                 "spent": meter.spent,
                 "budget": meter.budget.queries,
-                "by_stage": dict(meter.by_stage),
+                "by_stage": by_stage(meter.by_stage),
             },
         }

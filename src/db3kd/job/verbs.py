@@ -1,4 +1,8 @@
-"""The verbs of the command line: public functions from a recipe to plain data."""
+"""The verbs of the command line: public functions from a recipe to plain data.
+
+Verbs that buy answers look at the first hundred before they buy more, where true classes are known.
+If these make no sense, that is an error. With `anyway` it is a warning.
+"""
 
 from db3kd.config.recipe import Recipe
 from db3kd.job.report import summary
@@ -7,7 +11,9 @@ from db3kd.progress import Progress, silent
 from db3kd.storage.files import Json
 
 
-def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+def label(
+    recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False, anyway: bool = False
+) -> Json:
     """Ask for every image's class and measure its distances; returns the books.
 
     Sections 3.2.1 and 3.2.2 of the paper. Costs as `Run.measure`. If the students' method is
@@ -16,7 +22,8 @@ def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = F
     Raises:
         Db3kdError: see `Run`.
     """
-    with opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged, anyway) as job:
+        job.look()
         if job.needs.trial:
             job.spend()
         else:
@@ -24,7 +31,9 @@ def label(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = F
         return job.books()
 
 
-def grow(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+def grow(
+    recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False, anyway: bool = False
+) -> Json:
     """Ask for every image's class, make new images and ask for theirs; returns the books.
 
     Costs as `Run.grow`. Continues where it stopped.
@@ -32,26 +41,33 @@ def grow(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = Fa
     Raises:
         Db3kdError: see `Run`.
     """
-    with opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged, anyway) as job:
+        job.look()
         job.run.grow(job.own.images, recipe.grow)
         return job.books()
 
 
-def synthesize(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+def synthesize(
+    recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False, anyway: bool = False
+) -> Json:
     """Make pseudo samples without any data and ask for their classes; returns the books.
 
     With the books comes how many samples there are of each class. Costs as `Run.synthesize`, and
-    as `Run.measure_pseudo` if a student needs distances. Continues where it stopped.
+    as `Run.measure_pseudo` if a student needs distances; and at most a hundred of the test images,
+    if there are any with true classes. Continues where it stopped.
 
     Raises:
         Db3kdError: see `Run`.
     """
-    with opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged, anyway) as job:
+        job.look()
         job.synthesize()
         return {**job.books(), "classes": job.run.pseudo.counts}
 
 
-def distill(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+def distill(
+    recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False, anyway: bool = False
+) -> Json:
     """Train a student for every method and seed on labels bought before; costs no query.
 
     Section 3.2.3 of the paper. Students that are trained already are left as they are. Returns the
@@ -61,11 +77,13 @@ def distill(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool =
         InputError: the labels are not finished.
         Db3kdError: see `Run`.
     """
-    with opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged, anyway) as job:
         return {**job.books(), "students": [name for name, _, _ in job.students()]}
 
 
-def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+def evaluate(
+    recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False, anyway: bool = False
+) -> Json:
     """Compare every student with teacher and ground truth on the test images; returns the summary.
 
     Students that are not trained yet are trained first. The summary is also written to
@@ -75,11 +93,13 @@ def evaluate(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool 
     Raises:
         Db3kdError: see `Run`.
     """
-    with opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged, anyway) as job:
         return summary(job)
 
 
-def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False) -> Json:
+def run(
+    recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = False, anyway: bool = False
+) -> Json:
     """Do the whole job: buy what the students' methods need, distill, evaluate.
 
     Returns the summary, which is also written to `summary.json` in the folder of the run.
@@ -91,7 +111,8 @@ def run(recipe: Recipe, *, progress: Progress = silent, redo_damaged: bool = Fal
     Raises:
         Db3kdError: see `Run`.
     """
-    with opened(recipe, progress, redo_damaged) as job:
+    with opened(recipe, progress, redo_damaged, anyway) as job:
+        job.look()
         if job.needs.pseudo:
             job.synthesize()
             return summary(job)

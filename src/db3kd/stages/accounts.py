@@ -1,11 +1,12 @@
 """The books of a run, from journal and tapes: what was paid, what is there, what is missing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from db3kd.errors import Damaged, InputError, plain
 from db3kd.stages.formats import check_format, configurations
-from db3kd.stages.table import NAMES, stage
+from db3kd.stages.table import FIRST, NAMES, stage
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 from db3kd.storage.layout import check_journal, numbered
@@ -113,6 +114,19 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     return Accounts(spent, reserved, lost, open_)
 
 
+def by_stage(spent: Mapping[str, int]) -> dict[str, int]:
+    """Queries by stage, where images that were asked first count as the others.
+
+    >>> by_stage({"first/answers": 100, "answers": 200, "trial/grow": 7})
+    {'answers': 300, 'trial/grow': 7}
+    """
+    found: dict[str, int] = {}
+    for name, count in spent.items():
+        name = name.removeprefix(f"{FIRST}/")
+        found[name] = found.get(name, 0) + count
+    return found
+
+
 def _paid(journal: Journal) -> list[Json]:
     """The records of what was paid: shards, unless a tape has them again, and losses."""
     found: list[Json] = []
@@ -188,7 +202,7 @@ def status(folder: str | Path) -> Json:
             "reserved": books.reserved,
             "lost": books.lost,
             "budget": opened[-1]["budget"]["queries"] if opened else None,
-            "by_stage": books.spent,
+            "by_stage": by_stage(books.spent),
         },
         "decision": decisions[-1] if decisions else None,
         "students": [

@@ -1,13 +1,18 @@
-"""The stages that ask once for the class of every image: own images and test images."""
+"""The stages that ask once for the class of every image: own images and test images.
+
+A few images may be asked first, so that a teacher that makes no sense is found out early. They are
+a stage of their own, and are not asked again.
+"""
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.data import Images, check_images
+from db3kd.data import Images, Rows, check_images
 from db3kd.errors import InputError
+from db3kd.seeds import derive_seed
 from db3kd.stages.identity import agree_on_images
-from db3kd.stages.table import ANSWERS_SHARD
+from db3kd.stages.table import ANSWERS_SHARD, FIRST
 from db3kd.stages.taped import ReplayTeacher, question_key
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
@@ -26,6 +31,68 @@ def ask_once(workspace: Workspace, stage: str, images: Images) -> Int[Tensor, " 
         BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
     """
     check_any(images)
+    _agree(workspace, stage, images)
+    known, answered = _asked_first(workspace, stage, images)
+
+    def work(teacher: ReplayTeacher, rows: Tensor, _: int) -> tuple[dict[str, Tensor], Json]:
+        block = images.read(rows)
+        check_images(block, teacher.bounds, first=int(rows[0]))
+        there = torch.isin(rows, known)
+        found = torch.empty(len(rows), dtype=torch.int32)
+        found[there] = answered[torch.isin(known, rows)].to(torch.int32)
+        if not bool(there.all()):
+            asked = teacher.labels(block[~there].to(workspace.device))
+            found[~there] = asked.cpu().to(torch.int32)
+        return {"own": found}, {}
+
+    workspace.work(stage, len(images), ANSWERS_SHARD, 1, work)
+    return _answers(workspace, stage)
+
+
+def ask_first(
+    workspace: Workspace, stage: str, images: Images, count: int
+) -> tuple[Int[Tensor, " some"], Int[Tensor, " some"]]:
+    """Ask about at most `count` images before the others; returns their rows and classes.
+
+    `ask_once` takes these answers as they are. Nothing is asked, and nothing returned, if `stage`
+    was begun without. Costs one query for each that was not asked before. Random by the run's seed:
+    which images.
+
+    Raises:
+        InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `ask_once`.
+    """
+    check_any(images)
+    place = workspace.within(FIRST)
+    if not place.configuration(stage) and workspace.configuration(stage):
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    recorded = place.configuration(stage).get("samples", min(count, len(images)))
+    rows = _first_rows(workspace, len(images), min(recorded, len(images)))
+    return rows, ask_once(place, stage, Rows(images, rows))
+
+
+def _asked_first(
+    workspace: Workspace, stage: str, images: Images
+) -> tuple[Int[Tensor, " some"], Int[Tensor, " some"]]:
+    """What `ask_first` returned, if it was called; what it has left open is asked."""
+    count = workspace.within(FIRST).configuration(stage).get("samples", 0)
+    if not count:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    return ask_first(workspace, stage, images, count)
+
+
+def _first_rows(workspace: Workspace, samples: int, count: int) -> Int[Tensor, " some"]:
+    """At random, since images often come sorted by class."""
+    draw = torch.Generator().manual_seed(derive_seed(workspace.seed, FIRST))
+    return torch.randperm(samples, generator=draw)[:count].sort().values
+
+
+def _answers(workspace: Workspace, stage: str) -> Int[Tensor, " sample"]:
+    done = workspace.done(stage)
+    return torch.cat([workspace.read(done[n])["own"] for n in sorted(done)]).long()
+
+
+def _agree(workspace: Workspace, stage: str, images: Images) -> None:
+    """Record the images of a stage, or insist on those that are recorded."""
     block = images.read(_ends(len(images)))
     check_images(block, workspace.meter.bounds)
     known = {
@@ -34,16 +101,8 @@ def ask_once(workspace: Workspace, stage: str, images: Images) -> Int[Tensor, " 
         "images": workspace.digests.of_images(images, ANSWERS_SHARD),
         "ends": question_key(block),
     }
-    agree_on_images(workspace.folder, workspace.journal, stage, known, _begun(workspace, stage))
-
-    def work(teacher: ReplayTeacher, rows: Tensor, _: int) -> tuple[dict[str, Tensor], Json]:
-        block = images.read(rows)
-        check_images(block, teacher.bounds, first=int(rows[0]))
-        return {"own": teacher.labels(block.to(workspace.device)).cpu().to(torch.int32)}, {}
-
-    workspace.work(stage, len(images), ANSWERS_SHARD, 1, work)
-    done = workspace.done(stage)
-    return torch.cat([workspace.read(done[n])["own"] for n in sorted(done)]).long()
+    begun = _begun(workspace, stage)
+    agree_on_images(workspace.folder, workspace.journal, workspace.named(stage), known, begun)
 
 
 def check_any(images: Images) -> None:
@@ -84,8 +143,9 @@ def _begun(workspace: Workspace, stage: str) -> set[int]:
     """The shards of which something was asked."""
     done = workspace.done(stage)
     begun = set(done)
-    if workspace.meter.by_stage.get(stage, 0) > sum(record["queries"] for record in done.values()):
-        begun |= {int(at.stem) for at in (workspace.folder / stage).glob("[0-9]*.tape")}
+    name = workspace.named(stage)
+    if workspace.meter.by_stage.get(name, 0) > sum(record["queries"] for record in done.values()):
+        begun |= {int(at.stem) for at in (workspace.folder / name).glob("[0-9]*.tape")}
     return begun
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from db3kd.config.settings import kind_of
 from db3kd.stages.distances import surrogate_seconds
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.journal import Journal
@@ -48,10 +49,10 @@ class Costs:
     @property
     def labels(self) -> Price:
         """The price of everything but the test images, surrogates and trials included."""
-        shards = [r for r in self.journal.all("shard") if r["stage"] != "evaluate"]
+        shards = [r for r in self.journal.all("shard") if kind_of(r["stage"]) != "evaluate"]
         judged = (*self.journal.all("decision"), *self.journal.all("selection"))
         seconds = sum(float(record["wall_s"]) for record in (*shards, *judged))
-        queries = sum(n for stage, n in self.by_stage.items() if stage != "evaluate")
+        queries = sum(n for stage, n in self.by_stage.items() if kind_of(stage) != "evaluate")
         return Price(queries, seconds + self.fit_seconds)
 
     def training_seconds(self, name: str, seed: int) -> float:

@@ -14,6 +14,9 @@ from db3kd.storage.files import write_atomically
 
 LEAST_BYTES = 1 << 20  # what is smaller is read again
 COARSEST_S = 2.0  # the coarsest times of files, those of FAT
+DIGESTS = "digests of files"
+FindFaults = Callable[[Images, Tell], list[tuple[int, str]]]
+"""Finds damaged images: their rows, and why."""
 PATIENCE_S = 2.0  # work that takes longer tells how far it is
 
 
@@ -80,6 +83,27 @@ class Digests:
         self._images.append((images, digest))
         return digest
 
+    def faults(self, images: Images, find: FindFaults) -> list[tuple[int, str]]:
+        """The rows of images that `find` says are damaged, and why; remembered as digests are.
+
+        >>> import torch
+        >>> from db3kd.data import TensorImages
+        >>> digests = Digests(Path("no-such-folder/digests.json"))
+        >>> digests.faults(TensorImages(torch.zeros(2, 1, 4, 4)), lambda images, tell: [(1, "cut")])
+        [(1, 'cut')]
+        """
+
+        def found(tell: Tell) -> str:
+            return json.dumps(find(images, tell))
+
+        source, rows = unfolded(images)
+        if isinstance(source, Encoded):
+            kind = f"faults {images.shape} {of_tensor(rows)}"
+            text = self._of(kind, source.files, found, "check of images")
+        else:
+            text = found(self._telling("check of images"))
+        return [(row, reason) for row, reason in json.loads(text)]
+
     def save(self) -> None:
         """Write what is known, where the folder is there and can be written."""
         if not self._kept or not self._path.parent.is_dir():
@@ -90,24 +114,26 @@ class Digests:
         except RunError:
             return  # it only saves time
 
-    def _of(self, kind: str, files: Sequence[Path], make: Callable[[Tell], str]) -> str:
+    def _of(
+        self, kind: str, files: Sequence[Path], make: Callable[[Tell], str], what: str = DIGESTS
+    ) -> str:
         """What `make` gives for these files, unless it is known and the files are the same."""
         begun, stamps = time.time(), _stamps(files)
         if sum(size for size, *_ in stamps) < LEAST_BYTES:
-            return make(self._telling())
+            return make(self._telling(what))
         key = combined(kind, (str(file.absolute()) for file in files))
         stamp = combined("stamp", (str(each) for each in stamps))
         known = self._kept.get(key)
         if known is not None and known[0] == stamp:
             return known[1]
-        digest = make(self._telling())
+        digest = make(self._telling(what))
         newest = max(max(times) for _, *times in stamps) / 1e9
         if begun - newest > COARSEST_S and _stamps(files) == stamps:
             self._kept[key] = [stamp, digest]
             self.save()
         return digest
 
-    def _telling(self) -> Tell:
+    def _telling(self, what: str = DIGESTS) -> Tell:
         """Tells the progress, once there was enough patience."""
         last = time.monotonic()
         begun = False
@@ -117,7 +143,7 @@ class Digests:
             now = time.monotonic()
             if now - last > (0.2 if begun else PATIENCE_S) or (begun and done == total):
                 last, begun = now, True
-                self._progress("digests of files", done, total, {})
+                self._progress(what, done, total, {})
 
         return tell
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from db3kd.config.settings import kind_of
 from db3kd.errors import ConfigurationDiffers
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
@@ -120,7 +121,7 @@ def agree_on_images(
     recorded = records[-1]
     changed = _changed_images(recorded, known, begun)
     if changed:
-        which = "test images" if stage == "evaluate" else "images"
+        which = "test images" if kind_of(stage) == "evaluate" else "images"
         raise ConfigurationDiffers(
             f"the {which} are not those that {folder} was begun with: {changed}; put the old ones"
             " back, or use another folder"

@@ -8,11 +8,15 @@ from torch import Tensor
 from db3kd.data.transfer_set import TransferSet
 from db3kd.stages import ascent, synthesis
 from db3kd.stages.workspace import Workspace
+from db3kd.teachers.base import unsure_of
 
 
 @dataclass(frozen=True)
 class PseudoSamples:
-    """What `Run.synthesize` has bought: `Run.pseudo` makes one. Nothing here costs a query."""
+    """What `Run.synthesize` has bought: `Run.pseudo` makes one. Nothing here costs a query.
+
+    What students learn from lacks samples whose class the teacher does not know (`unsure_of`).
+    """
 
     workspace: Workspace
 
@@ -25,7 +29,8 @@ class PseudoSamples:
             InputError: a stage is not finished.
             Damaged: a shard cannot be trusted.
         """
-        return synthesis.whole(self.workspace, ensemble_labels=ensemble_labels)
+        found = synthesis.whole(self.workspace, ensemble_labels=ensemble_labels)
+        return found.without(unsure_of(self.workspace.meter))
 
     def asked(self) -> TransferSet:
         """The pseudo samples alone, without copies and ensemble labels; costs no query.
@@ -43,7 +48,8 @@ class PseudoSamples:
         Raises:
             InputError, Damaged: as `whole`.
         """
-        return synthesis.measured_samples(self.workspace)
+        found = synthesis.measured_samples(self.workspace)
+        return found.without(unsure_of(self.workspace.meter))
 
     def after(self, iteration: int) -> TransferSet:
         """The pseudo samples of way "ascent" after some iterations, without copies.

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from db3kd.config.settings import Training
 from db3kd.data import Images
 from db3kd.data.transfer_set import TransferSet
-from db3kd.errors import Damaged
+from db3kd.errors import Damaged, InputError
 from db3kd.stages.answers import ask_once
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import writing
 from db3kd.student.evaluate import accuracy, agreement, predict
 from db3kd.student.files import load_network, read_tensors, save_network
 from db3kd.student.training import train, training_identity
+from db3kd.teachers.base import unsure_of
 
 _log = logging.getLogger("db3kd")
 
@@ -32,13 +33,15 @@ class Evaluation:
 
     `agreement`: the share of images to which it gives the teacher's class. `accuracy` and
     `teacher_accuracy`: the shares to which student and teacher give the true class; None without
-    ground truth.
+    ground truth. `unsure`: how many images the teacher did not know; they do not count for
+    `agreement`, and as wrong for `teacher_accuracy`.
     """
 
     agreement: float
     accuracy: float | None
     teacher_accuracy: float | None
     samples: int
+    unsure: int = 0
 
 
 def distilled(
@@ -105,11 +108,19 @@ def evaluated(
     """Compare a student with the teacher, and with ground truth; see `Run.evaluate`."""
     theirs = ask_once(workspace, "evaluate", images)
     mine = predict(network, images, device=workspace.device).cpu()
+    unsure = unsure_of(workspace.meter)
+    known = theirs != (-1 if unsure is None else unsure)
+    if not bool(known.any()):
+        raise InputError(
+            f"the teacher does not know the class of a single one of {len(images):,} test images,"
+            " so nothing can agree with it"
+        )
     result = Evaluation(
-        agreement(mine, theirs),
+        agreement(mine[known], theirs[known]),
         None if labels is None else accuracy(mine, labels),
         None if labels is None else accuracy(theirs, labels),
         len(images),
+        int((~known).sum()),
     )
     workspace.journal.append("evaluation", name=name, seed=seed, **asdict(result))
     return result

@@ -14,6 +14,7 @@ import msgspec
 from db3kd.config.settings import Search, most_queries
 from db3kd.errors import Damaged
 
+FIRST = "first"  # the part of a run that asks a few images before the others
 ANSWERS_SHARD = 4096  # images in a shard of "answers" or "evaluate"
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -100,6 +101,7 @@ class Stage:
 
 
 STAGES = (
+    Stage("first/answers", "the images' own answers", _one_each),
     Stage("answers", "the images' own answers", _one_each),
     Stage("trial/grow", "new images in the trial", _planned),
     Stage("trial/distances", "distances in the trial", _distances),
@@ -113,6 +115,7 @@ STAGES = (
     Stage("copies", "copies of pseudo samples", _planned),
     Stage("pseudo/rounds", "distances of pseudo samples", _rounds),
     Stage("pseudo/distances", "distances of pseudo samples", _distances),
+    Stage("first/evaluate", "test images", _one_each),
     Stage("evaluate", "test images", _one_each),
 )
 NAMES = tuple(row.name for row in STAGES)

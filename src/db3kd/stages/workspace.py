@@ -176,6 +176,10 @@ class Workspace:
         part.progress = progress
         return part
 
+    def named(self, stage: str) -> str:
+        """The name of a stage on the books."""
+        return self._prefix + stage
+
     # Shards
 
     def read(self, record: Json) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """What a network answers, how often it is right, and how often two networks agree."""
 
+import math
+
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -71,6 +73,21 @@ def agreement(first: Int[Tensor, "sample"], second: Int[Tensor, "sample"]) -> fl
             f"answers must be of the same samples, at least one; got {len(first)} and {len(second)}"
         )
     return int((first == second.to(first.device)).sum()) / len(first)
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """The Wilson interval of 95 % of a share that was seen in `count` samples.
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+
+    >>> low, high = interval(0.9, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.826, 0.945)
+    """
+    z = 1.959964
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def device_of(device: str | torch.device) -> torch.device:
