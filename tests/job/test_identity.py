@@ -311,7 +311,7 @@ def test_a_broken_teacher_can_be_mended_as_long_as_nothing_is_answered(here: Pat
 def test_a_store_knows_a_local_teacher_by_the_same_parts(here: Path) -> None:
     def name() -> str:
         wanted = factory("function", "", "teacher.store='answers.db3kd'")
-        with open_teacher(wanted, job.session.data_of(wanted)[1]) as pipeline:
+        with open_teacher(wanted, job.session.sets_of(wanted).any) as pipeline:
             return pipeline.identity
 
     (here / "factory.py").write_text(PICKLED)

@@ -19,7 +19,7 @@ from db3kd.config.reading import read_recipe
 from db3kd.config.recipe import Recipe
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.job.check import check_teacher
-from db3kd.job.session import data_of
+from db3kd.job.sets import sets_of
 from db3kd.stages.accounts import status
 from db3kd.student import batches
 
@@ -183,20 +183,20 @@ def test_verbs_out_of_order_say_what_is_missing_and_ask_nothing(here: Sandbox) -
 
 def test_whose_labels_cross_entropy_uses(here: Sandbox) -> None:
     with job.opened(recipe()) as work:
-        work.run.measure(work.train.images, recipe().label)
-        assert work.transfer("ce").labels.tolist() == work.train.labels.tolist()
+        work.run.measure(work.own.images, recipe().label)
+        assert work.transfer("ce").labels.tolist() == work.own.labels.tolist()
         own = work.transfer("ce").teacher_labels
     with job.opened(msgspec.structs.replace(recipe(), run="other")) as work:
-        work.run.answers(work.train.images)
+        work.run.answers(work.own.images)
     changed = recipe("data.labels=teacher", "run=third")
     with job.opened(changed) as work:
-        work.run.answers(work.train.images)
+        work.run.answers(work.own.images)
         assert work.transfer("ce").labels.tolist() == own.tolist()
 
 
 def test_a_part_of_the_images_is_drawn_by_the_seed(here: Sandbox) -> None:
     def chosen(*overrides: str) -> list[int]:
-        own, _ = data_of(recipe(*overrides))
+        own = sets_of(recipe(*overrides)).own
         assert own is not None
         return [int(row) for row in own.images.rows]
 
@@ -206,10 +206,11 @@ def test_a_part_of_the_images_is_drawn_by_the_seed(here: Sandbox) -> None:
     assert chosen() != chosen("seed=2")
     with pytest.raises(InputError, match=r"data\.samples is 31, but there are only 30 images"):
         chosen("data.samples=31")
-    _, test = data_of(recipe("data.test_samples=7"))
+    test = sets_of(recipe("data.test_samples=7")).test
+    assert test is not None
     assert len(test) == 7
     with pytest.raises(InputError, match=r"data\.test_samples is 51, but there are only 50"):
-        data_of(recipe("data.test_samples=51"))
+        sets_of(recipe("data.test_samples=51"))
 
 
 def test_a_run_buys_what_its_methods_need(here: Sandbox) -> None:
@@ -262,7 +263,7 @@ def test_every_kind_of_factory_gives_a_teacher(here: Sandbox, kind: str, factory
     wanted = recipe(f"teacher.kind={kind}", f"teacher.factory={factory}")
     with job.opened(wanted) as work:
         assert work.run.meter.classes == 10
-        answers = work.run.answers(work.train.images)
+        answers = work.run.answers(work.own.images)
     assert answers.shape == (12,)
 
 
@@ -285,7 +286,7 @@ def test_an_onnx_teacher(here: Sandbox) -> None:
     text = text.replace('kind = "sklearn"', 'kind = "onnx"')
     here.write("recipe.toml", text.replace('factory = "svm_teacher:make"', 'file = "teacher.onnx"'))
     with job.opened(recipe()) as work, pytest.raises(TeacherError, match="was said to have 10"):
-        work.run.answers(work.train.images)  # 64 pixels are no 10 classes
+        work.run.answers(work.own.images)  # 64 pixels are no 10 classes
 
 
 def network_recipe(here: Sandbox, *more: str) -> Recipe:
@@ -361,12 +362,12 @@ def test_pixels_stay_in_files_where_they_are_too_many(
     here: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with job.opened(recipe()) as work:
-        work.run.answers(work.train.images)
+        work.run.answers(work.own.images)
         resident = work.transfer("ce").images
     monkeypatch.setattr(batches, "RESIDENT_BYTES", 100)
     with job.opened(recipe()) as work:
         rows = torch.arange(12)
-        assert work.pixels is work.train.images
+        assert work.pixels is work.own.images
         assert torch.equal(resident.read(rows), work.transfer("ce").images.read(rows))
     assert isinstance(resident.values, torch.Tensor)
 
