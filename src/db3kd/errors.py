@@ -2,7 +2,8 @@
 
 Db3kdError
 ├── InputError (also a ValueError)   the caller gave something that cannot work
-│   └── RecipeError                  a recipe is wrong; the message names file and line
+│   ├── RecipeError                  a recipe is wrong; the message names file and line
+│   └── NoSplit                      a data set is there, but not this split of it
 ├── TeacherError                     the teacher failed, or answered something that is not a label
 ├── BudgetExhausted                  the next question would exceed the budget; nothing was asked
 │   └── MoneyExhausted               the same for money
@@ -88,6 +89,21 @@ class RecipeError(InputError):
     Traceback (most recent call last):
     ...
     db3kd.errors.RecipeError: recipe.toml:1: not TOML: Invalid value (column 7)
+    """
+
+
+class NoSplit(InputError):
+    """A data set is there, but it has no split of this name; the text says which it has.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from db3kd.data import load
+    >>> folder = tempfile.mkdtemp()
+    >>> (Path(folder) / "val" / "cat").mkdir(parents=True)
+    >>> load(folder, "test")
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.NoSplit: no split 'test' in ...; it has val
     """
 
 

@@ -1,39 +1,65 @@
-"""Decoding: from the encoded bytes of an image to pixels, the same for every kind of file."""
+"""Decoding: from the encoded bytes of images to their pixels, the same for every kind of file."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from db3kd.data._pixels import (
+    FULL,
+    Form,
+    Size,
+    Unfit,
+    depth_of,
+    is_deep,
+    pixels,
+    top_of,
+    turned,
+)
 from db3kd.errors import InputError, described, plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LARGEST = 8192  # pixels of a side that images are made into
-MOST_PIXELS = 2**28  # of an image that is resized, before its edges are cut off
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # the only decoders that may read bytes from a file
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "PPM", "TIFF", "GIF")
+"""The only decoders that may read bytes from a file."""
 
+KNOWN = "PNG, JPEG, BMP, WebP, PPM, TIFF or GIF"
+MOVING = ("GIF", "TIFF", "WEBP", "PNG")  # of several frames, which are images of their own
+TRIES = 16  # images that are looked at for one that decodes
+SEEN = 64  # images that tell how many bits a set has
 
-@dataclass(frozen=True)
-class Form:
-    """The size and the colours that the user wants images converted to."""
+Content = Callable[[int], bytes]
+"""Gives the encoded bytes of an image."""
 
-    size: int | None
-    channels: int | None
-
-    def __post_init__(self) -> None:
-        if self.size is not None and not 1 <= self.size <= LARGEST:
-            raise InputError(
-                f"size is {self.size}; give the side of the image, at least 1 and at most"
-                f" {LARGEST:,}, or None"
-            )
-        if self.channels not in (None, 1, 3):
-            raise InputError(f"channels is {self.channels}; give 1 (grey), 3 (RGB) or None")
+_KINDS = (  # where they begin, how they do, what they are
+    (0, b"\x89PNG", "a damaged PNG file"),
+    (0, b"\xff\xd8\xff", "a damaged JPEG file"),
+    (0, b"GIF8", "a damaged GIF file"),
+    (0, b"RIFF", "no WebP file, or a damaged one"),
+    (0, b"II*\0", "a damaged TIFF file"),
+    (0, b"MM\0*", "a damaged TIFF file"),
+    (0, b"BM", "a damaged BMP file"),
+    (0, b"%PDF", "a PDF file"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"\0\0\x01\0", "an icon file"),
+    (0, b"\0\0\0\x0cjP", "a JPEG 2000 file"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
+    (0, b"\0\x05\x16\x07", "what a Mac keeps beside a file"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS, so get it by `git lfs pull`"),
+    (4, b"ftypavif", "an AVIF file"),
+    (4, b"ftyphei", "a HEIC file"),
+    (4, b"ftypmif1", "a HEIC file"),
+)
+Made = TypeVar("Made")
+_log = logging.getLogger("db3kd")
 
 
 def check_rows(rows: Tensor, count: int) -> None:
@@ -43,68 +69,169 @@ def check_rows(rows: Tensor, count: int) -> None:
         raise InputError(f"row {outside} was asked for; there are {count:,} rows, counted from 0")
 
 
-def read_rows(
-    encoded: Callable[[int], bytes],
-    where: Callable[[int], str],
-    rows: Tensor,
-    form: Form,
-    shape: tuple[int, int, int],
-) -> Tensor:
-    """Decode each wanted row once, in ascending order, so that each block is read once.
+def decoded(encoded: Content, where: Callable[[int], str], row: int, form: Form) -> Any:
+    """Decode one image to uint8 of shape (channels, height, width).
 
-    Uses one thread. Decoding takes 45 microseconds an image, so several threads would only wait for
-    each other, and were twice as slow.
+    Raises:
+        InputError: it cannot be decoded; the text names it by `where`.
     """
-    wanted, place = torch.unique(rows.cpu(), return_inverse=True)
-    pixels = np.empty((len(wanted), *shape), dtype=np.uint8)
-    for at, row in enumerate(wanted.tolist()):
-        image = decoded(encoded, where, row, form)
-        if image.shape != shape:
+    return _made(where, row, lambda row: pixels(turned(_opened(encoded(row))), form))
+
+
+class Decoding:
+    """How the images of one set are decoded: all to the same shape, and to the same white.
+
+    `encoded` gives the bytes of an image, `where` its name. The shape is that of the first image
+    that decodes, of at most 16; `damaged` finds the others. The first 64 images tell how many bits
+    a set of more than 8 bits has.
+
+    Raises:
+        InputError: none of the first images can be decoded; `size` or `channels` cannot be.
+
+    >>> def png(row):
+    ...     from PIL import Image
+    ...     file = BytesIO(); Image.new("L", (2, 2), 255 * row).save(file, "PNG")
+    ...     return file.getvalue()
+    >>> decoding = Decoding(png, "image {}".format, 2, None, None)
+    >>> decoding.shape, decoding.read(torch.tensor([1]))[0, 0, 0]
+    ((1, 2, 2), tensor([1., 1.]))
+    """
+
+    def __init__(
+        self,
+        encoded: Content,
+        where: Callable[[int], str],
+        count: int,
+        size: Size,
+        channels: int | None,
+    ) -> None:
+        self._encoded, self._where, self._count = encoded, where, count
+        self._moving = False  # whether further frames were told of
+        self.form = Form(size, channels)
+        first, self.shape = self._first()
+        if is_deep(first):
+            self.form = replace(self.form, top=self._top())
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Decode each wanted row once, in ascending order, so that each block is read once.
+
+        Uses one thread. Decoding takes 45 microseconds an image, so several threads would only wait
+        for each other, and were twice as slow.
+        """
+        check_rows(rows, self._count)
+        wanted, place = torch.unique(rows.cpu(), return_inverse=True)
+        found = np.empty((len(wanted), *self.shape), dtype=np.uint8)
+        for at, row in enumerate(wanted.tolist()):
+            found[at] = self._pixels(row)
+        return torch.from_numpy(found)[place].float().div_(255)
+
+    def fault(self, row: int) -> str | None:
+        """Why an image cannot be used, in one sentence; None if it can."""
+        try:
+            self._pixels(row)
+        except InputError as error:
+            return str(error)
+        return None
+
+    def _pixels(self, row: int) -> Any:
+        found = _made(self._where, row, lambda row: pixels(self._image(row), self.form))
+        if found.shape != self.shape:
             raise InputError(
-                f"{where(row)} has shape {image.shape} but the first image has {shape} (channels,"
-                " height, width); convert them with size= or channels="
+                f"{self._where(row)} has shape {found.shape} but the first image has {self.shape}"
+                " (channels, height, width); convert them with size= or channels="
             )
-        pixels[at] = image
-    return torch.from_numpy(pixels)[place].float().div_(255)
+        return found
+
+    def _image(self, row: int) -> "Image":
+        image = _opened(self._encoded(row))
+        if not self._moving and image.format in MOVING:
+            with suppress(Exception):  # damaged frames behind the first, which is well
+                self._moving = bool(getattr(image, "is_animated", False))
+            if self._moving:
+                _log.warning(
+                    "%s has several frames; of such images only the first is taken",
+                    self._where(row),
+                )
+        return turned(image)
+
+    def _first(self) -> tuple["Image", tuple[int, int, int]]:
+        """The first image that can be used, and its shape."""
+
+        def tried(row: int) -> tuple["Image", tuple[int, int, int]]:
+            image = self._image(row)
+            return image, pixels(image, self.form).shape
+
+        faults = []
+        for row in range(min(self._count, TRIES)):
+            try:
+                return _made(self._where, row, tried)
+            except InputError as error:
+                faults.append(str(error))
+        if len(faults) == 1:
+            raise InputError(faults[0])
+        raise InputError(f"none of the first {len(faults)} images can be used: {faults[0]}")
+
+    def _top(self) -> float:
+        """What is white in a set of more than 8 bits, and a word about it."""
+        top = top_of(self._depths())
+        if top != FULL:
+            _log.warning(
+                "%s has more than 8 bits, but the first images of the set hold nothing above %g, so"
+                " %g is taken as white in all of them",
+                self._where(0),
+                top,
+                top,
+            )
+        return top
+
+    def _depths(self) -> Iterator[tuple[float, bool]]:
+        def seen(row: int) -> tuple[float, bool] | None:
+            image = self._image(row)
+            return depth_of(image) if is_deep(image) else None
+
+        for row in range(min(self._count, SEEN)):
+            with suppress(InputError):  # `fault` names it
+                depth = _made(self._where, row, seen)
+                if depth is not None:
+                    yield depth
 
 
-def decoded(
-    encoded: Callable[[int], bytes], where: Callable[[int], str], row: int, form: Form
-) -> Any:
-    """Decode one image to uint8 of shape (channels, height, width)."""
+def _opened(content: bytes) -> "Image":
+    """Open an image by what it is, not by its name."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not content:
+        raise Unfit("cannot be decoded: it is empty")
+    try:
+        return Image.open(BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise Unfit(f"cannot be decoded: it is {_kind(content)}; give {KNOWN}") from None
+
+
+def _kind(content: bytes) -> str:
+    """What a file is that is no image."""
+    for at, begin, kind in _KINDS:
+        if content[at:].startswith(begin):
+            return kind
+    words = content[:512].lstrip().lower()
+    if words.startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    if words.startswith((b"<svg", b"<?xml")):
+        return "an SVG or XML file"
+    return f"no known image (it begins with {content[:8]!r})"
+
+
+def _made(where: Callable[[int], str], row: int, make: Callable[[int], Made]) -> Made:
+    """What is made of an image; whatever a decoder raises becomes one sentence."""
     from PIL import Image
 
     try:
-        with Image.open(BytesIO(encoded(row)), formats=FORMATS) as image:
-            pixels = np.asarray(formed(image, form))
+        return make(row)
     except InputError:
         raise
+    except Unfit as error:
+        raise InputError(f"{where(row)} {error}") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{where(row)} is too large: {plain(error)}") from None
     except Exception as error:  # decoders raise nearly anything if bytes are damaged
         raise InputError(f"{where(row)} cannot be decoded: {described(error)}") from None
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def formed(image: "Image", form: Form) -> "Image":
-    """Convert an image to 8-bit grey or RGB, then resize and crop it to the wanted size."""
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):  # PIL would clip at 255
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # otherwise PIL warns
-    grey = image.mode in ("L", "1") if form.channels is None else form.channels == 1
-    mode = "L" if grey else "RGB"
-    image = image if image.mode == mode else image.convert(mode)
-    if form.size is None or image.size == (form.size, form.size):
-        return image
-    short = min(image.size)
-    width, height = (max(form.size, round(side * form.size / short)) for side in image.size)
-    if width * height > MOST_PIXELS:
-        raise InputError(
-            f"an image of {image.size} pixels is too long to be resized to {form.size}"
-        )
-    left, top = (width - form.size) // 2, (height - form.size) // 2
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    return resized.crop((left, top, left + form.size, top + form.size))

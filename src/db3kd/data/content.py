@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from db3kd.data._pixels import FULL
 from db3kd.data.images import Images, Rows
 from db3kd.errors import InputError
 
@@ -25,6 +26,14 @@ class Encoded(Protocol):
     @property
     def files(self) -> Sequence[Path]:
         """The files that hold the images."""
+
+    @property
+    def part(self) -> str:
+        """Which part of these files they are, where it is not all of them; otherwise ""."""
+
+    @property
+    def top(self) -> float:
+        """What is white in grey images of more than 8 bits."""
 
     def encoded(self, row: int) -> bytes:
         """The bytes of one image; rows in ascending order are read fastest."""
@@ -50,7 +59,8 @@ def content_of(
     """A word that says what was digested, and a digest of every `size` rows in their order.
 
     - "encoded": the bytes of files or of a column. They do not depend on names, on how images are
-      spread over files, on labels, or on images that are not among the rows.
+      spread over files, on labels, or on images that are not among the rows. They depend on what
+      is white in a set of more than 8 bits, unless it is that of 16.
     - "values": the pixels, of images that are not in files.
 
     Digests compare only if their words are the same. `tell` is told how much is done. Costs no
@@ -82,11 +92,12 @@ def _of_encoded(images: Encoded, rows: Tensor, tell: Tell) -> Iterator[bytes]:
     """A digest of each row; each image is read once, in ascending order."""
     wanted, places = torch.unique(rows, return_inverse=True)
     digests = []
+    white = b"" if images.top == FULL else f"{images.top:.9g}".encode()
     for done, row in enumerate(wanted.tolist()):
         if done % BLOCK == 0:
             tell(done, len(wanted))
         try:
-            digests.append(hashlib.sha256(images.encoded(row)).digest())
+            digests.append(hashlib.sha256(images.encoded(row) + white).digest())
         except OSError as error:
             raise InputError(f"image {row} cannot be read: {error}") from None
     return (digests[place] for place in places.tolist())

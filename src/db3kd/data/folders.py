@@ -1,28 +1,30 @@
-"""Images in one folder per class."""
+"""Images in files of their own: in folders, in archives, or in a list."""
 
+import hashlib
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.data._decode import Form, check_rows, decoded, read_rows
-from db3kd.data.digest import combined, of_file
+from db3kd.data._decode import Decoding
+from db3kd.data._pixels import Size, Unfit
+from db3kd.data.classes import Found, images_at
+from db3kd.data.digest import combined
+from db3kd.data.trees import Folder, Tree, opened
 from db3kd.errors import InputError
-
-LARGEST_FILE = 2**28  # bytes of one encoded image
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 class FolderImages:
-    """Images of a folder with one subfolder per class, decoded when they are read.
+    """Images in files of a folder or of an archive, decoded when they are read.
 
-    Classes and files are in the order of their names. Files that do not end in .png, .jpg, .jpeg,
-    .bmp or .webp are left out. Colour, `size` and `channels` are as in `ParquetImages`. `labels`
-    holds the class number of each image, `classes` the names of the classes.
+    `folder` holds one folder for each class, or images without classes (see
+    `db3kd.data.classes.images_at`). Colour, `size` and `channels` are as in `ParquetImages`.
+    `labels` holds the class number of each image, or is None; `classes` the names of the classes.
+    An archive (zip, tar) is read where it is. `found` says which files of a tree are taken instead.
 
     Raises:
-        InputError: there is no such folder, it has no subfolders, or one of them has no images.
+        InputError: there is no such folder, it has no images, or one of the classes has none.
             `read`: an image cannot be decoded, or differs from the first in shape.
 
     >>> import tempfile, PIL.Image
@@ -38,63 +40,68 @@ class FolderImages:
     eight_bit = True
 
     def __init__(
-        self, folder: Path, *, size: int | None = None, channels: int | None = None
+        self,
+        folder: Path | Tree,
+        *,
+        size: Size = None,
+        channels: int | None = None,
+        found: Found | None = None,
     ) -> None:
-        self._form = Form(size, channels)
+        if isinstance(folder, Path):
+            if not folder.exists():
+                raise InputError(f"there is no folder {folder}; give one of images, or an archive")
+            folder = opened(folder)
+        found = images_at(folder, "") if found is None else found
+        self._tree, self._names = folder, found.names
         self._digest = ""
-        if not folder.is_dir():
-            raise InputError(f"there is no folder {folder}; give one with a folder for each class")
-        names = class_folders(folder)
-        if not names:
-            raise InputError(f"{folder} has no subfolders; give one folder of images per class")
-        files = [_image_files(folder / name) for name in names]
-        for name, some in zip(names, files, strict=True):
-            if not some:
-                raise InputError(
-                    f"{folder / name} holds no images ({', '.join(EXTENSIONS)}); add some, or"
-                    " remove this class"
-                )
-        self.classes = tuple(names)
-        self.labels = torch.tensor([label for label, some in enumerate(files) for _ in some])
-        self._files = [file for some in files for file in some]
-        self.shape: tuple[int, int, int] = decoded(self._encoded, self._where, 0, self._form).shape
+        self.classes = found.classes
+        self.labels = None if found.labels is None else torch.tensor(found.labels).long()
+        self._decoding = Decoding(self._encoded, self._where, len(self), size, channels)
+        self.shape = self._decoding.shape
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._names)
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
         """Return the images of these rows, in any order and with repeats if wanted."""
-        check_rows(rows, len(self))
-        return read_rows(self._encoded, self._where, rows, self._form, self.shape)
+        return self._decoding.read(rows)
+
+    def fault(self, row: int) -> str | None:
+        """Why an image cannot be used, in one sentence; None if it can."""
+        return self._decoding.fault(row)
 
     def digest(self) -> str:
         """SHA-256 of the files, `size` and `channels`; each file is read once."""
-        self._digest = self._digest or combined(f"{self._form}", map(of_file, self._files))
+        contents = (hashlib.sha256(self.encoded(row)).hexdigest() for row in range(len(self)))
+        self._digest = self._digest or combined(self._decoding.form.words, contents)
         return self._digest
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the images, in their order."""
-        return tuple(self._files)
+        if isinstance(self._tree, Folder):
+            return tuple(self._tree.path / name for name in self._names)
+        return (self._tree.path,)
+
+    @property
+    def part(self) -> str:
+        """Which part of these files they are, where it is not all of them."""
+        return "" if isinstance(self._tree, Folder) else f" of {combined('names', self._names)}"
+
+    @property
+    def top(self) -> float:
+        """What is white in grey images of more than 8 bits."""
+        return self._decoding.form.top
 
     def encoded(self, row: int) -> bytes:
         """The bytes of one image as they are kept; rows in ascending order are read fastest."""
-        return self._encoded(row)
+        try:
+            return self._encoded(row)
+        except Unfit as error:
+            raise InputError(f"{self._where(row)} {error}") from None
 
     def _where(self, row: int) -> str:
-        return f"image {row} ({self._files[row]})"
+        return f"image {row} ({self._tree.path / self._names[row]})"
 
     def _encoded(self, row: int) -> bytes:
-        file = self._files[row]
-        if file.stat().st_size > LARGEST_FILE:
-            raise InputError(f"{self._where(row)} has more than {LARGEST_FILE:,} bytes")
-        return file.read_bytes()
-
-
-def class_folders(folder: Path) -> list[str]:
-    """The names of the class folders, in order; hidden folders are left out."""
-    return sorted(at.name for at in folder.iterdir() if at.is_dir() and at.name[0] != ".")
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(at for at in folder.iterdir() if at.suffix.lower() in EXTENSIONS and at.is_file())
+        return self._tree.read(self._names[row])

@@ -1,14 +1,16 @@
 """Images on demand: their interface, images in memory, views of other images, and checks."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from db3kd.data._decode import check_rows
+from db3kd.data.arrays import tensor_of
 from db3kd.data.digest import Digested, combined, of_tensor
 from db3kd.errors import InputError
 
@@ -56,15 +58,16 @@ def content_digest(images: Images) -> str:
     return combined(f"pixels {images.shape}", (of_tensor(images.read(rows)) for rows in blocks))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TensorImages:
     """Images in memory.
 
-    `values` has shape (sample, channels, height, width). uint8 is read as value / 255. float32 is
-    read as it is, and may have other bounds than [0, 1].
+    `values` has shape (sample, channels, height, width), and may be a NumPy array. uint8 is read as
+    value / 255. float32 is read as it is, and may have other bounds than [0, 1].
 
     Raises:
-        InputError: `values` does not have four dimensions, or is neither uint8 nor float32.
+        InputError: `values` does not have four dimensions, has its channels last, or is neither
+            uint8 nor float32 (float64 of NumPy is converted).
 
     >>> images = TensorImages(torch.full((3, 1, 2, 2), 51, dtype=torch.uint8))
     >>> images.read(torch.tensor([2, 0])).unique().tolist()
@@ -73,16 +76,8 @@ class TensorImages:
 
     values: UInt8[Tensor, "..."] | Float[Tensor, "..."]
 
-    def __post_init__(self) -> None:
-        if self.values.ndim != 4:
-            raise InputError(
-                f"images have shape {tuple(self.values.shape)}; give four dimensions:"
-                " (sample, channels, height, width)"
-            )
-        if self.values.dtype not in (torch.uint8, torch.float32):
-            raise InputError(
-                f"images are {self.values.dtype}; give float32, or uint8 of 0..255 for k/255"
-            )
+    def __init__(self, values: Tensor | NDArray[Any]) -> None:
+        object.__setattr__(self, "values", tensor_of(values))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -216,57 +211,6 @@ class Joined:
     def digest(self) -> str:
         """SHA-256 of both digests."""
         return combined("joined", (content_digest(self.first), content_digest(self.second)))
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """Images with their labels (int64, shape (sample,)) and the names of all classes.
-
-    Raises:
-        InputError: images and labels differ in number, the labels are not int64, or a label is not
-            the number of a class.
-
-    >>> DataSet(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([0, 2]), ("cat", "dog"))
-    Traceback (most recent call last):
-    ...
-    db3kd.errors.InputError: image 1 has the label 2; with 2 classes a label is 0 to 1
-    """
-
-    images: Images
-    labels: Int[Tensor, " sample"]
-    classes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.labels) != len(self.images):
-            raise InputError(
-                f"{len(self.images):,} images have {len(self.labels):,} labels; give one for each"
-            )
-        if self.labels.dtype != torch.int64:
-            raise InputError(f"labels are {self.labels.dtype}; give int64, by labels.long()")
-        wrong = (self.labels < 0) | (self.labels >= len(self.classes))
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            raise InputError(
-                f"image {row} has the label {int(self.labels[row])}; with {len(self.classes)}"
-                f" classes a label is 0 to {len(self.classes) - 1}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def subset(data: DataSet, rows: Int[Tensor, " row"]) -> DataSet:
-    """Return these rows of a data set, in this order; no image is read.
-
-    Raises:
-        InputError: a row is not in the data set.
-
-    >>> data = DataSet(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([0, 1]), ("cat", "dog"))
-    >>> subset(data, torch.tensor([1])).labels.tolist()
-    [1]
-    """
-    images = Rows(data.images, rows)
-    return DataSet(images, data.labels[rows.to(data.labels.device)], data.classes)
 
 
 def in_memory(images: Images) -> TensorImages:

@@ -1,46 +1,51 @@
 """Images in parquet files, laid out as on the Hugging Face hub."""
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.data._decode import Form, check_rows, decoded, read_rows
+from db3kd.data._decode import Decoding
+from db3kd.data._pixels import Form, Size
+from db3kd.data.columns import Columns, column_of, listed
 from db3kd.data.digest import combined, of_file
-from db3kd.data.images import DataSet
-from db3kd.errors import InputError, described, plain
+from db3kd.data.labelled import DataSet
+from db3kd.data.parquet_labels import describe, labels_in, reading
+from db3kd.errors import InputError, plain
 
 ROWS_IN_MEMORY = 2048  # encoded images of one row group kept at a time
-MOST_CLASSES = 100_000  # where no names say how many there are
+OF_IMAGES = (
+    *("image", "img", "pixel_values", "picture", "images", "imgs", "photo", "bytes"),
+    *("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"),  # as in web data sets
+)
 
 
 class ParquetImages:
     """Images of the parquet files of one split, decoded when they are read.
 
-    The files have a column `image` or `img`, a struct whose `bytes` hold a PNG, JPEG, BMP or WebP
-    file. At most 2048 encoded images of one row group are in memory, whatever the size of the set.
-    Rows in ascending order are read fastest.
+    The files have a column of encoded images (PNG, JPEG, BMP, WebP, PPM, TIFF, GIF): binary, or a
+    struct whose `bytes` are. At most 2048 encoded images of one row group are in memory, whatever
+    the size of the set. Rows in ascending order are read fastest.
 
-    Grey images keep one channel, all others are read as RGB. 16-bit grey is rounded to 8 bits.
-    Transparency and EXIF orientation are ignored.
+    Grey images keep one channel, all others are read as RGB, turned as their EXIF says, and with
+    white where they are transparent. Grey of more than 8 bits is rounded to 8: of 16 bits, or of
+    the fewest bits that hold the first 64 images.
 
-    - `size`: the shorter side is resized to it (bicubic, antialiased), and the central square kept.
+    - `size`: the image is resized until it covers a square of this side, or a box of (height,
+      width), and its middle kept (bicubic, antialiased).
     - `channels`: 1 converts to grey, 3 to RGB.
+    - `image`: the column; without it the only one with a usual name, such as image, img or png.
 
     Raises:
         InputError: a file is not such a parquet file, or there are no rows. `read`: an image cannot
             be decoded, or differs from the first in shape.
 
     >>> from io import BytesIO
-    >>> import tempfile, pyarrow, pyarrow.parquet, PIL.Image
+    >>> import tempfile, torch, pyarrow, pyarrow.parquet, PIL.Image
     >>> png = BytesIO(); PIL.Image.new("L", (4, 3), 255).save(png, "PNG")
     >>> table = pyarrow.table({"image": [{"bytes": png.getvalue()}] * 5})
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -54,15 +59,20 @@ class ParquetImages:
     eight_bit = True
 
     def __init__(
-        self, files: Sequence[Path], *, size: int | None = None, channels: int | None = None
+        self,
+        files: Sequence[Path],
+        *,
+        size: Size = None,
+        channels: int | None = None,
+        image: str | None = None,
     ) -> None:
-        self._form, self._files = Form(size, channels), tuple(files)
+        self._files, self._wanted = tuple(files), image
         self._digest = ""
         self._groups: list[tuple[Path, int, str]] = []  # file, its row group, its image column
         counts: list[int] = []
         for file in files:
-            metadata, schema = _describe(file)
-            column = _image_column(schema, file)
+            metadata, schema = describe(file)
+            column = _image_column(schema, image, file)
             for group in range(metadata.num_row_groups):
                 self._groups.append((file, group, column))
                 counts.append(metadata.row_group(group).num_rows)
@@ -73,25 +83,40 @@ class ParquetImages:
         self._first = 0  # row of the first image in the block
         self._block: Any = ()  # encoded images
         self._blocks: Iterator[Any] = iter(())
-        self.shape: tuple[int, int, int] = decoded(self._encoded, self._where, 0, self._form).shape
+        self._decoding = Decoding(self._encoded, self._where, len(self), size, channels)
+        self.shape = self._decoding.shape
 
     def __len__(self) -> int:
         return self._firsts[-1]
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row channels height width"]:
         """Return the images of these rows, in any order and with repeats if wanted."""
-        check_rows(rows, len(self))
-        return read_rows(self._encoded, self._where, rows, self._form, self.shape)
+        return self._decoding.read(rows)
+
+    def fault(self, row: int) -> str | None:
+        """Why an image cannot be used, in one sentence; None if it can."""
+        return self._decoding.fault(row)
 
     def digest(self) -> str:
         """SHA-256 of the files, `size` and `channels`; each file is read once."""
-        self._digest = self._digest or combined(f"{self._form}", map(of_file, self._files))
+        words = self._decoding.form.words
+        self._digest = self._digest or combined(words + self.part, map(of_file, self._files))
         return self._digest
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the images, in their order."""
         return tuple(self._files)
+
+    @property
+    def part(self) -> str:
+        """Which part of these files they are, where it was named."""
+        return f" of column {self._wanted}" if self._wanted is not None else ""
+
+    @property
+    def top(self) -> float:
+        """What is white in grey images of more than 8 bits."""
+        return self._decoding.form.top
 
     def encoded(self, row: int) -> bytes:
         """The bytes of one image as they are kept; rows in ascending order are read fastest."""
@@ -121,133 +146,68 @@ class ParquetImages:
         return bytes(encoded)
 
 
-def _describe(file: Path) -> tuple[Any, Any]:
-    """Return the metadata and the Arrow schema of a parquet file."""
-    import pyarrow.parquet as pq
-
-    if file.exists() and not file.is_file():
-        raise InputError(f"{file} is not a file; give one in parquet format")
-    with _reading(f"{file} cannot be read as a parquet file"), pq.ParquetFile(file) as opened:
-        return opened.metadata, opened.schema_arrow
-
-
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Turn whatever the library raises, if bytes are damaged, into one sentence."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{what}: {described(error)}") from None
-
-
-def _image_column(schema: Any, file: Path) -> str:
-    import pyarrow as pa
-
-    name = next((name for name in ("image", "img") if name in schema.names), None)
+def _image_column(schema: Any, wanted: str | None, file: Path) -> str:
+    """The column of images; without `wanted` one that holds bytes comes before one that cannot."""
+    held = [name for name in schema.names if _is_binary(_bytes_of(schema.field(name).type))]
+    name = column_of(schema.names if wanted else held, wanted, OF_IMAGES, "image", str(file))
+    name = name or column_of(schema.names, None, OF_IMAGES, "image", str(file))
     if name is None:
         raise InputError(
-            f"{file} has the columns {_columns(schema)}; one must be called image or img"
+            f"{file} has the columns {listed(schema.names)}; none is called as a column of images"
+            f" usually is ({', '.join(OF_IMAGES[:4])} ...), so name it by image="
         )
-    kind = schema.field(name).type
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+    if name not in held:
         raise InputError(
-            f"column {name!r} of {file} is {plain(kind)}; give a struct with `bytes`, the encoded"
-            " image"
-        )
-    inner = kind.field(kind.get_field_index("bytes")).type
-    inner = inner.value_type if pa.types.is_dictionary(inner) else inner
-    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    if not any(fits(inner) for fits in (*binary, pa.types.is_binary_view)):
-        raise InputError(
-            f"column {name!r} of {file} holds `bytes` of {plain(inner, 60)}; give the encoded image"
-            " as binary"
+            f"column {name!r} of {file} is {plain(schema.field(name).type, 60)}; give the encoded"
+            " image as binary, or as a struct with `bytes`"
         )
     return name
 
 
-def _columns(schema: Any) -> str:
-    return plain(", ".join(map(str, schema.names)))
+def _bytes_of(kind: Any) -> Any:
+    """The type of the bytes of images in a column of a type."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field(kind.get_field_index("bytes")).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow.types as t
+
+    fits = (t.is_binary, t.is_large_binary, t.is_fixed_size_binary, t.is_binary_view)
+    return any(fit(kind) for fit in fits)
 
 
 def _blocks(file: Path, group: int, column: str) -> Iterator[Any]:
     """Yield the encoded images of one row group in order, block by block."""
-    import pyarrow.parquet as pq
-
-    with (
-        _reading(f"row group {group} of {file} cannot be read"),
-        # Both options together stream a row group; without them all its bytes are read first.
-        pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as opened,
-    ):
-        for batch in opened.iter_batches(
-            ROWS_IN_MEMORY, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False
-        ):
-            yield batch.column(0).field("bytes")
-    raise InputError(f"row group {group} of {file} has fewer rows than the file says")
-
-
-def load_parquet(files: Sequence[Path], size: int | None, channels: int | None) -> DataSet:
-    """Open the data set in the parquet files of one split; labels are read, images are not.
-
-    Raises:
-        InputError: a file cannot be read, or lacks a column of images or of labels.
-    """
-    images = ParquetImages(files, size=size, channels=channels)
-    labels, classes = _labels(files)
-    return DataSet(images, labels, classes)
-
-
-def _labels(files: Sequence[Path]) -> tuple[Tensor, tuple[str, ...]]:
-    """Return all labels and the class names, which are "0", "1", ... if the files give none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parts: list[Any] = []
-    names: tuple[str, ...] = ()
-    for file in files:
-        _, schema = _describe(file)
-        column = next((name for name in ("label", "fine_label") if name in schema.names), None)
-        if column is None or not pa.types.is_integer(schema.field(column).type):
-            raise InputError(
-                f"{file} has the columns {_columns(schema)}; one of whole numbers must be"
-                " called label or fine_label"
-            )
-        names = _class_names(schema, column) if not parts else names
-        with (
-            _reading(f"column {column!r} of {file} cannot be read"),
-            pq.ParquetFile(file) as opened,
+    with (
+        reading(f"row group {group} of {file} cannot be read"),
+        # Both options together stream a row group; without them all its bytes are read first.
+        pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as opened,
+    ):
+        inner = pa.types.is_struct(opened.schema_arrow.field(column).type)
+        for batch in opened.iter_batches(
+            ROWS_IN_MEMORY,
+            row_groups=[group],
+            columns=[f"{column}.bytes" if inner else column],
+            use_threads=False,
         ):
-            part = opened.read(columns=[column]).column(0)
-            if part.null_count:
-                raise InputError(
-                    f"column {column!r} of {file} has empty rows; give every image a label"
-                )
-            parts.append(part.to_numpy().astype(np.int64))
-    labels = torch.from_numpy(np.concatenate(parts))
-    return labels, names or _counted(labels, files)
+            yield batch.column(0).field("bytes") if inner else batch.column(0)
+    raise InputError(f"row group {group} of {file} has fewer rows than the file says")
 
 
-def _counted(labels: Tensor, files: Sequence[Path]) -> tuple[str, ...]:
-    """The classes "0", "1", ... up to the largest label.
+def load_parquet(files: Sequence[Path], form: Form, columns: Columns) -> DataSet:
+    """Open the data set in the parquet files of one split; labels are read, images are not.
+
+    Without a column of labels it has none, unless `columns` names one.
 
     Raises:
-        InputError: it is so large that it cannot count classes.
+        InputError: a file cannot be read, or lacks a column of images, or the named one.
     """
-    largest = int(labels.max()) if len(labels) else 0
-    if largest >= MOST_CLASSES:
-        raise InputError(
-            f"a label in {files[0].parent} is {largest}, but labels count classes from 0, at most"
-            f" {MOST_CLASSES:,}; number the classes, or give their names"
-        )
-    return tuple(map(str, range(largest + 1)))
-
-
-def _class_names(schema: Any, column: str) -> tuple[str, ...]:
-    """Return the class names in the Hugging Face metadata; none if it has none."""
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        names = features[column]["names"]
-        return tuple(map(str, names)) if isinstance(names, list) else ()
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return ()
+    images = ParquetImages(files, size=form.size, channels=form.channels, image=columns.image)
+    return DataSet(images, *labels_in(files, columns.label))

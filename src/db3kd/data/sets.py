@@ -1,4 +1,4 @@
-"""Data sets by name: a folder, a folder in `DB3KD_DATA`, or an id on the Hugging Face hub."""
+"""Data sets by name: a folder or file, one in `DB3KD_DATA`, or an id on the Hugging Face hub."""
 
 import os
 import re
@@ -6,10 +6,18 @@ from pathlib import Path
 
 import torch
 
-from db3kd.data.folders import FolderImages, class_folders
-from db3kd.data.images import DataSet, subset
+from db3kd.data._pixels import Form
+from db3kd.data.classes import SPLITS, has_class_folders, images_at, split_root
+from db3kd.data.columns import Columns
+from db3kd.data.folders import FolderImages
+from db3kd.data.labelled import DataSet, subset
+from db3kd.data.listed import ENDINGS as LISTS
+from db3kd.data.listed import load_listed
 from db3kd.data.parquet import load_parquet
-from db3kd.errors import Db3kdError, InputError, plain
+from db3kd.data.trees import ENDINGS, opened
+from db3kd.errors import Db3kdError, InputError, NoSplit, plain
+
+TABLES = (".parquet", *LISTS)
 
 
 def data_root() -> Path | None:
@@ -27,21 +35,32 @@ def data_root() -> Path | None:
     return beside if beside.is_dir() else None
 
 
-def load(name: str, split: str, *, size: int | None = None, channels: int | None = None) -> DataSet:
+def load(
+    name: str,
+    split: str,
+    *,
+    size: int | tuple[int, ...] | None = None,
+    channels: int | None = None,
+    image: str | None = None,
+    label: str | None = None,
+) -> DataSet:
     """Open a data set: labels are read, images stay in their files.
 
-    - `name`: a folder, or else a folder in `data_root`, or else a hub id "owner/name" or
+    - `name`: a folder or file, or else one in `data_root`, or else a hub id "owner/name" or
       "owner/name/config". Of a hub id the files of this split are downloaded (needs `db3kd[hub]`).
     - `split`: "train", or some of its rows, as in "train[:300]" or "train[1000:2000]".
     - `size`, `channels`: as in `ParquetImages`.
+    - `image`, `label`: the columns of a table, if they have other names than usual.
 
-    A folder may hold parquet files as on the Hugging Face hub
-    (`data/train-00000-of-00001.parquet`). It may also hold a folder named like the split, with one
-    folder of images per class. Without such a folder its class folders are the split "train", or
-    the split that it is named like itself.
+    A data set is parquet files as on the Hugging Face hub (`data/train-00000-of-00001.parquet`), a
+    CSV or TSV file of image files and their classes (`train.csv`), or a folder or archive (zip,
+    tar) with one folder of images per class, or with images alone, below a folder named like the
+    split. Without such a folder it is the split "train", or the split that it is named like itself.
+    Without labels, `labels` is None.
 
     Raises:
-        InputError: the data set, the split or its rows do not exist, or a file cannot be used.
+        NoSplit: the data set exists, but not this split of it.
+        InputError: the data set or its rows do not exist, or a file cannot be used.
 
     >>> import tempfile, PIL.Image
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +72,8 @@ def load(name: str, split: str, *, size: int | None = None, channels: int | None
     ([1], (3, 2, 2))
     """
     try:
-        return _loaded(name, split, size, channels)
+        split, first, end = _parse_split(split)
+        whole = _opened(_find(name, split), split, Form(size, channels), Columns(image, label))
     except (Db3kdError, MemoryError):
         raise
     except (OSError, ValueError, RuntimeError) as error:  # a path that cannot be; no permission
@@ -61,17 +81,6 @@ def load(name: str, split: str, *, size: int | None = None, channels: int | None
         raise InputError(
             f"the data set {plain(name, 200)!r} cannot be read ({reason}); give a folder that can"
         ) from error
-
-
-def _loaded(name: str, split: str, size: int | None, channels: int | None) -> DataSet:
-    split, first, end = _parse_split(split)
-    folder = _find(name, split)
-    files = _split_files(folder)
-    if files:
-        whole = load_parquet(_choose(files, split, folder), size, channels)
-    else:
-        images = FolderImages(_class_root(folder, split), size=size, channels=channels)
-        whole = DataSet(images, images.labels, images.classes)
     if first == 0 and end is None:
         return whole
     last = len(whole) if end is None else end
@@ -81,6 +90,42 @@ def _loaded(name: str, split: str, size: int | None, channels: int | None) -> Da
             f" {len(whole):,} rows; give 0 <= first < end <= {len(whole)}"
         )
     return subset(whole, torch.arange(first, last))
+
+
+def _opened(place: Path, split: str, form: Form, columns: Columns) -> DataSet:
+    """One split of the data set in a folder or file."""
+    if place.is_file() and place.suffix.lower() in TABLES:
+        own = place.stem.partition("-")[0]
+        if split not in ("train", place.stem, own):
+            raise NoSplit(f"no split {split!r} in {place}; it has train only")
+        if place.suffix.lower() == ".parquet":
+            return load_parquet([place], form, columns)
+        return load_listed(place, form, columns)
+    parquet = _split_files(place) if place.is_dir() else {}
+    if parquet:
+        return load_parquet(_choose(parquet, split, place), form, columns)
+    tree = opened(place)
+    lists = _lists(place) if place.is_dir() else {}
+    if split in lists and not has_class_folders(tree, split):
+        return load_listed(lists[split], form, columns)
+    try:
+        found = images_at(tree, split_root(tree, split))
+    except NoSplit:
+        raise
+    except InputError as error:
+        if not lists:
+            raise
+        raise NoSplit(
+            f"no split {split!r} in {place}; it has {', '.join(lists)} ({error})"
+        ) from None
+    images = FolderImages(tree, size=form.size, channels=form.channels, found=found)
+    return DataSet(images, images.labels, images.classes)
+
+
+def _lists(folder: Path) -> dict[str, Path]:
+    """The CSV and TSV files in a folder that are called like splits."""
+    found = [at for at in sorted(folder.iterdir()) if at.suffix.lower() in LISTS and at.is_file()]
+    return {at.stem: at for at in found if at.stem.casefold() in SPLITS}
 
 
 def _parse_split(split: str) -> tuple[str, int, int | None]:
@@ -96,14 +141,14 @@ def _parse_split(split: str) -> tuple[str, int, int | None]:
 
 
 def _find(name: str, split: str) -> Path:
-    """Return the folder of a data set, downloaded if it has to come from the hub."""
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return folder
+    """Return the folder or file of a data set, downloaded if it has to come from the hub."""
+    place = Path(name).expanduser()
     root = data_root()
-    if root is not None and name and (root / name).is_dir():
-        return root / name
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+(/\w[\w.-]*)?", name, flags=re.ASCII):
+    places = [at for at in (place, root / name if root else None) if name and at is not None]
+    for at in (*filter(Path.is_dir, places), *filter(Path.exists, places)):
+        return at
+    is_file = name.lower().endswith((*TABLES, *ENDINGS))
+    if not is_file and re.fullmatch(r"\w[\w.-]*/[\w.-]+(/\w[\w.-]*)?", name, flags=re.ASCII):
         return _download(name, split)
     names = (
         sorted(at.name for at in root.iterdir() if at.is_dir()) if root and root.is_dir() else []
@@ -137,9 +182,7 @@ def _download(name: str, split: str) -> Path:
         ) from error
     folder = Path(snapshot, *config)
     if not _split_files(folder):
-        raise InputError(
-            f"{name!r} on the Hugging Face hub has no parquet files of split {split!r}"
-        )
+        raise NoSplit(f"{name!r} on the Hugging Face hub has no parquet files of split {split!r}")
     return folder
 
 
@@ -157,9 +200,7 @@ def _split_files(folder: Path) -> dict[str, dict[Path, list[Path]]]:
 def _choose(found: dict[str, dict[Path, list[Path]]], split: str, folder: Path) -> list[Path]:
     """Return all files of one split in order; they must be of one configuration."""
     if split not in found:
-        raise InputError(
-            f"no split {split!r} in {folder}; it has {plain(', '.join(sorted(found)))}"
-        )
+        raise NoSplit(f"no split {split!r} in {folder}; it has {plain(', '.join(sorted(found)))}")
     places = found[split]
     if len(places) > 1:
         raise InputError(
@@ -173,18 +214,3 @@ def _choose(found: dict[str, dict[Path, list[Path]]], split: str, folder: Path) 
             " there are more or fewer; add the missing ones, or remove those of another version"
         )
     return files
-
-
-def _class_root(folder: Path, split: str) -> Path:
-    """Return the folder whose subfolders are the classes of a split."""
-    inner = class_folders(folder)
-    splits = [name for name in inner if class_folders(folder / name)]
-    if split in splits:
-        return folder / split
-    if splits:
-        raise InputError(f"no split {split!r} in {folder}; it has {plain(', '.join(splits))}")
-    if split not in ("train", folder.resolve().name):
-        raise InputError(
-            f"no split {split!r} in {folder}; it has train only (its subfolders are classes)"
-        )
-    return folder

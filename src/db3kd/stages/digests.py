@@ -76,7 +76,7 @@ class Digests:
                 return digest
         source, rows = unfolded(images)
         if isinstance(source, Encoded):
-            kind = f"images {size} {of_tensor(rows)}"
+            kind = f"images{source.part} {size} {of_tensor(rows)}"
             digest = self._of(kind, source.files, lambda tell: content_of(source, rows, size, tell))
         else:
             digest = content_of(source, rows, size, self._telling())

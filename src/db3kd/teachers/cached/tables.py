@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3kd.data._decode import Form, decoded
+from db3kd.data._decode import decoded
+from db3kd.data._pixels import Form
 from db3kd.errors import InputError
 from db3kd.storage.files import writing
 from db3kd.teachers.cached.records import Block

@@ -1,0 +1,89 @@
+"""Images with their labels, if they have any, and the names of their classes."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from db3kd.data.images import Images, Rows
+from db3kd.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images, their labels (int64, shape (sample,)) and the names of all classes.
+
+    Without labels `labels` is None, and `classes` may be empty. Labels that are all -1 are none.
+
+    Raises:
+        InputError: images and labels differ in number, the labels are not int64, or a label is not
+            the number of a class.
+
+    >>> from db3kd.data import TensorImages
+    >>> images = TensorImages(torch.zeros(2, 1, 4, 4))
+    >>> DataSet(images, torch.tensor([-1, -1]), ("cat", "dog")).labels is None
+    True
+    >>> DataSet(images, torch.tensor([0, 2]), ("cat", "dog"))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: image 1 has the label 2; with 2 classes a label is 0 to 1
+    """
+
+    images: Images
+    labels: Int[Tensor, " sample"] | None
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        labels = self.labels
+        if labels is None:
+            return
+        if len(labels) != len(self.images):
+            raise InputError(
+                f"{len(self.images):,} images have {len(labels):,} labels; give one for each"
+            )
+        if labels.dtype != torch.int64:
+            raise InputError(f"labels are {labels.dtype}; give int64, by labels.long()")
+        unknown = int((labels == -1).sum())
+        if 0 < unknown < len(labels):
+            raise InputError(
+                f"{unknown:,} of {len(labels):,} images have the label -1, that is none; leave them"
+                " out, or give labels to all images or to none"
+            )
+        if unknown:
+            object.__setattr__(self, "labels", None)
+        elif len(labels):
+            self._check_classes(labels)
+
+    def _check_classes(self, labels: Tensor) -> None:
+        wrong = (labels < 0) | (labels >= len(self.classes))
+        if not wrong.any():
+            return
+        row = int(wrong.nonzero()[0])
+        raise InputError(
+            f"image {row} has the label {int(labels[row])}; "
+            + (
+                f"with {len(self.classes)} classes a label is 0 to {len(self.classes) - 1}"
+                if self.classes
+                else "but there are no classes, so name them"
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def subset(data: DataSet, rows: Int[Tensor, " row"]) -> DataSet:
+    """Return these rows of a data set, in this order; no image is read.
+
+    Raises:
+        InputError: a row is not in the data set.
+
+    >>> from db3kd.data import TensorImages
+    >>> data = DataSet(TensorImages(torch.zeros(2, 1, 4, 4)), torch.tensor([0, 1]), ("cat", "dog"))
+    >>> subset(data, torch.tensor([1])).labels.tolist()
+    [1]
+    """
+    images, labels = Rows(data.images, rows), data.labels
+    some = None if labels is None else labels[rows.to(labels.device)]
+    return DataSet(images, some, data.classes)
