@@ -37,7 +37,7 @@ from db3kd.storage.files import write_atomically
 from db3kd.student.evaluate import accuracy
 from db3kd.teachers import quantised, torch_module
 from db3kd.teachers.base import Teacher
-from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.encoding.encoder import Encoder
 from pupils import PUPILS, Pupil
 from teachers import Lesson, trained, training_images
 
@@ -48,8 +48,8 @@ SIGHTS: dict[str, Encoding] = {
     "8bit": Encoding(kind="png"),
     "jpeg90": Encoding(kind="jpeg", quality=90),
 }
-SOURCES = (*stale.JOINT, "teachers/quantised.py", "teachers/remote/encode.py")
-SOURCES = (*SOURCES, "teachers/remote/seen.py")
+SOURCES = (*stale.JOINT, "teachers/quantised.py", "teachers/encoding/encoder.py")
+SOURCES = (*SOURCES, "teachers/encoding/seen.py")
 SEED = 0
 FORMAT = 1  # of what is kept: another number where this file changes what is bought
 

@@ -23,8 +23,8 @@ from db3kd.search.rows import measure
 from db3kd.synthesis import chosen
 from db3kd.teachers import quantised
 from db3kd.teachers.base import Bounds, Teacher
+from db3kd.teachers.encoding.encoder import Encoder
 from db3kd.teachers.remote import remote
-from db3kd.teachers.remote.encode import Encoder
 
 SHAPE = (1, 8, 8)
 PNG, JPEG = Encoding(kind="png"), Encoding(kind="jpeg", quality=90)

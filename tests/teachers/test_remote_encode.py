@@ -14,7 +14,7 @@ from torch import Tensor
 
 from db3kd.config.remote import Encoding, Names
 from db3kd.errors import InputError, TeacherError
-from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.encoding.encoder import Encoder
 from db3kd.teachers.remote.names import LabelMap
 
 BOUNDS = [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-2.1, 2.64)]

@@ -18,8 +18,8 @@ from PIL import Image
 
 from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.errors import InputError, TeacherError
+from db3kd.teachers.encoding.encoder import Encoder
 from db3kd.teachers.remote import protocols
-from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.names import LabelMap
 from db3kd.teachers.remote.protocols import Failed, Protocol, Request
 from db3kd.teachers.remote.protocols.path import path

@@ -322,10 +322,10 @@ def test_an_onnx_model_with_scores_that_are_no_numbers_is_a_teacher_error(tmp_pa
         teachers.onnx(file, classes=3).labels(IMAGES)
 
 
-def test_an_onnx_model_with_other_classes_is_a_teacher_error(tmp_path: Path) -> None:
+def test_an_onnx_model_with_other_classes_is_refused_at_once(tmp_path: Path) -> None:
     file = onnx_file(tmp_path)
-    with pytest.raises(TeacherError, match=r"shape \(23, 3\)"):
-        teachers.onnx(file, classes=10).labels(IMAGES)
+    with pytest.raises(InputError, match="says 10, but the model has 3"):
+        teachers.onnx(file, classes=10)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no model"])

@@ -55,10 +55,10 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an image is sent to a remote teacher.
+    """How an image is shown to a teacher.
 
     - `kind`: an array of "float32" or "uint8" numbers, or a "png" or "jpeg" file. All but "float32"
-      round to 256 levels.
+      round to 256 levels. Only a remote teacher takes files.
     - `quality`: of a JPEG file, 1 to 100. Colours keep their full resolution.
     - `size`: (height, width) that the teacher wants, if it differs from that of the images.
       Resizing is bilinear, and antialiased where it shrinks.
@@ -68,9 +68,9 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     For "float32" alone, where the lowest value of a pixel is sent as 0:
 
-    - `scale`: the number that the highest value is sent as.
+    - `scale`: the number that the highest value is sent as, such as 255.
     - `mean`, `std`: subtracted and divided by after that; one number for each channel that is sent,
-      or one for all.
+      or one for all. 0.5 and 0.5 give -1 to 1.
 
     >>> Encoding(kind="jpeg", quality=90, size=(224, 224)).channels
     'same'

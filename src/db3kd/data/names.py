@@ -31,7 +31,7 @@ def read_names(file: str | Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
-            names = _of_json(json.loads(text))
+            names = listed_names(json.loads(text))
         else:
             names = [line.strip() for line in text.splitlines()]
             while names and not names[-1]:
@@ -72,7 +72,15 @@ def check_names(names: Iterable[str], where: str) -> tuple[str, ...]:
     return found
 
 
-def _of_json(found: object) -> list[str]:
+def listed_names(found: object) -> list[str]:
+    """The names in a list, or in a table from class numbers to names.
+
+    Raises:
+        ValueError, TypeError: it is neither.
+
+    >>> listed_names({"1": "dog", "0": "cat"}), listed_names([["n1", "cat"], ["n2", "dog"]])
+    (['cat', 'dog'], ['cat', 'dog'])
+    """
     if isinstance(found, dict):
         numbers = sorted(found, key=int)
         if [int(number) for number in numbers] != list(range(len(numbers))):

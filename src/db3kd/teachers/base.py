@@ -153,8 +153,10 @@ class Bounds(tuple[float, float]):
         return found
 
 
-def check_answers(answers: object, *, asked: int, classes: int) -> Int[Tensor, " row"]:
+def check_answers(answers: object, *, asked: int, classes: int | None) -> Int[Tensor, " row"]:
     """Return the answers as an int64 tensor if they are class indices of the images asked.
+
+    Without `classes` they may be any whole numbers.
 
     Raises:
         TeacherError: wrong count, scores, fractions, strings, or a class that does not exist.
@@ -178,9 +180,14 @@ def check_answers(answers: object, *, asked: int, classes: int) -> Int[Tensor, "
             f"the teacher answered {answers.dtype} numbers; whole class indices are expected"
         )
     answers = answers.long()
+    if classes is None:
+        return answers
     if asked and not 0 <= int(answers.min()) <= int(answers.max()) < classes:
         wrong = int(answers[(answers < 0) | (answers >= classes)][0])
-        raise TeacherError(f"the teacher answered class {wrong}; it was said to have {classes}")
+        advice = '; if that is "I do not know", set unknown to "drop"' if wrong == -1 else ""
+        raise TeacherError(
+            f"the teacher answered class {wrong}; it was said to have {classes}{advice}"
+        )
     return answers
 
 
@@ -205,6 +212,17 @@ def check_kind(classes: int, bounds: tuple[float, float]) -> None:
     db3kd.errors.InputError: bounds must be (lowest, highest), got (1.0, 0.0)
     """
     check_classes(classes)
+    check_bounds(bounds)
+
+
+def check_bounds(bounds: tuple[float, float]) -> None:
+    """Raise InputError unless the bounds hold an interval.
+
+    >>> check_bounds((1.0, 1.0))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: bounds must be (lowest, highest), got (1.0, 1.0)
+    """
     if not bounds[0] < bounds[1]:
         raise InputError(f"bounds must be (lowest, highest), got {bounds}")
 
@@ -215,7 +233,7 @@ def _as_tensor(answers: object) -> Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TeacherError(
             f"the teacher answered {plain(type(answers).__name__, 60)} {plain(answers, 60)!r},"
-            " which is no array of whole numbers; map names to class indices in the adapter"
+            " which is no array of whole numbers; map names to class indices, or name the classes"
         ) from None
 
 

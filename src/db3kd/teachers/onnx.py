@@ -3,77 +3,101 @@
 import mmap
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from db3kd.config.remote import Encoding
 from db3kd.data.digest import combined, of_file
 from db3kd.errors import InputError, TeacherError, plain
 from db3kd.teachers.base import Teacher
-from db3kd.teachers.function import function
+from db3kd.teachers.classes import Classes, Unknown, classes_of
+from db3kd.teachers.encoding import Entry
+from db3kd.teachers.function import Asking
+from db3kd.teachers.onnx_model import Model, encoding_for, open_model
+from db3kd.teachers.outputs import UNTOLD, top
 
 
 def onnx(
     file: str | Path,
     *,
-    classes: int,
+    classes: int | Sequence[str] | None,
     bounds: tuple[float, float] = (0.0, 1.0),
     batch: int = 256,
     threads: int = 0,
+    encoding: Encoding | None = None,
+    output: str | None = None,
+    unknown: Unknown = "refuse",
 ) -> Teacher:
     """Hide an ONNX model behind the label-only door.
 
-    The first input takes float32 images (row, channel, height, width), or flattened ones if it has
-    two axes. The first output is either whole class indices (row) or scores (row, classes); of
-    scores only the argmax leaves. `threads` limits ONNX Runtime (0: all cores).
+    Much is read from the file: the type of its input (float, float16, double, or uint8 of 0 to
+    255), whether channels are its first or its last axis (first, where both could be), whether
+    images are flattened, how many go in at once, and the names of its classes in its metadata
+    ("names", "classes", "class_names" or "labels"). `encoding` says what the file does not: size,
+    channels, units, and a layout that it leaves open.
+
+    Of several outputs it reads the one called `output`, or else the labels, or the only scores. It
+    may hold scores (row, classes), of which only the argmax leaves; labels, whole numbers or texts;
+    maps from labels to scores; or one score for two classes, which is class 1 above 0.5 after a
+    sigmoid, and above 0 where a linear layer gives it.
+    `classes` is how many there are, or their names; it may be None where the file says it.
+    `unknown` says what -1 and texts that are no names mean. `threads` limits ONNX Runtime (0: all
+    cores).
 
     Raises:
-        InputError: the extra is not installed, or the file cannot be loaded.
-        TeacherError: when asked, if the model fails or answers anything else.
+        InputError: the extra is not installed, the file cannot be loaded, or it contradicts what
+            is said of it or leaves it open.
+        TeacherError: when asked, if images do not fit, or the model fails or answers anything else.
 
     >>> onnx("no-such.onnx", classes=10)
     Traceback (most recent call last):
     ...
     db3kd.errors.InputError: no-such.onnx is not an ONNX model that can be loaded: ...
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise InputError("an ONNX teacher needs the extra: pip install 'db3kd[onnx]'") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            str(file), options, providers=onnxruntime.get_available_providers()
-        )
-    except Exception as error:
-        raise InputError(
-            f"{file} is not an ONNX model that can be loaded: {plain(error)}"
-        ) from error
-    entry, leave = session.get_inputs()[0], session.get_outputs()[0]
-    flat = len(entry.shape) == 2
+    count = classes if isinstance(classes, int | None) else len(classes)
+    model = open_model(file, output=output, classes=count, threads=threads)
+    known = classes_of(classes, model.told, unknown=unknown)
+    return of_model(model, known, Entry(encoding_for(model, encoding), bounds), batch, Path(file))
 
-    def ask(images: Float[Tensor, "row *image"]) -> Any:
-        pixels = images.flatten(1) if flat else images
-        (answers,) = session.run([leave.name], {entry.name: pixels.cpu().numpy()})
-        if answers.ndim != 2 or answers.shape[1] != classes:
-            return answers
-        if np.isnan(answers).any():
-            raise TeacherError("the model returned scores that are not a number")
-        return answers.argmax(1)
 
-    return function(
-        ask,
-        classes=classes,
-        bounds=bounds,
-        batch=batch,
-        identify=lambda: onnx_parts(Path(file)),
-    )
+def of_model(model: Model, known: Classes, entry: Entry, batch: int, file: Path) -> Teacher:
+    """The teacher that asks a model which was opened from a file."""
+    last = entry.encoding is not None and entry.encoding.layout == "hwc"
+
+    def ask(images: Tensor) -> Int[Tensor, " row"]:
+        returned = model.run(model.taken(images, last=last))
+        return _classes(returned, len(images), known, model)
+
+    return Asking(ask, known, entry, batch, lambda: onnx_parts(file))
+
+
+def _classes(returned: Any, rows: int, known: Classes, model: Model) -> Int[Tensor, " row"]:
+    """Class indices of what a model returned: scores, answers, or maps from answers to scores."""
+    if isinstance(returned, list):
+        return known.indices([_highest(scores) for scores in returned], rows)
+    if returned.dtype.kind in "OUS":
+        return known.indices(returned.reshape(rows), rows)
+
+    def border() -> float:
+        if model.border is None:
+            raise TeacherError(f"the output {model.leave} {UNTOLD}")
+        return model.border
+
+    return top(torch.from_numpy(returned), rows, known, border, "the model")
+
+
+def _highest(scores: Any) -> Any:
+    if not isinstance(scores, dict) or not scores:
+        raise TeacherError(f"the model returned {plain(scores, 60)} for an image, no scores")
+    if any(np.isnan(score) for score in scores.values()):
+        raise TeacherError("the model returned scores that are not a number")
+    return max(scores, key=scores.__getitem__)
 
 
 def onnx_parts(file: Path, digest: Callable[[Path], str] = of_file) -> dict[str, str]:

@@ -8,10 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.remote import Encoding
-from db3kd.teachers.base import Teacher, identity_of
+from db3kd.teachers.base import Teacher, identity_of, names_of, unsure_of
+from db3kd.teachers.encoding import Encoder, searched
 from db3kd.teachers.parts import Keeper, ask
-from db3kd.teachers.remote.encode import Encoder
-from db3kd.teachers.remote.seen import searched
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,14 @@ class _Quantised:
     @property
     def classes(self) -> int:
         return self.teacher.classes
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        return names_of(self.teacher)
+
+    @property
+    def unsure(self) -> int | None:
+        return unsure_of(self.teacher)
 
     @property
     def identity(self) -> dict[str, str]:

@@ -1,17 +1,23 @@
 """A torch module as a teacher."""
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from db3kd.config.remote import Encoding
 from db3kd.data.digest import of_state
 from db3kd.errors import TeacherError
-from db3kd.teachers.base import Teacher, check_kind
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.classes import Classes, Told, Unknown, classes_of
+from db3kd.teachers.encoding import Entry
 from db3kd.teachers.faster import CPU_BATCH, Variant, faster
-from db3kd.teachers.function import function
+from db3kd.teachers.function import Asking
+from db3kd.teachers.outputs import UNTOLD, picked, top
 from db3kd.teachers.parts import Keeper, ask
 
 GPU_BATCH = 8192
@@ -22,17 +28,25 @@ _log = logging.getLogger("db3kd")
 def torch_module(
     module: nn.Module,
     *,
-    classes: int,
+    classes: int | Sequence[str],
     bounds: tuple[float, float] = (0.0, 1.0),
     batch: int | None = None,
     device: str | torch.device | None = None,
     fast: bool = True,
+    encoding: Encoding | None = None,
+    output: str | None = None,
+    unknown: Unknown = "refuse",
 ) -> "TorchTeacher":
     """Hide a torch module that returns scores behind the label-only door.
 
     The module is put into evaluation mode and moved to `device` (None: where it is). It takes
-    float32 images (row, channel, height, width) and returns scores (row, classes); only their
-    argmax leaves.
+    float32 images (row, channel, height, width), or what `encoding` makes of them, in the type of
+    its weights. It returns scores (row, classes); only their argmax leaves.
+    `classes` is how many there are, or their names.
+    Where it returns an object, a dict or a tuple, `output` names the scores in it; without it they
+    are "logits", or the only scores of that many classes, or the first in a tuple.
+    One score (row) or (row, 1) for two classes is class 1 above 0, or above 0.5 if the module ends
+    in a sigmoid. Whole numbers (row) are class indices, and `unknown` says what -1 means.
     `batch` images are asked at once (None: at most 256 on a CPU, 8,192 on a GPU).
 
     With `fast`, on a CPU, the first question finds a faster way to ask the very same function
@@ -48,18 +62,18 @@ def torch_module(
     what `forward` does besides computing (prints, pauses) is not repeated: give `fast=False`.
 
     Raises:
-        InputError: fewer than two classes, or empty bounds.
+        InputError: fewer than two classes, names twice, empty bounds, or an encoding as a file.
         TeacherError: when asked, if the module fails, or its scores are not numbers or misshapen.
 
     >>> teacher = torch_module(nn.Flatten(), classes=4)  # each pixel is a score
     >>> teacher.labels(torch.tensor([[0.1, 0.7], [0.2, 0.0]]).reshape(1, 1, 2, 2))
     tensor([1])
     """
-    check_kind(classes, bounds)
+    known, entry = classes_of(classes, unknown=unknown), Entry(encoding, bounds)
     module.eval()
     if device is not None:
         module.to(device)
-    return TorchTeacher(module, classes, bounds, batch, fast)
+    return TorchTeacher(module, known, entry, batch, fast, output)
 
 
 class TorchTeacher:
@@ -78,17 +92,20 @@ class TorchTeacher:
     def __init__(
         self,
         module: nn.Module,
-        classes: int,
-        bounds: tuple[float, float],
+        known: Classes,
+        entry: Entry,
         batch: int | None,
         fast: bool,
+        output: str | None,
     ) -> None:
         self._module, self._batch, self._fast = module, batch, fast
+        self._known, self._entry, self._output = known, entry, output
         self._place = next((p.device for p in module.parameters()), torch.device("cpu"))
         self._key: object = None
         self._shelves: list[dict[str, Any]] = []
         self._teacher: Teacher | None = None
-        self.classes, self.bounds = classes, bounds
+        self.classes, self.bounds = known.count, entry.bounds
+        self.names, self.unsure = known.called, known.unsure
         self.chosen = "nothing yet: the first question decides"
 
     def __repr__(self) -> str:
@@ -129,30 +146,100 @@ class TorchTeacher:
         elif not self._fast:
             way = Variant(self._module, CPU_BATCH, "as written: fast=False")
         else:
-            way = faster(self._module, shape, self.bounds)
+            way = faster(self._module, *self._entry.range(shape))
         batch = self._batch if self._batch is not None else way.batch
         self.chosen = f"{way.what}; batches of {batch}"
         _log.info("torch module %s: %s", type(self._module).__name__, self.chosen)
-        place, net, classes = self._place, way.net, self.classes
+        place, net, known, output = self._place, way.net, self._known, self._output
+        cast = _cast(self._module)
 
-        def scored(images: Float[Tensor, "row *image"]) -> Int[Tensor, " row"]:
+        def scored(images: Tensor) -> Int[Tensor, " row"]:
             with torch.inference_mode():
-                return _top(net(images.to(place)), len(images), classes)
+                shown = images.to(place, cast if images.is_floating_point() else None)
+                scores = picked(net(shown), len(images), known.width, output)
+                border = partial(_border, self._module, shown[:1], output)
+                return top(scores, len(images), known, border, "the module")
 
-        return function(scored, classes=classes, bounds=self.bounds, batch=batch)
+        return Asking(scored, known, self._entry, batch)
 
 
-def _top(scores: object, rows: int, classes: int) -> Int[Tensor, " row"]:
-    """The class with the highest score, where scores are what they should be."""
-    if not isinstance(scores, Tensor) or scores.shape != (rows, classes):
-        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise TeacherError(
-            f"the module returned {got} for {rows} images;"
-            f" scores of shape ({rows}, {classes}) are expected"
-        )
-    if torch.isnan(scores).any():
-        raise TeacherError("the module returned scores that are not a number")
-    return scores.argmax(1)
+def told(
+    module: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    device: str | torch.device | None = None,
+    encoding: Encoding | None = None,
+    output: str | None = None,
+) -> Told:
+    """What a module says of its classes, when it is shown one blank image of this shape.
+
+    That is no query. `config.id2label`, as modules of the package transformers have it, names them.
+    A module that fails on the image says nothing.
+
+    >>> told(nn.Flatten(), (1, 2, 2)).count
+    4
+    """
+    module.eval()
+    if device is not None:
+        module.to(device)
+    weight = next(module.parameters(), torch.zeros(0))
+    blank = torch.full((1, *shape), bounds[0])
+    try:
+        with torch.inference_mode():
+            shown = Entry(encoding, bounds)(blank)
+            cast = _cast(module) if shown.is_floating_point() else None
+            scores = picked(module(shown.to(weight.device, cast)), 1, None, output)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the first question says what is wrong
+        return Told()
+    if not scores.is_floating_point() or scores.shape[:1] != (1,):
+        return Told()
+    width = max(2, scores.numel())
+    labels = getattr(getattr(module, "config", None), "id2label", None)
+    names = None
+    if isinstance(labels, dict) and sorted(labels, key=str) == sorted(range(width), key=str):
+        names = tuple(str(labels[place]) for place in range(width))
+        if names == tuple(f"LABEL_{place}" for place in range(width)) or len(set(names)) < width:
+            names = None
+    return Told(width=width, names=names)
+
+
+def _cast(module: nn.Module) -> torch.dtype | None:
+    """The type of the weights that images are cast to; None if they are float32, or there are none.
+
+    >>> _cast(nn.Linear(2, 2).half())
+    torch.float16
+    """
+    kinds = (weight.dtype for weight in module.parameters() if weight.is_floating_point())
+    kind = next(kinds, torch.float32)
+    return None if kind == torch.float32 else kind
+
+
+_SHAPES = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice"}
+_SHAPES |= {"Alias", "Clone", "ToCopy", "T", "Permute"}
+
+
+def _border(module: nn.Module, image: Tensor, output: str | None) -> float:
+    """Where class 1 begins in a module's one score: 0.5 after a sigmoid, 0 for a logit.
+
+    Raises:
+        TeacherError: it cannot be told.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        shown = image.clone()
+        if shown.is_floating_point():
+            shown.requires_grad_(True)
+        step = picked(module(shown), 1, 2, output).grad_fn
+    while step is not None and step.name().partition("Backward")[0] in _SHAPES:
+        step = step.next_functions[0][0]
+    last = "" if step is None else step.name()
+    if last.startswith("SigmoidBackward"):
+        return 0.5
+    if not last or "Sigmoid" in last or "Softmax" in last or last.startswith("Differentiable"):
+        raise TeacherError(f"the module {UNTOLD}")
+    return 0.0
 
 
 def _shelves(module: nn.Module) -> list[dict[str, Any]]:

@@ -14,12 +14,12 @@ from torch import Tensor
 from db3kd.config.remote import Encoding, Kind, Remote
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import check_kind
+from db3kd.teachers.encoding.encoder import Encoder
+from db3kd.teachers.encoding.seen import searched
 from db3kd.teachers.parts import Collected, Keeper, Rows
 from db3kd.teachers.remote import protocols
-from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.names import LabelMap
 from db3kd.teachers.remote.protocols import Answer, Failed, Protocol, Request
-from db3kd.teachers.remote.seen import searched
 
 if TYPE_CHECKING:
     from db3kd.teachers.remote.transport import Calls, Transport

@@ -10,7 +10,7 @@ from torch import Tensor
 from db3kd.config.remote import Remote
 from db3kd.config.secrets import VARIABLE
 from db3kd.config.types import validated
-from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.encoding.encoder import Encoder
 from db3kd.teachers.remote.protocols.concepts import concepts
 from db3kd.teachers.remote.protocols.mlflow import mlflow
 from db3kd.teachers.remote.protocols.oip import OpenInference, describe, oip, told

@@ -16,7 +16,7 @@ from db3kd.config.remote import Remote, Verb
 from db3kd.config.secrets import VARIABLE
 from db3kd.config.types import validated
 from db3kd.errors import InputError
-from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.encoding.encoder import Encoder
 
 JSON = "application/json"
 MANY = sys.maxsize  # images in one request, where the protocol has no limit of its own

@@ -1,4 +1,4 @@
-"""Images as they are sent, and as the teacher sees them."""
+"""Images as they are shown to a model, sent or on this machine, and what it sees of them."""
 
 import hashlib
 import math
@@ -109,16 +109,28 @@ class Encoder:
         >>> encoder.arrays(torch.ones(2, 1, 1, 1)).ravel().tolist()
         [2.0, 2.0]
         """
+        return self.tensor(images.cpu()).numpy()
+
+    def tensor(self, images: Float[Tensor, "row channels height width"]) -> Tensor:
+        """Return what `arrays` does as a tensor, where the images are.
+
+        Raises:
+            InputError: the kind is a file's, another shape, or a value that is not a number.
+
+        >>> encoder = Encoder(Encoding(kind="float32", mean=(0.5,), std=(0.5,)), (1, 1, 2))
+        >>> encoder.tensor(torch.tensor([[[[0.0, 1.0]]]]))
+        tensor([[[[-1.,  1.]]]])
+        """
         if self.is_file:
             raise InputError(f"{self.encoding.kind} images are files; ask for files, not arrays")
         self._check(images)
         sent = self._units(images) if self.encoding.kind == "float32" else self._pixels(images)
-        sent = self._adapted(sent.cpu().contiguous())
+        sent = self._adapted(sent.contiguous())
         if self.encoding.kind == "float32":
             sent = self._normalised(sent)
         if self.encoding.layout == "hwc":
             sent = sent.permute(0, 2, 3, 1)
-        return sent.flatten(1).numpy() if self.encoding.layout == "flat" else _compact(sent)
+        return sent.flatten(1) if self.encoding.layout == "flat" else sent.contiguous()
 
     def files(self, images: Float[Tensor, "row channels height width"]) -> list[bytes]:
         """Return one PNG or JPEG file for each image; the same pixels give the same bytes.
@@ -198,7 +210,7 @@ class Encoder:
     def _normalised(self, sent: Tensor) -> Tensor:
         if not self.encoding.mean:
             return sent
-        mean, std = torch.tensor(self.encoding.mean), torch.tensor(self.encoding.std)
+        mean, std = sent.new_tensor(self.encoding.mean), sent.new_tensor(self.encoding.std)
         return (sent - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
 
     def _written(self, pixels: UInt8[Tensor, "row channels height width"]) -> list[bytes]:

@@ -1,0 +1,7 @@
+"""Images as a model wants them: an array or a file, its size, channels, layout and numbers."""
+
+from db3kd.teachers.encoding.encoder import Encoder
+from db3kd.teachers.encoding.local import Entry
+from db3kd.teachers.encoding.seen import searched
+
+__all__ = ["Encoder", "Entry", "searched"]
