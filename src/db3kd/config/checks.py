@@ -4,6 +4,7 @@ from collections.abc import Container, Iterator
 from typing import Any, get_args
 
 from db3kd.config.methods import METHODS, Metric, needed
+from db3kd.config.patterns import compiled
 from db3kd.config.recipe import Recipe, StudentConfig, TeacherConfig
 from db3kd.config.settings import (
     Grow,
@@ -11,6 +12,7 @@ from db3kd.config.settings import (
     is_joint,
 )
 from db3kd.config.toml import Key
+from db3kd.errors import InputError
 
 Problem = tuple[Key, str]
 _NEEDS: dict[str, tuple[str, ...]] = {
@@ -168,6 +170,11 @@ def _teacher(teacher: TeacherConfig) -> Iterator[Problem]:
     if low >= high:
         text = f"teacher.bounds is [{low}, {high}]; give the lower bound, then the higher"
         yield ("teacher", "bounds"), text
+    if teacher.remote is not None and teacher.remote.pattern is not None:
+        try:
+            compiled(teacher.remote.pattern)
+        except InputError as error:
+            yield ("teacher", "remote", "pattern"), f"teacher.remote.pattern: {error}"
     needed = _NEEDS[teacher.kind]
     for name in needed:
         if getattr(teacher, name) is None:

@@ -1,16 +1,17 @@
 """How a remote teacher is asked, what its answers cost, and what is done about noise."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from db3kd.config.patterns import LONGEST
 from db3kd.config.types import Above0, AtLeast0, Count, Few, Flips, Natural
 
 Kind = Literal["float32", "uint8", "png", "jpeg"]
 Channels = Literal["same", "rgb", "bgr", "grey"]
 Layout = Literal["chw", "hwc", "flat"]
-Unknown = Literal["refuse", "other", "extend"]
-Protocols = Literal["oip", "mlflow", "raw", "concepts", "template"]
+Unknown = Literal["refuse", "drop", "other", "extend"]
+Protocols = Literal["oip", "mlflow", "raw", "form", "concepts", "template"]
 Verb = Literal["POST", "PUT", "GET"]
 
 
@@ -90,10 +91,14 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What a remote teacher calls its classes.
 
     - `names`: class i is called names[i]. Without names the teacher answers whole numbers.
-    - `unknown`: what an unknown name means. "refuse" is an error; "other" is one more class, the
+    - `unknown`: what an answer means that is none of them. "refuse" is an error; "drop" is "I do
+      not know", and such images are left out of what students learn; "other" is one more class, the
       last; "extend" is a new class as long as there is room, in the order in which names are met.
     - `synonyms`: other words for a name.
     - `ignore_case`: "Cat" is "cat".
+
+    An answer that is no name as it is counts without white space, quotes, asterisks and
+    punctuation around it: "Cat." is "Cat".
 
     >>> Names(names=("cat", "dog"), synonyms={"puppy": "dog"}).unknown
     'refuse'
@@ -104,6 +109,11 @@ class Names(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     synonyms: dict[str, str] = {}
     ignore_case: bool = False
 
+    @property
+    def one_more(self) -> bool:
+        """Whether unknown answers are a class of their own, the last, beyond the names."""
+        return self.unknown in ("drop", "other")
+
 
 class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A teacher behind HTTP: where it is, how it is asked, and how much it may be asked.
@@ -112,8 +122,9 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     - `url`: its address. "oip" and "mlflow" add their own path.
     - `protocol`: "oip" is the Open Inference Protocol (KServe, Triton, MLServer), "mlflow" the
-      MLflow scoring server, "raw" an image file as the body (TorchServe, Hugging Face), "concepts"
-      nested JSON with codes of its own (Clarifai), "template" anything else.
+      MLflow scoring server, "raw" an image file as the body (TorchServe, Hugging Face), "form" an
+      upload as browsers send it (FastAPI), "concepts" nested JSON with codes of its own (Clarifai),
+      "template" anything else.
     - `model`, `version`: for "oip", and for "concepts" where the address does not name them.
     - `headers`: sent with each request. "${NAME}" in a value stands for that environment variable;
       a secret can be given in no other way.
@@ -125,10 +136,16 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     - `input`, `output`: the model's tensors in "oip"; `output` also names the column of "mlflow".
       `output` may be left out if there is only one.
     - `binary`: sends the tensors of "oip" as bytes instead of JSON.
+    - `classification`: asks Triton for "score:index:label" of the best class, instead of scores.
     - `path`: where in the reply the label is, such as "outputs[0].label"; for "mlflow", where in
-      each prediction.
+      each prediction. Without it a reply may also be plain text.
+    - `pattern`: a regular expression that finds the name in an answer that is a sentence, as its
+      first group or else as the whole match. An answer in which it finds nothing, or several
+      names, is unknown.
     - `body`: the template. "{image}" or "{images}" is replaced by what is sent.
-    - `method`: of "raw" and "template".
+    - `field`, `fields`: of "form", the field of the image file, and further fields of text, whose
+      values may name environment variables as those of headers do.
+    - `method`: of "raw", "form" and "template".
     - `largest_reply`: the most bytes of a reply that are read.
 
     How much it may be asked:
@@ -151,9 +168,13 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     input: str = "input-0"
     output: str | None = None
     binary: bool = False
+    classification: bool = False
     path: str = ""
+    pattern: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST)] | None = None
     headers: dict[str, str] = {}
     body: str | None = None
+    field: str = "file"
+    fields: dict[str, str] = {}
     method: Verb = "POST"
     encoding: Encoding = Encoding()
     names: Names = Names()
@@ -167,3 +188,37 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     patience: AtLeast0 = 300.0
     plain_http: bool = False
     largest_reply: Count = 16 * 1024 * 1024
+
+
+_FIRST = {
+    Remote: "url protocol model version input output binary path body method encoding names",
+    Encoding: "kind quality size channels layout mean std scale",
+    Names: "names unknown synonyms ignore_case",
+}
+_LATER = ("classification", "pattern", "field", "fields")
+
+
+def who(remote: Remote) -> dict[str, Any]:
+    """The settings that say which teacher it is and what it is shown, as plain data.
+
+    All others say how it is asked. Settings that came later are in it only where they differ from
+    their defaults, so that a teacher without them stays the same one.
+
+    >>> found = who(Remote(url="http://localhost", protocol="raw", pattern="cat|dog", batch=1))
+    >>> found["pattern"], "field" in found, "batch" in found
+    ('cat|dog', False, False)
+    """
+    plain = Remote(url="", protocol="oip")
+    told = _told(remote, plain) | {
+        "encoding": _told(remote.encoding, plain.encoding),
+        "names": _told(remote.names, plain.names),
+    }
+    kept = (*_FIRST[Remote].split(), *_LATER)
+    return {name: value for name, value in told.items() if name in kept}
+
+
+def _told(record: msgspec.Struct, plain: msgspec.Struct) -> dict[str, Any]:
+    """The fields that were there at first, and the later ones that differ from their defaults."""
+    first, defaults = _FIRST[type(record)].split(), msgspec.to_builtins(plain)
+    values = msgspec.to_builtins(record)
+    return {k: v for k, v in values.items() if k in first or v != defaults[k]}

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
 
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
-from db3kd.config.remote import Noise, Remote
+from db3kd.config.remote import Noise, Remote, who
 from db3kd.data import DataSet
 from db3kd.errors import InputError
 from db3kd.job.adapters import make_teacher, store_of
@@ -39,20 +40,6 @@ from db3kd.teachers.noisy import Canary, Voting, margin_for
 from db3kd.teachers.remote import RemoteTeacher
 
 MOST_VOTES = 99  # for one image
-_HOW = frozenset(Remote.__struct_fields__) - {
-    "url",
-    "protocol",
-    "model",
-    "version",
-    "input",
-    "output",
-    "binary",
-    "path",
-    "body",
-    "method",
-    "encoding",
-    "names",
-}  # of a remote teacher's settings: how it is asked, not who it is
 
 
 @dataclass(frozen=True)
@@ -220,7 +207,8 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     if "noise" in teacher:
         teacher["noise"] = {k: teacher["noise"][k] for k in ("flips", "error", "most")}
     if "remote" in teacher:
-        teacher["remote"] = {k: v for k, v in teacher["remote"].items() if k not in _HOW}
+        far = who(msgspec.convert(teacher["remote"], Remote))
+        teacher["remote"] = json.loads(msgspec.json.encode(far))
     return teacher
 
 

@@ -1,14 +1,21 @@
 """What a teacher calls its classes, as class indices."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
+from db3kd.config.patterns import compiled
 from db3kd.config.remote import Names
 from db3kd.config.types import validated
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import check_classes
 
 LONGEST = 1000  # characters of a name
+SEARCHED = 10_000  # characters of an answer in which a pattern is searched, at most
+QUOTES = " \t\r\n\"'`*_\u2018\u2019\u201c\u201d\u00ab\u00bb"
+"""Signs that may be around a name; some are Markdown's."""
+ENDS = QUOTES + ".,;:!?\u2026\u3002"
+"""Signs that may follow a name."""
 
 
 def storable(name: str) -> bool:
@@ -29,19 +36,33 @@ class LabelMap:
 
     Without names, whole numbers are class indices, as numbers or as text. With names, text is
     looked up; whole numbers are class indices all the same, unless every name is itself a whole
-    number, or names are learned: then a number is looked up as text too. With "other", the last
-    class is not one of the names. `learned`: names that were learned before, kept by the caller.
-    It costs no queries, and nothing is random.
+    number, or names are learned: then a number is looked up as text too. Text that is no name is
+    looked up once more without the signs around it. With "other" and "drop", the last class is not
+    one of the names. `learned`: names that were learned before, kept by the caller. `pattern`: what
+    finds the name in an answer of text; several different ones in one answer are unknown. It costs
+    no queries, and nothing is random.
 
     Raises:
-        InputError: names that contradict each other or the number of classes.
+        InputError: names that contradict each other or the number of classes; a pattern that is no
+            regular expression.
 
     >>> labels = LabelMap(Names(names=("cat", "dog"), unknown="other"), classes=3)
     >>> [labels.index(answer) for answer in ("dog", "cow", "cat", 1)]
     [1, 2, 0, 1]
+    >>> labels = LabelMap(Names(names=("cat", "dog"), unknown="drop"), 3, pattern="cat|dog")
+    >>> [labels.index(answer) for answer in ("It is a dog.", "A cat or a dog.", "I cannot say.")]
+    [1, 2, 2]
     """
 
-    def __init__(self, names: Names, classes: int, learned: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        names: Names,
+        classes: int,
+        learned: Sequence[str] = (),
+        *,
+        pattern: str | None = None,
+    ) -> None:
+        self._pattern = None if pattern is None else compiled(pattern)
         self._names, self._classes = validated(names), classes
         self._learned: list[str] = []
         self._places: dict[str, int] = {}
@@ -71,6 +92,20 @@ class LabelMap:
         """
         return tuple(self._learned)
 
+    @property
+    def known(self) -> tuple[str, ...] | None:
+        """What all classes are called, but for "I do not know"; None if that is not known for good.
+
+        >>> LabelMap(Names(names=("cat", "dog"), unknown="other"), classes=3).known
+        ('cat', 'dog', 'unknown')
+        """
+        names, other = self._names.names, "unknown"
+        if not names or self._names.unknown == "extend":
+            return None
+        while other in names:
+            other += "_"
+        return (*names, other) if self._names.unknown == "other" else names
+
     def index(self, answer: object) -> int:
         """Return the class of an answer: text, or a whole number of any type.
 
@@ -89,30 +124,54 @@ class LabelMap:
                 f"the teacher answered {_shown(answer)}, and a name or a whole number is expected"
             )
         text = _text(answer)
-        name = None if text is None else self._synonyms.get(self._key(text), text)
-        if name is not None:
-            looked_up = isinstance(answer, str) or name != text
-            place = self._place(name, looked_up=looked_up)
-            if place is not None:
-                return place
-        if self._names.unknown == "other":
+        if self._pattern is not None and isinstance(answer, str):
+            found = self._found(self._pattern, answer)
+            text = found[0] if len(found) == 1 else None
+            why = _why(found, len(answer))
+        else:
+            why = ""
+        place = None if text is None else self._place(text, looked_up=isinstance(answer, str))
+        if place is not None:
+            return place
+        if self._names.one_more:
             return self._classes - 1
         if self._names.unknown == "extend":
-            return self._learn(name, answer)
-        raise TeacherError(self._advice(answer))
+            return self._learn(text, answer, why)
+        raise TeacherError(self._advice(answer, why))
 
-    def _place(self, name: str, *, looked_up: bool) -> int | None:
+    def _found(self, pattern: re.Pattern[str], text: str) -> list[str]:
+        """What the pattern finds in a text: one word for each class, known or unknown."""
+        words: dict[int | str, str] = {}
+        for match in pattern.finditer(text) if len(text) <= SEARCHED else ():
+            word = next(filter(None, match.groups()), match[0])
+            if word:
+                place = self._place(word, looked_up=True)
+                words.setdefault(self._key(word) if place is None else place, word)
+        return list(words.values())
+
+    def _place(self, text: str, *, looked_up: bool) -> int | None:
+        """The class of a text as it is, or else without the signs around it."""
+        if len(text) > LONGEST:
+            return None
+        for tried in _bare(text):
+            name = self._synonyms.get(self._key(tried), tried)
+            place = self._of_name(name, looked_up=looked_up or name != tried)
+            if place is not None:
+                return place
+        return None
+
+    def _of_name(self, name: str, *, looked_up: bool) -> int | None:
         if self._as_text or (self._names.names and looked_up):
             return self._places.get(self._key(name))
-        known = len(self._names.names) or self._classes - (self._names.unknown == "other")
+        known = len(self._names.names) or self._classes - self._names.one_more
         number = _whole(name)
         return number if number is not None and number < known else None
 
-    def _learn(self, name: str | None, answer: object) -> int:
-        if name is None or not 0 < len(name) <= LONGEST or not storable(name):
-            raise TeacherError(
-                f"the teacher answered {_shown(answer)}, which can be no name of a class"
-            )
+    def _learn(self, text: str | None, answer: object, why: str) -> int:
+        name = None if text is None or len(text) > LONGEST else self._new(text)
+        if not name or not storable(name):
+            why = why or "which can be no name of a class"
+            raise TeacherError(f"the teacher answered {_shown(answer)}, {why}")
         if len(self._places) == self._classes:
             raise TeacherError(
                 f"the teacher answered {_shown(answer)}, and all {self._classes} classes have other"
@@ -121,6 +180,12 @@ class LabelMap:
         self._add(name)
         self._learned.append(name)
         return len(self._places) - 1
+
+    def _new(self, text: str) -> str:
+        """What a new class is called: what the text is a synonym for, or itself without signs."""
+        tried = list(_bare(text))
+        meant = [self._synonyms[key] for one in tried if (key := self._key(one)) in self._synonyms]
+        return meant[0] if meant else tried[-1] or text
 
     def _add(self, name: str) -> None:
         key = self._key(name)
@@ -132,10 +197,10 @@ class LabelMap:
         return name.casefold() if self._names.ignore_case else name
 
     def _check_count(self) -> None:
-        count, classes, other = len(self._places), self._classes, self._names.unknown == "other"
-        fits = count + other == classes or not count
+        count, classes, one_more = len(self._places), self._classes, self._names.one_more
+        fits = count + one_more == classes or not count
         if not fits and not (self._names.unknown == "extend" and count < classes):
-            more = ' and one class for "other"' if other else ""
+            more = f' and one class for "{self._names.unknown}"' if one_more else ""
             raise InputError(f"{count} names{more} do not make {classes} classes")
 
     def _checked_synonyms(self) -> dict[str, str]:
@@ -150,16 +215,35 @@ class LabelMap:
                 raise InputError(f"the synonym {word!r} stands for {name!r}, which is not a name")
         return synonyms
 
-    def _advice(self, answer: object) -> str:
+    def _advice(self, answer: object, why: str) -> str:
+        said = f"the teacher answered {_shown(answer)},"
+        if why:
+            return f'{said} {why}; change the pattern, or set unknown to "drop" or "other"'
         if self._names.names:
             return (
-                f"the teacher answered {_shown(answer)}, which is none of the {len(self._places)}"
-                ' names; add it, or a synonym, or set unknown to "other"'
+                f"{said} which is none of the {len(self._places)} names; add it, or a synonym, or a"
+                ' pattern that finds names in sentences, or set unknown to "drop" or "other"'
             )
         return (
-            f"the teacher answered {_shown(answer)}, and whole numbers from 0 to"
-            f" {self._classes - 1} are expected; give the names of the classes"
+            f"{said} and whole numbers from 0 to {self._classes - 1} are expected; give the names"
+            " of the classes"
         )
+
+
+def _bare(text: str) -> Iterator[str]:
+    """A text as it is, without white space around it, and without the other signs around it."""
+    yield text
+    yield text.strip()
+    yield text.lstrip(QUOTES).rstrip(ENDS)
+
+
+def _why(found: Sequence[str], size: int) -> str:
+    """Why what a pattern found is no name; "" if it found one."""
+    if size > SEARCHED:
+        return f"{size:,} characters, and a pattern is searched in {SEARCHED:,} at most"
+    if len(found) > 1:
+        return f"in which the pattern finds {_shown(found[0])} and {_shown(found[1])}"
+    return "" if found else "in which the pattern finds no name"
 
 
 def _text(answer: object) -> str | None:

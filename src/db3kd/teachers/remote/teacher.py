@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.config.remote import Encoding, Kind, Remote
+from db3kd.config.remote import Encoding, Kind, Remote, who
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import check_kind
 from db3kd.teachers.encoding.encoder import Encoder
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from db3kd.teachers.remote.transport import Calls, Transport
 
 DEFAULT_INPUT = Remote(url="", protocol="oip").input
+NOT_TOLD = ("input", "binary", "method")  # they change nothing that is seen, or said
 _KINDS: dict[str, Kind] = {"FP32": "float32", "UINT8": "uint8", "BYTES": "png"}
 _log = logging.getLogger("db3kd")
 
@@ -48,7 +49,7 @@ class RemoteTeacher:
     ) -> None:
         self.settings, self.classes = settings, classes
         self.bounds = searched(settings.encoding, bounds, self.seen)
-        self.labelled = LabelMap(settings.names, classes)
+        self.labelled = LabelMap(settings.names, classes, pattern=settings.pattern)
         self.transport = _transport(settings, limits)
         self.remember: Callable[[tuple[str, ...]], None] = lambda names: None
         self.told: dict[str, str] = {}
@@ -66,21 +67,21 @@ class RemoteTeacher:
         return self.transport.calls
 
     @property
+    def names(self) -> tuple[str, ...] | None:
+        """What its classes are called, without the one of `unsure`; None if that is not fixed."""
+        return self.labelled.known
+
+    @property
+    def unsure(self) -> int | None:
+        """The class of "I do not know", the last, where unknown answers are dropped."""
+        return self.classes - 1 if self.settings.names.unknown == "drop" else None
+
+    @property
     def identity(self) -> str:
         """Who answers, and as what it is shown images: answers of another are not its own."""
         settings = self.settings
-        told = {
-            "url": settings.url,
-            "protocol": settings.protocol,
-            "model": settings.model,
-            "version": settings.version,
-            "path": settings.path,
-            "output": settings.output,
-            "body": settings.body,
-            "encoding": msgspec.to_builtins(settings.encoding),
-            "names": msgspec.to_builtins(settings.names),
-            "classes": self.classes,
-        }
+        told = {k: v for k, v in who(settings).items() if k not in NOT_TOLD}
+        told["classes"] = self.classes
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         return f"{settings.protocol} {settings.url} {digest[:16]}"
 
@@ -119,7 +120,8 @@ class RemoteTeacher:
 
     def learn(self, names: Sequence[str]) -> None:
         """Take up names of classes that were met by an earlier process."""
-        self.labelled = LabelMap(self.settings.names, self.classes, names)
+        settings = self.settings
+        self.labelled = LabelMap(settings.names, self.classes, names, pattern=settings.pattern)
 
     def seen(self, images: Float[Tensor, "row *image"]) -> Float[Tensor, "row *image"]:
         """The images as the teacher will see them; no query."""
@@ -271,10 +273,11 @@ def remote(
 ) -> RemoteTeacher:
     """Hide a classifier behind HTTP behind the label-only door.
 
-    `db3kd.config.remote.Remote` says how it is asked. `classes` may be left out where its names are
-    known. `limits`: a file for limits a day. It is asked concurrently, with retries; a class index
-    leaves, nothing else. Images are encoded as `settings.encoding` says, so what it sees of an
-    image is `seen`. No secret is kept: headers are filled from the environment for each call.
+    `db3kd.config.remote.Remote` says how it is asked. `classes`, with the one for unknown answers,
+    may be left out where names are given. `limits`: a file for limits a day. It is asked
+    concurrently, with retries; a class index leaves, nothing else. Images are encoded as
+    `settings.encoding` says, so what it sees of an image is `seen`. No secret is kept: headers and
+    fields are filled from the environment for each call.
 
     Costs one query for each image that is answered; calls that fail are counted in `calls`. Random:
     the pauses between attempts.
@@ -289,7 +292,7 @@ def remote(
     """
     named = len(settings.names.names)
     if named and settings.names.unknown != "extend":
-        known = named + (settings.names.unknown == "other")
+        known = named + settings.names.one_more
         if classes not in (None, known):
             raise InputError(f"the teacher's names are of {known} classes, not of {classes}")
         classes = known

@@ -292,7 +292,8 @@ class Transport:
 
     def _secrets(self) -> tuple[str, ...]:
         settings = self.settings
-        return secrets_of((settings.url, settings.body or "", *settings.headers.values()))
+        values = (*settings.headers.values(), *settings.fields.values())
+        return secrets_of((settings.url, settings.body or "", *values))
 
     async def _allowed(self, stop: Stop) -> None:
         """Wait until the server and the limits let one more call through."""
@@ -313,10 +314,16 @@ class Transport:
         """Send one request and read its reply, whole and in time, and not larger than allowed."""
         settings = self.settings
         url, headers = filled(request.url), {k: filled(v) for k, v in request.headers.items()}
+        fields = {k: filled(v) for k, v in request.fields.items()}
         try:
             with anyio.fail_after(settings.timeout):
                 async with self._client.stream(
-                    request.method, url, headers=headers, content=request.body
+                    request.method,
+                    url,
+                    headers=headers,
+                    content=None if request.files else request.body,
+                    data=fields or None,
+                    files=list(request.files) or None,
                 ) as reply:
                     if reply.is_redirect:
                         raise TeacherError(
@@ -433,7 +440,8 @@ def filled(text: str) -> str:
         secret = os.environ[found[1]].strip()
         if not (secret.isascii() and secret.isprintable()):
             raise InputError(
-                f"{found[1]} of the environment holds characters that no address or header can"
+                f"{found[1]} of the environment holds characters that are not sent (printable ASCII"
+                " is)"
             )
         return secret
 

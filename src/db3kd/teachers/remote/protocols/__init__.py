@@ -12,6 +12,7 @@ from db3kd.config.secrets import VARIABLE
 from db3kd.config.types import validated
 from db3kd.teachers.encoding.encoder import Encoder
 from db3kd.teachers.remote.protocols.concepts import concepts
+from db3kd.teachers.remote.protocols.form import form
 from db3kd.teachers.remote.protocols.mlflow import mlflow
 from db3kd.teachers.remote.protocols.oip import OpenInference, describe, oip, told
 from db3kd.teachers.remote.protocols.raw import raw
@@ -28,6 +29,7 @@ __all__ = [
     "Request",
     "concepts",
     "describe",
+    "form",
     "mlflow",
     "of",
     "oip",
@@ -78,6 +80,7 @@ def of(remote: Remote, encoder: Encoder) -> Protocol:
         "oip": oip,
         "mlflow": mlflow,
         "raw": raw,
+        "form": form,
         "concepts": concepts,
         "template": template,
     }

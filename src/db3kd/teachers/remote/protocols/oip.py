@@ -28,6 +28,7 @@ from db3kd.teachers.remote.protocols.request import (
 )
 from db3kd.teachers.remote.protocols.tensors import Entry
 
+USES = ("model", "version", "input", "output", "binary", "classification")
 LENGTH = "Inference-Header-Content-Length"
 
 
@@ -64,7 +65,10 @@ class OpenInference:
                 entry["parameters"] = {"content_type": "base64"}  # MLServer decodes it by this
         body: dict[str, Any] = {"id": digest[:16], "inputs": [entry]}
         if self.remote.output is not None:
-            body["outputs"] = [{"name": self.remote.output}]
+            output: dict[str, Any] = {"name": self.remote.output}
+            if self.remote.classification:
+                output["parameters"] = {"classification": 1}
+            body["outputs"] = [output]
         if self.remote.binary:
             body["parameters"] = {"binary_data_output": True}
         head = msgspec.json.encode(body)
@@ -98,7 +102,10 @@ class OpenInference:
         found = tensors.read(output, blob, asked, self.remote.names.names)
         if found is None:
             return Failed(f"the reply's output is not a tensor of {asked} answers", retry=True)
-        return found
+        datatype = output[0].get("datatype")
+        if not self.remote.classification or datatype != "BYTES":
+            return found
+        return [tensors.classified(each, self.remote.names) for each in found]
 
     def _tensor(self, images: Tensor) -> tuple[list[int], str, list[Any], bytes]:
         """Shape, datatype, and the data: as a list if it is JSON, and always as bytes."""
@@ -119,10 +126,11 @@ def oip(remote: Remote, encoder: Encoder) -> OpenInference:
     POST {url}/v2/models/{model}[/versions/{version}]/infer. Arrays are sent as FP32 or UINT8, files
     as BYTES, which in JSON are base64. In the output, whole numbers of shape [n] or [n, 1] are
     classes, and BYTES are names. Floats of shape [n, classes] are scores; only their argmax leaves.
+    With `classification`, Triton is asked for the best class as "score:index:label".
     A query for each image; nothing is random.
 
     Raises:
-        InputError: no model, or a setting that the protocol does not use.
+        InputError: no model, or a setting that the protocol does not use; or no output to classify.
 
     >>> remote = Remote(url="http://localhost:8080", protocol="oip", model="digits")
     >>> protocol = oip(remote, Encoder(remote.encoding, (1, 8, 8)))
@@ -131,9 +139,11 @@ def oip(remote: Remote, encoder: Encoder) -> OpenInference:
     >>> protocol.answers(200, {}, reply, 2)
     [7, 3]
     """
-    check(remote, encoder, uses=("model", "version", "input", "output", "binary"))
+    check(remote, encoder, uses=USES)
     if remote.model is None:
         raise InputError("protocol 'oip' needs the name of a model; set model")
+    if remote.classification and remote.output is None:
+        raise InputError("classification is asked of an output by its name; set output")
     return OpenInference(remote, encoder)
 
 

@@ -41,7 +41,8 @@ class Raw:
         self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised."""
-        return read(status, headers, body, asked, partial(self._found, asked))
+        found = partial(self._found, asked)
+        return read(status, headers, body, asked, found, text=not self.path.text)
 
     def _found(self, asked: int, value: object) -> list[Answer] | Failed:
         what = f"the reply has nothing at {self.path.text!r}"
@@ -53,7 +54,8 @@ def raw(remote: Remote, encoder: Encoder) -> Raw:
     """An image file as the body of a request to {url}, as TorchServe and Hugging Face take it.
 
     `path` leads to the label: TorchServe's {"tabby": 0.9, ...} is the object of scores at "",
-    Hugging Face's [{"label": "tabby", ...}, ...] has it at "[0].label". One image a request; a
+    Hugging Face's [{"label": "tabby", ...}, ...] has it at "[0].label"; at "" a reply may also be
+    plain text. One image a request; a
     query for each image; nothing is random.
 
     Raises:

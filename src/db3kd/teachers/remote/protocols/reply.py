@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from db3kd.teachers.remote.names import LONGEST, storable
+from db3kd.teachers.remote.names import storable
 
 SHOWN = 120  # characters of a server's text that a reason has at most
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -40,7 +40,7 @@ class Failed:
 
 
 Answer: TypeAlias = str | int | Failed
-"""A name, which is empty if the teacher said nothing; a whole number; or neither."""
+"""A name or a sentence, which is empty if the teacher said nothing; a whole number; or neither."""
 
 NO_NUMBERS = Failed("the teacher answered scores that are not all numbers", retry=True)
 NO_TEXT = Failed("the teacher answered a name that is not text", retry=False)
@@ -54,12 +54,14 @@ def read(
     find: Callable[[object], list[Answer] | Failed],
     *,
     size: int | None = None,
+    text: bool = False,
 ) -> list[Answer]:
     """One answer for each image asked; whatever the server sent, nothing is raised.
 
     `find` gets the JSON value of the body and returns the answers, or what is wrong with the reply
     as a whole: every image gets that failure, with an excerpt of the body and what Retry-After
-    says. `size`: how many bytes of the body are JSON (None: all).
+    says. `size`: how many bytes of the body are JSON (None: all). `text`: a body may be plain text
+    as well, which `find` gets then.
 
     >>> read(200, {}, b"[7, 3]", 2, lambda value: answers(value, 2, (), "the reply has no list"))
     [7, 3]
@@ -71,6 +73,8 @@ def read(
         return [failed] * asked
     head = body[:size]
     value = parsed(headers, head)
+    if text:
+        value = _or_text(value, headers, head)
     found = value if isinstance(value, Failed) else find(value)
     if not isinstance(found, Failed):
         return found
@@ -177,6 +181,22 @@ def parsed(headers: Mapping[str, str], body: bytes) -> object:
         return unreadable("the reply is not JSON", headers, body)
 
 
+def _or_text(value: object, headers: Mapping[str, str], body: bytes) -> object:
+    """The text of a plain-text body that is no JSON value, or only the word for one.
+
+    Nothing that is rather a page, damaged JSON, or a word about throttling is an answer.
+    """
+    kind = header(headers, "Content-Type").strip().lower()
+    if not (kind.startswith("text/") and isinstance(value, Failed | bool | None)):
+        return value
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return value
+    odd = not text.strip() or text.lstrip().startswith(("<", "{", "["))
+    return value if odd or THROTTLED.search(body[:SEARCHED]) else text
+
+
 def answer(value: object, names: Sequence[str] = ()) -> Answer:
     """What one value says of one image: a name, a class, or the best of some scores.
 
@@ -227,15 +247,11 @@ def answers(
 
 
 def name(text: str) -> Answer:
-    """A name, unless it is too long for one, or no text that could be kept.
+    r"""A name, or a sentence, unless it is no text that could be kept.
 
-    >>> name("cat"), name("x" * 2000).reason
-    ('cat', 'the teacher answered a name of 2,000 characters, which is too long')
+    >>> name("cat"), name("\ud800").reason
+    ('cat', 'the teacher answered a name that is not text')
     """
-    if len(text) > LONGEST:
-        return Failed(
-            f"the teacher answered a name of {len(text):,} characters, which is too long", False
-        )
     return text if storable(text) else NO_TEXT
 
 

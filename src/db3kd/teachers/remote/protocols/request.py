@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
@@ -23,15 +23,24 @@ MANY = sys.maxsize  # images in one request, where the protocol has no limit of 
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.1
 VALUE = re.compile(r"[\x20-\x7e]*")  # of a header: its visible part that every server reads alike
 OURS = ("content-length", "transfer-encoding", "host", "connection")
-SECRET = re.compile(r"auth|cookie|secret|token|password|credential|api-?key|-key$", re.IGNORECASE)
-CHOICES = ("model", "version", "input", "output", "binary", "path", "body", "method")
+SECRET = re.compile(
+    r"auth|cookie|secret|token|password|credential|api-?key|-key$", re.IGNORECASE
+)
+CHOICES = (
+    *("model", "version", "input", "output", "binary", "classification"),
+    *("path", "body", "field", "fields", "method"),
+)
+File: TypeAlias = tuple[str, tuple[str, bytes, str]]
+"""A file of a form: its field; its name, its bytes and its media type."""
 
 
 @dataclass(frozen=True)
 class Request:
     """An HTTP request (RFC 9110); `${NAME}` in a value of its headers is still to be replaced.
 
-    `id`: by what name a reply may call it, where the protocol has names for requests.
+    `id`: by what name a reply may call it, where the protocol has names for requests. A form
+    (RFC 7578) has `files` and `fields` in place of a body; values of `fields` are as those of
+    headers.
 
     >>> Request("POST", "http://localhost/invocations", {"Accept": "text/plain"}, b"{}")
     Request(method='POST', url='http://localhost/invocations')
@@ -42,6 +51,8 @@ class Request:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
     id: str = field(default="", repr=False)
+    fields: Mapping[str, str] = field(default_factory=dict, repr=False)
+    files: Sequence[File] = field(default=(), repr=False)
 
 
 def request(remote: Remote, url: str, body: bytes, headers: Mapping[str, str]) -> Request:
@@ -132,11 +143,13 @@ def check(remote: Remote, encoder: Encoder, *, uses: Sequence[str], files: bool 
     _check_url(remote.url)
     for name, value in remote.headers.items():
         _check_header(name, value)
+    for name, value in remote.fields.items():
+        _check_value(f"field {name[:60]!a}", name, value)
     plain = Remote(url=remote.url, protocol=remote.protocol)
     for choice in CHOICES:
         if choice not in uses and getattr(remote, choice) != getattr(plain, choice):
             raise InputError(f"protocol {remote.protocol!r} has no use for {choice}; leave it out")
-    for choice in ("model", "version", "input", "output"):
+    for choice in ("model", "version", "input", "output", "field"):
         if getattr(remote, choice) in ("", ".", ".."):
             raise InputError(f"{choice} must be a name, got {getattr(remote, choice)!r}")
     if files and not encoder.is_file:
@@ -169,9 +182,14 @@ def _check_header(name: str, value: str) -> None:
         raise InputError(f"header {name!r} has a line break or a character that is not ASCII")
     if name.lower() in OURS:
         raise InputError(f"header {name!r} is set by db3kd; leave it out")
+    _check_value(f"header {name!r}", name, value)
+
+
+def _check_value(what: str, name: str, value: str) -> None:
+    """Refuse a secret that is written down, and a variable that is not written as one."""
     if "${" in VARIABLE.sub("", value):
-        raise InputError(f"header {name!r} has a '${{' that no '}}' ends; write '${{NAME}}'")
+        raise InputError(f"{what} has a '${{' that no '}}' ends; write '${{NAME}}'")
     if SECRET.search(name) and not VARIABLE.search(value):
         raise InputError(
-            f"header {name!r} may be secret; give it by an environment variable, as '${{NAME}}'"
+            f"{what} may be secret; give it by an environment variable, as '${{NAME}}'"
         )

@@ -57,7 +57,8 @@ class Template:
         self, status: int, headers: Mapping[str, str], body: bytes, asked: int, sent: str = ""
     ) -> list[Answer]:
         """One answer for each image; whatever the server sent, nothing is raised."""
-        return read(status, headers, body, asked, partial(self._found, asked))
+        found = partial(self._found, asked)
+        return read(status, headers, body, asked, found, text=not (self.many or self.path.text))
 
     def _found(self, asked: int, value: object) -> list[Answer] | Failed:
         many = self.many or self.path.many
@@ -67,13 +68,14 @@ class Template:
 
 
 def template(remote: Remote, encoder: Encoder) -> Template:
-    """Any service that takes a body with the image in it, and answers JSON.
+    """Any service that takes a body with the image in it, and answers JSON or plain text.
 
     The body is JSON if it starts like an object or a list. In it the text "{image}" becomes the
     image, base64 of a file or a nested list of an array, and "{images}" a list of all of them; a
     file may also stand inside a longer text ("data:image/png;base64,{image}"). Any other body is
     sent as text, with the same places. `path` leads to the answer, or to a list of one for each
-    image. A query for each image; nothing is random.
+    image; without one the reply to one image may be plain text. A query for each image; nothing is
+    random.
 
     Raises:
         InputError: no body, or one without a place for the image; a path that cannot be read.

@@ -1,6 +1,7 @@
 """Tensors of the Open Inference Protocol: read with distrust, written plainly."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db3kd.config.remote import Names
 from db3kd.teachers.remote.protocols.reply import (
     NO_NUMBERS,
     NO_TEXT,
@@ -28,6 +30,12 @@ DTYPES = {
     "FP64": "<f8",
 }
 """Datatypes that are numbers, as numpy calls them; BF16 is made of the upper half of FP32."""
+
+
+CLASSIFIED = re.compile(
+    r"(-?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,4})?|inf|nan)):([0-9]{1,9})(?::(.*))?",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,31 @@ def read(
         rows = [data[place : place + width] for place in range(0, len(data), width)]
         return [answer(row, names) for row in rows]
     return _best(data.reshape(asked, width), names)
+
+
+def classified(said: Answer, names: Names) -> Answer:
+    """The class in Triton's "score:index:label": the label if it is a name, else the index.
+
+    Where names are learned, it is the label if there is one.
+
+    >>> [classified(said, Names(names=("cat", "dog"))) for said in ("0.9:0:dog", "0.9:0:Hund")]
+    ['dog', 0]
+    >>> classified("0.9:3", Names()), classified("dog", Names()).reason
+    (3, "the teacher answered 'dog', and score:index:label is expected")
+    """
+    if not isinstance(said, str):
+        return said
+    found = CLASSIFIED.fullmatch(said)
+    if found is None:
+        shown = repr(one_line(said))
+        return Failed(f"the teacher answered {shown}, and score:index:label is expected", False)
+    score, index, label = found.groups()
+    if "nan" in score.lower():
+        return NO_NUMBERS
+    fold = str.casefold if names.ignore_case else str
+    known = {fold(name) for name in (*names.names, *names.synonyms)}
+    named = bool(label) and (names.unknown == "extend" or fold(label) in known)
+    return label if named else int(index)
 
 
 def _of_bytes(
