@@ -10,7 +10,7 @@ from torch import Tensor
 
 from db3kd.config.remote import Remote
 from db3kd.errors import InputError
-from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.encoding import Encoder
 from db3kd.teachers.remote.protocols.path import Path, path
 from db3kd.teachers.remote.protocols.reply import Answer, Failed, answers, read
 from db3kd.teachers.remote.protocols.request import JSON, MANY, Request, check, request
