@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from db3kd.config.methods import METHODS, Method, Metric
 from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training
 from db3kd.config.types import validated
-from db3kd.data import Images, TensorImages
+from db3kd.data import Images, TensorImages, images_of
+from db3kd.data.given import Given
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.progress import Progress, silent
@@ -56,6 +57,9 @@ class Run:
     - `identity`: what the teacher is known by, a digest for each part; by default what the teacher
       says of itself (`db3kd.teachers.base.identity_of`). A part that is another one than before is
       an error.
+
+    Images are those that `db3kd.load` opens, tensors or NumPy arrays of (sample, channels, height,
+    width), or lists of PIL images.
 
     Use it as a context manager, because only one process at a time may hold the folder.
 
@@ -123,7 +127,7 @@ class Run:
 
     # The stages
 
-    def answers(self, images: Images) -> Int[Tensor, " sample"]:
+    def answers(self, images: Given) -> Int[Tensor, " sample"]:
         """Ask the teacher once for the class of every image; costs one query each.
 
         Answers that were bought before are read from the folder.
@@ -133,10 +137,10 @@ class Run:
             ConfigurationDiffers: other images than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        return ask_once(self._workspace, "answers", images)
+        return ask_once(self._workspace, "answers", images_of(images))
 
     def first_answers(
-        self, images: Images, count: int = 100, *, of: Literal["answers", "evaluate"] = "answers"
+        self, images: Given, count: int = 100, *, of: Literal["answers", "evaluate"] = "answers"
     ) -> tuple[Int[Tensor, " some"], Int[Tensor, " some"]]:
         """Ask about a few images before the others, to see whether the teacher makes sense.
 
@@ -147,9 +151,9 @@ class Run:
         Raises:
             InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `answers`.
         """
-        return ask_first(self._workspace, of, images, count)
+        return ask_first(self._workspace, of, images_of(images), count)
 
-    def measure(self, images: Images, search: Search | None = None) -> None:
+    def measure(self, images: Given, search: Search | None = None) -> None:
         """Measure every image's distances to the boundary, shard by shard (section 3.2.1).
 
         By default all classes of an image are searched at once (`db3kd.search.joint`), with one
@@ -166,11 +170,11 @@ class Run:
             ConfigurationDiffers: other images or settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        search = validated(search or Search())
+        images, search = images_of(images), validated(search or Search())
         distances.check_search(search, images.shape, self.meter.classes)
         distances.measure_all(self._workspace, images, self.answers(images), search)
 
-    def grow(self, images: Images, settings: Grow | None = None) -> None:
+    def grow(self, images: Given, settings: Grow | None = None) -> None:
         """Make new images of these and ask for the class of each, in rounds (`docs/growing.md`).
 
         Every image is the parent of equally many new ones. Costs one query for each image, and
@@ -183,25 +187,25 @@ class Run:
             ConfigurationDiffers: other images or settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        settings = validated(settings or Grow())
+        images, settings = images_of(images), validated(settings or Grow())
         growing.check_growing(settings, images.shape, self.meter.classes)
         growing.grow_all(self._workspace, images, self.answers(images), settings)
 
-    def grown(self, images: Images) -> Growth:
+    def grown(self, images: Given) -> Growth:
         """What `grow` has bought; costs no query.
 
         Raises:
             InputError: the stage is not finished.
             Damaged: a shard cannot be trusted.
         """
-        return growing.grown(self._workspace, images)
+        return growing.grown(self._workspace, images_of(images))
 
     def synthesize(
         self,
         shape: tuple[int, int, int],
         settings: Synthesis | None = None,
         *,
-        images: Images | None = None,
+        images: Given | None = None,
         reserved: int = 0,
     ) -> TransferSet:
         """Make pseudo samples of a shape, without any data, and ask for the class of each.
@@ -227,7 +231,8 @@ class Run:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         settings = validated(settings or Synthesis())
-        made = synthesis.synthesize(self._workspace, shape, settings, images, reserved=reserved)
+        some = None if images is None else images_of(images)
+        made = synthesis.synthesize(self._workspace, shape, settings, some, reserved=reserved)
         return made.without(unsure_of(self.meter))
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
@@ -260,7 +265,7 @@ class Run:
 
     def spend(
         self,
-        images: Images,
+        images: Given,
         network: nn.Module,
         settings: Spend | None = None,
         *,
@@ -293,6 +298,7 @@ class Run:
             ConfigurationDiffers: other images or settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
+        images = images_of(images)
         settings, training = validated(settings or Spend()), validated(training or Training())
         search, grow = validated(search or Search()), validated(grow or Grow())
         self._check_labels(labels, images)
@@ -333,7 +339,7 @@ class Run:
 
     def label(
         self,
-        images: Images,
+        images: Given,
         search: Search | None = None,
         *,
         labels: Int[Tensor, " sample"] | None = None,
@@ -348,13 +354,13 @@ class Run:
             ConfigurationDiffers: other images or settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        search = search or Search()
+        images, search = images_of(images), search or Search()
         self._check_labels(labels, images)
         self.measure(images, search)
         return self.transfer_set(images, search.metric, labels=labels)
 
     def transfer_set(
-        self, images: Images, method: Method, *, labels: Int[Tensor, " sample"] | None = None
+        self, images: Given, method: Method, *, labels: Int[Tensor, " sample"] | None = None
     ) -> TransferSet:
         """What a student of this method is trained on, from finished shards; costs no query.
 
@@ -369,7 +375,7 @@ class Run:
             ConfigurationDiffers: other images than before.
             Damaged: a shard cannot be trusted.
         """
-        needs = METHODS[method]
+        images, needs = images_of(images), METHODS[method]
         if not needs.own_images:
             raise InputError(
                 f"students of {method!r} do not learn from own images; see `Run.pseudo`"
@@ -392,7 +398,7 @@ class Run:
             transfer = growing.with_grown(self._workspace, transfer, images, rows)
         return transfer.without(unsure)
 
-    def probes(self, images: Images) -> TransferSet:
+    def probes(self, images: Given) -> TransferSet:
         """The probes of a joint search, as plain labelled images; costs no query.
 
         They were bought for distances. Each has the id of the image that it was asked for. They are
@@ -402,7 +408,7 @@ class Run:
             InputError: there are none.
             Damaged: a shard cannot be trusted.
         """
-        asked, called, rows = distances.probes(self._workspace, images)
+        asked, called, rows = distances.probes(self._workspace, images_of(images))
         found = TransferSet(TensorImages(asked), rows, called, called)
         return found.without(unsure_of(self.meter))
 
@@ -441,7 +447,7 @@ class Run:
     def evaluate(
         self,
         network: nn.Module,
-        images: Images,
+        images: Given,
         labels: Int[Tensor, " sample"] | None = None,
         *,
         name: str = "student",
@@ -458,6 +464,7 @@ class Run:
             ConfigurationDiffers: other images than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
+        images = images_of(images)
         self._check_labels(labels, images)
         check_any(images)
         classes_of(network, images)  # may fail, so before anything is asked

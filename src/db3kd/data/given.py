@@ -1,5 +1,6 @@
 """Images that a caller gives from Python, whatever holds them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from db3kd.data._pixels import Form, Unfit, depth_of, is_deep, pixels, top_of, t
 from db3kd.data.images import Images, TensorImages
 from db3kd.data.labelled import DataSet
 from db3kd.errors import InputError, described, plain
+
+Given = Images | Tensor | np.ndarray | Sequence[Any]
+"""What `images_of` takes."""
 
 ACCEPTED = (
     "give images as db3kd.load opens them, a tensor or NumPy array of (sample, channels, height,"
