@@ -237,12 +237,6 @@ def test_no_images_at_all(tmp_path: Path) -> None:
         run.answers(TensorImages(torch.zeros(0, 1, 4, 4)))
 
 
-def test_bounds_that_the_images_do_not_keep(command: Command) -> None:
-    words = command.refused("label", "teacher.bounds=[0, 0.5]")
-    assert "out of the bounds [0.0, 0.5]" in words
-    assert command.sandbox.asked() == 0
-
-
 def copied_digits(command: Command) -> Path:
     folder = command.sandbox.folder / "mine"
     shutil.copytree(command.sandbox.digits, folder)

@@ -194,3 +194,18 @@ def _teacher(teacher: TeacherConfig) -> Iterator[Problem]:
                 advice = f"set teacher.{there.get(name, 'remote.output')} instead"
             text = f"teacher.{name} has no effect with kind = {teacher.kind!r}; {advice}"
             yield ("teacher", name), text
+    if teacher.bounds != defaults.bounds:
+        yield from _units(teacher)
+
+
+def _units(teacher: TeacherConfig) -> Iterator[Problem]:
+    """Yield what cannot go with bounds other than 0 and 1."""
+    encoding, low_high = teacher.encoding, list(teacher.bounds)
+    if teacher.kind == "remote":
+        text = (
+            f"teacher.bounds is {low_high}, but images are always 0 to 1 here; remove it, and say"
+        )
+        yield ("teacher", "bounds"), f"{text} by teacher.remote.encoding what is sent"
+    elif encoding is not None and (encoding.mean or encoding.std or encoding.scale != 1.0):
+        text = "teacher.bounds and the scale or mean of teacher.encoding both say what is made of"
+        yield ("teacher", "bounds"), f"{text} 0 and 1; remove one of them"

@@ -22,11 +22,11 @@ import safetensors.torch
 import torch
 
 from db3kd.config.reading import resolved
-from db3kd.config.recipe import Recipe
+from db3kd.config.recipe import Recipe, TeacherConfig
 from db3kd.config.remote import Noise, Remote, who
 from db3kd.data import DataSet
 from db3kd.errors import InputError
-from db3kd.job.adapters import make_teacher, store_of
+from db3kd.job.adapters import make_teacher, said_classes, store_of
 from db3kd.job.identity import identity as parts_of
 from db3kd.job.money import charged, purse_of, run_name
 from db3kd.job.reading import listening
@@ -84,7 +84,7 @@ def paid(pipeline: TeacherPipeline) -> dict[str, Any]:
 
 @contextmanager
 def open_teacher(
-    recipe: Recipe, data: DataSet, progress: Progress = silent, *, check: bool = False
+    recipe: Recipe, data: DataSet | None, progress: Progress = silent, *, check: bool = False
 ) -> Iterator[TeacherPipeline]:
     """Make the teacher of a recipe, for the length of a `with` block.
 
@@ -191,6 +191,9 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     Other settings may change: how fast and how often it is asked, its price, and where answers are
     kept.
 
+    Raises:
+        InputError: the file with the names of the classes cannot be read.
+
     >>> from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
     >>> recipe = Recipe(run="r", data=DataConfig(train="d"),
     ...                 teacher=TeacherConfig(kind="onnx", file="t.onnx"),
@@ -201,9 +204,17 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     teacher = dict(resolved(recipe)["teacher"])
     for name in ("store", "price"):
         del teacher[name]
-    for name in ("remote", "classes", "noise"):
+    for name in ("remote", "classes", "noise", "encoding", "output"):
         if teacher[name] is None:
             del teacher[name]
+    if teacher["unknown"] == "refuse":
+        del teacher["unknown"]
+    names = said_classes(recipe.teacher)
+    if isinstance(names, tuple):  # in a list or in a file, and wherever that lies
+        digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+        teacher["classes"] = f"{len(names)} names, {digest}"
+    if recipe.teacher.bounds != TeacherConfig(kind=recipe.teacher.kind).bounds:
+        teacher["images"] = "scaled to bounds"  # once they were not
     if "noise" in teacher:
         teacher["noise"] = {k: teacher["noise"][k] for k in ("flips", "error", "most")}
     if "remote" in teacher:

@@ -19,6 +19,7 @@ from db3kd.errors import InputError, TeacherError, plain
 from db3kd.teachers.base import check_answers, check_classes
 
 Unknown = Literal["refuse", "drop", "other"]
+NOBODY = "nobody says how many classes the teacher has; set teacher.classes"
 OTHER = "unknown"  # what the class of unknown answers is called
 POLICY = 'set unknown to "drop" or "other"'
 
@@ -243,7 +244,7 @@ def classes_of(
     if number is None:
         number = otherwise if names is None else len(names)
     if number is None:
-        raise InputError("nobody says how many classes the teacher has; set teacher.classes")
+        raise InputError(NOBODY)
     return Classes(number, names, labels, unknown)
 
 

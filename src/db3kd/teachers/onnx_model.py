@@ -19,11 +19,12 @@ from db3kd.teachers.onnx_graph import read_graph
 
 LONGEST_NAMES = 2**22  # characters of the names of classes in a file's metadata
 NAMED = ("names", "classes", "class_names", "labels")  # keys of the metadata that hold them
+EIGHT_BIT = "tensor(uint8)"
 _KINDS = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
+    EIGHT_BIT: np.uint8,
 }
 _WHOLE = tuple(f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (8, 16, 32, 64))
 Shape = tuple[int | None, ...]
@@ -190,7 +191,7 @@ def encoding_for(model: Model, encoding: Encoding | None) -> Encoding | None:
     Raises:
         InputError: they contradict each other.
     """
-    whole = model.entry.kind == "tensor(uint8)"
+    whole = model.entry.kind == EIGHT_BIT
     if encoding is None:
         return Encoding(kind="uint8") if whole else None
     if whole and encoding.kind == "float32":
