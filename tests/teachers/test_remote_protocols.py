@@ -513,11 +513,15 @@ CONFIGURED: tuple[Callable[[], Protocol], ...] = (
     lambda: made("concepts"),
     lambda: made("template", body='["{image}"]', path="a.b"),
     lambda: made("template", body='["{images}"]', path="a[*].b"),
+    lambda: made("form"),
+    lambda: made("form", path="a[*].b"),
+    lambda: made(output="y", classification=True, names=Names(names=("cat", "dog"))),
 )
 VALID: tuple[Any, ...] = (
     tensor("INT64", [3, 1], [7, 0, 3], parameters={"binary_data_size": 24}),
     tensor("FP32", [3, 2], [[0.1, 0.9], [1, 2], [3, 4]], parameters={"content_type": "np"}),
     tensor("BYTES", [3], ["cat", "dog", "cow"]),
+    tensor("BYTES", [3, 1], ["0.9:1:dog", "1e-5:0:cat", "-inf:7"]),
     {"predictions": [[0.1, 0.9], [3, 2], [1, 1]]},
     {"predictions": {"y": [[{"label": "cat"}], [{"label": "dog"}], [{"label": 3}]]}},
     {"tabby": 0.9, "tiger": 0.1},
@@ -552,7 +556,10 @@ SCALARS = st.one_of(
     st.floats(),
     st.text(max_size=8),
     st.sampled_from(
-        ["INT64", "FP32", "BF16", "BYTES", "UINT7", "y", "0", "2", "\ud800", "x" * 2000]
+        [
+            *("INT64", "FP32", "BF16", "BYTES", "UINT7", "y", "0", "2", "\ud800", "x" * 2000),
+            *("nan:1", "0.9:9:", "A cat.", "A cat, or a dog?", "cat " * 3000),
+        ]
     ),
 )
 VALUES = st.recursive(
@@ -615,17 +622,26 @@ def nested(draw: Callable[[Any], Any]) -> bytes:
     return start + opened * depth + inside + closed * draw(st.sampled_from([0, depth]))
 
 
+SAID = st.sampled_from(["cat", "A cat.", "dog\n", "7", "\ufeff", "<html>", "throttled", "\x00"])
 BODIES: Mapping[str, st.SearchStrategy[bytes]] = {
     "bytes": st.binary(max_size=200),
     "json": VALUES.map(written),
     "mutated": mutated(),
     "damaged": damaged(),
     "nested": nested(),
+    "text": st.lists(SAID | st.text(max_size=9), max_size=4).map(
+        lambda said: " ".join(said).encode()
+    ),
 }
 NUMBERS = st.integers(-9, 400).map(str) | st.sampled_from(["٣", "9" * 5000, "", "1.5", "nan", "+3"])
 HEADERS = st.dictionaries(
-    st.sampled_from([LENGTH, LENGTH.lower(), "Retry-After", "Date", "X-Secret", ""]),
-    NUMBERS | st.text(max_size=30) | st.sampled_from([NOW, NOW.replace("2015", "9999"), "s3cret"]),
+    st.sampled_from(
+        [LENGTH, LENGTH.lower(), "Retry-After", "Date", "X-Secret", "Content-Type", ""]
+    ),
+    st.sampled_from(["text/plain", "Text/HTML; charset=x"])
+    | NUMBERS
+    | st.text(max_size=30)
+    | st.sampled_from([NOW, NOW.replace("2015", "9999"), "s3cret"]),
 )
 STATUSES = st.one_of(
     st.just(200),
@@ -637,6 +653,8 @@ MAPS = (
     LabelMap(Names(), 3),
     LabelMap(Names(names=("cat", "dog"), unknown="other"), 3),
     LabelMap(Names(unknown="extend"), 5),
+    LabelMap(Names(names=("cat", "dog"), unknown="drop"), 3, pattern=r"\b(cat|d.g)\b"),
+    LabelMap(Names(unknown="extend"), 5, pattern=r"(\w+)\W*$"),
 )
 
 
@@ -680,7 +698,14 @@ def fuzz(bodies: st.SearchStrategy[bytes], cases: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "cases"),
-    [("bytes", 300), ("json", 500), ("mutated", 1000), ("damaged", 500), ("nested", 300)],
+    [
+        ("bytes", 300),
+        ("json", 500),
+        ("mutated", 1000),
+        ("damaged", 500),
+        ("nested", 300),
+        ("text", 300),
+    ],
 )
 def test_no_reply_raises(kind: str, cases: int) -> None:
     fuzz(BODIES[kind], cases)
