@@ -1,8 +1,5 @@
 """The adapter that a recipe names: the teacher itself, without store, votes or canaries."""
 
-import importlib
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +7,7 @@ import torch
 from torch import nn
 
 from db3kd import teachers
+from db3kd.config.factories import call_factory
 from db3kd.config.recipe import Recipe
 from db3kd.config.remote import Remote
 from db3kd.data import DataSet, in_memory, load
@@ -71,7 +69,7 @@ def make_teacher(recipe: Recipe, data: DataSet, progress: Progress = silent) -> 
         return teachers.onnx(
             str(wanted.file), classes=classes, bounds=wanted.bounds, batch=wanted.batch or 256
         )
-    made = _call_factory(str(wanted.factory))
+    made = call_factory(str(wanted.factory))
     try:
         return _around(made, recipe, classes)
     except (Db3kdError, KeyboardInterrupt):
@@ -152,19 +150,3 @@ def teacher_network(recipe: Recipe, like: DataSet, progress: Progress) -> nn.Mod
     save_network(path, trained)
     checkpoint.unlink(missing_ok=True)
     return trained
-
-
-def _call_factory(name: str) -> Any:
-    """Call the "module:function" that the user named; a recipe can run no other code."""
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for part in function.split("."):
-            found = getattr(found, part)
-        return found()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a script without a main guard may call sys.exit
-        raise InputError(f"the factory {name!r} failed: {described(error)}") from error

@@ -12,7 +12,7 @@ from db3kd.stages.table import stage
 from db3kd.stages.trial import SpendingPlan
 from db3kd.storage.files import Json
 from db3kd.student.devices import check_device
-from db3kd.student.networks import check_network
+from db3kd.student.own import check_wanted
 
 PARTS = {
     "answers": stage("answers").words,
@@ -73,7 +73,7 @@ def check_possible(recipe: Recipe, data: DataSet | None, test: DataSet) -> None:
         )
     classes = max(2, len(test.classes))  # the teacher is not known yet, and may have more
     needs = needed(wanted.methods)
-    check_network(str(wanted.network), shape, classes, wanted.width)
+    check_wanted(wanted, shape, classes)
     if needs.pseudo:
         synthesis.check_synthesis(recipe.synthesis, shape, classes)
     if recipe.grow.augmentations and (needs.trial or needs.grown):

@@ -20,6 +20,7 @@ from db3kd.errors import InputError
 from db3kd.job.money import purse_of
 from db3kd.job.plan import PARTS, check_possible, forecast
 from db3kd.job.probe import arm
+from db3kd.job.student import card_of, student_classes
 from db3kd.job.teacher import TeacherPipeline, fingerprint, open_teacher, paid
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
@@ -28,7 +29,7 @@ from db3kd.stages.ensemble_labels import images_for
 from db3kd.stages.identity import note_labels
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
-from db3kd.student.networks import build
+from db3kd.student.own import build_wanted
 
 CONTENT = ("file", "weights")  # settings of a teacher that are places: their content decides
 _log = logging.getLogger("db3kd")
@@ -228,8 +229,8 @@ class Job:
 
     def network(self, seed: int) -> nn.Module:
         """A student before its training; random by `seed`: its first weights."""
-        wanted, classes = self.recipe.student, self.run.meter.classes
-        return build(str(wanted.network), self.test.images.shape, classes, wanted.width, seed=seed)
+        shape = self.test.images.shape
+        return build_wanted(self.recipe.student, shape, student_classes(self.pipeline), seed=seed)
 
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, with pixels in memory; costs no query."""
@@ -272,8 +273,10 @@ class Job:
         for method in wanted.methods:
             transfer = self.transfer(method)
             for seed in wanted.seeds:
+                network = self.network(seed)
+                card = card_of(self.recipe, self.pipeline, self.test, self.train)
                 student = self.run.distill(
-                    self.network(seed), transfer, wanted.training, seed=seed, name=method
+                    network, transfer, wanted.training, seed=seed, name=method, card=card
                 )
                 yield method, seed, student
 
