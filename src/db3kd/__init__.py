@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from db3kd.stages.accounts import status
     from db3kd.stages.students import Evaluation
     from db3kd.student import networks, soft_labels
+    from db3kd.student.card import StudentCard
+    from db3kd.student.export import export_onnx, export_torch
+    from db3kd.student.loaded import Student, load_student
     from db3kd.teachers.base import Teacher
     from db3kd.teachers.meter import Meter
 
@@ -70,13 +73,18 @@ _HOME = {
     "RunError": "errors",
     "Search": "config.settings",
     "Spend": "config.settings",
+    "Student": "student.loaded",
+    "StudentCard": "student.card",
     "Synthesis": "config.settings",
     "Teacher": "teachers.base",
     "TeacherError": "errors",
     "TensorImages": "data",
     "Training": "config.settings",
     "TransferSet": "data.transfer_set",
+    "export_onnx": "student.export",
+    "export_torch": "student.export",
     "load": "data",
+    "load_student": "student.loaded",
     "read_recipe": "config.reading",
     "status": "stages.accounts",
 }
@@ -110,6 +118,8 @@ __all__ = [
     "RunError",
     "Search",
     "Spend",
+    "Student",
+    "StudentCard",
     "Synthesis",
     "Teacher",
     "TeacherError",
@@ -118,7 +128,10 @@ __all__ = [
     "TransferSet",
     "data",
     "descent",
+    "export_onnx",
+    "export_torch",
     "load",
+    "load_student",
     "networks",
     "read_recipe",
     "robustness",

@@ -37,6 +37,7 @@ from db3kd.stages.pseudo_samples import PseudoSamples
 from db3kd.stages.students import Evaluation, distilled, evaluated
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.workspace import Workspace
+from db3kd.student.card import StudentCard
 from db3kd.student.devices import usable_device
 from db3kd.student.evaluate import classes_of
 from db3kd.teachers.base import Teacher, unsure_of
@@ -429,6 +430,7 @@ class Run:
         *,
         seed: int = 0,
         name: str = "student",
+        card: StudentCard | None = None,
     ) -> nn.Module:
         """Train a student with Eq. 1, or load it if the same training is finished already.
 
@@ -438,11 +440,16 @@ class Run:
 
         A file that cannot be trusted is said in a warning, and the student trained again.
 
+        `card`: what the file of the student says of it; how it was trained is added. With it,
+        `db3kd.load_student` needs the file alone.
+
         Raises:
             InputError: the training cannot work; see `db3kd.student.training.train`.
         """
         training = validated(training or Training())
-        return distilled(self._workspace, network, transfer, training, seed=seed, name=name)
+        return distilled(
+            self._workspace, network, transfer, training, seed=seed, name=name, card=card
+        )
 
     def evaluate(
         self,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from db3kd.teachers.remote.encode import Encoder
 from msgspec.structs import replace
 from PIL import Image
 from remote_tools import (
@@ -34,7 +35,6 @@ from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import unsure_of
 from db3kd.teachers.remote import protocols, transport
-from db3kd.teachers.remote.encode import Encoder
 
 TOKEN = "DB3KD_TEST_TOKEN"
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from db3kd.teachers.remote.encode import Encoder
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
@@ -16,7 +17,6 @@ from db3kd.errors import InputError, RecipeError, TeacherError
 from db3kd.job.teacher import fingerprint
 from db3kd.teachers.base import names_of, unsure_of
 from db3kd.teachers.remote import protocols, remote
-from db3kd.teachers.remote.encode import Encoder
 from db3kd.teachers.remote.names import LabelMap
 from db3kd.teachers.remote.protocols import Failed
 

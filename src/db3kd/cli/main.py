@@ -22,6 +22,7 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
+from db3kd.cli import student
 from db3kd.cli.door import GONE, Lines, Work, cleaned, console, fault
 from db3kd.errors import BudgetExhausted, Db3kdError, InputError, RecipeError
 from db3kd.progress import Progress
@@ -176,6 +177,10 @@ def status(
 
     found = read_status(folder)
     _print(json.dumps(found, indent=2) if json_ else _status_text(found))
+
+
+app.command(student.predict)
+app.command(student.export)
 
 
 def _read(path: Path, overrides: Sequence[str]) -> "Recipe":

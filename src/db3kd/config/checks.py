@@ -58,12 +58,19 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
         )
     if needed(student.methods).grown and recipe.grow.per_image:
         yield from _growth(recipe.grow)
+    yield from _student(student)
+
+
+def _student(student: StudentConfig) -> Iterator[Problem]:
     kinds = [name for name in ("network", "factory", "timm") if getattr(student, name) is not None]
     if not kinds:
         yield ("student",), "'network' is missing in [student]; or name a factory, or a timm model"
     elif len(kinds) > 1:
         text = f"student.{kinds[1]} and student.{kinds[0]} are both given; choose one"
         yield ("student", kinds[1]), text
+    elif kinds[0] != "network" and student.width != StudentConfig().width:
+        text = f"student.width has no effect with student.{kinds[0]}; remove it"
+        yield ("student", "width"), text
     several: dict[str, tuple[Any, ...]] = {"methods": student.methods, "seeds": student.seeds}
     for name, members in several.items():
         if len(set(members)) < len(members):

@@ -1,8 +1,5 @@
 """The adapter that a recipe names: the teacher itself, without store, votes or canaries."""
 
-import importlib
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import torch
 from torch import nn
 
 from db3kd import teachers
+from db3kd.config.factories import call_factory
 from db3kd.config.recipe import Recipe, TeacherConfig
 from db3kd.config.remote import Encoding, Remote
 from db3kd.data import DataSet, TensorImages, in_memory, load
@@ -70,7 +68,7 @@ def make_teacher(recipe: Recipe, data: DataSet | None, progress: Progress = sile
         return _torch(network, recipe, said_classes(wanted) or _of_images(data))
     if wanted.kind == "onnx":
         return _onnx(recipe, data)
-    made = _call_factory(str(wanted.factory))
+    made = call_factory(str(wanted.factory))
     try:
         return _around(made, recipe, data)
     except (Db3kdError, KeyboardInterrupt):
@@ -270,19 +268,3 @@ def teacher_network(recipe: Recipe, like: DataSet, progress: Progress) -> nn.Mod
     save_network(path, trained)
     checkpoint.unlink(missing_ok=True)
     return trained
-
-
-def _call_factory(name: str) -> Any:
-    """Call the "module:function" that the user named; a recipe can run no other code."""
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for part in function.split("."):
-            found = getattr(found, part)
-        return found()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a script without a main guard may call sys.exit
-        raise InputError(f"the factory {name!r} failed: {described(error)}") from error

@@ -11,7 +11,7 @@ from db3kd.stages import distances, growing, synthesis
 from db3kd.stages.table import stage
 from db3kd.stages.trial import SpendingPlan
 from db3kd.storage.files import Json
-from db3kd.student.networks import check_network
+from db3kd.student.own import check_wanted
 
 PARTS = {
     "answers": stage("answers").words,
@@ -65,7 +65,7 @@ def check_possible(recipe: Recipe, sets: Sets) -> None:
     wanted, shape = recipe.student, sets.shape
     classes = max(2, count_of(sets.any.classes))  # the teacher is not known yet, and may have more
     needs = needed(wanted.methods)
-    check_network(str(wanted.network), shape, classes, wanted.width)
+    check_wanted(wanted, shape, classes)
     if needs.pseudo:
         synthesis.check_synthesis(recipe.synthesis, shape, classes)
     if recipe.grow.augmentations and (needs.trial or needs.grown):

@@ -22,6 +22,7 @@ from db3kd.job.plan import PARTS, check_possible, forecast
 from db3kd.job.probe import arm
 from db3kd.job.sanity import FIRST, Doubt, doubt, one_class
 from db3kd.job.sets import Sets, digest_of_labels, matched, sets_of, sound
+from db3kd.job.student import card_of, student_classes
 from db3kd.job.teacher import TeacherPipeline, fingerprint, open_teacher, paid
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
@@ -32,7 +33,8 @@ from db3kd.stages.identity import note_labels
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.devices import usable_device
-from db3kd.student.networks import Shape, build
+from db3kd.student.networks import Shape
+from db3kd.student.own import build_wanted
 
 CONTENT = ("file", "weights")  # settings of a teacher that are places: their content decides
 _log = logging.getLogger("db3kd")
@@ -234,7 +236,7 @@ class Job:
         """Buy new images or distances, as a trial decides; see `Run.spend`."""
         self.run.spend(
             self.own.images,
-            self.network(self.recipe.student.seeds[0]),
+            self.network(self.recipe.student.seeds[0], self.run.meter.classes),
             self.recipe.spend,
             search=self.recipe.label,
             grow=self.recipe.grow,
@@ -265,10 +267,13 @@ class Job:
         if self.needs.metric is not None:
             self.run.measure_pseudo(recipe.label)
 
-    def network(self, seed: int) -> nn.Module:
-        """A student before its training; random by `seed`: its first weights."""
-        wanted, classes = self.recipe.student, self.run.meter.classes
-        return build(str(wanted.network), self.shape, classes, wanted.width, seed=seed)
+    def network(self, seed: int, classes: int | None = None) -> nn.Module:
+        """A student before its training; random by `seed`: its first weights.
+
+        `classes`: how many it has, by default those of the teacher but no "I do not know".
+        """
+        count = student_classes(self.pipeline) if classes is None else classes
+        return build_wanted(self.recipe.student, self.shape, count, seed=seed)
 
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, with pixels in memory; costs no query."""
@@ -311,8 +316,10 @@ class Job:
         for method in wanted.methods:
             transfer = self.transfer(method)
             for seed in wanted.seeds:
+                network = self.network(seed)
+                card = card_of(self.recipe, self.pipeline, self.sets)
                 student = self.run.distill(
-                    self.network(seed), transfer, wanted.training, seed=seed, name=method
+                    network, transfer, wanted.training, seed=seed, name=method, card=card
                 )
                 yield method, seed, student
 

@@ -200,7 +200,15 @@ def matched(sets: Sets, teacher: Teacher) -> Sets:
             theirs = first.classes
     own = _matched(sets.own, theirs, count, "the own images")
     test = _matched(sets.test, theirs, count, "the test images")
-    return replace(sets, own=own, test=test, names=tuple(called))
+    return replace(sets, own=own, test=test, names=_different(called))
+
+
+def _different(names: list[str]) -> tuple[str, ...]:
+    """Names with the number of the class where one is there twice."""
+    twice = (
+        {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+    )
+    return tuple(f"{name} ({at})" if name in twice else name for at, name in enumerate(names))
 
 
 def _are_numbers(names: tuple[str, ...]) -> bool:

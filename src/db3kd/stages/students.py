@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 from jaxtyping import Int
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from db3kd.config.settings import Training
@@ -19,6 +21,7 @@ from db3kd.errors import Damaged, InputError
 from db3kd.stages.answers import ask_once
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import writing
+from db3kd.student.card import StudentCard
 from db3kd.student.evaluate import accuracy, agreement, predict
 from db3kd.student.files import load_network, read_tensors, save_network
 from db3kd.student.training import train, training_identity
@@ -52,9 +55,12 @@ def distilled(
     *,
     seed: int,
     name: str,
+    card: StudentCard | None = None,
 ) -> nn.Module:
     """Train a student, or load it if the same training is finished; see `Run.distill`."""
     known = training_identity(network, transfer, training, seed)
+    if card is not None and card.code:  # two networks may look alike and compute something else
+        known["code"] = card.code
     identity = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     file = f"students/{name}-{seed}-{identity[:8]}.safetensors"
     path = workspace.folder / file
@@ -81,7 +87,7 @@ def distilled(
         checkpoint=checkpoint,
         identity=known,
     )
-    save_network(path, trained)
+    save_network(path, trained, card and _trained(card, transfer, training, seed, name))
     workspace.journal.append(
         "student",
         identity=identity,
@@ -124,6 +130,22 @@ def evaluated(
     )
     workspace.journal.append("evaluation", name=name, seed=seed, **asdict(result))
     return result
+
+
+def _trained(
+    card: StudentCard, transfer: TransferSet, training: Training, seed: int, name: str
+) -> StudentCard:
+    """The card of a student that was just trained."""
+    origin = replace(
+        card.origin,
+        method=name,
+        seed=seed,
+        samples=len(transfer),
+        training=msgspec.to_builtins(training),
+        db3kd=version("db3kd"),
+        torch=version("torch"),
+    )
+    return replace(card, origin=origin)
 
 
 def _is_whole(path: Path, instead: str) -> bool:

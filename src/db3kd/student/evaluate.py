@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd.data import Images
-from db3kd.errors import InputError
+from db3kd.errors import InputError, described, plain
 from db3kd.student.networks import inference_batch
 
 
@@ -133,14 +133,21 @@ def classes_of(network: nn.Module, images: Images) -> int:
     try:
         with torch.no_grad():
             scores = network.eval()(image)
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of the user's own code
+        reason = plain(error, 200) if isinstance(error, RuntimeError) else described(error, 200)
         raise InputError(
             f"the network fails on an image of shape {images.shape}: {reason}"
         ) from error
     finally:
         for part, mode in modes:
             part.training = mode
+    if not isinstance(scores, Tensor):
+        raise InputError(
+            f"the network must return a tensor (images, classes), got"
+            f" {plain(type(scores).__name__, 60)}"
+        )
     found = tuple(scores.shape)
     if len(found) != 2 or found[0] != 1:
         raise InputError(f"the network must return (images, classes), got {found} for one image")

@@ -4,18 +4,26 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from db3kd.errors import Damaged, InputError
-from db3kd.storage.files import write_atomically
+from db3kd.errors import Damaged, InputError, plain
+from db3kd.storage.files import Json, write_atomically
+from db3kd.student.card import StudentCard, written
 
 
-def save_network(path: Path, network: nn.Module) -> None:
+def save_network(path: Path, network: nn.Module, card: StudentCard | None = None) -> None:
     """Write a network's weights to a safetensors file, whole or, if that fails, not at all.
+
+    `card`: what the file says of it, so that `load_student` needs the file alone.
+
+    Raises:
+        InputError: something in the card cannot be.
+        RunError: the file cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -23,7 +31,8 @@ def save_network(path: Path, network: nn.Module) -> None:
     ...     [file.name for file in Path(folder).iterdir()]
     ['student.safetensors']
     """
-    write_tensors(path, state_of(network), {"format": "db3kd network 1"})
+    known = {"format": "db3kd network 1"} if card is None else written(card)
+    write_tensors(path, state_of(network), known)
 
 
 def load_network(path: Path, network: nn.Module) -> nn.Module:
@@ -74,7 +83,7 @@ def mismatch(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     return ""
 
 
-def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
     """SHA-256 of tensors with their names, types and shapes, and of metadata."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
@@ -84,14 +93,14 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     return digest.hexdigest()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a safetensors file, whole or not at all; equal content gives equal bytes."""
     known = {**metadata, "sha256": digest_of(tensors, metadata)}
     one = {"db3kd": json.dumps(known, sort_keys=True)}  # one key: several come in any order
     write_atomically(path, safetensors.torch.save(tensors, one))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Json]:
     """Return tensors and metadata of a safetensors file, compared with its checksum if it has one.
 
     Raises:
@@ -102,10 +111,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"there is no file {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = dict(json.loads((file.metadata() or {}).get("db3kd", "{}")))
+            metadata = json.loads((file.metadata() or {}).get("db3kd", "{}"))
+            if not isinstance(metadata, dict):
+                raise ValueError("what db3kd wrote is no table")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise Damaged(f"{path} cannot be read: {error}; remove it or restore a copy") from None
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise Damaged(
+            f"{path} cannot be read: {plain(error)}; remove it or restore a copy"
+        ) from None
     checksum = metadata.pop("sha256", None)
     if checksum is not None and checksum != digest_of(tensors, metadata):
         raise Damaged(f"{path} differs from its checksum; remove it or restore a copy")

@@ -7,13 +7,15 @@ global generator alone. Shapes are (channels, height, width).
 
 import difflib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from db3kd.errors import InputError
+from db3kd.errors import InputError, plain
 
 NAMES = ("small", "lenet5", "alexnet", "resnet18", "resnet34", "resnet50")
 """The names that `build` knows."""
@@ -271,10 +273,24 @@ def build(name: str, shape: Shape, classes: int, width: float = 1.0, *, seed: in
     True
     """
     check_network(name, shape, classes, width)
+    with seeded(seed):
+        return _named(name, shape, classes, width)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw weights from a seed, and leave PyTorch's global generator as it was.
+
+    >>> with seeded(3):
+    ...     first = torch.rand(1)
+    >>> with seeded(3):
+    ...     bool(torch.rand(1) == first)
+    True
+    """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would also reseed the generators of all GPUs.
         torch.default_generator.manual_seed(seed)
-        return _named(name, shape, classes, width)
+        yield
 
 
 def _named(name: str, shape: Shape, classes: int, width: float) -> nn.Module:
@@ -309,10 +325,22 @@ def check_network(name: str, shape: Shape, classes: int, width: float = 1.0) -> 
     ...
     db3kd.errors.InputError: lenet5 needs images of at least 16x16 pixels, got 8x8; ...
     """
+    blueprint(name, shape, classes, width)
+
+
+def blueprint(name: str, shape: Shape, classes: int, width: float = 1.0) -> nn.Module:
+    """Make a network by name without weights, on the device "meta"; takes no memory.
+
+    Raises:
+        InputError: as in `build`.
+
+    >>> blueprint("small", (1, 8, 8), 10)[0].weight.device
+    device(type='meta')
+    """
     if name not in NAMES:
         near = difflib.get_close_matches(name.lower(), NAMES, n=1)
         advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(NAMES)}"
-        raise InputError(f"unknown network {name!r}; {advice}")
+        raise InputError(f"unknown network {plain(name, 60)!r}; {advice}")
     with torch.device("meta"):
         network = _named(name, shape, classes, width)
     weights = sum(part.numel() for part in network.parameters())
@@ -322,6 +350,7 @@ def check_network(name: str, shape: Shape, classes: int, width: float = 1.0) -> 
             f" {classes:,} classes, more than {MOST_WEIGHTS:,}; make it narrower, or the images"
             " smaller"
         )
+    return network
 
 
 def _convolution(
