@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from db3kd import data, search, student, teachers
+    from db3kd import data, progress, search, student, teachers
     from db3kd import search as robustness
     from db3kd.config.reading import read_recipe
     from db3kd.config.recipe import Recipe
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         RunError,
         TeacherError,
     )
+    from db3kd.progress import silent
     from db3kd.run import Run
     from db3kd.search import descent
     from db3kd.stages.accounts import status
@@ -78,12 +79,14 @@ _HOME = {
     "TransferSet": "data.transfer_set",
     "load": "data",
     "read_recipe": "config.reading",
+    "silent": "progress",
     "status": "stages.accounts",
 }
 _MODULES = {
     "data": "data",
     "descent": "search.descent",
     "networks": "student.networks",
+    "progress": "progress",
     "robustness": "search",
     "search": "search",
     "soft_labels": "student.soft_labels",
@@ -120,9 +123,11 @@ __all__ = [
     "descent",
     "load",
     "networks",
+    "progress",
     "read_recipe",
     "robustness",
     "search",
+    "silent",
     "soft_labels",
     "status",
     "student",

@@ -161,6 +161,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     - `grow`: how new images are made of own ones.
     - `spend`: what a trial may spend.
     - `synthesis`: how pseudo samples are made.
+    - `quick`: a first look within minutes: few images, short trainings, and "-quick" added to the
+      name of `run` (`db3kd.config.quick.quick`). `db3kd run --quick` sets it.
 
     >>> recipe = Recipe(
     ...     run="runs/mnist",
@@ -183,3 +185,4 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     synthesis: Synthesis = Synthesis()
     label: Search = Search()
     student: StudentConfig
+    quick: bool = False

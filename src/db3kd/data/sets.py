@@ -9,7 +9,7 @@ import torch
 from db3kd.data.folders import FolderImages, class_folders
 from db3kd.data.images import DataSet, subset
 from db3kd.data.parquet import load_parquet
-from db3kd.errors import Db3kdError, InputError, plain
+from db3kd.errors import Db3kdError, InputError, hint, plain
 
 
 def data_root() -> Path | None:
@@ -121,8 +121,8 @@ def _download(name: str, split: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise InputError(
-            f"there is no folder {name!r}; to use a data set of the Hugging Face hub, install"
-            " db3kd[hub]"
+            f"there is no folder {name!r}; a data set of the Hugging Face hub needs the extra:"
+            f" {hint('hub')}"
         ) from None
     pattern = f"{config[0]}/{split}-*.parquet" if config else f"*{split}-*.parquet"
     try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from db3kd.config.methods import METHODS, Method, Needs, needed
+from db3kd.config.quick import SAMPLES
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
 from db3kd.data import DataSet, Images, load, subset
@@ -104,6 +105,8 @@ def data_of(recipe: Recipe) -> tuple[DataSet | None, DataSet]:
 
 def _some(recipe: Recipe, name: str, split: str, wanted: int | None, key: str) -> DataSet:
     data = load(name, split, size=recipe.data.size, channels=recipe.data.channels)
+    if wanted is None and recipe.quick:
+        wanted = min(len(data), SAMPLES)
     if wanted is None:
         return data
     if wanted > len(data):

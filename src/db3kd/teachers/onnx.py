@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.data.digest import combined, of_file
-from db3kd.errors import InputError, TeacherError, plain
+from db3kd.errors import InputError, TeacherError, hint, plain
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.function import function
 
@@ -43,7 +43,7 @@ def onnx(
     try:
         import onnxruntime
     except ImportError:
-        raise InputError("an ONNX teacher needs the extra: pip install 'db3kd[onnx]'") from None
+        raise InputError(f"an ONNX teacher needs the extra: {hint('onnx')}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
