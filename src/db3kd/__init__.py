@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from db3kd import data, search, student, teachers
+    from db3kd import data, progress, search, student, teachers
     from db3kd import search as robustness
     from db3kd.config.reading import read_recipe
     from db3kd.config.recipe import Recipe
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         RunError,
         TeacherError,
     )
+    from db3kd.progress import silent
     from db3kd.run import Run
     from db3kd.search import descent
     from db3kd.stages.accounts import status
@@ -86,12 +87,14 @@ _HOME = {
     "load": "data",
     "load_student": "student.loaded",
     "read_recipe": "config.reading",
+    "silent": "progress",
     "status": "stages.accounts",
 }
 _MODULES = {
     "data": "data",
     "descent": "search.descent",
     "networks": "student.networks",
+    "progress": "progress",
     "robustness": "search",
     "search": "search",
     "soft_labels": "student.soft_labels",
@@ -133,9 +136,11 @@ __all__ = [
     "load",
     "load_student",
     "networks",
+    "progress",
     "read_recipe",
     "robustness",
     "search",
+    "silent",
     "soft_labels",
     "status",
     "student",

@@ -15,10 +15,16 @@ Db3kdError
 A row of a search that fails raises nothing. The result holds its status.
 
 Text that others wrote (a library, a server, the user's code, a file) enters a message by `plain` or
-`described` alone: on one line, without signs that a terminal obeys, and not too long.
+`described` alone: on one line, without signs that a terminal obeys, and not too long. The command
+that installs what is missing comes from `hint`.
 """
 
+import json
 import re
+import sys
+from contextlib import suppress
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
 
 _CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")  # of terminals
 
@@ -55,6 +61,55 @@ def described(error: BaseException, most: int = 300) -> str:
 
 def _escaped(sign: str) -> str:
     return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def hint(extra: str) -> str:
+    """The command that installs an extra, in the way in which db3kd itself was installed.
+
+    The ways are pip, uv, a tool of uv, pipx and conda, and a checkout that is worked on.
+
+    >>> "install" in hint("onnx"), "onnx" in hint("onnx")
+    (True, True)
+    """
+    try:
+        here = distribution("db3kd")
+    except PackageNotFoundError:  # run from a folder
+        return f"pip install {_quoted(f'db3kd[{extra}]')}"
+    by = (here.read_text("INSTALLER") or "").strip()
+    prefix = Path(sys.prefix)
+    if (prefix / "pipx_metadata.json").exists():
+        return f"pipx inject db3kd {_packages(here, extra)}"
+    if (prefix / "uv-receipt.toml").exists():
+        names = " ".join(f"--with {name}" for name in _packages(here, extra).split())
+        return f"uv tool install db3kd {names}"
+    if by == "conda":
+        return f"conda install -c conda-forge {_packages(here, extra)}"
+    checkout = _checkout(here)
+    what = f"{checkout or 'db3kd'}[{extra}]"
+    return f"{'uv ' * (by == 'uv')}pip install {'-e ' * bool(checkout)}{_quoted(what)}"
+
+
+def _packages(here: Distribution, extra: str) -> str:
+    """The names of the packages of an extra."""
+    ours = [line for line in here.requires or () if re.search(rf"extra *== *.{extra}\b", line)]
+    names = (re.match(r"[\w.-]+", line) for line in ours)
+    return " ".join(name[0] for name in names if name) or extra
+
+
+def _checkout(here: Distribution) -> str:
+    """The folder of an editable installation; "" if it is another one."""
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # slow to load
+
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
+        found = json.loads(here.read_text("direct_url.json") or "{}")
+        if found["dir_info"].get("editable"):
+            return plain(url2pathname(urlsplit(found["url"]).path))
+    return ""
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if sys.platform == "win32" else f"'{text}'"
 
 
 class Db3kdError(Exception):

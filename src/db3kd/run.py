@@ -27,7 +27,7 @@ from db3kd.data import Images, TensorImages, images_of
 from db3kd.data.given import Given
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
-from db3kd.progress import Progress, silent
+from db3kd.progress import Progress, chosen, ended
 from db3kd.search.robustness import RobustnessMap
 from db3kd.stages import distances, growing, synthesis, trial
 from db3kd.stages.answers import ask_first, ask_once, check_any, check_labels
@@ -54,7 +54,10 @@ class Run:
     - `configuration`: anything else that must stay the same, as plain data.
     - `redo_damaged`: buys shards again that are missing, cut or altered. Their price stays on the
       books.
-    - `progress`: is told how far a stage is (`db3kd.progress.Progress`).
+    - `progress`: is told how far a stage is (`db3kd.progress.Progress`). By default it is shown on
+      stderr once a call takes longer than two seconds: as a bar in a terminal and in a notebook
+      that has ipywidgets, elsewhere as a line every 15 seconds. False, or `db3kd.silent`, shows
+      nothing.
     - `identity`: what the teacher is known by, a digest for each part; by default what the teacher
       says of itself (`db3kd.teachers.base.identity_of`). A part that is another one than before is
       an error.
@@ -93,11 +96,12 @@ class Run:
         device: str = "cpu",
         configuration: Mapping[str, Any] | None = None,
         redo_damaged: bool = False,
-        progress: Progress = silent,
+        progress: Progress | bool | None = None,
         identity: Mapping[str, str] | None = None,
     ) -> None:
         device = usable_device(device)
-        self.folder, self.seed, self.device, self.progress = Path(folder), seed, device, progress
+        self.folder, self.seed, self.device = Path(folder), seed, device
+        self.progress = chosen(progress)
         self._workspace = Workspace(
             self.folder,
             teacher,
@@ -106,7 +110,7 @@ class Run:
             device=device,
             configuration=configuration or {},
             redo_damaged=redo_damaged,
-            progress=progress,
+            progress=self.progress,
             identity=identity,
         )
         self.journal, self.meter = self._workspace.journal, self._workspace.meter
@@ -124,6 +128,7 @@ class Run:
 
     def close(self) -> None:
         """Release the folder, so that another process may open it."""
+        ended(self.progress)
         self._workspace.close()
 
     # The stages

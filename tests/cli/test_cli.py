@@ -70,8 +70,14 @@ def test_a_run_prints_its_result_to_stdout_and_progress_to_stderr(
     assert len(result["methods"]["mbd"]["accuracy"]) == 1
     assert result["methods"]["ce"]["queries"] == result["samples"] == 30
     assert result == json.loads((sandbox.run / "summary.json").read_text())
-    for part in ("run recipe.toml", "queries=60", "distances: 100%", "queries", "evaluate: 100%"):
+    lines = said.stderr.splitlines()
+    assert lines[0] == "db3kd 0.1.0: run recipe.toml"
+    assert "teacher: scikit-learn svm_teacher:make; students: small by ce, mbd, 1 seed" in lines[1]
+    assert lines[2] == "everything goes to run; the same command again continues it"
+    assert lines[3].startswith("db3kd: at most 16,")
+    for part in ("distances: 100%", "queries", "evaluate: 100%"):
         assert part in said.stderr
+    assert "queries=60" not in said.stderr  # only where all settings are asked for
     assert "Traceback" not in said.stderr
 
 
@@ -112,7 +118,7 @@ def test_a_finished_run_is_run_again_for_nothing(copy: Sandbox) -> None:
 def test_overrides_are_part_of_the_run(copy: Sandbox) -> None:
     asked = copy.asked()
     said = copy.call(
-        *("distill", "recipe.toml", "--json", "-s", "student.methods=['ce']"),
+        *("distill", "recipe.toml", "--json", "-v", "-s", "student.methods=['ce']"),
         *("--set", "student.training.epochs=2"),
     )
     assert said.returncode == 0, said.stderr
@@ -124,6 +130,19 @@ def test_overrides_are_part_of_the_run(copy: Sandbox) -> None:
     assert refused.returncode == 1
     assert "label.probes" in one_line(refused.stderr) or "probes: 20 -> 30" in refused.stderr
     assert copy.asked() == asked
+
+
+def test_a_quick_look_has_a_folder_of_its_own_and_says_what_it_is(copy: Sandbox) -> None:
+    before = (copy.run / "summary.json").read_bytes()
+    said = copy.call("run", "recipe.toml", "--quick", "-s", "student.methods=['ce']")
+    assert said.returncode == 0, said.stderr
+    assert "(a quick look: 300 steps)" in said.stderr
+    assert "This is a quick look at 300 steps: the figures are low." in said.stdout
+    found = json.loads((copy.folder / "run-quick" / "summary.json").read_text())
+    assert found["quick"] is True
+    assert (found["samples"], found["test_samples"]) == (30, 50)  # all, since there are few
+    assert (copy.run / "summary.json").read_bytes() == before
+    assert "quick" not in json.loads(before)
 
 
 # Stopping and continuing
@@ -216,6 +235,7 @@ def test_a_folder_without_a_run_is_exit_1(sandbox: Sandbox) -> None:
     ("words", "sentence"),
     [
         (("label", "nowhere.toml"), "nowhere.toml: cannot be read (No such file or directory)"),
+        (("label", "recipe.tml"), "; did you mean recipe.toml?"),
         (("label", "misspelt.toml"), "misspelt.toml:14: unknown key 'refrences' in [label]; did"),
         (("label", "recipe.toml", "-s", "label.metric=mbdd"), "did you mean 'mbd'"),
         (("label", "recipe.toml", "-s", "nonsense"), "--set nonsense: give KEY=VALUE"),
@@ -243,7 +263,11 @@ def test_every_verb_has_help(sandbox: Sandbox, verb: str) -> None:
 
 
 def test_without_a_verb_there_is_help_and_the_version_is_one_line(sandbox: Sandbox) -> None:
-    assert "Usage: db3kd COMMAND" in sandbox.call().stdout
+    said = sandbox.call()
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "Usage: db3kd COMMAND" in said.stdout
+    for example in ("db3kd check recipe.toml", "db3kd run recipe.toml --quick"):
+        assert example in said.stdout
     said = sandbox.call("--version")
     assert (said.returncode, said.stdout) == (0, "0.1.0\n")
 

@@ -1,31 +1,11 @@
-"""What a person sees: progress lines, bars and the table of a run."""
+"""The result of a run as a person reads it."""
 
-import io
-import sys
 from typing import Any
 
-import pytest
+from rich.cells import cell_len
 
-from db3kd.cli import terminal
-from db3kd.cli.terminal import shown, table
-from db3kd.progress import Progress
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(terminal, "time", made)
-    return made
+from db3kd.cli.checked import MOST_NAMES, confusion
+from db3kd.cli.terminal import measured, met, result, table
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -37,87 +17,6 @@ def row(**changes: Any) -> dict[str, Any]:
         "training_s": [1.0, 2.0],
     }
     return {**plain, **changes}
-
-
-def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown(quiet=True) as progress:
-        progress("distances", 1, 2, {"queries": 5.0})
-        progress("distances", 2, 2, {"queries": 5.0})
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_pipe_gets_a_line_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with shown() as progress:
-        assert isinstance(progress, Progress)
-        for second in range(61):
-            clock.now = 100.0 + second
-            progress("distances", second * 10, 1000, {"queries": 1000.0 * second})
-        progress("distances", 1000, 1000, {"queries": 61000.0})
-    out, err = capsys.readouterr()
-    assert out == ""
-    # One line at once, one each 15 s, one at the end. After 30 of 100 parts in 30 s of even work,
-    # 700 more need (1000 - 300) * 30 s / 300 = 70 s.
-    assert err.splitlines() == [
-        "distances: 0%, 0 queries, 0/s",
-        "distances: 15%, 15,000 queries, 1,000/s, 0:01:25 left",
-        "distances: 30%, 30,000 queries, 1,000/s, 0:01:10 left",
-        "distances: 45%, 45,000 queries, 1,000/s, 0:00:55 left",
-        "distances: 60%, 60,000 queries, 1,000/s, 0:00:40 left",
-        "distances: 100%, 61,000 queries, 1,017/s",
-    ]
-
-
-def test_a_run_that_continues_is_timed_from_where_it_was(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with shown() as progress:
-        progress("distances", 800, 1000, {"queries": 8000.0})
-        clock.now += 20
-        progress("distances", 900, 1000, {"queries": 9000.0})
-    # 100 parts in 20 s, 100 are left; 1,000 queries in 20 s.
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "distances: 90%, 9,000 queries, 50/s, 0:00:20 left"
-
-
-def test_other_figures_and_hours(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with shown() as progress:
-        progress("training", 0, 10000, {"loss": 2.302585})
-        clock.now += 15
-        progress("training", 10, 10000, {})
-    # 9,990 parts at 1.5 s each are 14,985 s: 4 h, 9 min and 45 s.
-    assert capsys.readouterr().err.splitlines() == [
-        "training: 0%, loss 2.303",
-        "training: 0%, 4:09:45 left",
-    ]
-
-
-def test_the_end_of_a_stage_is_said_once_and_an_empty_stage_is_no_error(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with shown() as progress:
-        for _ in range(3):
-            progress("training", 5, 5, {"loss": 1.0})
-        progress("answers", 0, 0, {})
-    assert capsys.readouterr().err.splitlines() == ["training: 100%, loss 1", "answers: 0%"]
-
-
-def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    screen = Screen()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    with shown() as progress:
-        progress("distances", 50, 100, {"queries": 1234.0})
-        progress("training", 2, 2, {"loss": 0.5})
-        progress("training", 1, 2, {"loss": 0.25})  # the next student
-    text = screen.getvalue()
-    for part in ("distances", " 50%", "1,234 queries", "100%", "loss 0.5", "loss 0.25"):
-        assert part in text
-    assert text.count("training") >= 2
 
 
 def test_the_table_of_one_seed() -> None:
@@ -146,3 +45,115 @@ def test_the_table_of_several_seeds_shows_their_spread() -> None:
 def test_accuracy_that_nobody_knows_is_unknown() -> None:
     text = table({"methods": {"ce": row(accuracy=[None, None])}, "teacher": {"accuracy": None}})
     assert "unknown" in text
+
+
+def test_an_interval_stands_beside_the_agreement() -> None:
+    text = table(
+        {
+            "methods": {"ce": row(agreement_interval=[0.7012, 0.8]), "mbd": row()},
+            "teacher": {"accuracy": 0.9},
+        }
+    )
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[0][5:8] == ["95", "%", "interval"]
+    assert lines[1] == ["ce", "50.00", "75.00", "70.12", "to", "80.00", "1,234,567", "12.3", "1.5"]
+    assert lines[2] == ["mbd", "50.00", "75.00", "1,234,567", "12.3", "1.5"]
+
+
+def test_a_narrow_terminal_gets_a_narrow_table() -> None:
+    summary = {"methods": {"pseudo_mbd": row()}, "teacher": {"accuracy": None}}
+    assert max(map(len, table(summary, width=60).splitlines())) <= 60
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    return {
+        "methods": {"ce": row()},
+        "teacher": {"accuracy": None},
+        "queries": {"spent": 5, "budget": None},
+        "run": "runs/a",
+        **changes,
+    }
+
+
+def test_a_result_says_what_it_was_measured_on() -> None:
+    def said(source: str, samples: int, accuracy: float | None = 0.5) -> str:
+        test = {"source": source, "samples": samples}
+        return " ".join(measured(summary(test=test, methods={"ce": row(accuracy=[accuracy])})))
+
+    assert list(measured(summary())) == []
+    assert said("data.test", 1200) == said("split", 1200) == "Measured on 1,200 test images."
+    assert "own images that were held back" in said("held back", 40)
+    assert "no labels" in said("split", 40, None)
+    assert said("none", 0) == "There are no test images, so nothing was measured."
+
+
+def test_a_result_names_classes_and_ends_with_warnings() -> None:
+    found = summary(
+        classes=[3, 0], class_names=["cat", "dog\x1b[2J"], warnings=["few\nimages", "x\x1b[1m"]
+    )
+    lines = result(found).splitlines()
+    assert "none of class 'dog'" in lines[2]
+    assert lines[-3:] == [
+        "5 queries spent; everything is in runs/a",
+        "warning: few images",
+        "warning: x",
+    ]
+    assert met([0, 1], ["only one"]).endswith("none of class 0")  # no names that fit
+
+
+def test_a_quick_look_says_so() -> None:
+    assert "This is a quick look at 300 steps: the figures are low." in result(
+        summary(quick=True), steps=300
+    )
+    assert "quick" not in result(summary(), steps=300)
+
+
+# What a teacher confuses
+
+
+def cells(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()[1:]]
+
+
+def test_a_small_matrix_is_shown_whole() -> None:
+    found = {
+        "names": ["cat", "dog", "owl"],
+        "true": ["dog", "cat"],
+        "matrix": [[2, 30, 0], [9, 0, 1]],
+    }
+    assert cells(confusion(found)) == [
+        ["cat", "dog", "owl"],
+        ["dog", "2", "30", "."],
+        ["cat", "9", ".", "1"],
+    ]
+
+
+def test_of_many_classes_the_most_confused_are_shown() -> None:
+    names = [f"number-{number}" for number in range(40)]
+    matrix = [[100 * (row == column) for column in range(40)] for row in range(40)]
+    matrix[31][5], matrix[7][39] = 8, 9
+    text = confusion({"names": names, "true": names, "matrix": matrix}, width=120)
+    assert "the 12 most confused" in text
+    assert {"5", "7", "31", "39"} <= set(cells(text)[0])  # numbers, since the names do not fit
+    rows = {line[1] for line in cells(text)[1:]}
+    assert len(rows) == MOST_NAMES
+    assert rows >= {"number-5", "number-7", "number-31", "number-39"}
+    assert max(map(len, text.splitlines())) <= 120
+    narrow = confusion({"names": names, "true": names, "matrix": matrix}, width=80)
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_wide_and_odd_names_stay_aligned() -> None:
+    names = ["猫猫", "[red]dog[/red]", "x\x1b[2J" + "y" * 90]
+    found = {"names": names, "true": names, "matrix": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
+    lines = confusion(found).splitlines()
+    assert "[red]dog[/red]" in lines[3]  # no markup
+    assert "\x1b" not in "".join(lines)
+    assert len({cell_len(line) for line in lines[2:]}) == 1
+    assert max(map(cell_len, lines)) <= 100
+
+
+def test_an_answer_that_no_image_has_is_explained() -> None:
+    names = [f"class {number:02}" for number in range(12)]
+    found = {"names": names, "true": names[:1], "matrix": [[0, 5] + [0] * 10]}
+    assert cells(confusion(found, width=80))[-1][:3] == ["11", "class", "11"]

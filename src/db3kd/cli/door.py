@@ -14,17 +14,22 @@ import platform
 import shutil
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from db3kd.config.secrets import without_secrets
 from db3kd.errors import described, plain
 
+if TYPE_CHECKING:
+    from db3kd.cli.log import LogFile
+
+WIDTH = 100  # columns, where no terminal says how many
 NARROWEST = 40  # columns; with one, the help never ended
 GONE = 141  # exit code if nobody reads the output any more: what a shell says of a SIGPIPE
 MOST_LINES, MOST_SIGNS = 30, 2000  # of one message
@@ -38,6 +43,8 @@ class Work:
 
     folder: Path | None = None
     secrets: tuple[str, ...] = ()
+    quiet: bool = False  # only warnings are shown
+    log: "LogFile | None" = None
 
 
 class Stream:
@@ -129,12 +136,46 @@ def _opened(stream: Any, number: int, closed: bool) -> Any:
     return open(number, "w", encoding="utf-8", closefd=False)
 
 
+def width_of(stream: Any) -> int:
+    """How many columns a stream has.
+
+    >>> width_of(io.StringIO())
+    100
+    """
+    return shutil.get_terminal_size().columns if stream.isatty() else WIDTH
+
+
+def folded(text: str, stream: Any) -> str:
+    r"""A line as a terminal shows it: folded between words, what follows is indented.
+
+    >>> folded("a line " * 30, io.StringIO()).count("\\n")
+    0
+    """
+    if not stream.isatty():
+        return text
+    indent = "  " + " " * _indent(text)
+    return textwrap.fill(
+        text,
+        width_of(stream),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 class Lines(logging.Formatter):
-    """Log lines as a terminal may show them: no control characters, nothing secret."""
+    """Log lines as a terminal may show them: no control characters, nothing secret.
+
+    As a filter it lets only warnings pass while the work is quiet.
+    """
 
     def __init__(self, work: Work) -> None:
         super().__init__("db3kd: %(message)s")
         self._work = work
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is to be seen."""
+        return record.levelno >= logging.WARNING or not self._work.quiet
 
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""

@@ -11,30 +11,40 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
 from db3kd.cli import student
-from db3kd.cli.door import GONE, Lines, Work, cleaned, console, fault
+from db3kd.cli.door import GONE, Lines, Work, cleaned, console, fault, folded, width_of
 from db3kd.errors import BudgetExhausted, Db3kdError, InputError, RecipeError
-from db3kd.progress import Progress
+from db3kd.progress import Progress, shown
 
 if TYPE_CHECKING:
     from db3kd.config.recipe import Recipe
 
 _WORK: ContextVar[Work] = ContextVar("_WORK")  # of the command that runs
 
+_ABOUT = """Train a small student network from a classifier that answers only with its top-1 class.
+
+The usual commands:
+
+  db3kd check recipe.toml        ask a few images; see what a run costs at most
+  db3kd run recipe.toml --quick  take a first look within minutes
+  db3kd run recipe.toml          do the whole job, or continue it
+"""
+
 app = cyclopts.App(
     name="db3kd",
-    help="Train a small student network from a classifier that answers only with its top-1 class.",
+    help=_ABOUT,
+    help_format="plaintext",
     help_epilogue="Running a command again continues it. Exit codes: 0 done, 1 error, 2 usage,"
     " 3 budget exhausted (run again with a larger one), 130 interrupted (everything is saved).",
     version=lambda: version("db3kd"),
@@ -45,8 +55,8 @@ app = cyclopts.App(
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class _Options:
-    """The options of every verb that works on a recipe."""
+class _Common:
+    """The options of every verb that reads a recipe."""
 
     set_: Annotated[
         tuple[str, ...],
@@ -62,6 +72,9 @@ class _Options:
     quiet: Annotated[
         bool, Parameter(name=["--quiet", "-q"], negative=(), help="Show no progress.")
     ] = False
+    verbose: Annotated[
+        bool, Parameter(name=["--verbose", "-v"], negative=(), help="Show all settings first.")
+    ] = False
     redo_damaged: Annotated[
         bool,
         Parameter(
@@ -71,8 +84,42 @@ class _Options:
         ),
     ] = False
 
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What is set in the recipe."""
+        return self.set_
 
-_DEFAULT = _Options()
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class _Options(_Common):
+    """The options of every verb that works on the images of a recipe."""
+
+    quick: Annotated[
+        bool,
+        Parameter(
+            name="--quick",
+            negative=(),
+            help="Take a first look within minutes: few images, short trainings, a folder of its"
+            " own.",
+        ),
+    ] = False
+    anyway: Annotated[
+        bool,
+        Parameter(
+            name="--anyway",
+            negative=(),
+            help="Go on with a teacher whose first answers make no sense beside the true classes.",
+        ),
+    ] = False
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What is set in the recipe, last of all that the look is a quick one."""
+        return (*self.set_, "quick=true") if self.quick else self.set_
+
+
+_COMMON, _DEFAULT = _Common(), _Options()
 _Recipe = Annotated[Path, Parameter(help="A TOML file, such as those in the examples folder.")]
 
 
@@ -129,12 +176,13 @@ def check(
     """Ask the teacher a few real questions, and say what the run will cost at most."""
     if images < 1:
         raise InputError(f"--images must be at least 1, got {images}")
-    wanted = _read(recipe, options.set_)
-    from db3kd.cli.terminal import checked
+    wanted = _read(recipe, options.overrides)
+    from db3kd.cli.checked import checked
     from db3kd.job.check import check_teacher as look
 
     found = look(wanted, images=images, canaries=canaries)
-    _print(json.dumps(found, indent=2) if options.json_ else checked(found))
+    width = width_of(sys.stdout)
+    _print(json.dumps(found, indent=2) if options.json_ else checked(found, width=width))
 
 
 @app.command
@@ -150,10 +198,10 @@ def answers(
     export: Annotated[
         Path | None, Parameter(help="A parquet table to write all the teacher's answers to.")
     ] = None,
-    options: _Options = _DEFAULT,
+    options: _Common = _COMMON,
 ) -> None:
     """Show what was paid for the teacher's answers; import or export them."""
-    wanted = _read(recipe, options.set_)
+    wanted = _read(recipe, options.overrides)
     from db3kd.job.check import books
 
     found = books(wanted, taken=import_, given=export)
@@ -173,10 +221,32 @@ def status(
     ] = False,
 ) -> None:
     """Show what a run folder holds, even while a command is working in it."""
+    from db3kd.cli.status import status_text
     from db3kd.stages.accounts import status as read_status
 
     found = read_status(folder)
-    _print(json.dumps(found, indent=2) if json_ else _status_text(found))
+    _print(json.dumps(found, indent=2) if json_ else status_text(found))
+
+
+@app.command(name="--install-completion")
+def install_completion(
+    *,
+    shell: Annotated[
+        Literal["bash", "zsh", "fish", "powershell"] | None,
+        Parameter(help="Which shell; by default the one that runs this."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=["--output", "-o"],
+            help="A file for the script; by default where the shell looks for such scripts.",
+        ),
+    ] = None,
+) -> None:
+    """Let the shell complete commands, options and file names."""
+    from db3kd.cli.completion import install
+
+    _print(install(app, shell, output))
 
 
 app.command(student.predict)
@@ -185,10 +255,14 @@ app.command(student.export)
 
 def _read(path: Path, overrides: Sequence[str]) -> "Recipe":
     """Read a recipe, and note where its errors are to be kept and what these must not tell."""
+    from db3kd.cli.recipes import others
     from db3kd.config.reading import read_recipe, resolved
     from db3kd.config.secrets import secrets_of
 
-    recipe = read_recipe(path, overrides)
+    try:
+        recipe = read_recipe(path, overrides)
+    except RecipeError as error:
+        raise RecipeError(f"{error}{others(path)}") from None
     work = _WORK.get(None)
     if work is not None:
         work.folder = Path(recipe.run)
@@ -197,16 +271,10 @@ def _read(path: Path, overrides: Sequence[str]) -> "Recipe":
 
 
 def _work(verb: str, path: Path, options: _Options) -> None:
-    from db3kd.config.reading import resolved
-
-    recipe = _read(path, options.set_)
-    if not options.quiet:
-        logging.getLogger("db3kd").setLevel(logging.INFO)
-        _say(f"db3kd {version('db3kd')} {verb} {path}")
-        for line in _flat(resolved(recipe)):
-            sys.stderr.write(f"  {cleaned(line)}\n")
+    recipe = _read(path, options.overrides)
+    _begin(verb, path, recipe, options)
     from db3kd import job
-    from db3kd.cli.terminal import bought, met, shown, spending, table
+    from db3kd.cli.terminal import result
 
     verbs: dict[str, Callable[..., dict[str, Any]]] = {
         "run": job.run,
@@ -218,64 +286,35 @@ def _work(verb: str, path: Path, options: _Options) -> None:
     }
     with shown(quiet=options.quiet) as progress:
         heeding = _heeding(progress)
-        result = verbs[verb](recipe, progress=heeding, redo_damaged=options.redo_damaged)
-    if options.json_:
-        _print(json.dumps(result, indent=2))
-        return
-    if "methods" in result:
-        _print(table(result))
-    queries = result["queries"]
-    budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ""
-    if "spending" in result:
-        _print(spending(result))
-    if "classes" in result:
-        _print(met(result["classes"]))
-    if "picture" in result:
-        _print(f"{result['picture']} shows the pseudo samples")
-    if "paid" in result:
-        _print(bought(result["paid"]))
-    if "repeats" in result:
-        _print(f"{result['repeats']:,} repeats, {result['undecided']:,} images left undecided")
-    _print(f"{queries['spent']:,}{budget} queries spent; everything is in {result['run']}")
-
-
-def _flat(settings: dict[str, Any], table: str = "recipe") -> Iterator[str]:
-    """A resolved recipe, one line for each table."""
-    words = [
-        f"{key}={json.dumps(value)}"
-        for key, value in settings.items()
-        if value is not None and not isinstance(value, dict)
-    ]
-    if words:
-        yield f"{table}: {' '.join(words)}"
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, key if table == "recipe" else f"{table}.{key}")
-
-
-def _status_text(found: dict[str, Any]) -> str:
-    from db3kd.cli.terminal import decided
-
-    queries = found["queries"]
-    budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ", no budget"
-    lines = [f"{found['run']}: {found['stage']}"]
-    width = max(map(len, [*found["stages"], "students"]))
-    for name, stage in found["stages"].items():
-        lines.append(f"  {name:<{width}}  {stage['done']:,} of {stage['shards']:,} shards")
-    lines.append(
-        f"  {'queries':<{width}}  {queries['spent']:,}{budget}"
-        f" ({queries['reserved']:,} reserved, {queries['lost']:,} lost)"
-    )
-    if found["decision"] is not None:
-        lines.append(f"  {'spent on':<{width}}  {decided(found['decision'])}")
-    lines.append(f"  {'students':<{width}}  {len(found['students'])}")
-    for figure in found["figures"]:
-        accuracy = "unknown" if figure["accuracy"] is None else f"{100 * figure['accuracy']:.2f}%"
-        lines.append(
-            f"  {figure['name']} seed {figure['seed']}: accuracy {accuracy},"
-            f" agreement {100 * figure['agreement']:.2f}%"
+        found = verbs[verb](
+            recipe,
+            progress=heeding,
+            redo_damaged=options.redo_damaged,
+            anyway=options.anyway,
         )
-    return "\n".join(lines)
+    if options.json_:
+        _print(json.dumps(found, indent=2))
+    else:
+        _print(result(found, steps=recipe.student.training.steps, width=width_of(sys.stdout)))
+
+
+def _begin(verb: str, path: Path, recipe: "Recipe", options: _Options) -> None:
+    """Say what begins. All settings are in the log; the terminal shows them if it is asked to."""
+    from db3kd.cli.log import LogFile
+    from db3kd.cli.opening import opening, settings
+
+    work = _WORK.get(None) or Work(Path(recipe.run))
+    work.quiet = options.quiet
+    work.log = LogFile(work)
+    logging.getLogger().addHandler(work.log)
+    logging.getLogger("db3kd").setLevel(logging.INFO)
+    lines = [cleaned(line, work.secrets) for line in opening(version("db3kd"), verb, path, recipe)]
+    more = [f"  {cleaned(line, work.secrets)}" for line in settings(recipe)]
+    for line in (*lines, *more):
+        work.log.say(line)
+    if not options.quiet:
+        for line in (*lines, *(more if options.verbose else ())):
+            sys.stderr.write(folded(line, sys.stderr) + "\n")
 
 
 def _print(text: str) -> None:
@@ -322,9 +361,10 @@ def main(arguments: list[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     with console() as (output, errors):
-        lines = logging.StreamHandler(errors)
-        lines.setFormatter(Lines(work))
-        logging.basicConfig(handlers=[lines])
+        lines, seen = logging.StreamHandler(errors), Lines(work)
+        lines.setFormatter(seen)
+        lines.addFilter(seen.filter)
+        logging.getLogger().addHandler(lines)
         code = _exit_code(arguments, work)
         atexit.register(_over.set)  # the first of all that Python does at its exit
         output.flush()
@@ -332,13 +372,19 @@ def main(arguments: list[str] | None = None) -> None:
             code = GONE if output.quiet else 1
             if not output.quiet:
                 _say(f"db3kd: standard output cannot be written ({output.lost})")
+        logging.getLogger().removeHandler(lines)
+        if work.log is not None:
+            logging.getLogger().removeHandler(work.log)
+            work.log.end(code)
     raise SystemExit(code)
 
 
 def _say(text: str) -> None:
-    """Write a message to standard error, clean, and without secrets."""
-    work = _WORK.get(None)
-    sys.stderr.write(cleaned(text, work.secrets if work else ()) + "\n")
+    """Write a message to standard error and to the log, clean, and without secrets."""
+    work = _WORK.get(None) or Work()
+    sys.stderr.write(cleaned(text, work.secrets) + "\n")
+    if work.log is not None:
+        work.log.say(text)
 
 
 def _exit_code(arguments: list[str] | None, work: Work) -> int:

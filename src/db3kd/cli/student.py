@@ -116,7 +116,7 @@ def _asked(
     """The student's answers, in order; images that cannot be used are said and noted."""
     import torch
 
-    from db3kd.cli.terminal import shown
+    from db3kd.progress import shown
     from db3kd.student.networks import inference_batch
     from db3kd.student.pictures import picture
 

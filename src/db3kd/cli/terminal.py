@@ -1,116 +1,78 @@
-"""What a user sees in a terminal: progress on stderr, the table of a run on stdout."""
+"""The result of a run as text: the table of its students, what was spent, and warnings."""
 
 import statistics
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Task, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.table import Table
 
-from db3kd.progress import Progress
+from db3kd.cli.door import WIDTH
+from db3kd.errors import plain
 from db3kd.stages.table import stage
 
-LINE_SECONDS = 15.0  # between lines, if stderr is not a terminal
 
+def result(found: Mapping[str, Any], *, steps: int | None = None, width: int = WIDTH) -> str:
+    """All that a command says at its end.
 
-@contextmanager
-def shown(*, quiet: bool = False) -> Iterator[Progress]:
-    """Show progress on stderr: bars in a terminal, elsewhere a line now and then.
+    `steps`: of each student, to be told of a quick look. `width`: in columns.
 
-    While a stage asks, it shows queries spent, queries per second and time left.
-
-    >>> with shown(quiet=True) as progress:
-    ...     progress("distances", 1, 2, {"queries": 10.0})
+    >>> print(result({"queries": {"spent": 300, "budget": 400}, "run": "runs/mnist"}))
+    300 of 400 queries spent; everything is in runs/mnist
     """
-    if quiet:
-        yield lambda stage, done, total, figures: None
-    elif sys.stderr.isatty():
-        with Bars(
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeLeft(),
-            console=Console(stderr=True),
-        ) as bars:
-            yield _Shown(bars)
-    else:
-        yield _Lines()
+    return "\n".join(_parts(found, steps, width))
 
 
-class _Rate:
-    """Queries per second since a stage was first seen."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, tuple[float, float]] = {}
-
-    def facts(self, stage: str, figures: Mapping[str, float]) -> str:
-        now = time.monotonic()
-        words = []
-        for name, value in figures.items():
-            if name == "queries":
-                then, before = self._first.setdefault(stage, (now, value))
-                rate = (value - before) / (now - then) if now > then else 0.0
-                words.append(f"{value:,.0f} queries, {rate:,.0f}/s")
-            else:
-                words.append(f"{name} {value:.4g}")
-        return ", ".join(words)
-
-
-class _Shown:
-    def __init__(self, bars: Bars) -> None:
-        self._bars, self._rate = bars, _Rate()
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
-        if stage not in self._tasks or self._task(stage).completed > done:
-            self._tasks[stage] = self._bars.add_task(stage, total=total, facts="")
-        facts = self._rate.facts(stage, figures)
-        self._bars.update(self._tasks[stage], completed=done, total=total, facts=facts)
-
-    def _task(self, stage: str) -> Task:
-        return next(task for task in self._bars.tasks if task.id == self._tasks[stage])
+def _parts(found: Mapping[str, Any], steps: int | None, width: int) -> Iterator[str]:
+    if "methods" in found:
+        yield table(found, width=width)
+        yield from measured(found)
+    if found.get("quick"):
+        many = "" if steps is None else f" at {steps:,} steps"
+        yield f"This is a quick look{many}: the figures are low."
+    if "spending" in found:
+        yield spending(found)
+    if "classes" in found:
+        yield met(found["classes"], found.get("class_names") or ())
+    if "picture" in found:
+        yield f"{found['picture']} shows the pseudo samples"
+    if "paid" in found:
+        yield bought(found["paid"])
+    if "repeats" in found:
+        yield f"{found['repeats']:,} repeats, {found['undecided']:,} images left undecided"
+    queries = found["queries"]
+    budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ""
+    yield f"{queries['spent']:,}{budget} queries spent; everything is in {found['run']}"
+    for warning in found.get("warnings") or ():
+        yield f"warning: {plain(warning)}"
 
 
-class _Lines:
-    def __init__(self) -> None:
-        self._rate, self._said = _Rate(), -LINE_SECONDS
-        self._begun: dict[str, tuple[float, int]] = {}
-        self._last: dict[str, int] = {}
+def measured(found: Mapping[str, Any]) -> Iterator[str]:
+    """Which images the figures of a summary are of, where it says so.
 
-    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
-        now, before = time.monotonic(), self._last.get(stage, -1)
-        if done < before:  # the same stage of another student
-            self._begun.pop(stage)
-        self._last[stage] = done
-        began, first = self._begun.setdefault(stage, (now, done))
-        facts = self._rate.facts(stage, figures)
-        if done == before == total or (done < total and now - self._said < LINE_SECONDS):
-            return
-        self._said = now
-        left = ""
-        if first < done < total:
-            left = f", {_clock((now - began) * (total - done) / (done - first))} left"
-        share = 100 * done // max(total, 1)
-        sys.stderr.write(f"{stage}: {share}%{', ' if facts else ''}{facts}{left}\n")
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+    >>> row = {"accuracy": [None], "agreement": [0.9]}
+    >>> print(*measured({"test": {"source": "held back", "samples": 50}, "methods": {"ce": row}}))
+    Measured on 50 own images that were held back from the students. They have no labels, so only
+    the agreement with the teacher is known.
+    """
+    test = found.get("test")
+    if not test:
+        return
+    if test["source"] == "none" or not test["samples"]:
+        yield "There are no test images, so nothing was measured."
+        return
+    which = {"held back": "own images that were held back from the students"}
+    text = f"Measured on {test['samples']:,} {which.get(test['source'], 'test images')}."
+    rows = found["methods"].values()
+    if all(value is None for row in rows for value in row["accuracy"]):
+        text += " They have no labels, so only the agreement with the teacher is known."
+    yield text
 
 
-def table(summary: Mapping[str, Any], *, title: str = "") -> str:
+def table(summary: Mapping[str, Any], *, title: str = "", width: int = WIDTH) -> str:
     """The table of a run as text: accuracy and agreement over seeds, queries, seconds.
+
+    Where a method has an `agreement_interval`, it stands beside the agreement.
 
     >>> row = {"accuracy": [0.97, 0.99], "agreement": [0.98, 0.98], "queries": 1000,
     ...        "label_s": 2.0, "training_s": [1.0, 1.0]}
@@ -119,16 +81,20 @@ def table(summary: Mapping[str, Any], *, title: str = "") -> str:
     ce        98.00 ± 1.41   98.00 ± 0.00    1,000       2.0       1.0
     teacher   99.50                 100.00
     """
+    rows = summary["methods"]
+    known = any(row.get("agreement_interval") for row in rows.values())
     lines = Table(
         box=None, title=title or None, title_justify="left", pad_edge=False, padding=(0, 3, 0, 0)
     )
-    for name in ("method", "accuracy %", "agreement %", "queries", "label s", "train s"):
+    agreement = ("agreement %", "95 % interval") if known else ("agreement %",)
+    for name in ("method", "accuracy %", *agreement, "queries", "label s", "train s"):
         lines.add_column(name, justify="left" if name == "method" else "right")
-    for method, row in summary["methods"].items():
+    for method, row in rows.items():
         lines.add_row(
             method,
             _spread(row["accuracy"]),
             _spread(row["agreement"]),
+            *([_interval(row.get("agreement_interval"))] if known else []),
             f"{row['queries']:,}",
             f"{row['label_s']:.1f}",
             f"{statistics.fmean(row['training_s']):.1f}",
@@ -136,10 +102,21 @@ def table(summary: Mapping[str, Any], *, title: str = "") -> str:
     teacher = summary["teacher"]["accuracy"]
     if teacher is not None:
         lines.add_row("teacher", f"{100 * teacher:.2f}", "100.00")
-    console = Console(width=100, color_system=None)
+    return drawn(lines, width)
+
+
+def drawn(lines: Table, width: int) -> str:
+    """A table as plain text of at most `width` columns.
+
+    >>> grid = Table.grid(padding=(0, 1))
+    >>> grid.add_row("a", "b")
+    >>> drawn(grid, 40)
+    'a b'
+    """
+    console = Console(width=width, color_system=None, emoji=False)
     with console.capture() as captured:
         console.print(lines)
-    return captured.get().rstrip("\n")
+    return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
 
 
 def spending(summary: Mapping[str, Any]) -> str:
@@ -218,57 +195,27 @@ def bought(paid: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def checked(found: Mapping[str, Any]) -> str:
-    """What a check of a teacher found, as text.
-
-    >>> print(checked({"images": 16, "questions": 67, "classes": 10, "met": 8, "as_labelled": 15,
-    ...                "flips": 0, "rounding": None, "latency_s": 0.012, "per_second": 450.0,
-    ...                "queries": {"answers": 300, "evaluate": 100, "total": 400}, "money": 0.6,
-    ...                "currency": "EUR", "hours": 0.001}))
-    16 images were asked, in 67 questions:
-      classes     8 of 10 met; 15 of 16 answers are the images' labels
-      repeated    0 of 16 answers differed
-      8 bits      the teacher sees only these
-      one image   0.012 s
-      together    450.0 images per second
-    The run costs at most 400 queries: 0.60 EUR, 0.001 hours of asking
-    """
-    images = found["images"]
-    rounding = "the teacher sees only these"
-    if found["rounding"] is not None:
-        rounding = f"{found['rounding']} of {images} mixed images get another class once rounded"
-    money = ""
-    if found["money"] is not None:
-        money = f"{found['money']:,.2f} {found['currency']}".rstrip() + ", "
-    total = found["queries"]["total"]
-    return "\n".join(
-        (
-            f"{images} images were asked, in {found['questions']} questions:",
-            f"  classes     {found['met']} of {found['classes']} met; {found['as_labelled']} of"
-            f" {images} answers are the images' labels",
-            f"  repeated    {found['flips']} of {images} answers differed",
-            f"  8 bits      {rounding}",
-            f"  one image   {found['latency_s']:g} s",
-            f"  together    {found['per_second']:,} images per second",
-            f"The run costs at most {total:,} queries: {money}{found['hours']:,g} hours of asking",
-        )
-    )
-
-
-def met(counts: Sequence[int]) -> str:
-    """How many pseudo samples there are of each class, as text.
+def met(counts: Sequence[int], names: Sequence[str] = ()) -> str:
+    """How many pseudo samples there are of each class, as text; `names` are those of the classes.
 
     >>> met([3, 5, 0])
     '8 pseudo samples, 3 to 5 of a class; none of class 2'
     >>> met([4, 4]), met([0, 0])
     ('8 pseudo samples, 4 of a class', 'no pseudo samples')
+    >>> met([4, 0, 0], ["cat", "dog", "owl"])
+    "4 pseudo samples, 4 of a class; none of class 'dog', 'owl'"
     """
     some = [count for count in counts if count]
     if not some:
         return "no pseudo samples"
     spread = f"{min(some):,}" if min(some) == max(some) else f"{min(some):,} to {max(some):,}"
     text = f"{sum(some):,} pseudo samples, {spread} of a class"
-    missing = [str(k) for k, count in enumerate(counts) if not count]
+    named = len(names) == len(counts)
+    missing = [
+        repr(plain(names[k], 40)) if named else str(k)
+        for k, count in enumerate(counts)
+        if not count
+    ]
     if not missing:
         return text
     more = ", ..." if len(missing) > 10 else ""
@@ -290,3 +237,7 @@ def _spread(values: list[float | None]) -> str:
     if len(known) == 1:
         return f"{known[0]:.2f}"
     return f"{statistics.fmean(known):.2f} ± {statistics.stdev(known):.2f}"
+
+
+def _interval(shares: Sequence[float] | None) -> str:
+    return f"{100 * shares[0]:.2f} to {100 * shares[1]:.2f}" if shares else ""

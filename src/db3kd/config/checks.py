@@ -182,6 +182,13 @@ def _teacher(teacher: TeacherConfig) -> Iterator[Problem]:
             compiled(teacher.remote.pattern)
         except InputError as error:
             yield ("teacher", "remote", "pattern"), f"teacher.remote.pattern: {error}"
+    yield from _of_kind(teacher)
+    if teacher.bounds != TeacherConfig(kind=teacher.kind).bounds:
+        yield from _units(teacher)
+
+
+def _of_kind(teacher: TeacherConfig) -> Iterator[Problem]:
+    """Yield what a teacher of this kind lacks, or has no use for."""
     needed = _NEEDS[teacher.kind]
     for name in needed:
         if getattr(teacher, name) is None:
@@ -191,9 +198,11 @@ def _teacher(teacher: TeacherConfig) -> Iterator[Problem]:
     useful = {*needed, *more.get(teacher.kind, ())}
     if teacher.kind != "remote":
         useful |= {"encoding", "unknown"}
+    if "factory" in needed:
+        useful.add("arguments")
     defaults = TeacherConfig(kind=teacher.kind)
     names = ("factory", "file", "network", "width", "weights", "training", "data")
-    for name in (*names, "remote", "encoding", "output", "unknown"):
+    for name in (*names, "arguments", "remote", "encoding", "output", "unknown"):
         if name not in useful and getattr(teacher, name) != getattr(defaults, name):
             there = {"encoding": "remote.encoding", "unknown": "remote.names.unknown"}
             advice = "remove it"
@@ -201,8 +210,6 @@ def _teacher(teacher: TeacherConfig) -> Iterator[Problem]:
                 advice = f"set teacher.{there.get(name, 'remote.output')} instead"
             text = f"teacher.{name} has no effect with kind = {teacher.kind!r}; {advice}"
             yield ("teacher", name), text
-    if teacher.bounds != defaults.bounds:
-        yield from _units(teacher)
 
 
 def _units(teacher: TeacherConfig) -> Iterator[Problem]:

@@ -15,11 +15,16 @@ from db3kd.errors import InputError, described, plain
 Factory = str | Callable[..., Any]
 
 
-def call_factory(factory: Factory, offered: Mapping[str, Any] | None = None) -> Any:
-    """Call a "module:function", or the function itself, with those of the keywords it takes.
+def call_factory(
+    factory: Factory,
+    offered: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Any:
+    """Call a "module:function", or the function itself.
 
-    Modules of the current folder are found. `offered`: keywords by name; a function that takes any
-    keyword gets all of them.
+    Modules of the current folder are found. `offered`: keywords by name, of which it gets those
+    that it takes; a function that takes any keyword gets all of them. `given`: keywords that it
+    gets in any case.
 
     Raises:
         InputError: the module or the function is not there, or fails in any way.
@@ -35,7 +40,7 @@ def call_factory(factory: Factory, offered: Mapping[str, Any] | None = None) -> 
     """
     try:
         found = _found(factory) if isinstance(factory, str) else factory
-        return found(**_taken(found, offered or {}))
+        return found(**{**_taken(found, offered or {}), **(given or {})})
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a script without a main guard may call sys.exit

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from db3kd.config.checks import Problem, contradictions
+from db3kd.config.quick import quick
 from db3kd.config.recipe import _DEVICE, _FACTORY, _NAME, Recipe
 from db3kd.config.settings import (
     PAPER,
@@ -77,7 +78,7 @@ def _checked(values: dict[str, Any], places: Mapping[Key, str], path: str | Path
         raise
     written = values.get("label", {}).keys()
     _refuse(contradictions(recipe, written), places, path)
-    return recipe
+    return quick(recipe) if recipe.quick else recipe
 
 
 def _presets(values: dict[str, Any]) -> Iterator[Problem]:

@@ -67,6 +67,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - `kind`: what it is, and so which of the next settings it needs.
     - `factory`: "module:function" that returns the model ("torch"), the estimator ("sklearn") or
       the function ("function").
+    - `arguments`: keywords that this function is called with: texts, numbers, true or false.
     - `file`: of an "onnx" teacher.
     - `remote`: the table that says how a "remote" teacher is asked.
     - `network`, `width`, `weights`: of a "network" teacher, with its weights in a safetensors file.
@@ -95,6 +96,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     kind: Literal["network", "torch", "sklearn", "onnx", "function", "remote"]
     factory: Annotated[str, msgspec.Meta(pattern=_FACTORY)] | None = None
+    arguments: dict[str, str | int | float | bool] = {}
     file: Text | None = None
     network: Network | None = None
     width: Above0 = 1.0
@@ -161,6 +163,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     - `grow`: how new images are made of own ones.
     - `spend`: what a trial may spend.
     - `synthesis`: how pseudo samples are made.
+    - `quick`: a first look within minutes: few images, short trainings, and "-quick" added to the
+      name of `run` (`db3kd.config.quick.quick`). `db3kd run --quick` sets it.
 
     >>> recipe = Recipe(
     ...     run="runs/mnist",
@@ -183,3 +187,4 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     synthesis: Synthesis = Synthesis()
     label: Search = Search()
     student: StudentConfig
+    quick: bool = False

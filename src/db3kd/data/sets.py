@@ -15,7 +15,7 @@ from db3kd.data.listed import ENDINGS as LISTS
 from db3kd.data.listed import load_listed
 from db3kd.data.parquet import load_parquet
 from db3kd.data.trees import ENDINGS, opened
-from db3kd.errors import Db3kdError, InputError, NoSplit, plain
+from db3kd.errors import Db3kdError, InputError, NoSplit, hint, plain
 
 TABLES = (".parquet", *LISTS)
 
@@ -166,8 +166,8 @@ def _download(name: str, split: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise InputError(
-            f"there is no folder {name!r}; to use a data set of the Hugging Face hub, install"
-            " db3kd[hub]"
+            f"there is no folder {name!r}; a data set of the Hugging Face hub needs the extra:"
+            f" {hint('hub')}"
         ) from None
     pattern = f"{config[0]}/{split}-*.parquet" if config else f"*{split}-*.parquet"
     try:

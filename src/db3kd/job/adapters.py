@@ -68,7 +68,7 @@ def make_teacher(recipe: Recipe, data: DataSet | None, progress: Progress = sile
         return _torch(network, recipe, said_classes(wanted) or _of_images(data))
     if wanted.kind == "onnx":
         return _onnx(recipe, data)
-    made = call_factory(str(wanted.factory))
+    made = call_factory(str(wanted.factory), given=wanted.arguments)
     try:
         return _around(made, recipe, data)
     except (Db3kdError, KeyboardInterrupt):

@@ -1,9 +1,10 @@
 """What the teacher of a recipe is known by: its files, its code, and what it says of itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from db3kd.config.recipe import Recipe
+from db3kd.config.recipe import Recipe, TeacherConfig
 from db3kd.data.digest import combined
 from db3kd.job.reading import Opened
 from db3kd.job.sources import digest_of_code, named_files, own_modules
@@ -36,14 +37,15 @@ def identity(recipe: Recipe, made: Teacher, opened: Opened, digest: Digest) -> d
         return {f"file {path.name}": digest(path)}
     if wanted.kind == "remote":
         return dict(getattr(made, "told", {}))
-    return {**_of_factory(str(wanted.factory), opened, digest), **identity_of(made)}
+    return {**_of_factory(wanted, opened, digest), **identity_of(made)}
 
 
-def _of_factory(name: str, opened: Opened, digest: Digest) -> dict[str, str]:
-    """The code behind a factory by module, and the files that it read or names, by their names."""
-    modules = own_modules(name.partition(":")[0])
+def _of_factory(wanted: TeacherConfig, opened: Opened, digest: Digest) -> dict[str, str]:
+    """The code behind a factory by module, and the files that it read, names or was given."""
+    modules = own_modules(str(wanted.factory).partition(":")[0])
     parts = {f"code of {module}": digest_of_code(path) for module, path in modules.items()}
     named = {at for path in modules.values() for at in named_files(path)}
+    named |= {at.resolve() for at in _files(wanted.arguments.values())}
     read = {path.resolve() for path in opened.data}
     written = {Path(at).resolve() for at in opened.written}
     by_name: dict[str, list[str]] = {}
@@ -53,3 +55,11 @@ def _of_factory(name: str, opened: Opened, digest: Digest) -> dict[str, str]:
         f"file {name}": some[0] if len(some) == 1 else combined("files", sorted(some))
         for name, some in by_name.items()
     }
+
+
+def _files(values: Iterable[object]) -> Iterator[Path]:
+    """Those of some values that are paths of files."""
+    for value in values:
+        with suppress(OSError, ValueError):  # a text that can be no path
+            if isinstance(value, str) and Path(value).is_file():
+                yield Path(value)

@@ -69,6 +69,8 @@ def summary(job: Job) -> Json:
         figures["spending"] = asdict(job.run.decision)
         if job.run.selection is not None:
             figures["selection"] = asdict(job.run.selection)
+    if job.recipe.quick:
+        figures["quick"] = True
     text = json.dumps(figures, indent=2).encode() + b"\n"
     write_atomically(job.run.folder / "summary.json", text)
     return figures

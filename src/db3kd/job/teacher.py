@@ -209,6 +209,8 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
             del teacher[name]
     if teacher["unknown"] == "refuse":
         del teacher["unknown"]
+    if not teacher["arguments"]:
+        del teacher["arguments"]
     names = said_classes(recipe.teacher)
     if isinstance(names, tuple):  # in a list or in a file, and wherever that lies
         digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]

@@ -27,13 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from db3kd import job
-from db3kd.cli.terminal import shown, table
+from db3kd.cli.terminal import table
 from db3kd.config.reading import read_recipe, resolved
 from db3kd.config.recipe import Recipe
 from db3kd.config.settings import Training
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError, InputError
 from db3kd.job.adapters import teacher_network
+from db3kd.progress import shown
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json, write_atomically
 from db3kd.student.soft_labels import concentrate, reciprocal_activations

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from db3kd.errors import Db3kdError, InputError, described, plain
+from db3kd.errors import Db3kdError, InputError, described, hint, plain
 from db3kd.storage.files import write_atomically
 from db3kd.student.loaded import Student
 from db3kd.student.networks import inference_batch
@@ -182,9 +182,7 @@ def _onnx_runtime() -> Any:
         import onnx  # noqa: F401 - torch needs it
         import onnxruntime
     except ImportError:
-        raise InputError(
-            "ONNX files are made and compared by the extra: pip install 'db3kd[onnx]'"
-        ) from None
+        raise InputError(f"ONNX files are made and compared by the extra: {hint('onnx')}") from None
     return onnxruntime
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from db3kd.config.remote import Encoding
 from db3kd.data.names import listed_names
-from db3kd.errors import InputError, TeacherError, plain
+from db3kd.errors import InputError, TeacherError, hint, plain
 from db3kd.teachers.classes import Told
 from db3kd.teachers.onnx_graph import read_graph
 
@@ -166,7 +166,7 @@ def open_model(
     try:
         import onnxruntime
     except ImportError:
-        raise InputError("an ONNX teacher needs the extra: pip install 'db3kd[onnx]'") from None
+        raise InputError(f"an ONNX teacher needs the extra: {hint('onnx')}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

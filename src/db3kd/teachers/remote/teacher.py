@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.remote import Encoding, Kind, Remote, who
-from db3kd.errors import InputError, TeacherError
+from db3kd.errors import InputError, TeacherError, hint
 from db3kd.teachers.base import check_kind
 from db3kd.teachers.encoding.encoder import Encoder
 from db3kd.teachers.encoding.seen import searched
@@ -183,7 +183,7 @@ def _transport(settings: Remote, limits: str | None) -> "Transport":
     try:
         from db3kd.teachers.remote.transport import Transport
     except ImportError:
-        raise InputError("a remote teacher needs the extra: pip install 'db3kd[remote]'") from None
+        raise InputError(f"a remote teacher needs the extra: {hint('remote')}") from None
     return Transport(settings, limits=limits)
 
 

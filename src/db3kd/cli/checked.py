@@ -1,0 +1,116 @@
+"""The result of a check as text, with a small table of what the teacher confuses."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from db3kd.cli.door import WIDTH
+from db3kd.cli.terminal import drawn
+from db3kd.errors import plain
+
+MOST_NAMES = 12  # classes in a table
+WIDEST, GAP = 20, 3  # columns of a name, and between two numbers
+
+
+def checked(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
+    """What a check of a teacher found, as text.
+
+    >>> print(checked({"images": 16, "questions": 67, "classes": 10, "met": 8, "as_labelled": 15,
+    ...                "flips": 0, "rounding": None, "latency_s": 0.012, "per_second": 450.0,
+    ...                "queries": {"answers": 300, "evaluate": 100, "total": 400}, "money": 0.6,
+    ...                "currency": "EUR", "hours": 0.001}))
+    16 images were asked, in 67 questions:
+      classes     8 of 10 met; 15 of 16 answers are the images' labels
+      repeated    0 of 16 answers differed
+      8 bits      the teacher sees only these
+      one image   0.012 s
+      together    450.0 images per second
+    The run costs at most 400 queries: 0.60 EUR, 0.001 hours of asking
+    """
+    images = found["images"]
+    rounding = "the teacher sees only these"
+    if found["rounding"] is not None:
+        rounding = f"{found['rounding']} of {images} mixed images get another class once rounded"
+    money = ""
+    if found["money"] is not None:
+        money = f"{found['money']:,.2f} {found['currency']}".rstrip() + ", "
+    total = found["queries"]["total"]
+    labelled = ""
+    if found["as_labelled"] is not None:
+        labelled = f"; {found['as_labelled']} of {images} answers are the images' labels"
+    matrix = [confusion(found["confusion"], width=width)] if found.get("confusion") else []
+    return "\n".join(
+        (
+            f"{images} images were asked, in {found['questions']} questions:",
+            f"  classes     {found['met']} of {found['classes']} met{labelled}",
+            f"  repeated    {found['flips']} of {images} answers differed",
+            f"  8 bits      {rounding}",
+            f"  one image   {found['latency_s']:g} s",
+            f"  together    {found['per_second']:,} images per second",
+            *matrix,
+            f"The run costs at most {total:,} queries: {money}{found['hours']:,g} hours of asking",
+        )
+    )
+
+
+def confusion(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
+    """How often images of one class were given another one, as a table.
+
+    `found["matrix"]` has a row for each class of the images, whose names are `found["true"]`, and a
+    column for each class of the teacher, `found["names"]`. At most `MOST_NAMES` classes are shown:
+    those that are confused most. Where names do not fit over the columns, class numbers do.
+
+    >>> names = ["cat", "dog"]
+    >>> print(confusion({"names": names, "true": names, "matrix": [[7, 1], [0, 8]]}))
+    Answers to the images of each class:
+           cat   dog
+      cat    7     1
+      dog    .     8
+    """
+    names, true, matrix = found["names"], found["true"], found["matrix"]
+    shown = _most_confused(names, true, matrix)
+    rows = [place for place, name in enumerate(true) if name in shown]
+    columns = [place for place, name in enumerate(names) if name in shown]
+    heads = [_name(names[column]) for column in columns]
+    sides = [_name(true[row]) for row in rows]
+    room = width - 2 - max((side.cell_len for side in sides), default=0)
+    gap = GAP
+    if sum(max(3, head.cell_len) + gap for head in heads) > room:
+        gap = 1
+        heads = [Text(str(column)) for column in columns]
+        numbers = {names[column]: Text(f"{column} ") for column in columns}
+        sides = [numbers.get(true[row], Text()) + _name(true[row]) for row in rows]
+        met = {true[row] for row in rows}
+        sides += [number + _name(name) for name, number in numbers.items() if name not in met]
+    lines = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    lines.add_column("", no_wrap=True)
+    for over in heads:
+        lines.add_column(over, justify="right", min_width=3, no_wrap=True)
+    for place, side in enumerate(sides):  # the last ones may be of classes without an image
+        counts = matrix[rows[place]] if place < len(rows) else [0] * len(names)
+        lines.add_row(Text("  ") + side, *(f"{counts[k]:,}" if counts[k] else "." for k in columns))
+    few = len(shown) < len({*names, *true})
+    which = f" (the {len(shown)} most confused)" if few else ""
+    head = f"Answers to the images of each class{which}:"
+    return f"{head}\n{drawn(lines, width)}"
+
+
+def _most_confused(
+    names: Sequence[str], true: Sequence[str], matrix: Sequence[Sequence[int]]
+) -> set[str]:
+    """The names that wrong answers are of most often, then the others in their order."""
+    wrong = dict.fromkeys([*true, *names], 0)
+    for row, counts in zip(true, matrix, strict=True):
+        for column, count in zip(names, counts, strict=True):
+            if row != column:
+                wrong[row] += count
+                wrong[column] += count
+    return set(sorted(wrong, key=lambda name: -wrong[name])[:MOST_NAMES])
+
+
+def _name(name: str) -> Text:
+    text = Text(plain(name, 60))
+    text.truncate(WIDEST, overflow="ellipsis")
+    return text
