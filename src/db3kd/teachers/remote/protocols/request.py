@@ -23,9 +23,7 @@ MANY = sys.maxsize  # images in one request, where the protocol has no limit of 
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.1
 VALUE = re.compile(r"[\x20-\x7e]*")  # of a header: its visible part that every server reads alike
 OURS = ("content-length", "transfer-encoding", "host", "connection")
-SECRET = re.compile(
-    r"auth|cookie|secret|token|password|credential|api-?key|-key$", re.IGNORECASE
-)
+SECRET = re.compile(r"auth|cookie|secret|token|password|credential|api-?key|-key$", re.IGNORECASE)
 CHOICES = (
     *("model", "version", "input", "output", "binary", "classification"),
     *("path", "body", "field", "fields", "method"),
