@@ -43,6 +43,8 @@ def made(protocol: Any, **choices: Any) -> protocols.Protocol:
         ("`dog`", 1),
         ("\u201cdog\u201d!", 1),
         ("puppy.", 1),
+        ('_"dog."_', 1),
+        ("*dog", None),
         ("A", 2),
         ("A!", 2),
         ("A.", 3),
@@ -75,7 +77,7 @@ def test_numbers_keep_their_meaning_and_case_is_ignored_only_if_said() -> None:
 def test_a_new_name_is_learned_without_signs() -> None:
     names = Names(unknown="extend", synonyms={"puppy": "dog"})
     labels = LabelMap(names, 3)
-    assert [labels.index(text) for text in ("Cow.", "Cow", "puppy!", "dog", "...")] == [
+    assert [labels.index(text) for text in ("Cow.", "*Cow*", "puppy!", "dog", "...")] == [
         0,
         0,
         1,
@@ -215,9 +217,10 @@ def test_a_teacher_says_its_names_and_when_it_is_unsure() -> None:
     assert said(names=("cat", "unknown"), unknown="other")[1] == ("cat", "unknown", "unknown_")
     assert said(4, names=CATS, unknown="extend") == (4, None, None)
     assert said(4) == (4, None, None)
-    assert said(4, unknown="drop") == (4, None, 3)
-    with pytest.raises(InputError, match="the teacher's names are of 3 classes, not of 2"):
-        said(2, names=CATS, unknown="drop")
+    assert said(4, unknown="drop") == (5, None, 4)
+    assert said(2, names=CATS, unknown="drop") == said(names=CATS, unknown="drop")
+    with pytest.raises(InputError, match="the teacher's names are of 2 classes, not of 3"):
+        said(3, names=CATS, unknown="drop")
     with pytest.raises(InputError, match='2 names and one class for "drop" do not make 2'):
         LabelMap(Names(names=CATS, unknown="drop"), 2)
 

@@ -12,9 +12,9 @@ from db3kd.teachers.base import check_classes
 
 LONGEST = 1000  # characters of a name
 SEARCHED = 10_000  # characters of an answer in which a pattern is searched, at most
-QUOTES = " \t\r\n\"'`*_\u2018\u2019\u201c\u201d\u00ab\u00bb"
-"""Signs that may be around a name; some are Markdown's."""
-ENDS = QUOTES + ".,;:!?\u2026\u3002"
+PAIRS = {**dict.fromkeys("\"'`*_"), "\u2018": "\u2019", "\u201c": "\u201d", "\u00ab": "\u00bb"}
+"""Signs that may be around a name, some of them Markdown's; None: the same one before and after."""
+ENDS = " \t\r\n.,;:!?\u2026\u3002"
 """Signs that may follow a name."""
 
 
@@ -231,10 +231,15 @@ class LabelMap:
 
 
 def _bare(text: str) -> Iterator[str]:
-    """A text as it is, without white space around it, and without the other signs around it."""
+    """A text as it is, without white space around it, and without other signs around it."""
     yield text
     yield text.strip()
-    yield text.lstrip(QUOTES).rstrip(ENDS)
+    before = None
+    while text != before:
+        before, text = text, text.strip().rstrip(ENDS)
+        if len(text) > 1 and text[0] in PAIRS and text[-1] == (PAIRS[text[0]] or text[0]):
+            text = text[1:-1]
+    yield text
 
 
 def _why(found: Sequence[str], size: int) -> str:

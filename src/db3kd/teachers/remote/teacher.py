@@ -273,11 +273,11 @@ def remote(
 ) -> RemoteTeacher:
     """Hide a classifier behind HTTP behind the label-only door.
 
-    `db3kd.config.remote.Remote` says how it is asked. `classes`, with the one for unknown answers,
-    may be left out where names are given. `limits`: a file for limits a day. It is asked
-    concurrently, with retries; a class index leaves, nothing else. Images are encoded as
-    `settings.encoding` says, so what it sees of an image is `seen`. No secret is kept: headers and
-    fields are filled from the environment for each call.
+    `db3kd.config.remote.Remote` says how it is asked. `classes` may be left out where names are
+    given; it counts the class of "other", and not that of "drop", which the teacher has besides.
+    `limits`: a file for limits a day. It is asked concurrently, with retries; a class index leaves,
+    nothing else. Images are encoded as `settings.encoding` says, so what it sees of an image is
+    `seen`. No secret is kept: headers and fields are filled from the environment for each call.
 
     Costs one query for each image that is answered; calls that fail are counted in `calls`. Random:
     the pauses between attempts.
@@ -292,11 +292,12 @@ def remote(
     """
     named = len(settings.names.names)
     if named and settings.names.unknown != "extend":
-        known = named + settings.names.one_more
+        known = named + (settings.names.unknown == "other")
         if classes not in (None, known):
             raise InputError(f"the teacher's names are of {known} classes, not of {classes}")
         classes = known
     if classes is None:
         raise InputError("say how many classes the teacher knows (classes), or their names")
     check_kind(classes, bounds)
-    return RemoteTeacher(settings, classes, bounds, limits)
+    unsure = settings.names.unknown == "drop"
+    return RemoteTeacher(settings, classes + unsure, bounds, limits)
