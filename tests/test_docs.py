@@ -19,6 +19,7 @@ from test_imports import picture
 
 ROOT = Path(__file__).parent.parent
 VERBS = (
+    "init",
     "run",
     "label",
     "grow",

@@ -480,6 +480,7 @@ def test_no_images_are_made_that_no_student_learns_from(here: Sandbox) -> None:
     wanted = ["synthesis.queries=40", "synthesis.rounds=1", "student.methods=['pseudo_mbd']"]
     job.synthesize(read_recipe("without_data.toml", wanted))
     assert sorted(file.name for file in here.run.iterdir() if file.is_dir()) == [
+        "first",
         "pseudo",
         "synthesis",
     ]

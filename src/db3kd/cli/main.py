@@ -11,9 +11,8 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +23,7 @@ from rich.console import Console
 
 from db3kd.cli import student
 from db3kd.cli.door import GONE, Lines, Work, cleaned, console, fault, folded, width_of
+from db3kd.cli.options import Common, Options
 from db3kd.errors import BudgetExhausted, Db3kdError, InputError, RecipeError
 from db3kd.progress import Progress, shown
 
@@ -53,108 +53,42 @@ app = cyclopts.App(
 )
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class _Common:
-    """The options of every verb that reads a recipe."""
-
-    set_: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name=["--set", "-s"],
-            negative=(),
-            help="Override a setting: --set student.training.epochs=3.",
-        ),
-    ] = ()
-    json_: Annotated[
-        bool, Parameter(name="--json", negative=(), help="Print JSON for a program.")
-    ] = False
-    quiet: Annotated[
-        bool, Parameter(name=["--quiet", "-q"], negative=(), help="Show no progress.")
-    ] = False
-    verbose: Annotated[
-        bool, Parameter(name=["--verbose", "-v"], negative=(), help="Show all settings first.")
-    ] = False
-    redo_damaged: Annotated[
-        bool,
-        Parameter(
-            name="--redo-damaged",
-            negative=(),
-            help="Buy damaged shards again; their price stays on the books.",
-        ),
-    ] = False
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """What is set in the recipe."""
-        return self.set_
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class _Options(_Common):
-    """The options of every verb that works on the images of a recipe."""
-
-    quick: Annotated[
-        bool,
-        Parameter(
-            name="--quick",
-            negative=(),
-            help="Take a first look within minutes: few images, short trainings, a folder of its"
-            " own.",
-        ),
-    ] = False
-    anyway: Annotated[
-        bool,
-        Parameter(
-            name="--anyway",
-            negative=(),
-            help="Go on with a teacher whose first answers make no sense beside the true classes.",
-        ),
-    ] = False
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """What is set in the recipe, last of all that the look is a quick one."""
-        return (*self.set_, "quick=true") if self.quick else self.set_
-
-
-_COMMON, _DEFAULT = _Common(), _Options()
+_COMMON, _DEFAULT = Common(), Options()
 _Recipe = Annotated[Path, Parameter(help="A TOML file, such as those in the examples folder.")]
 
 
 @app.command
-def run(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+def run(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
     """Do the whole job of a recipe: buy what its students need, distill, evaluate."""
     _work("run", recipe, options)
 
 
 @app.command
-def label(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+def label(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
     """Ask the teacher, and measure the distances to its boundary."""
     _work("label", recipe, options)
 
 
 @app.command
-def grow(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+def grow(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
     """Ask the teacher, make new images from your own, and ask for their classes."""
     _work("grow", recipe, options)
 
 
 @app.command
-def synthesize(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+def synthesize(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
     """Make pseudo samples without any data, and ask for their classes."""
     _work("synthesize", recipe, options)
 
 
 @app.command
-def distill(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+def distill(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
     """Train the students on labels bought before; asks the teacher nothing."""
     _work("distill", recipe, options)
 
 
 @app.command
-def evaluate(recipe: _Recipe, *, options: _Options = _DEFAULT) -> None:
+def evaluate(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
     """Compare the students with the teacher, and with ground truth, on the test images."""
     _work("evaluate", recipe, options)
 
@@ -171,12 +105,14 @@ def check(
             " 5 more queries per image."
         ),
     ] = None,
-    options: _Options = _DEFAULT,
+    options: Options = _DEFAULT,
 ) -> None:
     """Ask the teacher a few real questions, and say what the run will cost at most."""
     if images < 1:
         raise InputError(f"--images must be at least 1, got {images}")
     wanted = _read(recipe, options.overrides)
+    if options.verbose:
+        _tell(_first_words("check", recipe, wanted, verbose=True))
     from db3kd.cli.checked import checked
     from db3kd.job.check import check_teacher as look
 
@@ -198,10 +134,12 @@ def answers(
     export: Annotated[
         Path | None, Parameter(help="A parquet table to write all the teacher's answers to.")
     ] = None,
-    options: _Common = _COMMON,
+    options: Common = _COMMON,
 ) -> None:
     """Show what was paid for the teacher's answers; import or export them."""
     wanted = _read(recipe, options.overrides)
+    if options.verbose:
+        _tell(_first_words("answers", recipe, wanted, verbose=True))
     from db3kd.job.check import books
 
     found = books(wanted, taken=import_, given=export)
@@ -226,6 +164,21 @@ def status(
 
     found = read_status(folder)
     _print(json.dumps(found, indent=2) if json_ else status_text(found))
+
+
+@app.command
+def init(
+    *paths: Annotated[
+        Path, Parameter(help="A folder of images, and an ONNX file, as far as you have them.")
+    ],
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="The file to write.")] = Path(
+        "recipe.toml"
+    ),
+) -> None:
+    """Write a first recipe, with words about what can be set."""
+    from db3kd.cli.init import written
+
+    _print(written(paths, output))
 
 
 @app.command(name="--install-completion")
@@ -270,7 +223,7 @@ def _read(path: Path, overrides: Sequence[str]) -> "Recipe":
     return recipe
 
 
-def _work(verb: str, path: Path, options: _Options) -> None:
+def _work(verb: str, path: Path, options: Options) -> None:
     recipe = _read(path, options.overrides)
     _begin(verb, path, recipe, options)
     from db3kd import job
@@ -298,23 +251,37 @@ def _work(verb: str, path: Path, options: _Options) -> None:
         _print(result(found, steps=recipe.student.training.steps, width=width_of(sys.stdout)))
 
 
-def _begin(verb: str, path: Path, recipe: "Recipe", options: _Options) -> None:
+def _begin(verb: str, path: Path, recipe: "Recipe", options: Options) -> None:
     """Say what begins. All settings are in the log; the terminal shows them if it is asked to."""
     from db3kd.cli.log import LogFile
+
+    logging.getLogger("db3kd").setLevel(logging.INFO)
+    work = _WORK.get(None)
+    if work is not None:
+        work.quiet = options.quiet
+        work.log = LogFile(work)
+        logging.getLogger().addHandler(work.log)
+        for line in _first_words(verb, path, recipe, verbose=True):
+            work.log.say(line)
+    if not options.quiet:
+        _tell(_first_words(verb, path, recipe, verbose=options.verbose))
+
+
+def _first_words(verb: str, path: Path, recipe: "Recipe", *, verbose: bool) -> Iterator[str]:
     from db3kd.cli.opening import opening, settings
 
-    work = _WORK.get(None) or Work(Path(recipe.run))
-    work.quiet = options.quiet
-    work.log = LogFile(work)
-    logging.getLogger().addHandler(work.log)
-    logging.getLogger("db3kd").setLevel(logging.INFO)
-    lines = [cleaned(line, work.secrets) for line in opening(version("db3kd"), verb, path, recipe)]
-    more = [f"  {cleaned(line, work.secrets)}" for line in settings(recipe)]
-    for line in (*lines, *more):
-        work.log.say(line)
-    if not options.quiet:
-        for line in (*lines, *(more if options.verbose else ())):
-            sys.stderr.write(folded(line, sys.stderr) + "\n")
+    yield from opening(version("db3kd"), verb, path, recipe)
+    if verbose:
+        yield from (f"  {line}" for line in settings(recipe))
+
+
+def _tell(lines: Iterable[str]) -> None:
+    """Write lines to standard error, folded as the terminal is wide."""
+    work = _WORK.get(None) or Work()
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip(" ")))
+        clean = indent + cleaned(line, work.secrets)
+        sys.stderr.write(folded(clean, sys.stderr) + "\n")
 
 
 def _print(text: str) -> None:

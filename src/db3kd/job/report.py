@@ -43,7 +43,7 @@ def summary(job: Job) -> Json:
         row["accuracy"].append(found.accuracy)
         row["agreement"].append(found.agreement)
         known = found.samples - found.unsure
-        row.setdefault("agreement_interval", []).append(interval(found.agreement, known))
+        row.setdefault("agreement_interval", []).append(list(interval(found.agreement, known)))
     if job.sets.test is None:
         job.warn("there are no test images, so nobody knows how well these students do")
     for method in job.recipe.student.methods:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from db3kd.config.quick import SAMPLES
-from db3kd.config.recipe import Recipe
+from db3kd.config.recipe import DataConfig, Recipe
 from db3kd.data import DataSet, TensorImages, damaged, load, subset
 from db3kd.data.digest import combined, of_tensor
 from db3kd.data.names import places
@@ -59,8 +59,8 @@ def sets_of(recipe: Recipe) -> Sets:
     """Open the images of a recipe; only labels are read yet.
 
     Test images are those of `data.test`, or else the split `data.test_split` of the own images'
-    data set, or else a fifth of the own images, a thousand at most. These are held back: no student
-    learns from them. Random by the recipe's seed: which images are taken or held back.
+    data set, or else, unless the recipe names that split, a fifth of the own images, a thousand at
+    most. These are held back: no student learns from them. Random by the recipe's seed: which images are taken or held back.
 
     Raises:
         InputError: a data set is not there, or is smaller than wanted, or the images differ in
@@ -94,6 +94,8 @@ def _test_images(recipe: Recipe) -> tuple[DataSet | None, Source]:
     try:
         return _load(recipe, wanted.train, wanted.test_split), "split"
     except NoSplit:
+        if wanted.test_split != DataConfig().test_split:
+            raise  # the user named it
         return None, "none"
 
 

@@ -23,11 +23,12 @@ def label(
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged, anyway) as job:
+        own = job.own.images
         job.look()
         if job.needs.trial:
             job.spend()
         else:
-            job.run.measure(job.own.images, recipe.label)
+            job.run.measure(own, recipe.label)
         return job.books()
 
 
@@ -42,8 +43,9 @@ def grow(
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged, anyway) as job:
+        own = job.own.images
         job.look()
-        job.run.grow(job.own.images, recipe.grow)
+        job.run.grow(own, recipe.grow)
         return job.books()
 
 
