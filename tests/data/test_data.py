@@ -309,12 +309,23 @@ def test_damaged_bytes_are_an_image_or_an_input_error(tmp_path, kind, at, byte, 
     assert image.shape == (3, 4, 4)
 
 
-@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("label", [-2, 3])
 def test_a_label_that_is_no_class_is_named(tmp_path, label):
     image = encoded(random_pixels(1)[0])
     write(tmp_path / "test-0.parquet", [image] * 3, [0, label, 1], names=["a", "b", "c"])
     with pytest.raises(InputError, match=f"image 1 has the label {label}; .* 0 to 2"):
         load(str(tmp_path), "test")
+
+
+def test_labels_of_minus_one_are_none_if_all_are(tmp_path):
+    image = encoded(random_pixels(1)[0])
+    write(tmp_path / "test-0.parquet", [image] * 3, [-1, -1, -1], names=["a", "b", "c"])
+    test = load(str(tmp_path), "test")
+    assert (test.labels, test.classes, len(test)) == (None, ("a", "b", "c"), 3)
+    assert load(str(tmp_path), "test[1:]").labels is None
+    write(tmp_path / "train-0.parquet", [image] * 3, [-1, 1, -1])
+    with pytest.raises(InputError, match=r"^2 of 3 images have the label -1, that is none"):
+        load(str(tmp_path), "train")
 
 
 def test_an_empty_label_is_refused(tmp_path):
@@ -326,13 +337,9 @@ def test_an_empty_label_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"picture": [{"bytes": b"x"}], "label": [0]}, "one must be called image or img"),
-        ({"image": [b"x"], "label": [0]}, "is binary; give a struct with `bytes`"),
-        ({"image": [{"bytes": encoded(random_pixels(1)[0])}]}, "called label or fine_label"),
-        (
-            {"image": [{"bytes": encoded(random_pixels(1)[0])}], "label": ["cat"]},
-            "one of whole numbers",
-        ),
+        ({"scan": [{"bytes": b"x"}], "label": [0]}, "the columns scan, label; none .* image="),
+        ({"image": ["x"], "label": [0]}, "is string; give the encoded image as binary"),
+        ({"image": [b"x"], "img": [b"x"]}, "image, img; several could be .* image="),
         ({"image": pa.array([], pa.struct({"bytes": pa.binary()}))}, "no images"),
     ],
 )
@@ -398,7 +405,7 @@ def test_a_palette_with_transparency(tmp_path):
     image = Image.new("P", (2, 2))
     image.putpalette([10, 20, 30])
     image.info["transparency"] = b"\x00\x80"
-    assert (read_one(tmp_path, image)[:, 0, 0] * 255).round().tolist() == [10.0, 20.0, 30.0]
+    assert (read_one(tmp_path, image)[:, 0, 0] * 255).round().tolist() == [255.0] * 3
 
 
 def test_channels_convert(tmp_path):
@@ -493,7 +500,7 @@ def test_an_empty_class_is_named(tmp_path):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(InputError, match=r"there is no folder .*missing"):
         FolderImages(tmp_path / "missing")
-    with pytest.raises(InputError, match="has no subfolders"):
+    with pytest.raises(InputError, match="holds no images"):
         load(str(tmp_path), "train")
 
 

@@ -37,15 +37,16 @@ def tensor_of(values: Any) -> Tensor:
         if values.dtype not in (torch.uint8, torch.float32):
             raise InputError(f"images are {values.dtype}; {KINDS}")
         return values
-    if values.dtype not in (np.uint8, np.float32, np.float64):
-        raise InputError(f"images are {values.dtype}; {KINDS}")
-    if values.dtype == np.float64:
+    kind = values.dtype.newbyteorder("=")
+    if kind not in (np.uint8, np.float32, np.float64):
+        raise InputError(f"images are {kind}; {KINDS}")
+    if kind == np.float64:
+        kind = np.dtype(np.float32)
         with np.errstate(over="ignore"):
-            values = values.astype(np.float32)
+            values = values.astype(kind)
         if not np.isfinite(values).all():
             raise InputError("images have values that are not finite; give finite ones")
-    native = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(np.require(native, requirements=["C", "W"]))
+    return torch.from_numpy(np.require(values, kind, ["C", "W"]))
 
 
 def _check_shape(values: Any) -> None:

@@ -2,10 +2,12 @@
 
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 
+from db3kd.data.archives import Archive
 from db3kd.data.names import in_order
-from db3kd.data.trees import Archive, Tree, joined
+from db3kd.data.trees import Tree, joined
 from db3kd.errors import InputError, NoSplit, plain
 
 EXTENSIONS = (
@@ -41,7 +43,7 @@ def split_root(tree: Tree, split: str) -> str:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from db3kd.data.trees import opened
+    >>> from db3kd.data.archives import opened
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "test" / "cat").mkdir(parents=True)
     >>> split_root(opened(folder), "test")
@@ -76,7 +78,7 @@ def images_at(tree: Tree, at: str) -> Found:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from db3kd.data.trees import opened
+    >>> from db3kd.data.archives import opened
     >>> folder = Path(tempfile.mkdtemp())
     >>> for name in ("10", "9"):
     ...     (folder / name).mkdir(); _ = (folder / name / "0.png").write_bytes(b"...")
@@ -98,13 +100,10 @@ def images_at(tree: Tree, at: str) -> Found:
     for name, some in files.items():
         if not some:
             raise InputError(_why_empty(tree, joined(at, name)))
-    if beside:
-        _log.warning(
-            "%d images beside the class folders of %s are left out, the first is %s",
-            len(beside),
-            _where(tree, at),
-            beside[0],
-        )
+    below = (inner for name in names for inner in _below(tree, joined(at, name)))
+    deep = (_images(tree, inner) for inner in below)
+    _tell_left_out(beside, f"beside the class folders of {_where(tree, at)}")
+    _tell_left_out([*chain(*deep)], f"deeper than the class folders of {_where(tree, at)}")
     labels = tuple(label for label, name in enumerate(names) for _ in files[name])
     return Found(tuple(file for some in files.values() for file in some), labels, tuple(names))
 
@@ -155,6 +154,18 @@ def _of_class(tree: Tree, at: str) -> list[str]:
     """The names in the tree of the images of a class folder."""
     within = _images(tree, joined(at, IMAGES)) if IMAGES in tree.folders(at) else []
     return [*_images(tree, at), *within]
+
+
+def _below(tree: Tree, at: str) -> list[str]:
+    """The folders in a class folder whose images are not of the class."""
+    return [joined(at, name) for name in tree.folders(at) if name != IMAGES]
+
+
+def _tell_left_out(names: list[str], where: str) -> None:
+    if names:
+        _log.warning(
+            "images that lie %s are left out: %s, the first is %s", where, len(names), names[0]
+        )
 
 
 def _ending(name: str) -> str:

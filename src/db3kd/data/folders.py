@@ -9,9 +9,10 @@ from torch import Tensor
 
 from db3kd.data._decode import Decoding
 from db3kd.data._pixels import Size, Unfit
+from db3kd.data.archives import opened
 from db3kd.data.classes import Found, images_at
 from db3kd.data.digest import combined
-from db3kd.data.trees import Folder, Tree, opened
+from db3kd.data.trees import Folder, Tree
 from db3kd.errors import InputError
 
 

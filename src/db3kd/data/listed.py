@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from db3kd.data._pixels import Form
@@ -73,19 +72,17 @@ def _rows(file: Path) -> Iterator[list[str]]:
             tabs = file.suffix.lower() == ".tsv"
             separator = "\t" if tabs else max(SEPARATORS, key=header.count)
             reader = csv.reader(text, delimiter=separator, strict=True)
-            wide = 0
-            for row in islice(reader, MOST_ROWS + 2):
-                if not row:
-                    continue
-                wide = wide or len(row)
+            wide, count = 0, 0
+            for row in filter(None, reader):
+                wide, count = wide or len(row), count + 1
                 if len(row) != wide:
                     raise InputError(
                         f"line {reader.line_num} of {file} has {len(row)} columns, but the header"
                         f" {wide}; give all of them"
                     )
+                if count > MOST_ROWS + 1:
+                    raise InputError(f"{file} has more than {MOST_ROWS:,} rows; give fewer")
                 yield row
-            if reader.line_num > MOST_ROWS:
-                raise InputError(f"{file} has more than {MOST_ROWS:,} rows; give fewer")
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(
             f"{file} cannot be read as a table ({plain(error, 100)}); give CSV in UTF-8"

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from db3kd.data._pixels import Form
+from db3kd.data.archives import ENDINGS, opened
 from db3kd.data.classes import SPLITS, has_class_folders, images_at, split_root
 from db3kd.data.columns import Columns
 from db3kd.data.folders import FolderImages
@@ -14,7 +15,6 @@ from db3kd.data.labelled import DataSet, subset
 from db3kd.data.listed import ENDINGS as LISTS
 from db3kd.data.listed import load_listed
 from db3kd.data.parquet import load_parquet
-from db3kd.data.trees import ENDINGS, opened
 from db3kd.errors import Db3kdError, InputError, NoSplit, hint, plain
 
 TABLES = (".parquet", *LISTS)
@@ -106,7 +106,8 @@ def _opened(place: Path, split: str, form: Form, columns: Columns) -> DataSet:
         return load_parquet(_choose(parquet, split, place), form, columns)
     tree = opened(place)
     lists = _lists(place) if place.is_dir() else {}
-    if split in lists and not has_class_folders(tree, split):
+    is_split = split in tree.folders("") and has_class_folders(tree, split)
+    if split in lists and not is_split:
         return load_listed(lists[split], form, columns)
     try:
         found = images_at(tree, split_root(tree, split))

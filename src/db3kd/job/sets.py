@@ -60,7 +60,8 @@ def sets_of(recipe: Recipe) -> Sets:
 
     Test images are those of `data.test`, or else the split `data.test_split` of the own images'
     data set, or else, unless the recipe names that split, a fifth of the own images, a thousand at
-    most. These are held back: no student learns from them. Random by the recipe's seed: which images are taken or held back.
+    most. These are held back: no student learns from them. Random by the recipe's seed: which
+    images are taken or held back.
 
     Raises:
         InputError: a data set is not there, or is smaller than wanted, or the images differ in
