@@ -17,6 +17,7 @@ LARGEST_FILE = 2**28  # bytes of one encoded image
 FULL = 65535.0  # white in 16 bits
 TOPS = (255.0, 1023.0, 4095.0, FULL)  # white in 8, 10, 12 and 16 bits
 ORIENTATION = 0x0112  # the tag of EXIF
+ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # what may hold it
 
 Size = int | tuple[int, ...] | None
 """A side, or height and width; None leaves images as they are."""
@@ -77,6 +78,8 @@ def turned(image: "Image") -> "Image":
     from PIL import ImageOps
 
     image.load()
+    if image.format is not None and not image.info.keys() & ORIENTED:
+        return image  # it saves a third of the time of a small image
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF turns nothing, as in a viewer
