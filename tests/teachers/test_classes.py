@@ -164,6 +164,11 @@ class Object:
         self.logits = logits
 
 
+@dataclass(slots=True)
+class Slots:
+    logits: Tensor
+
+
 @dataclass
 class Record:
     features: Tensor
@@ -206,6 +211,7 @@ def expected(net: Returns) -> list[int]:
         (lambda scores, images: [images, scores], None),
         (lambda scores, images: (-scores, scores), "1"),
         (lambda scores, images: Record(images, scores), None),
+        (lambda scores, images: Slots(scores), None),
         (lambda scores, images: Named(images, scores), "scores"),
         (lambda scores, images: scores[:, :, None, None], None),
         (lambda scores, images: scores.argmax(1), None),
@@ -279,6 +285,17 @@ def test_a_module_that_is_rewritten_sees_the_encoding() -> None:
     assert torch.equal(teacher.labels(IMAGES), right)
     assert "pool before ReLU" in teacher.chosen
     assert names_of(teacher) == ("a", "b")
+
+
+def test_why_a_module_of_other_outputs_is_asked_as_written() -> None:
+    class Wrapped(nn.Sequential):
+        def forward(self, images: Tensor) -> Any:
+            return {"logits": super().forward(images)}
+
+    layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 2)
+    teacher = teachers.torch_module(Wrapped(*layers), classes=2)
+    teacher.labels(IMAGES)
+    assert "something else than (row, classes)" in teacher.chosen
 
 
 def test_what_a_module_tells_of_its_classes() -> None:
