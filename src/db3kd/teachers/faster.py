@@ -100,7 +100,10 @@ def _rewritten(module: nn.Module, shape: tuple[int, ...], bounds: tuple[float, f
         batch = max(LEAST_BATCH, min(CPU_BATCH, CACHE // (4 * widest.most)))
         if not swaps:
             return Variant(module, batch, "as written: nothing to rewrite")
-        if not agree(graph(images), module(images)):
+        written = module(images)
+        if not isinstance(written, Tensor) or written.ndim != 2:
+            raise AsWritten("it returns something else than (row, classes)")
+        if not agree(graph(images), written):
             raise AsWritten("its scores are not the same after rewriting")
     return Variant(graph, batch, ", ".join(swaps))
 

@@ -288,7 +288,8 @@ def _names(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
             continue
         for read in (json.loads, ast.literal_eval):
             try:
-                names = tuple(listed_names(read(text)))
+                found = read(text)
+                names = tuple(listed_names(list(found) if isinstance(found, tuple) else found))
             except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 continue
             if len(names) > 1 and len(set(names)) == len(names) and all(names):

@@ -73,7 +73,7 @@ def picked(returned: object, rows: int, width: int | None, output: str | None) -
                 f" {plain(output, 60)!r}, which output names"
             )
         return named
-    logits = entries.get("logits")
+    logits = entries.get("logits", getattr(returned, "logits", None))
     if isinstance(logits, Tensor):
         return logits
     fits = [entry for entry in entries.values() if _scores(entry, rows, width)]
