@@ -28,6 +28,8 @@ VERBS = (
     "check",
     "answers",
     "status",
+    "predict",
+    "export",
 )
 
 

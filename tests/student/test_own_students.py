@@ -122,11 +122,11 @@ def test_a_name_is_found_in_the_current_folder(
 
 
 def test_a_check_lets_pass_more_classes_than_are_known_yet() -> None:
-    wanted = StudentConfig(factory="test_own:plain")
-    sys.modules.setdefault("test_own", sys.modules[__name__])
+    wanted = StudentConfig(factory="test_own_students:plain")
+    sys.modules.setdefault("test_own_students", sys.modules[__name__])
     check_wanted(wanted, SHAPE, 2)
     with pytest.raises(InputError, match="at least 4 are needed"):
-        check_wanted(StudentConfig(factory="test_own:three"), SHAPE, 4)
+        check_wanted(StudentConfig(factory="test_own_students:three"), SHAPE, 4)
 
 
 def three() -> nn.Module:
