@@ -62,7 +62,7 @@ def _found(name: str) -> Any:
     return found
 
 
-def _taken(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+def _taken(function: Any, offered: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the keywords that a function takes; none if it does not say what it takes."""
     try:
         known = inspect.signature(function).parameters.values() if offered else ()
