@@ -29,6 +29,8 @@ VERBS = (
     "check",
     "answers",
     "status",
+    "predict",
+    "export",
 )
 
 

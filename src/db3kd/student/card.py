@@ -81,6 +81,13 @@ class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InputError: there is no such file, it says nothing, or something that cannot be.
             Damaged: the file cannot be read, or differs from its checksum.
+
+        >>> import tempfile, torch
+        >>> from db3kd.student.files import save_network
+        >>> file = Path(tempfile.mkdtemp()) / "student.safetensors"
+        >>> save_network(file, torch.nn.Flatten(), StudentCard(shape=(1, 1, 2), classes=2))
+        >>> StudentCard.of_file(file).names
+        ('0', '1')
         """
         from db3kd.student.files import read_tensors
 

@@ -65,6 +65,13 @@ def export_onnx(
         InputError: the extra is not installed, the network cannot be exported, or the file does
             not give the student's scores.
         RunError: the file cannot be written.
+
+    >>> from db3kd.student.card import StudentCard
+    >>> card = StudentCard(shape=(1, 2, 2), classes=("cat", "dog"))
+    >>> student = Student(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), card)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_onnx(student, Path(folder) / "student.onnx").labels
+    1.0
     """
     runtime = _onnx_runtime()
     shown = _compared(student, images, dtype)
@@ -97,6 +104,13 @@ def export_torch(
     Raises:
         InputError: the network cannot be exported, or the program does not give its scores.
         RunError: the file cannot be written.
+
+    >>> from db3kd.student.card import StudentCard
+    >>> card = StudentCard(shape=(1, 2, 2), classes=("cat", "dog"))
+    >>> student = Student(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), card)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_torch(student, Path(folder) / "student.pt2").labels
+    1.0
     """
     shown = _compared(student, images, dtype)
     network, held = _Exported(student.network, dtype), io.BytesIO()

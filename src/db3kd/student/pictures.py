@@ -129,7 +129,7 @@ def _array(given: Any) -> Any:
 def _of_array(found: Any, shape: Shape) -> Tensor:
     """An array of one image, whose channels are first, last, or none."""
     held = found[..., None] if found.ndim == 2 else found
-    if held.ndim == 3 and (held.shape == shape or _channels_first(held.shape)):
+    if held.ndim == 3 and _channels_first(held.shape, shape):
         held = held.transpose(1, 2, 0)
     if held.ndim != 3 or held.shape[2] not in {*COLOURS, shape[0]} or not held.size:
         raise InputError(
@@ -158,7 +158,9 @@ def _of_array(found: Any, shape: Shape) -> Tensor:
     return torch.tensor(held.transpose(2, 0, 1).astype(np.float32))
 
 
-def _channels_first(found: Sequence[int]) -> bool:
+def _channels_first(found: Sequence[int], shape: Shape) -> bool:
+    if tuple(found[1:]) == shape[1:]:
+        return found[0] in {*COLOURS, shape[0]}
     return found[0] in COLOURS and found[2] not in COLOURS
 
 
