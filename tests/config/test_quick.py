@@ -43,7 +43,7 @@ def test_a_quick_look_is_bounded_and_has_a_folder_of_its_own(read):
     assert look.student.training.steps == STEPS
     assert (look.grow.members, look.grow.rounds, look.grow.candidates) == (1, 2, 2)
     assert look.label.members == 1
-    assert look.spend.per_image == PER_IMAGE
+    assert (look.spend.per_image, look.spend.trial) == (PER_IMAGE, 0)
     assert (look.teacher, look.budget, look.data) == (usual.teacher, usual.budget, usual.data)
 
 

@@ -29,10 +29,13 @@ def opening(version: str, verb: str, path: Path, recipe: Recipe) -> tuple[str, s
     """
     look = f" (a quick look: {recipe.student.training.steps} steps)" if recipe.quick else ""
     parts = (_images(recipe), _teacher(recipe.teacher), _students(recipe), _budget(recipe))
+    where = f"everything goes to {recipe.run}; the same command again continues it"
+    if verb in ("check", "answers"):
+        where = f"the folder of the run is {recipe.run}; nothing in it is changed"
     return (
         f"db3kd {version}: {verb} {path}{look}",
         "; ".join(parts),
-        f"everything goes to {recipe.run}; the same command again continues it",
+        where,
     )
 
 

@@ -9,7 +9,7 @@ from db3kd.config.settings import Grow, Search, Spend, Synthesis, is_joint
 SUFFIX = "-quick"  # of the run's folder, so that a quick look never mixes with the real run
 SAMPLES = 500  # own images, and test images, where the recipe does not say how many
 STEPS = 300  # of every student
-PER_IMAGE = 30  # answers for each own image where a trial divides them
+PER_IMAGE = 30  # answers for each own image, by method "auto"
 GROWN, MEASURED, ROW = 10, 60, 100  # new images, and queries, of each image; queries of each row
 PSEUDO = 5_000  # pseudo samples
 PUSHED, PUSHES = 100, 5  # pseudo samples by ascent, and their iterations
@@ -50,14 +50,16 @@ def quick(recipe: Recipe) -> Recipe:
 
 
 def _spend(recipe: Recipe) -> Spend:
+    """Grow new images without a trial, which trains more students than all the rest."""
+    spend = msgspec.structs.replace(recipe.spend, trial=0)
     wanted = recipe.spend.per_image
     own, test = recipe.data.samples or SAMPLES, recipe.data.test_samples or SAMPLES
     enough = own * (1 + PER_IMAGE) + test
     budget = recipe.budget.queries
     if wanted is None and budget is not None and budget < enough:
-        return recipe.spend  # the plan follows from the budget, and is small
+        return spend  # the plan follows from the budget, and is small
     most = PER_IMAGE if wanted is None else min(wanted, PER_IMAGE)
-    return msgspec.structs.replace(recipe.spend, per_image=most)
+    return msgspec.structs.replace(spend, per_image=most)
 
 
 def _grow(recipe: Recipe) -> Grow:
