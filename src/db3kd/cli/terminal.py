@@ -35,7 +35,8 @@ def _parts(found: Mapping[str, Any], steps: int | None, width: int) -> Iterator[
     if "classes" in found:
         yield met(found["classes"], found.get("class_names") or ())
     if "picture" in found:
-        yield f"{found['picture']} shows the pseudo samples"
+        what = "the pseudo samples" if "classes" in found else "what the students learn from"
+        yield f"{found['picture']} shows {what}"
     if "paid" in found:
         yield bought(found["paid"])
     if "repeats" in found:
@@ -43,6 +44,9 @@ def _parts(found: Mapping[str, Any], steps: int | None, width: int) -> Iterator[
     queries = found["queries"]
     budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ""
     yield f"{queries['spent']:,}{budget} queries spent; everything is in {found['run']}"
+    files = [file for row in found.get("methods", {}).values() for file in row.get("files", ())]
+    if files:
+        yield f"Ask a student: db3kd predict {found['run']}/{files[-1]} IMAGES"
     for warning in found.get("warnings") or ():
         yield f"warning: {plain(warning)}"
 

@@ -1,6 +1,7 @@
 """The report of a run: the table of its students, `summary.json`, and pictures."""
 
 import json
+import statistics
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,43 +26,22 @@ def summary(job: Job) -> Json:
     Raises:
         Db3kdError: see `Run`.
     """
-    methods: dict[str, Json] = {}
-    evaluated: list[Evaluation] = []
-    for method, seed, network in job.students():
-        row = methods.setdefault(
-            method, {"accuracy": [], "agreement": [], "seeds": [], "training_s": []}
-        )
-        row["seeds"].append(seed)
-        row["training_s"].append(job.run.costs.training_seconds(method, seed))
-        test = job.sets.test
-        if test is None:
-            row["accuracy"].append(None)
-            row["agreement"].append(None)
-            continue
-        found = job.run.evaluate(network, test.images, test.labels, name=method, seed=seed)
-        evaluated.append(found)
-        row["accuracy"].append(found.accuracy)
-        row["agreement"].append(found.agreement)
-        known = found.samples - found.unsure
-        row.setdefault("agreement_interval", []).append(list(interval(found.agreement, known)))
+    methods, last = judged(job)
     if job.sets.test is None:
         job.warn("there are no test images, so nobody knows how well these students do")
-    for method in job.recipe.student.methods:
-        price = price_of(job, method)
-        methods[method] |= {"queries": price.queries, "label_s": round(price.seconds, 1)}
     pseudo = job.needs.pseudo
     figures = {
         **job.books(),
         "samples": sum(job.run.pseudo.counts) if pseudo else len(job.own),
         "test_samples": job.sets.tests,
         "test": {"source": job.sets.source, "samples": job.sets.tests},
-        "teacher": {"accuracy": evaluated[-1].teacher_accuracy if evaluated else None},
+        "teacher": {"accuracy": None if last is None else last.teacher_accuracy},
         "methods": methods,
         "class_names": list(job.sets.names),
         "warnings": job.warnings,
     }
-    if evaluated and evaluated[-1].unsure:
-        figures["test"]["unsure"] = evaluated[-1].unsure
+    if last is not None and last.unsure:
+        figures["test"]["unsure"] = last.unsure
     if pseudo:
         figures |= {"classes": job.run.pseudo.counts}
     figures["picture"] = str(draw(job))
@@ -74,6 +54,33 @@ def summary(job: Job) -> Json:
     text = json.dumps(figures, indent=2).encode() + b"\n"
     write_atomically(job.run.folder / "summary.json", text)
     return figures
+
+
+def judged(job: Job) -> tuple[dict[Method, Json], Evaluation | None]:
+    """Train and evaluate every student; returns the figures by method, and the last evaluation.
+
+    Costs one query for each test image, once in the life of the run.
+    """
+    methods: dict[Method, Json] = {}
+    test, found = job.sets.test, None
+    for method, seed, network in job.students():
+        row = methods.setdefault(
+            method, {"accuracy": [], "agreement": [], "seeds": [], "training_s": [], "files": []}
+        )
+        row["seeds"].append(seed)
+        row["training_s"].append(job.run.costs.training_seconds(method, seed))
+        row["files"].append(job.run.costs.student_file(method, seed))
+        if test is not None:
+            found = job.run.evaluate(network, test.images, test.labels, name=method, seed=seed)
+        row["accuracy"].append(None if found is None else found.accuracy)
+        row["agreement"].append(None if found is None else found.agreement)
+    for method, row in methods.items():
+        price = price_of(job, method)
+        row |= {"queries": price.queries, "label_s": round(price.seconds, 1)}
+        if found is not None:
+            share = statistics.fmean(row["agreement"])
+            row["agreement_interval"] = list(interval(share, found.samples - found.unsure))
+    return methods, found
 
 
 def draw(job: Job) -> Path:

@@ -59,3 +59,8 @@ class Costs:
         """How long the last student of this name and seed was trained; 0 if there is none."""
         found = [r for r in self.journal.all("student") if (r["name"], r["seed"]) == (name, seed)]
         return float(found[-1]["seconds"]) if found else 0.0
+
+    def student_file(self, name: str, seed: int) -> str:
+        """The file, in the folder of the run, of the last student of this name and seed."""
+        found = [r for r in self.journal.all("student") if (r["name"], r["seed"]) == (name, seed)]
+        return str(found[-1]["file"]) if found else ""
