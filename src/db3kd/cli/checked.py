@@ -10,7 +10,7 @@ from db3kd.cli.door import WIDTH
 from db3kd.cli.terminal import drawn
 from db3kd.errors import plain
 
-MOST_NAMES = 12  # classes in a table
+MOST_NAMES, LISTED = 12, 8  # classes in a table, and mistakes in a list
 WIDEST, GAP = 20, 3  # columns of a name, and between two numbers
 
 
@@ -59,8 +59,8 @@ def confusion(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
     """How often images of one class were given another one, as a table.
 
     `found["matrix"]` has a row for each class of the images, whose names are `found["true"]`, and a
-    column for each class of the teacher, `found["names"]`. At most `MOST_NAMES` classes are shown:
-    those that are confused most. Where names do not fit over the columns, class numbers do.
+    column for each class of the teacher, `found["names"]`. Where names do not fit over the columns,
+    class numbers do. Of more than `MOST_NAMES` classes the most frequent mistakes are listed.
 
     >>> names = ["cat", "dog"]
     >>> print(confusion({"names": names, "true": names, "matrix": [[7, 1], [0, 8]]}))
@@ -70,9 +70,9 @@ def confusion(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
       dog    .     8
     """
     names, true, matrix = found["names"], found["true"], found["matrix"]
-    shown = _most_confused(names, true, matrix)
-    rows = [place for place, name in enumerate(true) if name in shown]
-    columns = [place for place, name in enumerate(names) if name in shown]
+    if len({*names, *true}) > MOST_NAMES:
+        return _mistakes(names, true, matrix)
+    rows, columns = range(len(true)), range(len(names))
     heads = [_name(names[column]) for column in columns]
     sides = [_name(true[row]) for row in rows]
     room = width - 2 - max((side.cell_len for side in sides), default=0)
@@ -91,23 +91,27 @@ def confusion(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
     for place, side in enumerate(sides):  # the last ones may be of classes without an image
         counts = matrix[rows[place]] if place < len(rows) else [0] * len(names)
         lines.add_row(Text("  ") + side, *(f"{counts[k]:,}" if counts[k] else "." for k in columns))
-    few = len(shown) < len({*names, *true})
-    which = f" (the {len(shown)} most confused)" if few else ""
-    head = f"Answers to the images of each class{which}:"
-    return f"{head}\n{drawn(lines, width)}"
+    return f"Answers to the images of each class:\n{drawn(lines, width)}"
 
 
-def _most_confused(
-    names: Sequence[str], true: Sequence[str], matrix: Sequence[Sequence[int]]
-) -> set[str]:
-    """The names that wrong answers are of most often, then the others in their order."""
-    wrong = dict.fromkeys([*true, *names], 0)
-    for row, counts in zip(true, matrix, strict=True):
-        for column, count in zip(names, counts, strict=True):
-            if row != column:
-                wrong[row] += count
-                wrong[column] += count
-    return set(sorted(wrong, key=lambda name: -wrong[name])[:MOST_NAMES])
+def _mistakes(names: Sequence[str], true: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
+    """The most frequent mistakes, a line for each."""
+    wrong = [
+        (count, row, column)
+        for row, counts in zip(true, matrix, strict=True)
+        for column, count in zip(names, counts, strict=True)
+        if count and row != column
+    ]
+    if not wrong:
+        return "No image was given another class than its own."
+    wrong.sort(key=lambda mistake: -mistake[0])
+    lines = [
+        f"  {_name(row)} taken for {_name(to)} ({count:,})" for count, row, to in wrong[:LISTED]
+    ]
+    more = len(wrong) - len(lines)
+    return "\n".join(
+        ("Mistakes, the most frequent first:", *lines, *([f"  and {more:,} more"] if more else []))
+    )
 
 
 def _name(name: str) -> Text:
