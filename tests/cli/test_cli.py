@@ -109,9 +109,11 @@ def test_a_finished_run_is_run_again_for_nothing(copy: Sandbox) -> None:
     said = copy.call("run", "recipe.toml", "--quiet")
     assert (said.returncode, said.stderr) == (0, "")
     assert said.stdout.splitlines()[0].split() == [
-        *("method", "accuracy", "%", "agreement", "%", "queries", "label", "s", "train", "s")
+        *("method", "accuracy", "%", "agreement", "%", "95", "%", "interval"),
+        *("queries", "label", "s", "train", "s"),
     ]
-    assert said.stdout.splitlines()[-1] == f"{asked:,} queries spent; everything is in run"
+    assert f"{asked:,} queries spent; everything is in run" in said.stdout.splitlines()
+    assert "db3kd predict run/students/mbd-0-" in said.stdout
     assert (copy.shards(), copy.asked()) == (before, asked)
 
 

@@ -84,7 +84,7 @@ def test_the_paper_s_ascent_is_one_word(write):
         (
             'test = "mnist"',
             "",
-            "r.toml:3: 'train' is missing in [data], or 'test' for a run without",
+            "r.toml:3: 'train' is missing in [data]; without own images set 'test', or",
         ),
         ('test = "mnist"', 'test = "m"\nsamples = 3', "r.toml:5: data.samples has no effect"),
         (
@@ -203,7 +203,7 @@ def test_torch_is_not_imported():
         ("width = nan", "r.toml:12: student.width is nan; expected a finite number"),
         ("width = -inf", "r.toml:12: student.width is -inf; expected a finite number"),
         ("widht = 1", "r.toml:12: unknown key 'widht' in [student]; did you mean 'width'? (known"),
-        ("zzz = 1", "r.toml:12: unknown key 'zzz' in [student] (known: network, width, methods,"),
+        ("zzz = 1", "r.toml:12: unknown key 'zzz' in [student] (known: network, factory, timm,"),
         ("'a.b' = 1", "r.toml:12: unknown key 'a.b' in [student] (known"),
         ("training.epochs = 0", "r.toml:12: student.training.epochs is 0; expected int >= 1"),
         ("training = {epochs = 0}", "r.toml:12: student.training.epochs is 0; expected int >= 1"),

@@ -179,7 +179,10 @@ def status(folder: str | Path) -> Json:
     journal, books = _snapshot(folder)
     settings = configurations(journal)
     opened = list(journal.all("opened"))
-    stages = {name: _stage_status(journal, name, settings) for name in NAMES if name in settings}
+    begun = [name for name in NAMES if name in settings]
+    within = {f"{FIRST}/{name}" for name in begun}  # parts of stages that have begun themselves
+    shown = [name for name in begun if name not in within]
+    stages = {name: _stage_status(journal, name, settings) for name in shown}
     figures: list[Json] = []
     for record in journal.all("evaluation"):
         figure = {name: record[name] for name in _FIGURE}
