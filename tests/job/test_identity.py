@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -123,6 +124,11 @@ def factory(kind: str, code: str = "", *overrides: str) -> Recipe:
     for name in ("factory", "helpers"):
         sys.modules.pop(name, None)
     return recipe(f'kind = "{kind}"\nfactory = "factory:make"', *overrides)
+
+
+def run(wanted: Recipe) -> dict[str, Any]:
+    """The whole job, with a teacher that knows nothing of the labels."""
+    return job.run(wanted, anyway=True)
 
 
 def open_run(wanted: Recipe) -> None:
@@ -364,17 +370,17 @@ def swapped(split: str, images: np.ndarray) -> None:
 def test_own_images_that_changed_in_the_middle_are_refused(
     here: Path, change: Callable[[str, np.ndarray], None]
 ) -> None:
-    job.grow(factory("function", BRIGHT, "grow.per_image=1", "grow.choose=random"))
+    job.grow(factory("function", BRIGHT, "grow.per_image=1", "grow.choose=random"), anyway=True)
     write_images(here / "images", change)
     for verb in (job.run, job.distill, job.evaluate):
         with pytest.raises(ConfigurationDiffers, match="the images are not those that run was"):
             verb(factory("function"))
     write_images(here / "images")
-    assert job.run(factory("function"))["queries"]["spent"] == 40 * 2 + 40
+    assert run(factory("function"))["queries"]["spent"] == 40 * 2 + 40
 
 
 def test_test_images_that_changed_are_refused(here: Path) -> None:
-    job.run(factory("function", BRIGHT))
+    run(factory("function", BRIGHT))
     write_images(here / "images", one_pixel("test"))
     with pytest.raises(ConfigurationDiffers, match="the test images are not those that run was"):
         job.evaluate(factory("function"))
@@ -383,30 +389,30 @@ def test_test_images_that_changed_are_refused(here: Path) -> None:
 
 def test_rows_that_are_not_used_may_change(here: Path) -> None:
     some = "data.train_split='train[:15]'"
-    job.run(factory("function", BRIGHT, some))
+    run(factory("function", BRIGHT, some))
     write_images(here / "images", one_pixel("train"))
-    assert job.run(factory("function", "", some))["queries"]["spent"] == 15 + 40
+    assert run(factory("function", "", some))["queries"]["spent"] == 15 + 40
     drawn = (some.replace("15", "30"), "data.samples=4", "run='b'")
-    job.run(factory("function", "", *drawn))
+    run(factory("function", "", *drawn))
     write_images(here / "images")
-    assert job.run(factory("function", "", *drawn))["queries"]["spent"] == 4 + 40
+    assert run(factory("function", "", *drawn))["queries"]["spent"] == 4 + 40
 
 
 def test_labels_that_changed_are_said_and_students_learn_from_them(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = job.run(factory("function", BRIGHT))
+    before = run(factory("function", BRIGHT))
     assert len(status("run")["students"]) == 1
     file = here / "images" / "train-00000-of-00001.parquet"
     table = pq.read_table(file)
     labels = pa.array(table["label"].to_numpy()[::-1])
     pq.write_table(table.set_column(1, "label", labels), file)
-    after = job.run(factory("function"))
+    after = run(factory("function"))
     assert "true labels of the own images are not those that run was begun with" in caplog.text
     assert after["queries"] == before["queries"]
     assert len(status("run")["students"]) == 2
     caplog.clear()
-    job.run(factory("function"))
+    run(factory("function"))
     assert "true labels" not in caplog.text
 
 
@@ -417,16 +423,16 @@ def test_a_file_that_was_read_for_a_folder_of_images_may_be_renamed(here: Path) 
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(place / f"{row:02}.png")
     where = ("data.train='folders'",)
-    job.run(factory("function", BRIGHT, *where))
+    run(factory("function", BRIGHT, *where))
     place = here / "folders" / "train" / "1"
     (place / "37.png").rename(place / "39.png")
-    job.run(factory("function", "", *where))
+    run(factory("function", "", *where))
     (place / "39.png").rename(place / "00.png")
     with pytest.raises(ConfigurationDiffers, match="their content or their order is another"):
-        job.run(factory("function", "", *where))
+        run(factory("function", "", *where))
     (place / "00.png").unlink()
     with pytest.raises(ConfigurationDiffers, match="there are 39, not 40"):
-        job.run(factory("function", "", *where))
+        run(factory("function", "", *where))
 
 
 def test_the_module_is_what_is_known_of_a_torch_teacher() -> None:

@@ -94,13 +94,9 @@ def test_a_student_has_no_class_for_i_do_not_know() -> None:
 
 def test_classes_are_called_as_the_teacher_says(here: Sandbox) -> None:
     with opened(recipe("recipe.toml")) as found:
-        test, pipeline = found.test, found.pipeline
-        cats = replace(test, classes=tuple(f"cat {k}" for k in range(10)))
-        some = replace(test, classes=("3", "5"), labels=test.labels % 2)
-        assert card_of(found.recipe, pipeline, cats).names[7] == "cat 7"
-        assert card_of(found.recipe, pipeline, some).classes == 10
-        named = replace(pipeline, teacher=Named())
-        assert card_of(found.recipe, named, cats).names == ("cat", "dog", "bird")
+        assert card_of(found.recipe, found.pipeline, found.sets).names[7] == "7"
+        named = replace(found.sets, names=("cat", "dog", "bird"))
+        assert card_of(found.recipe, found.pipeline, named).names == ("cat", "dog", "bird")
 
 
 def test_secrets_are_not_told(here: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +104,7 @@ def test_secrets_are_not_told(here: Sandbox, monkeypatch: pytest.MonkeyPatch) ->
     with opened(recipe("recipe.toml")) as found:
         told = replace(found.pipeline, parts={"version": "of open sesame", "state 1": "random"})
         named = recipe("recipe.toml", "data.train_split='${DOOR}'")
-        card = card_of(named, told, found.test)
+        card = card_of(named, told, found.sets)
     assert card.origin.teacher == {"version": "of ***"}
 
 
