@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.encoding import Encoder
 from msgspec.structs import replace
 from PIL import Image
 from remote_tools import (

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from db3kd.teachers.remote.encode import Encoder
+from db3kd.teachers.encoding import Encoder
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
