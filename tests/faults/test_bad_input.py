@@ -105,7 +105,7 @@ class Command:
         self.sandbox, self.capsys = sandbox, capsys
 
     def __call__(self, verb: str, *overrides: str, redo: bool = False) -> tuple[int, str]:
-        words = [verb, "recipe.toml", "--quiet"] + ["--redo-damaged"] * redo
+        words = [verb, "recipe.toml", "--quiet", "--anyway"] + ["--redo-damaged"] * redo
         for override in (*QUICK, *overrides):
             words += ["--set", override]
         return self.call(words)
@@ -125,14 +125,16 @@ class Command:
 
     def done(self, verb: str, *overrides: str, redo: bool = False) -> None:
         found, errors = self(verb, *overrides, redo=redo)
-        assert (found, errors) == (0, "")
+        assert found == 0, errors
+        assert "Traceback" not in errors
 
 
 def sentence(errors: str) -> str:
+    """The last line, which is the error; warnings come before it."""
     assert "Traceback" not in errors
-    assert errors.count("\n") == 1, errors
-    assert len(errors) < 600
-    return errors.strip()
+    last = errors.splitlines()[-1]
+    assert len(last) < 600
+    return last.strip()
 
 
 @pytest.fixture
@@ -289,7 +291,7 @@ def test_more_classes_than_the_teacher_has_cost_nothing(command: Command) -> Non
     svm = svm.replace('["images"], known["labels"]', '["images"], known["labels"] % 4')
     command.sandbox.write("svm_teacher.py", svm)
     words = command.refused("run")
-    assert "the images have 10 classes, but the teacher has only 4" in words
+    assert "own images have 10 classes, but the teacher has only 4" in words
     assert command.sandbox.asked() == 0
 
 
@@ -357,7 +359,7 @@ def test_a_teacher_for_other_images(command: Command, factory: str) -> None:
 
 
 def test_a_teacher_of_double_precision(command: Command) -> None:
-    command.done("label", *by("doubles", "torch"))
+    command.done("run", *by("doubles", "torch"), "student.methods=['ce']")
 
 
 def test_a_teacher_that_fails_in_the_middle(command: Command) -> None:
@@ -373,7 +375,10 @@ def test_a_teacher_that_fails_in_the_middle(command: Command) -> None:
     command.done("run", *by("plain"), "run=whole")
     whole = status(command.sandbox.folder / "whole")["queries"]
     assert again["spent"] - again["lost"] == whole["spent"]
-    assert command.sandbox.shards() == command.sandbox.shards("whole")
+    found, wanted = command.sandbox.shards(), command.sandbox.shards("whole")
+    for shards in (found, wanted):  # the cards of students name another factory
+        shards |= {k: v[1] for k, v in shards.items() if isinstance(v, tuple)}
+    assert found == wanted
 
 
 @pytest.mark.parametrize(
@@ -550,7 +555,8 @@ def test_a_damaged_shard(copied: Command, finished: Sandbox, name: str, damage: 
     copied.done("run", redo=True)
     assert copied.sandbox.shards() == finished.shards()
     assert status(copied.sandbox.run)["queries"]["spent"] == before + copied.sandbox.asked()
-    assert copied.sandbox.asked() > 0
+    first = name.startswith("answers")  # all 30 of which were asked first, in a shard of their own
+    assert (copied.sandbox.asked() > 0) != first
 
 
 @pytest.mark.parametrize("damage", [remove, cut, empty, flip])
@@ -575,11 +581,11 @@ def test_a_damaged_tape(
     spent = status(command.sandbox.run)["queries"]["spent"]
     assert spent == command.sandbox.asked() > 700
     damage(path)
-    assert command("label", enough) == (0, "")
+    command.done("label", enough)
     assert "00000.tape is damaged or gone" in caplog.text  # its answers stay on the books as lost
     expected = finished.shards()
     found = command.sandbox.shards()
-    assert len(found) == 4  # of answers and distances
+    assert len(found) == 5  # of first answers, of the others, and of distances
     assert found == {name: expected[name] for name in found}
     queries = status(command.sandbox.run)["queries"]
     assert queries["spent"] >= command.sandbox.asked() >= finished.asked() - 50
@@ -590,7 +596,8 @@ def test_a_damaged_tape(
 def test_a_damaged_student(copied: Command, finished: Sandbox, damage: Damage) -> None:
     (path,) = copied.sandbox.run.glob("students/mbd-0-*.safetensors")
     damage(path)
-    done = copied.sandbox.call("evaluate", "recipe.toml", "-q")
+    words = [word for override in QUICK for word in ("-s", override)]
+    done = copied.sandbox.call("evaluate", "recipe.toml", "-q", *words)
     assert done.returncode == 0  # students cost nothing: one that is gone is trained again
     said = f"{path.name} cannot be read" in done.stderr or f"{path.name} differs" in done.stderr
     assert said == (damage is not remove)

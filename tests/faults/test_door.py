@@ -21,7 +21,7 @@ from db3kd.errors import Damaged, InputError, TeacherError, described, plain
 from db3kd.job.adapters import make_teacher
 from db3kd.stages.accounts import status
 from db3kd.storage.layout import numbered
-from db3kd.student.devices import check_device
+from db3kd.student.devices import usable_device
 from db3kd.student.networks import build, check_network
 from db3kd.teachers import function
 
@@ -352,9 +352,9 @@ def test_a_folder_that_cannot_be(folder: str) -> None:
 )
 def test_a_device_that_is_not_there(device: str) -> None:
     with pytest.raises(InputError, match="cannot be used here") as refused:
-        check_device(device)
+        usable_device(device)
     assert len(str(refused.value)) < 250
-    check_device("cpu")
+    usable_device("cpu")
 
 
 @pytest.mark.parametrize("width", [1e5, 1e308, float("inf"), float("nan"), 0.0, -1.0])

@@ -4,7 +4,10 @@ An owner holds a lock on a file of its own, next to the store. The system releas
 process ends, in whatever way, so no clock is needed to tell a dead owner from a slow one.
 """
 
+import glob
 import uuid
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
@@ -24,10 +27,15 @@ class Owner:
     """
 
     def __init__(self, store: Path) -> None:
-        self.token = uuid.uuid4().hex
-        self._file = _file(store, self.token)
-        self._lock = filelock.FileLock(self._file, thread_local=False)
-        self._lock.acquire(timeout=0)
+        while True:
+            self.token = uuid.uuid4().hex
+            self._file = _file(store, self.token)
+            self._lock = filelock.FileLock(self._file, thread_local=False)
+            with suppress(filelock.Timeout):  # somebody sweeps it away
+                self._lock.acquire(timeout=0)
+                if self._file.exists():
+                    return
+                self._lock.release()
 
     def leave(self) -> None:
         """Release the lock, and remove its file."""
@@ -45,9 +53,27 @@ def is_alive(store: Path, token: str) -> bool:
         lock.acquire(timeout=0)
     except (filelock.Timeout, PermissionError):  # it is locked, or another user's
         return True
+    with suppress(PermissionError):  # Windows removes no open file
+        file.unlink(missing_ok=True)  # before it can be locked again
     lock.release()
     file.unlink(missing_ok=True)
     return False
+
+
+def sweep(store: Path, known: Collection[str]) -> None:
+    """Remove the files of owners that died before the store knew them.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / ".answers.db3kd.abc.owner").touch()
+    >>> sweep(folder / "answers.db3kd", ())
+    >>> list(folder.iterdir())
+    []
+    """
+    for file in store.parent.glob(f".{glob.escape(store.name)}.*.owner"):
+        token = file.name.rpartition(".")[0].rpartition(".")[2]
+        if token not in known:
+            is_alive(store, token)
 
 
 def _file(store: Path, token: str) -> Path:

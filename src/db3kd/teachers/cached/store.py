@@ -17,7 +17,7 @@ from db3kd.errors import BudgetExhausted, Db3kdError, InputError
 from db3kd.teachers.cached.account import Account
 from db3kd.teachers.cached.blocks import Blocks
 from db3kd.teachers.cached.file import check_process, opened, plainly, transaction
-from db3kd.teachers.cached.owners import Owner, is_alive
+from db3kd.teachers.cached.owners import Owner, is_alive, sweep
 from db3kd.teachers.cached.records import Block, Imported, checked
 from db3kd.teachers.cached.tables import read_table, write_table
 from db3kd.teachers.parts import Classes
@@ -242,6 +242,7 @@ class Store:
         with self._reading() as base:
             owners = base.execute("SELECT id, token FROM owners").fetchall()
             claims = base.execute("SELECT owner, teacher, key, run FROM claims").fetchall()
+        sweep(self.path, [token for _, token in owners])
         own = None if self._owner_lock is None else self._owner_lock.token
         here = {number for number, token in owners if token == own}
         dead = {
