@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 import db3kd
-from db3kd.cli.terminal import shown, table
+from db3kd.cli.terminal import table
+from db3kd.progress import shown
 from db3kd.config.methods import Method
 from db3kd.data import TensorImages
 from db3kd.progress import Progress, silent

@@ -19,6 +19,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+NEW = {"run/images.png", "run/log.txt"}  # what earlier versions did not make
+
+
+def said(value: object, at: str = "") -> set[tuple[str, str]]:
+    """Everything that a summary says, by place; later versions say more."""
+    if not isinstance(value, dict):
+        return {(at, json.dumps(value))}
+    return {line for key, inner in value.items() for line in said(inner, f"{at}.{key}")}
+
+
 @pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     shutil.copytree(FIXTURES / "folders" / "images", tmp_path / "images")
@@ -32,12 +42,15 @@ def test_a_finished_run_is_continued_and_evaluated_without_a_question(folder: Pa
     for verb in ("run", "evaluate"):
         done = call(folder, verb, "recipe.toml", REFUSE="1")
         assert done.returncode == 0, done.stderr
-        assert kept(folder) == expected["files"]
+        now = kept(folder)
+        assert {name: now.get(name) for name in expected["files"]} == expected["files"]
+        assert now.keys() - expected["files"].keys() <= NEW
         found = json.loads(call(folder, "status", "run", "--json").stdout)
         assert found["queries"] == expected["queries"]
         assert found["figures"] == expected["figures"]
         assert found["stage"] == "done"
-        assert summary(folder) == expected["summary"]
+        told = summary(folder)
+        assert said(told) >= said(expected["summary"])
 
 
 @pytest.mark.parametrize("folder", ["rows", "remote"], indirect=True)
