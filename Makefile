@@ -31,7 +31,7 @@ lint: $(STAMP) ## Style, types and spelling (ruff, mypy, codespell)
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-docs: $(STAMP) ## Write docs/cli.md anew from `db3kd --help`
+docs: $(STAMP) ## Write docs/cli.md and docs/recipe.md anew from the program
 	$(BIN)/python tests/test_docs.py
 
 $(STAMP): pyproject.toml constraints.txt

@@ -28,8 +28,8 @@ import common
 from db3kd.config.remote import Encoding, Remote
 from db3kd.errors import Db3kdError
 from db3kd.teachers.cached import CachedTeacher, Store
-from db3kd.teachers.remote import RemoteTeacher, remote
 from db3kd.teachers.encoding.encoder import Encoder
+from db3kd.teachers.remote import RemoteTeacher, remote
 from db3kd.teachers.remote.protocols import Request, of
 
 sys.path.insert(0, str(common.PROJECT / "tests"))

@@ -26,10 +26,9 @@ from torch import Tensor
 
 import db3kd
 from db3kd.cli.terminal import table
-from db3kd.progress import shown
 from db3kd.config.methods import Method
 from db3kd.data import TensorImages
-from db3kd.progress import Progress, silent
+from db3kd.progress import Progress, shown, silent
 from db3kd.search.robustness import References
 from db3kd.search.rows import minimal_boundary_distance
 from db3kd.storage.files import write_atomically

@@ -1,6 +1,6 @@
 """The pages that are made from the program are what the program says; links lead somewhere.
 
-`make docs` writes docs/cli.md, and the floors in CONTRIBUTING.md.
+`make docs` writes docs/cli.md, docs/recipe.md, and the floors in CONTRIBUTING.md.
 """
 
 import os
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from db3kd.config.recipe import Recipe
+from recipe_page import page as recipe_page
 from test_imports import picture
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +55,10 @@ def page() -> str:
 
 def test_the_command_line_page_is_up_to_date():
     assert (ROOT / "docs" / "cli.md").read_text() == page(), "run `make docs`"
+
+
+def test_the_page_on_recipes_is_up_to_date():
+    assert (ROOT / "docs" / "recipe.md").read_text("utf-8") == recipe_page(), "run `make docs`"
 
 
 def contributing() -> str:
@@ -114,4 +119,5 @@ def test_recipes_in_pages_have_keys_that_are_known(file):
 
 if __name__ == "__main__":
     (ROOT / "docs" / "cli.md").write_text(page())
+    (ROOT / "docs" / "recipe.md").write_text(recipe_page(), "utf-8")
     (ROOT / "CONTRIBUTING.md").write_text(contributing())

@@ -130,6 +130,13 @@ def test_the_job_in_words(tmp_path: Path, overrides: tuple[str, ...], words: str
     assert "runs/a" in lines[2]
 
 
+def test_a_job_without_any_images_says_so(tmp_path: Path) -> None:
+    none = recipe("data={size=8, channels=1}", tmp_path=tmp_path, train=False)
+    assert opening("1.0", "run", Path("r.toml"), none)[1].startswith(
+        "no own images, no test images; teacher"
+    )
+
+
 def test_a_quick_look_is_announced(tmp_path: Path) -> None:
     lines = opening("1.0", "run", Path("r.toml"), recipe("quick=true", tmp_path=tmp_path))
     assert lines[0] == "db3kd 1.0: run r.toml (a quick look: 300 steps)"

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from db3kd.cli.checked import LISTED, confusion
+from db3kd.cli.checked import LISTED, checked, confusion
 from db3kd.cli.terminal import measured, met, result, table
 
 
@@ -156,3 +156,12 @@ def test_an_answer_that_no_image_has_is_explained() -> None:
     names = [f"class {number:02}" for number in range(12)]
     found = {"names": names, "true": names[:1], "matrix": [[0, 5] + [0] * 10]}
     assert cells(confusion(found, width=80))[-1][:3] == ["11", "class", "11"]
+
+
+def test_a_check_tells_what_cannot_be_right() -> None:
+    found = {"images": 60, "questions": 243, "classes": 2, "met": 2, "as_labelled": 0, "flips": 0}
+    seen = {"rounding": None, "latency_s": 0.1, "per_second": 9.0, "hours": 0.1, "money": None}
+    most = {"queries": {"total": 400}}
+    assert "warning" not in checked({**found, **seen, **most})
+    lines = checked({**found, **seen, **most, "warnings": ["no more than\nby chance"]}).splitlines()
+    assert "warning: no more than by chance" in lines

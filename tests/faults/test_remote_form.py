@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from db3kd.teachers.encoding import Encoder
 from msgspec.structs import replace
 from PIL import Image
 from remote_tools import (
@@ -34,6 +33,7 @@ from remote_tools import (
 from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import unsure_of
+from db3kd.teachers.encoding import Encoder
 from db3kd.teachers.remote import protocols, transport
 
 TOKEN = "DB3KD_TEST_TOKEN"

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from db3kd.teachers.encoding import Encoder
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from db3kd.config.remote import Encoding, Names, Remote, who
 from db3kd.errors import InputError, RecipeError, TeacherError
 from db3kd.job.teacher import fingerprint
 from db3kd.teachers.base import names_of, unsure_of
+from db3kd.teachers.encoding import Encoder
 from db3kd.teachers.remote import protocols, remote
 from db3kd.teachers.remote.names import LabelMap
 from db3kd.teachers.remote.protocols import Failed

@@ -50,6 +50,7 @@ def checked(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
             f"  one image   {found['latency_s']:g} s",
             f"  together    {found['per_second']:,} images per second",
             *matrix,
+            *(f"warning: {plain(text, 600)}" for text in found.get("warnings") or ()),
             f"The run costs at most {total:,} queries: {money}{found['hours']:,g} hours of asking",
         )
     )

@@ -42,7 +42,8 @@ def opening(version: str, verb: str, path: Path, recipe: Recipe) -> tuple[str, s
 def _images(recipe: Recipe) -> str:
     data = recipe.data
     if data.train is None:
-        return f"no own images, test images from {data.test}"
+        tests = "no test images" if data.test is None else f"test images from {data.test}"
+        return f"no own images, {tests}"
     count = "" if data.samples is None else f"{data.samples:,} "
     if recipe.quick and data.samples is None:
         count = f"at most {SAMPLES} "
