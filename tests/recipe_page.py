@@ -23,7 +23,7 @@ Made by `make docs` from the program. [The tutorial](tutorial.md) has recipes to
 ## Networks
 
 `student.network` is one of these, and `student.width` scales its layers. Weights are counted for 10
-classes. [Students](students.md#a-student-of-your-own) may also be your own, or from the package timm.
+classes. [Students](students.md#a-student-of-your-own) may also be your own, or from timm.
 """
 NETWORKS = {
     "small": ("not of the paper; two convolutions and a layer of 64", [(1, 8, 8)]),

@@ -212,6 +212,8 @@ class Reader:
 def plain(line: str) -> str:
     """A line without numbers, names of students' files, and widths of columns."""
     line = re.sub(r"-[0-9a-f]{8}\.", "-#.", line).replace("\\", "/")
+    line = re.sub(r"OSError: [^;]*", "OSError", line)  # words of Pillow
+    line = line.replace("test images cannot be", "own images cannot be")  # which, chance decides
     line = re.sub(r"(?<!\S)\.(?!\S)", "0", line)  # as tables have it
     return " ".join(re.sub(r"[-+]?\d[\d.,:]*(e[-+]\d+)?", "#", line).split())
 
@@ -228,11 +230,13 @@ def reader(tmp_path: Path, service: str) -> Reader:
     return Reader(tmp_path, change)
 
 
+@pytest.mark.timeout(900)
 def test_the_tutorial_does_what_it_says(reader: Reader) -> None:
     reader.follow(PAGE.read_text("utf-8"))
     assert set(reader.ran) >= {"init", "check", "run", "export", "predict", "answers", "status"}
 
 
+@pytest.mark.timeout(900)
 def test_the_jobs_of_readme_do_what_they_say(reader: Reader) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     reader.follow(text[text.index("## In Python") : text.index("## 1,000 images")])
