@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from db3kd.config.methods import needed
-from db3kd.config.quick import SAMPLES
+from db3kd.config.quick import most_images
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe, TeacherConfig
 from db3kd.config.settings import is_joint
@@ -46,7 +46,7 @@ def _images(recipe: Recipe) -> str:
         return f"no own images, {tests}"
     count = "" if data.samples is None else f"{data.samples:,} "
     if recipe.quick and data.samples is None:
-        count = f"at most {SAMPLES} "
+        count = f"at most {most_images(recipe):,} "
     return f"{count}own images from {data.train}"
 
 

@@ -7,6 +7,7 @@ from db3kd.config.recipe import Recipe
 from db3kd.config.settings import Grow, Search, Spend, Synthesis, is_joint
 
 SUFFIX = "-quick"  # of the run's folder, so that a quick look never mixes with the real run
+PART, UNTOLD = 10, 1_000  # of a remote teacher's budget that is spent; queries without a budget
 SAMPLES = 500  # own images, and test images, where the recipe does not say how many
 STEPS = 300  # of every student
 PER_IMAGE = 30  # answers for each own image, by method "auto"
@@ -18,8 +19,9 @@ PUSHED, PUSHES = 100, 5  # pseudo samples by ascent, and their iterations
 def quick(recipe: Recipe) -> Recipe:
     """Bound a recipe for a quick look, in a folder of its own; what is smaller already stays.
 
-    The budget, the teacher and the numbers of images that the recipe names stay as well. Where it
-    names none, a job takes at most `SAMPLES`.
+    The teacher and the numbers of images that the recipe names stay as well. Where it names none, a
+    job takes at most `most_images`. The budget stays, but a remote teacher is asked and paid at
+    most a tenth of it, and asked at most 1,000 times if there is none.
 
     >>> from db3kd.config.recipe import DataConfig, StudentConfig, TeacherConfig
     >>> look = quick(
@@ -34,6 +36,8 @@ def quick(recipe: Recipe) -> Recipe:
     ('runs/mnist-quick', (3,), 300, 2)
     """
     replace = msgspec.structs.replace
+    if recipe.teacher.kind == "remote":
+        recipe = _cheap(recipe)
     student = recipe.student
     training = replace(student.training, steps=min(student.training.steps or STEPS, STEPS))
     run = recipe.run.rstrip("/\\") or recipe.run
@@ -49,11 +53,34 @@ def quick(recipe: Recipe) -> Recipe:
     )
 
 
+def most_images(recipe: Recipe) -> int:
+    """The most own images, and the most test images, that a quick look takes by itself.
+
+    A quarter of the budget each, but at most `SAMPLES`.
+    """
+    queries = recipe.budget.queries
+    return SAMPLES if queries is None else max(1, min(SAMPLES, queries // 4))
+
+
+def _cheap(recipe: Recipe) -> Recipe:
+    """A recipe whose answers cost money or time, with a tenth of its budget."""
+    replace, budget, price = msgspec.structs.replace, recipe.budget, recipe.teacher.price
+    queries = UNTOLD if budget.queries is None else max(1, budget.queries // PART)
+    money = None if budget.money is None else budget.money / PART
+    if money is not None and price is not None and price.per_1000:
+        queries = min(queries, max(1, int(money / price.per_1000 * 1000)))
+    cheap = replace(recipe, budget=replace(budget, queries=queries, money=money))
+    data, most = recipe.data, most_images(cheap)
+    own, test = (some and min(some, most) for some in (data.samples, data.test_samples))
+    return replace(cheap, data=replace(data, samples=own, test_samples=test))
+
+
 def _spend(recipe: Recipe) -> Spend:
     """Grow new images without a trial, which trains more students than all the rest."""
     spend = msgspec.structs.replace(recipe.spend, trial=0)
     wanted = recipe.spend.per_image
-    own, test = recipe.data.samples or SAMPLES, recipe.data.test_samples or SAMPLES
+    few = most_images(recipe)
+    own, test = recipe.data.samples or few, recipe.data.test_samples or few
     enough = own * (1 + PER_IMAGE) + test
     budget = recipe.budget.queries
     if wanted is None and budget is not None and budget < enough:
@@ -88,7 +115,7 @@ def _label(recipe: Recipe) -> Search:
 def _synthesis(recipe: Recipe) -> Synthesis:
     synthesis = recipe.synthesis
     wanted, budget = synthesis.queries, recipe.budget.queries
-    test = recipe.data.test_samples or SAMPLES
+    test = recipe.data.test_samples or most_images(recipe)
     if wanted is not None:
         wanted = min(wanted, PSEUDO)
     elif budget is None or budget >= PSEUDO + test:

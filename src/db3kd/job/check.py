@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.config.recipe import Recipe
-from db3kd.data import eight_bits
+from db3kd.data import DataSet, eight_bits
 from db3kd.errors import InputError
 from db3kd.job.money import sent
 from db3kd.job.plan import check_possible, forecast
 from db3kd.job.sanity import confusion, doubt
-from db3kd.job.sets import matched, sets_of, sound
+from db3kd.job.sets import Sets, matched, sets_of, sound
 from db3kd.job.teacher import open_teacher
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
@@ -41,8 +41,8 @@ def check_teacher(
 ) -> Json:
     """Ask the recipe's teacher a few images; returns what was seen, and the cost of a run.
 
-    `images` own images are asked twice, and some of them once more alone; without own images, test
-    images are taken. If the teacher takes more than 8 bits, mixes of two images are asked as well,
+    `images` own images are asked twice, and some of them once more alone. Test images are taken
+    instead where only these have labels, or there are no own ones. If the teacher takes more than 8 bits, mixes of two images are asked as well,
     as they are and rounded to 8 bits.
 
     `canaries` is a file to make for `teacher.noise.canaries`. The images are asked five times more,
@@ -64,7 +64,7 @@ def check_teacher(
     if not len(sets.any):
         raise InputError("there are no images to ask about; set data.train or data.test")
     sets = sound(recipe, sets, Digests(Path(recipe.run) / "digests.json", progress))
-    data = sets.any
+    data = _shown(sets)
     draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]
     some = data.images.read(rows).to(recipe.device)
@@ -97,7 +97,7 @@ def check_teacher(
         test_samples=sets.tests,
         classes=classes,
     )
-    truth = sets.any.labels
+    truth = _shown(sets).labels
     seen: Json = {"as_labelled": None}
     if truth is not None:
         found = doubt(first.cpu(), truth[rows], sets.names)
@@ -121,6 +121,12 @@ def check_teacher(
         "currency": "" if price is None else price.currency,
         "hours": round(most["total"] / rate / 3600, 3),
     }
+
+
+def _shown(sets: Sets) -> DataSet:
+    """Images with labels where there are such: they tell whether answers are right."""
+    some = (data for data in (sets.own, sets.test) if data is not None and data.labels is not None)
+    return next(some, sets.any)
 
 
 def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = None) -> Json:

@@ -101,16 +101,18 @@ def _by_chance(answers: Tensor, truth: Tensor) -> float:
 def _moved(answers: Tensor, truth: Tensor) -> list[tuple[int, int]]:
     """Classes that the teacher takes for another one each, and none of them twice."""
     found: dict[int, int] = {}
-    met = set(torch.unique(truth).tolist())
-    for true in sorted(met):
+    kept: set[int] = set()
+    for true in torch.unique(truth).tolist():
         mine = answers[truth == true]
         place = int(mine.mode().values)
         often = int((mine == place).sum())
-        if place != true and often >= EACH and often >= SWAPPED * len(mine):
+        if often < EACH or often < SWAPPED * len(mine):
+            continue  # it takes this class for several
+        if place == true:
+            kept.add(true)
+        else:
             found[true] = place
-    if len(found) < 2 or len(set(found.values())) < len(found):
-        return []
-    if {place for place in found.values() if place in met} - set(found):
+    if len(found) < 2 or len(set(found.values())) < len(found) or kept & set(found.values()):
         return []  # two classes are taken for one, which no other order explains
     return list(found.items())
 

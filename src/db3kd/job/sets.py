@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from db3kd.config.quick import SAMPLES
+from db3kd.config.quick import most_images
 from db3kd.config.recipe import DataConfig, Recipe
 from db3kd.data import DataSet, TensorImages, damaged, load, subset
 from db3kd.data.digest import combined, of_tensor
@@ -119,7 +119,7 @@ def _held_back(recipe: Recipe, own: DataSet) -> tuple[DataSet, DataSet]:
 
 def _some(recipe: Recipe, data: DataSet, wanted: int | None, key: str) -> DataSet:
     if wanted is None and recipe.quick:
-        wanted = min(len(data), SAMPLES)
+        wanted = min(len(data), most_images(recipe))
     if wanted is None:
         return data
     if wanted > len(data):
