@@ -42,8 +42,8 @@ def check_teacher(
     """Ask the recipe's teacher a few images; returns what was seen, and the cost of a run.
 
     `images` own images are asked twice, and some of them once more alone. Test images are taken
-    instead where only these have labels, or there are no own ones. If the teacher takes more than 8 bits, mixes of two images are asked as well,
-    as they are and rounded to 8 bits.
+    instead where only these have labels, or there are no own ones. If the teacher takes more than 8
+    bits, mixes of two images are asked as well, as they are and rounded to 8 bits.
 
     `canaries` is a file to make for `teacher.noise.canaries`. The images are asked five times more,
     and those with the same answer each time are written to it.
