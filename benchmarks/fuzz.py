@@ -148,7 +148,7 @@ def override(folder: Path, chance: random.Random) -> None:
     found = read_recipe(folder / "r.toml", [f"{key}={value}"])
     resolved(found)
     check_device(found.device)
-    check_network(found.student.network, (1, 8, 8), 10, found.student.width)
+    check_network(str(found.student.network), (1, 8, 8), 10, found.student.width)
 
 
 def opened(folder: Path, chance: random.Random) -> None:

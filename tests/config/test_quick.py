@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from db3kd.config.quick import PER_IMAGE, PSEUDO, SAMPLES, STEPS, quick
+from db3kd.config.quick import PER_IMAGE, PSEUDO, SAMPLES, STEPS, most_images, quick
 from db3kd.config.reading import read_recipe, resolved
 from db3kd.config.recipe import Recipe
 
@@ -95,3 +95,27 @@ def test_a_plan_never_outgrows_the_budget(read):
     assert look.synthesis.queries is None
     look = read("quick=true", f"budget.queries={few + 1}", text=WITHOUT_DATA)
     assert look.synthesis.queries == PSEUDO
+
+
+@pytest.mark.parametrize(
+    ("budget", "price", "queries", "money", "images"),
+    [
+        ("queries = 5000", "", 500, None, 125),
+        ("", "", 1000, None, 250),
+        ("queries = 5000\nmoney = 2.0", "price = { per_1000 = 1.0 }", 200, 0.2, 50),
+        ("queries = 7", "", 1, None, 1),
+    ],
+)
+def test_a_quick_look_spends_a_tenth_of_a_remote_budget(
+    tmp_path: Path, budget: str, price: str, queries: int, money: float | None, images: int
+) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text(
+        f'run = "runs/a"\nquick = true\n[data]\ntrain = "photos"\nsamples = 400\n[budget]\n{budget}\n'
+        f'[student]\nnetwork = "small"\n[teacher]\nkind = "remote"\n{price}\n'
+        '[teacher.remote]\nurl = "https://example.org"\nprotocol = "raw"\n'
+    )
+    look = read_recipe(file)
+    assert (look.budget.queries, look.budget.money) == (queries, money)
+    assert look.data.samples == most_images(look) == images
+    assert look.data.test_samples is None

@@ -182,3 +182,12 @@ def test_two_classes_that_are_taken_for_one_are_no_other_order() -> None:
 def test_an_unsure_teacher_has_a_column_of_its_own() -> None:
     found = confusion(torch.tensor([0, 2]), torch.tensor([0, 1]), ("a", "b"))
     assert found["names"] == ["a", "b", "(unsure)"]
+
+
+def test_another_order_is_named_although_one_class_is_hardly_known() -> None:
+    truth = torch.arange(120) % 6
+    answers = torch.tensor([1, 2, 0, 3, 4, 5])[truth]
+    answers[truth == 4] = torch.arange(20) % 4
+    found = doubt(answers, truth, "abcdef")
+    assert found is not None
+    assert "'b' where the labels say 'a', 'c' where they say 'b'" in found.what

@@ -281,3 +281,22 @@ def test_devices_are_named(here: Path) -> None:
     )
     with pytest.raises(InputError, match='say "cuda"'), job.opened(recipe):
         pass
+
+
+def test_a_file_of_names_is_bounded(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no file"):
+        read_names("/dev/zero")
+    (tmp_path / "long.txt").write_bytes(b"a" * (2**24 + 1))
+    with pytest.raises(InputError, match="has more than"):
+        read_names(tmp_path / "long.txt")
+
+
+def test_a_check_looks_at_labelled_images(here: Path) -> None:
+    written(here)
+    for number, file in enumerate(sorted((here / "flat").iterdir())):
+        place = here / "known" / "test" / str(number % 4)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / file.name).write_bytes(file.read_bytes())
+    found = check_teacher(read_recipe("r.toml", ["data.test=known"]), images=40)
+    assert found["as_labelled"] == 40
+    assert found["confusion"]["true"] == ["0", "1", "2", "3"]

@@ -8,6 +8,7 @@ from db3kd.errors import InputError, plain
 
 MOST_CLASSES = 100_000  # where no names say how many there are
 SHOWN = 5  # names in a message
+MOST_BYTES = 2**24  # of a file of names
 
 
 def read_names(file: str | Path) -> tuple[str, ...]:
@@ -29,7 +30,13 @@ def read_names(file: str | Path) -> tuple[str, ...]:
     """
     path = Path(file)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        if not path.is_file():
+            raise InputError(f"there is no file {path}; it is to name the classes")
+        with path.open("rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InputError(f"{path} has more than {MOST_BYTES:,} bytes; it is to name classes")
+        text = content.decode("utf-8-sig")
         if path.suffix.lower() == ".json":
             names = listed_names(json.loads(text))
         else:
@@ -38,6 +45,8 @@ def read_names(file: str | Path) -> tuple[str, ...]:
                 names.pop()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it names classes") from None
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:  # not UTF-8; not JSON
         raise InputError(
             f"{path} does not name classes ({plain(error, 100)}); give a name in each line, or a"
