@@ -111,7 +111,8 @@ def test_a_quick_look_spends_a_tenth_of_a_remote_budget(
 ) -> None:
     file = tmp_path / "r.toml"
     file.write_text(
-        f'run = "runs/a"\nquick = true\n[data]\ntrain = "photos"\nsamples = 400\n[budget]\n{budget}\n'
+        f'run = "runs/a"\nquick = true\n[budget]\n{budget}\n'
+        '[data]\ntrain = "photos"\nsamples = 400\n'
         f'[student]\nnetwork = "small"\n[teacher]\nkind = "remote"\n{price}\n'
         '[teacher.remote]\nurl = "https://example.org"\nprotocol = "raw"\n'
     )

@@ -26,7 +26,7 @@ from db3kd.teachers.outputs import UNTOLD, top
 def onnx(
     file: str | Path,
     *,
-    classes: int | Sequence[str] | None,
+    classes: int | Sequence[str] | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     batch: int = 256,
     threads: int = 0,

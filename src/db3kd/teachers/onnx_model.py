@@ -18,7 +18,7 @@ from db3kd.teachers.classes import Told
 from db3kd.teachers.onnx_graph import read_graph
 
 LONGEST_NAMES = 2**22  # characters of the names of classes in a file's metadata
-NAMED = ("names", "classes", "class_names", "labels")  # keys of the metadata that hold them
+NAMED = ("names", "classes", "class_names", "labels", "character")  # keys of the metadata that hold them
 EIGHT_BIT = "tensor(uint8)"
 _KINDS = {
     "tensor(float)": np.float32,
@@ -281,12 +281,15 @@ def _told(leave: Port, labels: tuple[str, ...], metadata: Mapping[str, str]) -> 
 
 
 def _names(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The names of classes in a file's metadata: JSON, or what Python writes of a list or dict."""
+    """The names of classes in a file's metadata.
+
+    They are JSON, or what Python writes of a list or dict, or a name in each line.
+    """
     for key in NAMED:
         text = metadata.get(key, "")
         if not 0 < len(text) <= LONGEST_NAMES:
             continue
-        for read in (json.loads, ast.literal_eval):
+        for read in (json.loads, ast.literal_eval, str.splitlines):
             try:
                 found = read(text)
                 names = tuple(listed_names(list(found) if isinstance(found, tuple) else found))
