@@ -303,6 +303,7 @@ def test_whole_numbers_that_are_labels(tmp_path: Path) -> None:
         ("names", '{"0": "ant", "2": "cat", "1": "bee"}'),
         ("classes", '["ant", "bee", "cat"]'),
         ("labels", "('ant', 'bee', 'cat',)"),
+        ("character", "ant\nbee\ncat"),
     ],
 )
 def test_names_in_the_metadata(tmp_path: Path, key: str, text: str) -> None:
