@@ -135,3 +135,35 @@ def test_images_of_an_earlier_version_are_compared_by_their_ends_and_then_record
         agree_on_images(tmp_path, journal, "answers", {**known, "images": "encoded cd"}, {0})
     assert len(journal.records) == 2
     journal.close()
+
+
+@pytest.mark.parametrize(("bounds", "warned"), [((0.0, 255.0), True), ((0.0, 1.0), False)])
+def test_images_that_hardly_fill_the_bounds_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bounds: tuple[float, float], warned: bool
+) -> None:
+    teacher = function(lambda images: torch.zeros(len(images)).long(), classes=2, bounds=bounds)
+    with Run(tmp_path, teacher, progress=False) as run:
+        run.answers(torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)))
+    assert ("but the teacher's bounds are 0 to 255" in caplog.text) == warned
+
+
+def test_what_was_asked_first_is_not_asked_again(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def ask(images: torch.Tensor) -> torch.Tensor:
+        asked.append(len(images))
+        return (images.flatten(1).mean(1) > 0.5).long()
+
+    images = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    with Run(tmp_path, function(ask, classes=2), progress=False) as run:
+        rows, answers = run.first_answers(images, 20)
+        again = run.first_answers(images, 7)  # a stage keeps its size
+        assert torch.equal(again[0], rows)
+        assert torch.equal(again[1], answers)
+        whole = run.answers(images)
+        assert torch.equal(whole, (images.flatten(1).mean(1) > 0.5).long())
+        assert torch.equal(whole[rows], answers)
+    assert (asked, run.meter.spent, len(rows.unique())) == ([20, 30], 50, 20)
+    with Run(tmp_path / "late", function(ask, classes=2), progress=False) as run:
+        run.answers(images)
+        assert len(run.first_answers(images, 20)[0]) == 0

@@ -4,8 +4,10 @@ A few images may be asked first, so that a teacher that makes no sense is found 
 a stage of their own, and are not asked again.
 """
 
+import logging
+
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.data import Images, Rows, check_images
@@ -17,7 +19,10 @@ from db3kd.stages.taped import ReplayTeacher, question_key
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 
+HARDLY_ANY = 0.02  # of the bounds
 ENDS = 16  # images at each end, whose pixels are compared where contents cannot be
+
+_log = logging.getLogger("db3kd")
 
 
 def ask_once(workspace: Workspace, stage: str, images: Images) -> Int[Tensor, " sample"]:
@@ -95,6 +100,7 @@ def _agree(workspace: Workspace, stage: str, images: Images) -> None:
     """Record the images of a stage, or insist on those that are recorded."""
     block = images.read(_ends(len(images)))
     check_images(block, workspace.meter.bounds)
+    _compare_units(block, workspace.meter.bounds)
     known = {
         "samples": len(images),
         "shape": list(images.shape),
@@ -136,6 +142,19 @@ def check_labels(labels: Int[Tensor, " sample"] | None, *, count: int, classes: 
         raise InputError(
             f"label {int(labels[row])} in row {row} is not a class of the teacher, which has"
             f" {classes} classes"
+        )
+
+
+def _compare_units(images: Float[Tensor, "row *image"], bounds: tuple[float, float]) -> None:
+    """Warn where images fill hardly any of the bounds, as those of 0 to 1 do of 0 to 255."""
+    (low, high), highest = bounds, float(images.max())
+    if highest - low < (high - low) * HARDLY_ANY:
+        _log.warning(
+            "the images hold values up to %.4g, but the teacher's bounds are %.4g to %.4g; scale"
+            " them, or give the bounds that they have",
+            highest,
+            low,
+            high,
         )
 
 

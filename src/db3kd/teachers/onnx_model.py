@@ -18,7 +18,13 @@ from db3kd.teachers.classes import Told
 from db3kd.teachers.onnx_graph import read_graph
 
 LONGEST_NAMES = 2**22  # characters of the names of classes in a file's metadata
-NAMED = ("names", "classes", "class_names", "labels", "character")  # keys of the metadata that hold them
+NAMED = (
+    "names",
+    "classes",
+    "class_names",
+    "labels",
+    "character",
+)  # keys of the metadata that hold them
 EIGHT_BIT = "tensor(uint8)"
 _KINDS = {
     "tensor(float)": np.float32,
