@@ -300,3 +300,18 @@ def test_a_check_looks_at_labelled_images(here: Path) -> None:
     found = check_teacher(read_recipe("r.toml", ["data.test=known"]), images=40)
     assert found["as_labelled"] == 40
     assert found["confusion"]["true"] == ["0", "1", "2", "3"]
+
+
+def test_labelled_test_images_say_how_many_classes_there_are(here: Path) -> None:
+    written(here)
+    text = (here / "r.toml").read_text().replace(", classes = 4", "")
+    (here / "r.toml").write_text(text)
+    with pytest.raises(InputError, match=r"how many classes .* set teacher\.classes"):
+        job.run(read_recipe("r.toml"))
+    for number, file in enumerate(sorted((here / "flat").iterdir())):
+        place = here / "known" / "test" / str(number % 4)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / file.name).write_bytes(file.read_bytes())
+    found = job.run(read_recipe("r.toml", ["data.test=known"]))
+    assert found["teacher"]["accuracy"] == 1.0
+    assert found["test"]["source"] == "data.test"

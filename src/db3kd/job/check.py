@@ -68,7 +68,7 @@ def check_teacher(
     draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]
     some = data.images.read(rows).to(recipe.device)
-    with open_teacher(recipe, data, progress, check=True) as pipeline:
+    with open_teacher(recipe, sets.known, progress, check=True) as pipeline:
         sets = matched(sets, pipeline.teacher)
         store, account = pipeline.store, pipeline.account
         before = 0 if store is None else sent(store.books(run=account.run))
@@ -140,7 +140,7 @@ def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = Non
         InputError: the teacher has no store, or the table cannot be used.
         Damaged, Busy, RunError: from the store.
     """
-    with open_teacher(recipe, sets_of(recipe).any) as pipeline:
+    with open_teacher(recipe, sets_of(recipe).known) as pipeline:
         store, far = pipeline.store, pipeline.adapter
         if store is None:
             raise InputError("this teacher keeps no answers; name a file in teacher.store")

@@ -61,7 +61,7 @@ def opened(
     digests = Digests(Path(recipe.run) / "digests.json", progress)
     sets = sound(recipe, sets, digests)
     with (
-        open_teacher(recipe, sets.any, progress) as pipeline,
+        open_teacher(recipe, sets.known, progress) as pipeline,
         Run(
             recipe.run,
             pipeline.teacher,

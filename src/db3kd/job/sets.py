@@ -50,6 +50,12 @@ class Sets:
         return self.own or self.test or nothing
 
     @property
+    def known(self) -> DataSet:
+        """Those whose classes are known, the own images first; or else as `any`."""
+        some = (data for data in (self.own, self.test) if data is not None and data.classes)
+        return next(some, self.any)
+
+    @property
     def tests(self) -> int:
         """How many test images there are."""
         return 0 if self.test is None else len(self.test)
@@ -196,8 +202,8 @@ def matched(sets: Sets, teacher: Teacher) -> Sets:
     called = [str(number) for number in range(count)]
     if theirs is not None:
         called[: len(theirs)] = theirs
-    first = next((data for data in (sets.own, sets.test) if data and data.classes), None)
-    if theirs is None and first is not None:
+    first = sets.known
+    if theirs is None and first.classes:
         which = "the own images" if first is sets.own else "the test images"
         mine = places(first.classes, None, count, which)
         for place, name in zip(mine, first.classes, strict=True):
