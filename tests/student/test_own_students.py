@@ -170,5 +170,5 @@ def test_timm_is_not_asked_for_what_lies_elsewhere(name: str) -> None:
 
 def test_timm_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(InputError, match="pip install timm"):
+    with pytest.raises(InputError, match=r"it needs the extra: .*\[timm\]"):
         build_timm("resnet18", SHAPE, 3, seed=0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from db3kd.config.factories import Factory, call_factory, factory_text
 from db3kd.config.recipe import StudentConfig
 from db3kd.data import TensorImages
-from db3kd.errors import InputError, described, plain
+from db3kd.errors import InputError, described, hint, plain
 from db3kd.student.evaluate import classes_of
 from db3kd.student.networks import MOST_WEIGHTS, Shape, build, check_network, seeded
 
@@ -102,8 +102,8 @@ def build_timm(name: str, shape: Shape, classes: int, *, seed: int) -> nn.Module
         from timm import create_model
     except Exception as error:  # it needs torchvision, whose compiled parts may not fit
         raise InputError(
-            f"the timm model {name!r} cannot be made ({described(error, 120)});"
-            " pip install timm torchvision"
+            f"the timm model {name!r} cannot be made ({described(error, 120)}); it needs the extra:"
+            f" {hint('timm')}"
         ) from None
     given: dict[str, Any] = {"num_classes": classes, "in_chans": shape[0]}
 
