@@ -63,9 +63,7 @@ def check_possible(recipe: Recipe, sets: Sets) -> None:
             single pseudo sample. A run that has begun keeps its plan, so its budget is not checked.
     """
     wanted, shape = recipe.student, sets.shape
-    classes = max(
-        2, count_of(sets.known.classes)
-    )  # the teacher is not known yet, and may have more
+    classes = max(2, count_of(sets.known.classes))  # at least: the teacher is not known yet
     needs = needed(wanted.methods)
     check_wanted(wanted, shape, classes)
     if needs.pseudo:
