@@ -236,6 +236,7 @@ def test_the_tutorial_does_what_it_says(reader: Reader) -> None:
     assert set(reader.ran) >= {"init", "check", "run", "export", "predict", "answers", "status"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_jobs_of_readme_do_what_they_say(reader: Reader) -> None:
     text = (ROOT / "README.md").read_text("utf-8")

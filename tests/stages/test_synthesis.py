@@ -352,9 +352,10 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
     assert found["ascent"] == found["copies"] == {"shards": 3, "done": 3, "pending": 0}
 
 
-def test_a_stop_at_questions_of_the_ascent_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [61, pytest.param(19, marks=pytest.mark.slow)])
+def test_a_stop_at_questions_of_the_ascent_changes_nothing(tmp_path: Path, step: int) -> None:
     whole = made(tmp_path / "whole", LITTLE)
-    for at in range(0, len(whole.shown), 19):
+    for at in range(0, len(whole.shown), step):
         folder = tmp_path / str(at)
         dying = Counting(dies_at=at)
         with pytest.raises(KeyboardInterrupt), Run(folder, dying) as run:
