@@ -15,7 +15,7 @@ demo: $(STAMP) ## A digit classifier teaches a network by answers alone (2 minut
 	$(BIN)/python examples/demo.py
 
 test: lint ## Lint, types and every test that needs nothing but this folder
-	$(PYTEST) -n 2
+	$(PYTEST) -n 2 --dist worksteal
 
 test-slow: $(STAMP) ## The tests that take minutes
 	$(PYTEST) -m "slow and not gpu" --timeout 1800

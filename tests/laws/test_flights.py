@@ -13,7 +13,7 @@ from flights import histories
 
 
 def test_some_histories_of_kills(tmp_path: Path) -> None:
-    kills = histories(tmp_path, range(150))
+    kills = histories(tmp_path, range(80))
     assert {"tape", "transaction", "committed", "journal", "send", "reply", "ask"} <= set(kills)
 
 
