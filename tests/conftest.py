@@ -17,6 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples each time in CI; no deadline, since a busy machine is no fault.
+settings.register_profile(
+    "db3kd", deadline=None, max_examples=40, derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("db3kd")
 
 TRAIN, TEST = 3, 5  # images of each class
 collect_ignore = ["fixtures"]  # recipes and folders of earlier versions, no tests
