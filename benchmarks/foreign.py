@@ -5,7 +5,8 @@
 The recipes are in `examples/foreign`. Their packages are not needed by db3kd; install those that
 `CASES` names beside it (`pip install --no-deps`). What is missing is left out and said. A
 fifth of the own images is held back where there are no test images. Students learn from true labels
-where the images have such, and otherwise from the teacher's classes alone. `agreement` is how often a student gives the teacher's class.
+where the images have such, and otherwise from the teacher's classes alone. `agreement` is how often
+a student gives the teacher's class.
 """
 
 import importlib.metadata
