@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.config.recipe import Recipe
-from db3kd.data import DataSet, eight_bits
+from db3kd.data import eight_bits
 from db3kd.errors import InputError
 from db3kd.job.money import sent
 from db3kd.job.plan import check_possible, forecast
 from db3kd.job.sanity import confusion, doubt
-from db3kd.job.sets import Sets, matched, sets_of, sound
+from db3kd.job.sets import matched, sets_of, sound
 from db3kd.job.teacher import open_teacher
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
@@ -64,7 +64,7 @@ def check_teacher(
     if not len(sets.any):
         raise InputError("there are no images to ask about; set data.train or data.test")
     sets = sound(recipe, sets, Digests(Path(recipe.run) / "digests.json", progress))
-    data = _shown(sets)
+    data = sets.labelled or sets.any  # only labels tell whether answers are right
     draw = torch.Generator().manual_seed(derive_seed(recipe.seed, "check"))
     rows = torch.randperm(len(data), generator=draw)[:images]
     some = data.images.read(rows).to(recipe.device)
@@ -97,7 +97,7 @@ def check_teacher(
         test_samples=sets.tests,
         classes=classes,
     )
-    truth = _shown(sets).labels
+    truth = (sets.labelled or sets.any).labels
     seen: Json = {"as_labelled": None}
     if truth is not None:
         found = doubt(first.cpu(), truth[rows], sets.names)
@@ -121,12 +121,6 @@ def check_teacher(
         "currency": "" if price is None else price.currency,
         "hours": round(most["total"] / rate / 3600, 3),
     }
-
-
-def _shown(sets: Sets) -> DataSet:
-    """Images with labels where there are such: they tell whether answers are right."""
-    some = (data for data in (sets.own, sets.test) if data is not None and data.labels is not None)
-    return next(some, sets.any)
 
 
 def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = None) -> Json:

@@ -178,12 +178,10 @@ class Job:
             InputError: they make no sense, and nobody said to go on anyway.
             Db3kdError: see `Run.first_answers`.
         """
-        of: Literal["answers", "evaluate"] = "answers"
-        data = self.sets.own
-        if data is None or data.labels is None:
-            data, of = self.sets.test, "evaluate"
+        data = self.sets.labelled
         if data is None or data.labels is None:
             return
+        of: Literal["answers", "evaluate"] = "answers" if data is self.sets.own else "evaluate"
         trusted = of == "evaluate" or self.recipe.data.labels == "truth"
         if data is self.sets.own and trusted:
             self._doubt(one_class(data.labels, self.sets.names), trusted=True)
@@ -313,11 +311,11 @@ class Job:
     def students(self) -> Iterator[tuple[Method, int, nn.Module]]:
         """Every student, trained now or before, as it is after the last epoch; costs no query."""
         wanted = self.recipe.student
+        card = card_of(self.recipe, self.pipeline, self.sets)
         for method in wanted.methods:
             transfer = self.transfer(method)
             for seed in wanted.seeds:
                 network = self.network(seed)
-                card = card_of(self.recipe, self.pipeline, self.sets)
                 student = self.run.distill(
                     network, transfer, wanted.training, seed=seed, name=method, card=card
                 )

@@ -56,6 +56,12 @@ class Sets:
         return next(some, self.any)
 
     @property
+    def labelled(self) -> DataSet | None:
+        """Those whose true classes are known, the own images first; None if there are none."""
+        some = (self.own, self.test)
+        return next((data for data in some if data is not None and data.labels is not None), None)
+
+    @property
     def tests(self) -> int:
         """How many test images there are."""
         return 0 if self.test is None else len(self.test)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from db3kd.config.settings import kind_of
 from db3kd.stages.distances import surrogate_seconds
 from db3kd.stages.workspace import Workspace
+from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 
 
@@ -57,10 +58,12 @@ class Costs:
 
     def training_seconds(self, name: str, seed: int) -> float:
         """How long the last student of this name and seed was trained; 0 if there is none."""
-        found = [r for r in self.journal.all("student") if (r["name"], r["seed"]) == (name, seed)]
-        return float(found[-1]["seconds"]) if found else 0.0
+        return float(self._student(name, seed).get("seconds", 0.0))
 
     def student_file(self, name: str, seed: int) -> str:
         """The file, in the folder of the run, of the last student of this name and seed."""
+        return str(self._student(name, seed).get("file", ""))
+
+    def _student(self, name: str, seed: int) -> Json:
         found = [r for r in self.journal.all("student") if (r["name"], r["seed"]) == (name, seed)]
-        return str(found[-1]["file"]) if found else ""
+        return found[-1] if found else {}

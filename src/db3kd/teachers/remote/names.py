@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from db3kd.config.patterns import compiled
 from db3kd.config.remote import Names
 from db3kd.config.types import validated
+from db3kd.data.names import number_of
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import check_classes
 
@@ -71,7 +72,7 @@ class LabelMap:
             self._add(name)
         self._check_count()
         self._as_text = names.unknown == "extend" or (
-            bool(names.names) and all(_whole(name) is not None for name in names.names)
+            bool(names.names) and all(number_of(name) is not None for name in names.names)
         )
         if learned and names.unknown != "extend":
             raise InputError('names were learned before; keep unknown = "extend"')
@@ -164,7 +165,7 @@ class LabelMap:
         if self._as_text or (self._names.names and looked_up):
             return self._places.get(self._key(name))
         known = len(self._names.names) or self._classes - self._names.one_more
-        number = _whole(name)
+        number = number_of(name)
         return number if number is not None and number < known else None
 
     def _learn(self, text: str | None, answer: object, why: str) -> int:
@@ -258,12 +259,6 @@ def _text(answer: object) -> str | None:
     if isinstance(answer, float) and math.isfinite(answer) and answer.is_integer():
         answer = int(answer)
     return str(answer) if isinstance(answer, int) and answer.bit_length() <= 64 else None
-
-
-def _whole(text: str) -> int | None:
-    """The whole number that a text of at most 18 digits says."""
-    digits = 0 < len(text) <= 18 and text.isascii() and text.isdecimal()
-    return int(text) if digits else None
 
 
 def _shown(answer: object) -> str:
