@@ -191,3 +191,10 @@ def test_another_order_is_named_although_one_class_is_hardly_known() -> None:
     found = doubt(answers, truth, "abcdef")
     assert found is not None
     assert "'b' where the labels say 'a', 'c' where they say 'b'" in found.what
+
+
+def test_an_order_in_which_a_class_is_there_twice_is_none() -> None:
+    truth = torch.arange(120) % 4
+    found = doubt(torch.tensor([0, 0, 3, 2])[truth], truth, "abcd")
+    assert found is not None
+    assert "by chance" in found.what
