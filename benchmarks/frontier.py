@@ -33,7 +33,6 @@ from db3kd.config.settings import Budget, Search, Synthesis, Training, Ways
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError, InputError
 from db3kd.run import Run
-from db3kd.search.joint.surrogate import quick
 from db3kd.stages.ensemble_labels import images_for
 from db3kd.storage.files import write_atomically
 from db3kd.student.batches import resident
@@ -345,7 +344,7 @@ def plan_of(
 def student(problem: Problem, seed: int) -> nn.Module:
     """Make a student, not trained yet."""
     case, shape = problem.case, problem.test.images.shape
-    return quick(build(case.network, shape, problem.teacher.classes, case.width, seed=seed))
+    return build(case.network, shape, problem.teacher.classes, case.width, seed=seed)
 
 
 if __name__ == "__main__":

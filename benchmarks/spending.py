@@ -30,7 +30,6 @@ from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError
 from db3kd.run import Run
-from db3kd.search.joint.surrogate import quick
 from db3kd.storage.files import write_atomically
 from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.networks import build
@@ -369,7 +368,7 @@ def taught(
 def student(problem: Problem, *, seed: int) -> nn.Module:
     """Make a student, not trained yet."""
     case = problem.case
-    return quick(build(case.network, problem.own.shape, problem.classes, case.width, seed=seed))
+    return build(case.network, problem.own.shape, problem.classes, case.width, seed=seed)
 
 
 def teacher_accuracy(problem: Problem) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -23,13 +24,17 @@ from db3kd.student.networks import build
 from db3kd.student.training import train
 
 FOLDER = Path(tempfile.gettempdir()) / "db3kd-benchmarks"
+EARLIER = Training(optimiser="adamw", rate=1e-3, warmup=0.0)
 ON_A_GPU = {"alexnet": (50_000, 30)}  # images and epochs; a CPU can teach these only briefly
 DIGITS_OF_TEACHER = 600  # images that the support vector machine is fitted on
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A network and what it is trained on; `name` is the benchmark's case."""
+    """A network and what it is trained on; `name` is the benchmark's case.
+
+    `training`: how. The default is that of earlier versions, so that teachers stay what they were.
+    """
 
     name: str
     network: str
@@ -37,6 +42,7 @@ class Lesson:
     train: int  # images
     epochs: int
     device: str = "cpu"
+    training: Training = EARLIER
 
     @property
     def path(self) -> Path:
@@ -63,7 +69,8 @@ def trained(lesson: Lesson, data: DataSet) -> nn.Module:
     started = time.perf_counter()
     part = subset(data, torch.arange(lesson.train))
     transfer = TransferSet(part.images, torch.arange(lesson.train), part.labels, part.labels)
-    train(net, transfer, Training(epochs=lesson.epochs), seed=0, device=lesson.device)
+    training = msgspec.structs.replace(lesson.training, epochs=lesson.epochs)
+    train(net, transfer, training, seed=0, device=lesson.device)
     common.say(f"{lesson.name}: trained in {time.perf_counter() - started:.0f} s")
     lesson.path.parent.mkdir(exist_ok=True)
     save_network(lesson.path, net.cpu())

@@ -14,11 +14,7 @@ from msgspec import inspect
 from db3kd.config.checks import Problem, contradictions
 from db3kd.config.quick import quick
 from db3kd.config.recipe import _DEVICE, _FACTORY, _NAME, Recipe
-from db3kd.config.settings import (
-    PAPER,
-    PAPER_ASCENT,
-    Search,
-)
+from db3kd.config.settings import PAPER, PAPER_ASCENT, PAPER_TRAINING, Search
 from db3kd.config.toml import Key, apply_override, lines_of, parse_toml, read_source
 from db3kd.errors import RecipeError, plain
 
@@ -81,9 +77,17 @@ def _checked(values: dict[str, Any], places: Mapping[Key, str], path: str | Path
     return quick(recipe) if recipe.quick else recipe
 
 
+_PAPERS: Mapping[Key, Mapping[str, Any]] = {
+    ("label",): PAPER,
+    ("synthesis", "ascent"): PAPER_ASCENT,
+    ("student", "training"): PAPER_TRAINING,
+    ("teacher", "training"): PAPER_TRAINING,
+}
+
+
 def _presets(values: dict[str, Any]) -> Iterator[Problem]:
     """Replace each preset by its settings; settings that the recipe contains itself stay."""
-    for key, paper in ((("label",), PAPER), (("synthesis", "ascent"), PAPER_ASCENT)):
+    for key, paper in _PAPERS.items():
         around: Any = values
         for part in key[:-1]:
             around = around.get(part)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from db3kd.config.methods import Metric
-from db3kd.config.types import Above0, AtLeast0, Count, Few, Flips, Natural
+from db3kd.config.types import Above0, AtLeast0, Count, Few, Flips, Natural, Share
 
 Strategy = Literal["rows", "joint"]
 Descents = Literal["sign_opt", "hop_skip_jump", "cgba_h", "ttba", "ars_opt"]
@@ -45,6 +45,7 @@ Ways = Literal[
     "unrelated_chosen",
 ]
 AcquisitionName = Literal["random", "margin", "bald"]
+Optimiser = Literal["muon", "sgd", "adamw", "adam"]
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -350,31 +351,95 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a network is trained with Eq. 1.
+    """How a network is trained with Eq. 1 (`docs/training.md`).
 
-    - `epochs`: how often each sample is seen.
-    - `steps`: how many batches, whatever the size of the set; it replaces `epochs`.
+    How long:
+
+    - `steps`: how many batches. Without it and `epochs`, `db3kd.student.steps.steps_of` counts
+      them from the number of samples.
+    - `epochs`: how often each sample is seen, instead of `steps`.
     - `batch`: images in a batch.
-    - `rate`: the learning rate of AdamW.
-    - `schedule`: "constant", or "cosine", which falls to zero over all steps.
+
+    How; what is left out is the optimiser's own (`TRAINERS`):
+
+    - `optimiser`: "muon" for all matrices but the last, and AdamW beside it; "sgd" with Nesterov's
+      momentum; "adamw"; or "adam". Without it, "muon"; with a `rate` and without it, "adamw".
+    - `rate`: the highest learning rate.
+    - `schedule`: what follows the warm-up: "linear" and "cosine" fall to zero over all steps left,
+      "constant" stays.
+    - `warmup`: the share of the steps in which the rate rises from zero.
+    - `weight_decay`: decoupled from the gradient, but for "sgd" and "adam".
+    - `average`: the share of the steps, at the end, whose weights are averaged.
+    - `smoothing`: the share of the label that is spread over all classes, in the first term of
+      Eq. 1.
+    - `mixed_precision`: computes in bfloat16 where that is faster and safe: on a GPU, and on a CPU
+      with instructions for it if the network is like AlexNet or a ResNet.
+
+    What:
+
     - `weight`: lambda of Eq. 1.
     - `temperature`: tau of Eq. 1.
-    - `weight_decay`: decoupled from the gradient, as AdamW has it.
-    - `mixed_precision`: computes in bfloat16 where that is safe, on a GPU only.
 
-    >>> Training(epochs=3).rate
-    0.001
+    >>> settled(Training(epochs=3)).rate, settled(Training(optimiser="sgd")).rate
+    (0.02, 0.05)
     """
 
-    epochs: Count = 100
+    epochs: Count | None = None
     steps: Count | None = None
     batch: Count = 128
-    rate: Above0 = 1e-3
-    schedule: Literal["constant", "cosine"] = "cosine"
+    optimiser: Optimiser | None = None
+    rate: Above0 | None = None
+    schedule: Literal["linear", "cosine", "constant"] | None = None
+    warmup: Share | None = None
     weight: AtLeast0 = 1.0
     temperature: Above0 = 0.3
-    weight_decay: AtLeast0 = 0.0
+    weight_decay: AtLeast0 | None = None
+    average: Share = 0.0
+    smoothing: Share = 0.0
     mixed_precision: bool = True
+
+
+TRAINERS: Mapping[Optimiser, Mapping[str, Any]] = {
+    "muon": {"rate": 0.02, "schedule": "linear", "warmup": 0.0, "weight_decay": 0.0},
+    "sgd": {"rate": 0.05, "schedule": "linear", "warmup": 0.15, "weight_decay": 5e-4},
+    "adamw": {"rate": 3e-3, "schedule": "cosine", "warmup": 0.15, "weight_decay": 0.0},
+    "adam": {"rate": 1e-3, "schedule": "cosine", "warmup": 0.0, "weight_decay": 0.0},
+}
+"""What each optimiser does where a recipe is silent, found by `benchmarks/trainers.py`."""
+PAPER_TRAINING: Mapping[str, Any] = {
+    "optimiser": "adam",
+    "rate": 5e-3,
+    "epochs": 100,
+    "batch": 512,
+    "schedule": "constant",
+}
+"""Section 4.1. The paper does not say the size of a batch; 512 is that of the released code."""
+
+
+def settled(training: Training) -> Training:
+    """The same training with the optimiser's own values where nothing is said.
+
+    >>> settled(Training(rate=1e-3)).optimiser
+    'adamw'
+    """
+    optimiser = training.optimiser or ("muon" if training.rate is None else "adamw")
+    own = {
+        name: value
+        for name, value in TRAINERS[optimiser].items()
+        if getattr(training, name) is None
+    }
+    return msgspec.structs.replace(training, optimiser=optimiser, **own)
+
+
+def paper_training(**changes: Any) -> Training:
+    """The paper's own training (section 4.1); `changes` are further settings of `Training`.
+
+    In a recipe it is `training.preset = "paper"` in [student].
+
+    >>> paper_training(epochs=200).rate
+    0.005
+    """
+    return Training(**{**PAPER_TRAINING, **changes})
 
 
 def is_joint(search: Search) -> bool:

@@ -13,6 +13,7 @@ Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]  # of what takes memory, or ti
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
 AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Flips = Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
 Record = TypeVar("Record", bound=msgspec.Struct)
 

@@ -17,12 +17,12 @@ from db3kd.config.settings import Synthesis, Training
 from db3kd.data import TensorImages
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
-from db3kd.search.joint.surrogate import quick
 from db3kd.seeds import derive_seed
 from db3kd.stages.table import shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
+from db3kd.student.fast import fast_form
 from db3kd.student.networks import Shape, build, inference_batch, network_of
 from db3kd.student.training import train
 from db3kd.synthesis.acquisition import acquire, margin
@@ -127,7 +127,8 @@ def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> n
     """Students of all answers, with different first weights; kept once they are taught."""
     seeds = [derive_seed(workspace.seed, "ensemble", k) for k in range(STUDENTS)]
     made = [build(network, pool.shape, pool.classes, WIDER * width, seed=seed) for seed in seeds]
-    students = nn.ModuleList(map(quick, made)).to(workspace.device)
+    students = nn.ModuleList(fast_form(each, workspace.device) for each in made)
+    students.to(workspace.device)
     if workspace.recall("unasked", 0, students) == 0:
         return students
     rows = torch.arange(len(pool))

@@ -19,15 +19,6 @@ from db3kd.student.training import train
 FOLDS = 5  # parts of the own images; each is held back once
 
 
-def steps_of(training: Training, samples: int) -> int:
-    """How many batches a whole training has.
-
-    >>> steps_of(Training(epochs=2, batch=10), 25), steps_of(Training(steps=7), 25)
-    (6, 7)
-    """
-    return training.steps or training.epochs * -(-samples // training.batch)
-
-
 class Judge:
     """How often students agree with `classes` on own images that they have not seen.
 

@@ -18,7 +18,6 @@ from db3kd.data import Images
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError
-from db3kd.search.joint.surrogate import quick
 from db3kd.seeds import derive_seed
 from db3kd.stages.ascent import ascend_all, ascended, most_queries, with_copies
 from db3kd.stages.distances import check_search, measure_all, soft
@@ -27,6 +26,7 @@ from db3kd.stages.table import shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
+from db3kd.student.fast import fast_form
 from db3kd.student.networks import Shape, build, check_network, network_of
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
@@ -151,7 +151,9 @@ class _SynthesisWork:
             classes,
             queries=total,
             device=workspace.device,
-            student=lambda seed: quick(build(name, shape, classes, settings.width, seed=seed)),
+            student=lambda seed: fast_form(
+                build(name, shape, classes, settings.width, seed=seed), workspace.device
+            ),
             members=settings.members,
             candidates=settings.candidates,
             images=images,

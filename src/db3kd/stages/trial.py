@@ -24,9 +24,10 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.seeds import derive_seed
 from db3kd.stages import distances, growing
-from db3kd.stages.judge import FOLDS, Judge, steps_of
+from db3kd.stages.judge import FOLDS, Judge
 from db3kd.stages.workspace import Workspace
 from db3kd.student.evaluate import classes_of
+from db3kd.student.steps import steps_of
 
 PER_IMAGE = 30  # answers for each own image, without `Spend.per_image` and without a budget
 LEAST, FEWEST = 8, 20  # answers per image, and own images, below which there is no trial

@@ -13,6 +13,7 @@ def distillation_loss(
     temperature: float,
     weight: float,
     softened: Bool[Tensor, "row"] | None = None,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     r"""Return the student's loss on a batch.
 
@@ -25,6 +26,7 @@ def distillation_loss(
     - `weight`: lambda.
     - `softened`: which samples have a soft label, if only some do. The others, such as grown
       images, add nothing to the second term.
+    - `smoothing`: the share of y that is spread evenly over all classes.
 
     KL is summed over the classes. Both terms are means over the whole batch, including samples that
     add nothing. The authors' release sums KL over the batch instead, which multiplies lambda by the
@@ -44,7 +46,9 @@ def distillation_loss(
     >>> round(float(loss), 4)  # log 2, and no divergence
     0.6931
     """
-    loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / len(labels)
+    loss = F.cross_entropy(
+        logits, labels, ignore_index=-1, reduction="sum", label_smoothing=smoothing
+    ) / len(labels)
     if soft is None:
         return loss
     log_student = F.log_softmax(logits / temperature, dim=1)

@@ -1,37 +1,44 @@
-"""The training loop of students and teachers (Eq. 1), and its checkpoints.
-
-They belong together: a checkpoint must hold exactly what the loop changes.
-"""
+"""The training loop of students and teachers (Eq. 1)."""
 
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import count, islice
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from db3kd.config.settings import Training
+from db3kd.config.settings import Training, settled
 from db3kd.config.types import validated
 from db3kd.data import content_digest
 from db3kd.data.transfer_set import TransferSet
-from db3kd.errors import Damaged, InputError
+from db3kd.errors import InputError
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
+from db3kd.storage.files import Json
 from db3kd.student.batches import batches_of, on_device, spans
+from db3kd.student.checkpoints import resumed, save_checkpoint
 from db3kd.student.evaluate import classes_of, device_of
-from db3kd.student.files import digest_of, mismatch, read_tensors, state_of, write_tensors
+from db3kd.student.fast import fast_form, laid_out_plainly, plain_form
+from db3kd.student.files import digest_of
 from db3kd.student.loss import distillation_loss
+from db3kd.student.optimisers import Schedule, optimisers_of
+from db3kd.student.precision import mixed_on
 from db3kd.student.soft_labels import temper
+from db3kd.student.steps import steps_of
 
 OWN_PASSES = 20
 """How often each own image is seen, at least, if most images are grown and the steps allow it."""
 CHECKPOINT_SECONDS = 20.0
 """A checkpoint is written at the end of an epoch, once this much time has passed since the last."""
+REPORT_SECONDS = 1.0  # between two reports within an epoch
+EARLIER: Json = {"optimiser": "adamw", "warmup": 0.0, "average": 0.0, "smoothing": 0.0}
+EARLIER_EPOCHS = 100
+"""The trainer of earlier versions: what it had no word for, and its default of a word it had."""
 
 
 def train(
@@ -52,7 +59,8 @@ def train(
     teachers and the baseline "Student CE". The result is the network after the last step, never the
     best of several. A last batch of a single image is joined to the one before it.
 
-    - `progress`: called after each epoch with stage "training" and the mean loss of that epoch.
+    - `progress`: called about once a second and after each epoch, with stage "training", how many
+      steps are done, and the mean loss of the epoch so far.
     - `on_epoch`: called after that with the number of epochs done and the network, in evaluation
       mode.
     - `checkpoint`: a file that is written from time to time at the end of an epoch. If it exists at
@@ -81,29 +89,22 @@ def train(
     >>> accuracy(predict(network, images, device="cpu"), labels)
     1.0
     """
-    validated(training)
+    training = settled(validated(training))
     torch_device = device_of(device)
     network.to(torch_device)
     _check_fit(network, transfer, training)
     if identity is None:
         identity = training_identity(network, transfer, training, seed) if checkpoint else {}
-    resident = on_device(transfer.images, torch_device)
-    labels = transfer.labels.to(torch_device)
-    soft = _Soft.of(transfer, training.temperature, torch_device)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=training.rate, weight_decay=training.weight_decay, fused=True
-    )
+    plainly = laid_out_plainly(network)
+    loop = _Loop.of(network, transfer, training, torch_device)
     first = 0
     if checkpoint and checkpoint.exists():
-        first = _resume(checkpoint, network, optimiser, identity)
-    saved = time.monotonic()
-    order = torch.arange(len(labels))
-    more = repeats(transfer, training) - 1
-    if more:
-        order = torch.cat([order, order[: transfer.first].repeat(more)])
+        first = resumed(checkpoint, network, loop.optimisers, loop.mean, identity)
+    resident = on_device(transfer.images, torch_device)
+    order = _order(transfer, training)
     each = len(spans(len(order), training.batch))
-    total = training.steps or training.epochs * each
-    epochs = -(-total // each)
+    epochs = -(-loop.steps // each)
+    saved = time.monotonic()
     for epoch in range(first, epochs):
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         batches = batches_of(
@@ -111,20 +112,28 @@ def train(
         )
         with torch.random.fork_rng(devices=[torch_device] if torch_device.type == "cuda" else []):
             _reseed(torch_device, derive_seed(seed, "dropout", epoch))
-            left = islice(batches, total - epoch * each)
-            rates = (_rate(training, step, total) for step in count(epoch * each))
-            loss = _epoch(network.train(), left, labels, soft, optimiser, training, rates)
+            left = islice(batches, loop.steps - epoch * each)
+            loss = loop.epoch(left, epoch * each, progress)
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is {loss} in epoch {epoch + 1}; lower rate (it is {training.rate})"
             )
         if checkpoint and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            _save_checkpoint(checkpoint, network, optimiser, identity, epoch + 1)
+            save_checkpoint(checkpoint, network, loop.optimisers, loop.mean, identity, epoch + 1)
             saved = time.monotonic()
-        progress("training", epoch + 1, epochs, {"loss": loss})
+        progress("training", min((epoch + 1) * each, loop.steps), loop.steps, {"loss": loss})
         if on_epoch is not None:
             on_epoch(epoch + 1, network.eval())
-    return network.eval()
+    if loop.mean:
+        network.load_state_dict(loop.mean, strict=False)
+    return (plain_form(network) if plainly else network).eval()
+
+
+def _order(transfer: TransferSet, training: Training) -> Tensor:
+    """The samples of one pass over the set, before they are shuffled."""
+    order = torch.arange(len(transfer))
+    more = repeats(transfer, training) - 1
+    return torch.cat([order, order[: transfer.first].repeat(more)]) if more else order
 
 
 def repeats(transfer: TransferSet, training: Training) -> int:
@@ -142,9 +151,9 @@ def repeats(transfer: TransferSet, training: Training) -> int:
     [1, 8, 30]
     """
     own = transfer.first
-    if own is None or training.steps is None or not 0 < own < len(transfer):
+    if own is None or training.epochs is not None or not 0 < own < len(transfer):
         return 1
-    others, seen = len(transfer) - own, training.steps * training.batch
+    others, seen = len(transfer) - own, steps_of(training, len(transfer)) * training.batch
     most = max(1, others // own)
     if bool((transfer.labels[own:] < 0).all()):
         return most
@@ -177,40 +186,84 @@ class _Soft:
         return self.values[mine.clamp_min(0)], mine >= 0
 
 
-def _epoch(
-    network: nn.Module,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    labels: Tensor,
-    soft: _Soft | None,
-    optimiser: torch.optim.Optimizer,
-    training: Training,
-    rates: Iterator[float],
-) -> float:
-    """Train for one epoch, or for the batches that are left, and return the mean loss."""
-    torch_device = labels.device
-    mixed = training.mixed_precision and torch_device.type == "cuda"
-    total, seen = torch.zeros((), device=torch_device), 0
-    for images, rows in batches:
-        rate = next(rates)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        with torch.autocast(torch_device.type, dtype=torch.bfloat16, enabled=mixed):
-            logits = network(images)
-        wanted, softened = (None, None) if soft is None else soft.of_rows(rows)
-        loss = distillation_loss(
-            logits.float(),
-            labels[rows],
-            wanted,
-            temperature=training.temperature,
-            weight=training.weight,
-            softened=softened,
+@dataclass
+class _Loop:
+    """What is the same in every step; `mean` is the mean of the weights, if they are averaged."""
+
+    network: nn.Module
+    fast: nn.Module
+    training: Training
+    steps: int
+    labels: Tensor
+    soft: _Soft | None
+    optimisers: list[torch.optim.Optimizer]
+    mixed: bool
+    mean: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, network: nn.Module, transfer: TransferSet, training: Training, device: torch.device
+    ) -> "_Loop":
+        steps = steps_of(training, len(transfer))
+        return cls(
+            network,
+            fast_form(network, device),
+            training,
+            steps,
+            transfer.labels.to(device),
+            _Soft.of(transfer, training.temperature, device),
+            optimisers_of(network, training),
+            training.mixed_precision and mixed_on(device, network),
         )
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        total += loss.detach() * len(rows)  # no .item() here: it would wait for the GPU
-        seen += len(rows)
-    return float(total) / seen
+
+    def epoch(
+        self, batches: Iterator[tuple[Tensor, Tensor]], step: int, progress: Progress
+    ) -> float:
+        """Train for one epoch, or for the batches that are left; return the mean loss."""
+        told = time.monotonic()
+        self.network.train()
+        self.fast.train()
+        schedule = Schedule(self.optimisers, self.training, steps=self.steps)
+        total, seen = torch.zeros((), device=self.labels.device), 0
+        for number, (images, rows) in enumerate(batches, step):
+            schedule.set(number)
+            for optimiser in self.optimisers:
+                optimiser.zero_grad(set_to_none=True)
+            loss = self._loss(images, rows)
+            torch.autograd.backward(loss)
+            for optimiser in self.optimisers:
+                optimiser.step()
+            self._average(number)
+            total += loss.detach() * len(rows)  # no .item() here: it would wait for the GPU
+            seen += len(rows)
+            if time.monotonic() - told >= REPORT_SECONDS:
+                told = time.monotonic()
+                progress("training", number + 1, self.steps, {"loss": float(total) / seen})
+        return float(total) / seen
+
+    def _loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        with torch.autocast(self.labels.device.type, dtype=torch.bfloat16, enabled=self.mixed):
+            logits = self.fast(images)
+        wanted, softened = (None, None) if self.soft is None else self.soft.of_rows(rows)
+        return distillation_loss(
+            logits.float(),
+            self.labels[rows],
+            wanted,
+            temperature=self.training.temperature,
+            weight=self.training.weight,
+            softened=softened,
+            smoothing=self.training.smoothing,
+        )
+
+    def _average(self, step: int) -> None:
+        """Add the weights after a step to the mean, if it is one of the last ones."""
+        first = self.steps - round(self.training.average * self.steps)
+        if step < first:
+            return
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                mean = self.mean.setdefault(name, value.clone())
+                mean.lerp_(value, 1 / (step - first + 1))
 
 
 def _check_fit(network: nn.Module, transfer: TransferSet, training: Training) -> None:
@@ -238,12 +291,6 @@ def _reseed(torch_device: torch.device, seed: int) -> None:
         torch.cuda.default_generators[torch_device.index].manual_seed(seed)
 
 
-def _rate(training: Training, step: int, steps: int) -> float:
-    if training.schedule == "constant":
-        return training.rate
-    return training.rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
 def training_identity(
     network: nn.Module, transfer: TransferSet, training: Training, seed: int
 ) -> dict[str, str]:
@@ -269,50 +316,19 @@ def training_identity(
         "format": "db3kd training 2",
         "own images shown": str(repeats(transfer, training)),
         "seed": str(seed),
-        "training": json.dumps(msgspec.to_builtins(training), sort_keys=True),
+        "training": json.dumps(_words(training, len(transfer)), sort_keys=True),
         "network": digest_of(network.state_dict(), {"network": repr(network)}),
         "transfer set": digest_of(tensors, {"images": content_digest(transfer.images)}),
     }
 
 
-def _save_checkpoint(
-    path: Path,
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    identity: Mapping[str, str],
-    epoch: int,
-) -> None:
-    tensors = {f"network.{name}": value for name, value in state_of(network).items()}
-    for index, moments in optimiser.state_dict()["state"].items():
-        for name, moment in moments.items():
-            tensors[f"optimiser.{index}.{name}"] = moment.detach().to("cpu", copy=True).contiguous()
-    write_tensors(path, tensors, {**identity, "epoch": str(epoch)})
-
-
-def _resume(
-    path: Path,
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    identity: Mapping[str, str],
-) -> int:
-    """Restore network and optimiser from a checkpoint; return the number of epochs done."""
-    tensors, metadata = read_tensors(path)
-    for key, value in identity.items():
-        if metadata.get(key) != value:
-            raise Damaged(
-                f"{path} is not a checkpoint of this training: its {key} is {metadata.get(key)},"
-                f" not {value}; remove it to start over"
-            )
-    state = {name[8:]: value for name, value in tensors.items() if name.startswith("network.")}
-    wrong = mismatch(state, network.state_dict())
-    if wrong:
-        raise Damaged(f"{path} is a checkpoint of another network: {wrong}")
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, moment = name.split(".")
-            moments.setdefault(int(index), {})[moment] = tensor
-    network.load_state_dict(state)
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": moments, "param_groups": groups})
-    return int(metadata["epoch"])
+def _words(training: Training, samples: int) -> Json:
+    """All that a training does, in the words of earlier versions where they could have done it."""
+    whole = settled(training)
+    if whole.epochs is None:
+        whole = msgspec.structs.replace(whole, steps=steps_of(whole, samples))
+    words: Json = msgspec.to_builtins(whole)
+    if all(words[name] == value for name, value in EARLIER.items()):
+        words = {name: value for name, value in words.items() if name not in EARLIER}
+        words["epochs"] = words["epochs"] or EARLIER_EPOCHS
+    return words

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from db3kd.data import Images
 from db3kd.seeds import derive_seed
+from db3kd.student.fast import fast_form
 from db3kd.student.networks import Shape, build
-from db3kd.teachers.rewrites import BLOCK, pool_before_relu
 
 BATCH = 128  # images with their own answers, or probes, in one step
 REMINDER = 64  # images with their own answers, in addition to the probes
@@ -30,7 +30,7 @@ class Ensemble(nn.Module):
     def __init__(self, name: str, shape: Shape, classes: int, *, members: int, seed: int) -> None:
         super().__init__()
         self.members = nn.ModuleList(
-            quick(build(name, shape, classes, seed=derive_seed(seed, "member", k)))
+            fast_form(build(name, shape, classes, seed=derive_seed(seed, "member", k)))
             for k in range(members)
         )
 
@@ -41,23 +41,6 @@ class Ensemble(nn.Module):
     def each(self, images: Float[Tensor, "row *image"]) -> Float[Tensor, "member row classes"]:
         """The log-probabilities of each member."""
         return torch.stack([functional.log_softmax(member(images), 1) for member in self.members])
-
-
-def quick(net: nn.Module) -> nn.Module:
-    """The same network, trained 1.7 times as fast on a CPU where it is like LeNet-5.
-
-    >>> net, images = build("lenet5", (1, 28, 28), 10, seed=0), torch.ones(2, 1, 28, 28)
-    >>> torch.allclose(quick(net)(images), net(images), atol=1e-5)
-    True
-    """
-    filters = [part.out_channels for part in net.modules() if isinstance(part, nn.Conv2d)]
-    if all(count % BLOCK == 0 for count in filters):
-        return net
-    graph = fx.symbolic_trace(net)
-    pool_before_relu(graph)
-    graph.graph.lint()
-    graph.recompile()
-    return graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""The form of a network that trains fastest on a CPU; it shares its weights with the network."""
+
+import torch
+from torch import nn
+
+from db3kd.teachers.faster import AsWritten, traced
+from db3kd.teachers.rewrites import BLOCK, pool_before_relu
+
+
+def fast_form(network: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
+    """Return the same function of the same weights, quicker on a CPU where it is like LeNet-5.
+
+    There, max-pools go before ReLU, and the kernels of convolutions are laid out channels last.
+    Weights that this form learns are the network's own. `laid_out_plainly` tells their layout, and
+    `plain_form` brings it back. A network that cannot be traced safely, or would gain nothing, is returned itself.
+
+    Costs no query. Nothing is random.
+
+    >>> from db3kd.student.networks import build
+    >>> net, images = build("lenet5", (1, 28, 28), 10, seed=0), torch.ones(2, 1, 28, 28)
+    >>> fast = fast_form(net)
+    >>> torch.allclose(fast(images), net(images), atol=1e-5)
+    True
+    >>> next(fast.parameters()) is next(net.parameters())
+    True
+    """
+    if torch.device(device).type != "cpu":
+        return network
+    filters = [part.out_channels for part in network.modules() if isinstance(part, nn.Conv2d)]
+    if all(count % BLOCK == 0 for count in filters):
+        return network
+    try:
+        graph = traced(network)
+    except AsWritten:
+        return network
+    pool_before_relu(graph)
+    graph.graph.lint()
+    graph.recompile()
+    return graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def laid_out_plainly(network: nn.Module) -> bool:
+    """Whether all weights of a network are laid out as usual.
+
+    >>> laid_out_plainly(nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last))
+    False
+    """
+    return all(weight.is_contiguous() for weight in network.parameters())
+
+
+def plain_form(network: nn.Module) -> nn.Module:
+    """Lay out the weights of a network as usual, in place, after it was trained in another form.
+
+    >>> net = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+    >>> plain_form(net).weight.is_contiguous()
+    True
+    """
+    return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
