@@ -1,7 +1,9 @@
 """The form of a network that trains fastest on a CPU; it shares its weights with the network."""
 
+import random
+
 import torch
-from torch import nn
+from torch import fx, nn
 
 from db3kd.teachers.faster import AsWritten, traced
 from db3kd.teachers.rewrites import BLOCK, pool_before_relu
@@ -30,13 +32,34 @@ def fast_form(network: nn.Module, device: str | torch.device = "cpu") -> nn.Modu
     if all(count % BLOCK == 0 for count in filters):
         return network
     try:
-        graph = traced(network)
+        graph = _steady(network)
     except AsWritten:
         return network
     pool_before_relu(graph)
     graph.graph.lint()
     graph.recompile()
     return graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _steady(network: nn.Module) -> fx.GraphModule:
+    """The graph of a network that does the same in training, in evaluation and at every call.
+
+    Raises:
+        AsWritten: it does not, or cannot be traced.
+    """
+    modes = [(part, part.training) for part in network.modules()]
+    before = torch.get_rng_state(), random.getstate()
+    try:
+        graphs = [traced(network.train(mode)) for mode in (False, True)]
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        drew = not torch.equal(before[0], torch.get_rng_state()) or random.getstate() != before[1]
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+    if drew or graphs[0].code != graphs[1].code:
+        raise AsWritten("it draws at random, or does something else in training")
+    return graphs[1]
 
 
 def laid_out_plainly(network: nn.Module) -> bool:

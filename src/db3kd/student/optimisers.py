@@ -31,8 +31,8 @@ class Muon(torch.optim.Optimizer):
     >>> weight.grad = torch.tensor([[1.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
     >>> muon.step()
     >>> weight.data.round()
-    tensor([[-1., -0., -0.],
-            [-0., -1., -0.]])
+    tensor([[-1.,  0.,  0.],
+            [ 0., -1.,  0.]])
     """
 
     def __init__(
@@ -123,6 +123,8 @@ def optimisers_of(network: nn.Module, training: Training) -> list[torch.optim.Op
 class Schedule:
     """The learning rates of a training, step by step.
 
+    `optimisers` are new: the rates that they have are the highest.
+
     >>> net = nn.Linear(2, 2)
     >>> optimiser = torch.optim.SGD(net.parameters(), 0.5)
     >>> schedule = Schedule([optimiser], Training(warmup=0.5), steps=4)
@@ -139,14 +141,14 @@ class Schedule:
         self, optimisers: list[torch.optim.Optimizer], training: Training, *, steps: int
     ) -> None:
         self.training, self.steps = settled(training), steps
-        groups = [group for optimiser in optimisers for group in optimiser.param_groups]
-        self._groups = [(group, float(group["lr"])) for group in groups]
+        self._rates = [(each, [float(g["lr"]) for g in each.param_groups]) for each in optimisers]
 
     def set(self, step: int) -> None:
         """Give the optimisers their rates of a step, the first of which is 0."""
         share = share_of_rate(self.training, step, self.steps)
-        for group, most in self._groups:
-            group["lr"] = share * most
+        for optimiser, rates in self._rates:
+            for group, most in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = share * most
 
 
 def share_of_rate(training: Training, step: int, steps: int) -> float:

@@ -197,6 +197,7 @@ class _Loop:
     labels: Tensor
     soft: _Soft | None
     optimisers: list[torch.optim.Optimizer]
+    schedule: Schedule
     mixed: bool
     mean: dict[str, Tensor] = field(default_factory=dict)
 
@@ -204,7 +205,7 @@ class _Loop:
     def of(
         cls, network: nn.Module, transfer: TransferSet, training: Training, device: torch.device
     ) -> "_Loop":
-        steps = steps_of(training, len(transfer))
+        steps, optimisers = steps_of(training, len(transfer)), optimisers_of(network, training)
         return cls(
             network,
             fast_form(network, device),
@@ -212,7 +213,8 @@ class _Loop:
             steps,
             transfer.labels.to(device),
             _Soft.of(transfer, training.temperature, device),
-            optimisers_of(network, training),
+            optimisers,
+            Schedule(optimisers, training, steps=steps),
             training.mixed_precision and mixed_on(device, network),
         )
 
@@ -223,10 +225,9 @@ class _Loop:
         told = time.monotonic()
         self.network.train()
         self.fast.train()
-        schedule = Schedule(self.optimisers, self.training, steps=self.steps)
         total, seen = torch.zeros((), device=self.labels.device), 0
         for number, (images, rows) in enumerate(batches, step):
-            schedule.set(number)
+            self.schedule.set(number)
             for optimiser in self.optimisers:
                 optimiser.zero_grad(set_to_none=True)
             loss = self._loss(images, rows)
