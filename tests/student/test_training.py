@@ -384,7 +384,7 @@ def test_the_checkpoint_of_another_training_is_refused(
     if change == "images":  # the same ids and labels, other pixels
         train = replace(train, images=Rows(digits[0].images, torch.arange(50, 100)))
         change = "transfer set"
-    training = Training(epochs=4 if change == "training" else 3, batch=64, rate=3e-3)
+    training = replaced(SHORT, epochs=4 if change == "training" else 3)
     network = restless() if change == "network" else small()
     seed = 1 if change == "seed" else 0
     with pytest.raises(Damaged, match=f"training.safetensors is .*{change}"):
