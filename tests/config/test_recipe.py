@@ -306,7 +306,7 @@ def test_no_choice_names_the_choices(write):
         ('run = "runs/x"', "", "r.toml:1: 'run' is missing in the recipe"),
         ('run = "runs/x"', "run = ''", 'r.toml:2: run is ""; expected str of length >= 1'),
         ('train = "mnist"', "", "r.toml:3: 'train' is missing in [data]"),
-        ('train = "mnist"', "train = 3", "r.toml:4: data.train is 3; expected str | null, got int"),
+        ('train = "mnist"', "train = 3", "r.toml:4: data.train is 3; expected str, got int"),
         ('network = "lenet5"', "", "r.toml:10: 'network' is missing in [student]"),
         ('kind = "onnx"', "", "r.toml:6: 'kind' is missing in [teacher]"),
         ('kind = "onnx"', "kind = 'onx'", "r.toml:7: teacher.kind has no choice 'onx'; did you me"),
@@ -570,9 +570,11 @@ def maybe(strategy):
 
 trainings = st.builds(
     Training,
-    epochs=counts,
-    rate=above_0,
-    schedule=st.sampled_from(["constant", "cosine"]),
+    epochs=maybe(counts),
+    optimiser=maybe(st.sampled_from(["muon", "sgd", "adamw", "adam"])),
+    rate=maybe(above_0),
+    schedule=maybe(st.sampled_from(["constant", "cosine", "linear"])),
+    warmup=maybe(st.floats(0, 1)),
     weight=st.floats(0, 10),
     mixed_precision=st.booleans(),
 )

@@ -237,6 +237,7 @@ def _explained(error: str, values: dict[str, Any]) -> Problem:
         return key, f"{name} has no choice {wrong!r}{_nearest(wrong, choices)}"
     shown = plain(json.dumps(value, default=str, ensure_ascii=False), 200)
     expected = text.replace("Expected ", "expected ").replace("`", "").replace("object", "table")
+    expected = expected.replace(" | null", "")  # TOML has no null
     for pattern, words in _PATTERNS.items():
         expected = expected.replace(f"str matching regex {pattern!r}", words)
     return key, f"{name} is {shown}; {expected}"

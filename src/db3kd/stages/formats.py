@@ -1,19 +1,23 @@
 """Run folders of earlier formats, read in today's words.
 
-Format 1 (until November 2026) had other names for some settings. A folder of that format is read
-and continued. A folder of a format newer than `FORMAT` is refused.
+Format 1 (until November 2026) had other names for some settings. Until format 2, students were
+trained by AdamW unless a recipe said otherwise. Folders of these formats are read and continued. A
+folder of a format newer than `FORMAT` is refused.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from db3kd.config.settings import kind_of
+import msgspec
+
+from db3kd.config.settings import Training, kind_of
 from db3kd.errors import RunError
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 
-FORMAT = 2
+FORMAT = 3
+MUON = 3  # the first format whose students are trained by Muon by default
 
 _KEYS: Mapping[str, Mapping[str, str]] = {
     "grow": {"changes": "augmentations"},
@@ -40,12 +44,42 @@ def check_format(folder: Path, journal: Journal) -> None:
     ...
     db3kd.errors.RunError: mnist was made by a newer db3kd (format 99, known up to ...); install ...
     """
-    found = [r["configuration"]["format"] for r in journal.all("stage") if r["stage"] == "run"]
-    if found and found[-1] > FORMAT:
+    found = _format(journal)
+    if found > FORMAT:
         raise RunError(
-            f"{folder} was made by a newer db3kd (format {found[-1]}, known up to {FORMAT});"
+            f"{folder} was made by a newer db3kd (format {found}, known up to {FORMAT});"
             " install that version"
         )
+
+
+def _format(journal: Journal) -> int:
+    """The format of a folder, as it was when it was begun."""
+    found = [r["configuration"]["format"] for r in journal.all("stage") if r["stage"] == "run"]
+    return int(found[-1]) if found else FORMAT
+
+
+def training_here(journal: Journal, training: Training) -> Training:
+    """A training as a folder understands it: the defaults are those of when the folder was begun.
+
+    So students that are finished there are not trained again.
+
+    >>> import tempfile
+    >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.jsonl")
+    >>> journal.append("stage", stage="run", configuration={"format": 2})
+    >>> training_here(journal, Training(steps=10)).optimiser
+    'adamw'
+    >>> training_here(journal, Training(steps=10, optimiser="muon")).rate
+    >>> journal.close()
+    """
+    if _format(journal) >= MUON or training.optimiser is not None:
+        return training
+    return msgspec.structs.replace(
+        training,
+        optimiser="adamw",
+        rate=training.rate or 1e-3,
+        warmup=training.warmup or 0.0,
+        epochs=training.epochs or (None if training.steps else 100),
+    )
 
 
 def configurations(journal: Journal) -> dict[str, Json]:

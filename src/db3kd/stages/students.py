@@ -19,6 +19,7 @@ from db3kd.data import Images
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError
 from db3kd.stages.answers import ask_once
+from db3kd.stages.formats import training_here
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import writing
 from db3kd.student.card import StudentCard
@@ -58,6 +59,7 @@ def distilled(
     card: StudentCard | None = None,
 ) -> nn.Module:
     """Train a student, or load it if the same training is finished; see `Run.distill`."""
+    training = training_here(workspace.journal, training)
     known = training_identity(network, transfer, training, seed)
     if card is not None and card.code:  # two networks may look alike and compute something else
         known["code"] = card.code

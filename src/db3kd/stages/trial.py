@@ -24,6 +24,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.seeds import derive_seed
 from db3kd.stages import distances, growing
+from db3kd.stages.formats import training_here
 from db3kd.stages.judge import FOLDS, Judge
 from db3kd.stages.workspace import Workspace
 from db3kd.student.evaluate import classes_of
@@ -147,6 +148,7 @@ def spend(
     truth: Int[Tensor, " sample"] | None,
 ) -> None:
     """Decide what the answers buy, by a trial if need be, and buy it; see `Run.spend`."""
+    training = training_here(workspace.journal, training)
     workspace.agree("spend", asdict(plan))
     decision = decided(workspace) or decide(
         workspace, own, network, plan, search=search, grow=grow, training=training
