@@ -19,6 +19,9 @@ Subspaces = Literal["full", "dct", "bilinear", "sweep"]
 AugmentationName = Literal[
     "shift", "rotate", "scale", "shear", "crop", "flip", "mix", "paste", "shade", "noise"
 ]
+TrainingAugmentation = Literal[
+    "crop", "shift", "flip", "rotate", "colour", "erase", "mixup", "cutmix"
+]
 StageKind = Literal[
     "answers",
     "grow",
