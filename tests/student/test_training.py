@@ -21,7 +21,10 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError, RunError
 from db3kd.student import batches, files, networks
 from db3kd.student import training as loop
+from db3kd.seeds import derive_seed
+from db3kd.student.augmenting import Augmenter
 from db3kd.student.optimisers import share_of_rate
+from db3kd.student.soft_labels import temper as softmax_of
 
 # Training
 
@@ -283,6 +286,39 @@ def test_progress_and_on_epoch_see_each_epoch(digits: tuple[TransferSet, Transfe
     assert modes == [(1, False), (2, False), (3, False)]
 
 
+def test_joined_images_learn_both_labels_by_their_shares(
+    digits: tuple[TransferSet, TransferSet],
+) -> None:
+    """One step on one batch is a step by the loss of mixup (Zhang et al., 2018), written out."""
+    train = softened(digits[0].select(torch.arange(40)))
+    training = Training(
+        steps=1, batch=40, optimiser="adam", schedule="constant", augment=("mixup",)
+    )
+    ours = student.train(small(), train, training, seed=5, device="cpu")
+    draw = torch.Generator().manual_seed(derive_seed(5, "order", 0))
+    rows = torch.randperm(40, generator=draw)
+    images, labels, soft = train.images.read(rows), train.labels[rows], train.soft
+    assert soft is not None
+    soft = softmax_of(soft[rows], training.temperature)
+    made = Augmenter(("mixup",), (1, 8, 8))(images, derive_seed(5, "augment", 0))
+    assert made.partner is not None
+    assert made.share is not None
+    theirs = small()
+    optimiser = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    logits = theirs(made.images)
+    log = nn.functional.log_softmax(logits / training.temperature, 1)
+    loss = torch.zeros(())
+    for row, (partner, share) in enumerate(zip(made.partner, made.share, strict=True)):
+        for at, part in ((row, share), (int(partner), 1 - share)):
+            hard = nn.functional.cross_entropy(logits[row], labels[at])
+            divergence = (soft[at] * (soft[at].log() - log[row])).nansum()
+            loss = loss + part * (hard + divergence) / 40
+    torch.autograd.backward(loss)
+    optimiser.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
+
+
 # Checkpoints
 
 
@@ -300,7 +336,10 @@ def stop_after(steps: int) -> Callable[..., None]:
 
 @pytest.mark.parametrize("make", [small, restless])
 @pytest.mark.parametrize("stops", [(1,), (4,), (2, 3)])
-@pytest.mark.parametrize("how", [{}, {"average": 0.5}, {"optimiser": "sgd"}, {"rate": 1e-3}])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"average": 0.5}, {"optimiser": "sgd"}, {"rate": 1e-3}, {"augment": ("mixup", "cutmix")}],
+)
 def test_a_training_that_was_stopped_ends_in_the_same_network(
     digits: tuple[TransferSet, TransferSet],
     tmp_path: Path,
@@ -339,19 +378,19 @@ def test_stopped_within_an_epoch_it_goes_back_to_the_checkpoint(
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     train = digits[0].select(torch.arange(200))
     whole = student.train(restless(), train, SHORT, seed=3, device="cpu")
-    calls = 0
+    calls, loss = 0, loop.distillation_loss
 
-    def stop(module: nn.Module, inputs: object) -> None:
+    def stop(*given: Any, **named: Any) -> Tensor:
         nonlocal calls
         calls += 1
-        if calls == 1 + 4 + 2:  # the check of the shape, one epoch of four steps, two of the next
+        if calls == 4 + 2:  # one epoch of four steps, two of the next
             raise Stopped
+        return loss(*given, **named)
 
-    broken = restless()
-    broken.register_forward_pre_hook(stop)
     checkpoint = tmp_path / "training.safetensors"
-    with pytest.raises(Stopped):
-        student.train(broken, train, SHORT, seed=3, device="cpu", checkpoint=checkpoint)
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(loop, "distillation_loss", stop)
+        student.train(restless(), train, SHORT, seed=3, device="cpu", checkpoint=checkpoint)
     assert checkpoint.exists()
     resumed = student.train(restless(), train, SHORT, seed=3, device="cpu", checkpoint=checkpoint)
     assert identical(whole, resumed)

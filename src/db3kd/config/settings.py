@@ -375,6 +375,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     - `average`: the share of the steps, at the end, whose weights are averaged.
     - `smoothing`: the share of the label that is spread over all classes, in the first term of
       Eq. 1.
+    - `augment`: how each batch is changed at random before it is shown; for images of one's own.
+      It keeps labels, so nothing is asked (`docs/students.md`).
     - `mixed_precision`: computes in bfloat16 where that is faster and safe: on a GPU, and on a CPU
       with instructions for it if the network is like AlexNet or a ResNet.
 
@@ -399,6 +401,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weight_decay: AtLeast0 | None = None
     average: Share = 0.0
     smoothing: Share = 0.0
+    augment: tuple[TrainingAugmentation, ...] = ()
     mixed_precision: bool = True
 
 

@@ -14,6 +14,7 @@ def distillation_loss(
     weight: float,
     softened: Bool[Tensor, "row"] | None = None,
     smoothing: float = 0.0,
+    share: Float[Tensor, "row"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Return the student's loss on a batch.
 
@@ -27,6 +28,7 @@ def distillation_loss(
     - `softened`: which samples have a soft label, if only some do. The others, such as grown
       images, add nothing to the second term.
     - `smoothing`: the share of y that is spread evenly over all classes.
+    - `share`: how much each sample counts, where images were joined; None: 1.
 
     KL is summed over the classes. Both terms are means over the whole batch, including samples that
     add nothing. The authors' release sums KL over the batch instead, which multiplies lambda by the
@@ -46,13 +48,19 @@ def distillation_loss(
     >>> round(float(loss), 4)  # log 2, and no divergence
     0.6931
     """
+    reduction = "sum" if share is None else "none"
     loss = F.cross_entropy(
-        logits, labels, ignore_index=-1, reduction="sum", label_smoothing=smoothing
-    ) / len(labels)
+        logits, labels, ignore_index=-1, reduction=reduction, label_smoothing=smoothing
+    )
+    if share is not None:
+        loss = (loss * share).sum()
+    loss = loss / len(labels)
     if soft is None:
         return loss
     log_student = F.log_softmax(logits / temperature, dim=1)
-    if softened is None:
+    if softened is None and share is None:
         return loss + weight * F.kl_div(log_student, soft, reduction="batchmean")
     divergence = F.kl_div(log_student, soft, reduction="none").sum(dim=1)
-    return loss + weight * (divergence * softened).mean()
+    for counts in (softened, share):
+        divergence = divergence if counts is None else divergence * counts
+    return loss + weight * divergence.mean()

@@ -20,6 +20,7 @@ from db3kd.errors import InputError
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json
+from db3kd.student.augmenting import Augmenter
 from db3kd.student.batches import batches_of, on_device, spans
 from db3kd.student.checkpoints import resumed, save_checkpoint
 from db3kd.student.evaluate import classes_of, device_of
@@ -36,7 +37,13 @@ OWN_PASSES = 20
 CHECKPOINT_SECONDS = 20.0
 """A checkpoint is written at the end of an epoch, once this much time has passed since the last."""
 REPORT_SECONDS = 1.0  # between two reports within an epoch
-EARLIER: Json = {"optimiser": "adamw", "warmup": 0.0, "average": 0.0, "smoothing": 0.0}
+EARLIER: Json = {
+    "optimiser": "adamw",
+    "warmup": 0.0,
+    "average": 0.0,
+    "smoothing": 0.0,
+    "augment": [],
+}
 EARLIER_EPOCHS = 100
 """The trainer of earlier versions: what it had no word for, and its default of a word it had."""
 
@@ -68,7 +75,7 @@ def train(
     - `identity`: what `training_identity` says of this training, if the caller knows it already.
 
     Costs no query. Random: the order of the images and dropout, both drawn for each epoch from
-    (seed, epoch). On a CPU, a training that is stopped at any moment and started again therefore
+    (seed, epoch); and augmentation, for each step from (seed, step). On a CPU, a training that is stopped at any moment and started again therefore
     gives the same network, to the bit, as one that is not stopped. The number of threads must be
     the same.
 
@@ -96,7 +103,7 @@ def train(
     if identity is None:
         identity = training_identity(network, transfer, training, seed) if checkpoint else {}
     plainly = laid_out_plainly(network)
-    loop = _Loop.of(network, transfer, training, torch_device)
+    loop = _Loop.of(network, transfer, training, torch_device, seed)
     first = 0
     if checkpoint and checkpoint.exists():
         first = resumed(checkpoint, network, loop.optimisers, loop.mean, identity)
@@ -199,11 +206,18 @@ class _Loop:
     optimisers: list[torch.optim.Optimizer]
     schedule: Schedule
     mixed: bool
+    augmenter: Augmenter | None
+    seed: int
     mean: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, network: nn.Module, transfer: TransferSet, training: Training, device: torch.device
+        cls,
+        network: nn.Module,
+        transfer: TransferSet,
+        training: Training,
+        device: torch.device,
+        seed: int,
     ) -> "_Loop":
         steps, optimisers = steps_of(training, len(transfer)), optimisers_of(network, training)
         return cls(
@@ -216,6 +230,8 @@ class _Loop:
             optimisers,
             Schedule(optimisers, training, steps=steps),
             training.mixed_precision and mixed_on(device, network),
+            Augmenter(training.augment, transfer.images.shape) if training.augment else None,
+            seed,
         )
 
     def epoch(
@@ -230,7 +246,7 @@ class _Loop:
             self.schedule.set(number)
             for optimiser in self.optimisers:
                 optimiser.zero_grad(set_to_none=True)
-            loss = self._loss(images, rows)
+            loss = self._loss(images, rows, number)
             torch.autograd.backward(loss)
             for optimiser in self.optimisers:
                 optimiser.step()
@@ -242,18 +258,30 @@ class _Loop:
                 progress("training", number + 1, self.steps, {"loss": float(total) / seen})
         return float(total) / seen
 
-    def _loss(self, images: Tensor, rows: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, rows: Tensor, step: int) -> Tensor:
+        """Eq. 1 on a batch; where images were joined, of both labels by their shares."""
+        partner = share = None
+        if self.augmenter is not None:
+            made = self.augmenter(images, derive_seed(self.seed, "augment", step))
+            images, partner, share = made.images, made.partner, made.share
         with torch.autocast(self.labels.device.type, dtype=torch.bfloat16, enabled=self.mixed):
             logits = self.fast(images)
+        loss = self._of_labels(logits.float(), rows, share)
+        if partner is not None and share is not None:
+            loss = loss + self._of_labels(logits.float(), rows[partner], 1 - share)
+        return loss
+
+    def _of_labels(self, logits: Tensor, rows: Tensor, share: Tensor | None) -> Tensor:
         wanted, softened = (None, None) if self.soft is None else self.soft.of_rows(rows)
         return distillation_loss(
-            logits.float(),
+            logits,
             self.labels[rows],
             wanted,
             temperature=self.training.temperature,
             weight=self.training.weight,
             softened=softened,
             smoothing=self.training.smoothing,
+            share=share,
         )
 
     def _average(self, step: int) -> None:
@@ -328,7 +356,7 @@ def _words(training: Training, samples: int) -> Json:
     whole = settled(training)
     if whole.epochs is None:
         whole = msgspec.structs.replace(whole, steps=steps_of(whole, samples))
-    words: Json = msgspec.to_builtins(whole)
+    words: Json = json.loads(msgspec.json.encode(whole))
     if all(words[name] == value for name, value in EARLIER.items()):
         words = {name: value for name, value in words.items() if name not in EARLIER}
         words["epochs"] = words["epochs"] or EARLIER_EPOCHS
