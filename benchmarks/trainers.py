@@ -172,7 +172,9 @@ def one(bench: Bench, trainer: str, steps: int, seed: int) -> common.Json:
             "temperature": temperature,
         }
     )
-    made_of = stale.digest(("student/training.py", "student/optimisers.py"), repr(training).encode())
+    made_of = stale.digest(
+        ("student/training.py", "student/optimisers.py"), repr(training).encode()
+    )
     place = f"{bench.network}-{bench.width}-{trainer}-{steps}-{seed}-{made_of}.json"
     file = bench.folder / "cells" / place
     if file.exists():
@@ -197,7 +199,8 @@ def one(bench: Bench, trainer: str, steps: int, seed: int) -> common.Json:
 
 def made(name: str, work: Path, network: str | None, width: float) -> Bench:
     """Make a set such as fashion.50000 (pseudo samples), fashion.300 (own images and their answers),
-    fashion.300sd (with soft labels by SD) or fashion.300x30 (with 30 grown images of each)."""
+    fashion.300sd (with soft labels by SD) or fashion.300x30 (with 30 grown images of each).
+    """
     data, count = name.split(".")
     lesson, folder = LESSONS[data], work / name
     teacher = taught(lesson)
@@ -207,9 +210,7 @@ def made(name: str, work: Path, network: str | None, width: float) -> Bench:
     make = _pseudo if pseudo else _own
     samples, held = make(teacher, lesson, count, folder, test.images.shape)
     answers = asked(teacher, test.images.read(torch.arange(len(test))))
-    return Bench(
-        name, samples, held, test, answers, network or lesson.network, width, folder
-    )
+    return Bench(name, samples, held, test, answers, network or lesson.network, width, folder)
 
 
 def _pseudo(

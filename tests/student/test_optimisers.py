@@ -27,7 +27,9 @@ def test_the_step_is_nearly_the_nearest_orthogonal_matrix(shape: tuple[int, int]
 def test_the_size_of_a_gradient_does_not_matter() -> None:
     matrix = torch.randn(20, 50, generator=torch.Generator().manual_seed(1))
     for scale in (1e-6, 1e6):
-        torch.testing.assert_close(orthogonal(scale * matrix), orthogonal(matrix), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            orthogonal(scale * matrix), orthogonal(matrix), atol=1e-3, rtol=0
+        )
     assert float(orthogonal(torch.zeros(3, 4)).abs().max()) == 0.0
 
 
@@ -35,7 +37,9 @@ def test_a_turn_of_the_inputs_turns_the_step() -> None:
     draw = torch.Generator().manual_seed(2)
     matrix = torch.randn(8, 20, generator=draw)
     turn, _ = torch.linalg.qr(torch.randn(20, 20, generator=draw))
-    torch.testing.assert_close(orthogonal(matrix @ turn), orthogonal(matrix) @ turn, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        orthogonal(matrix @ turn), orthogonal(matrix) @ turn, atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("optimiser", TRAINERS)
@@ -53,7 +57,9 @@ def test_every_weight_is_moved_once(name: str, optimiser: Optimiser) -> None:
 
 def test_muon_leaves_the_scores_and_very_wide_matrices_to_adamw() -> None:
     wide = nn.Linear(WIDEST + 1, WIDEST + 1)
-    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(8, 7), wide, nn.Linear(7, 2))
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(8, 7), wide, nn.Linear(7, 2)
+    )
     muon, adamw = optimisers_of(network, Training())
     assert isinstance(muon, Muon)
     assert [id(w) for w in muon.param_groups[0]["params"]] == [

@@ -19,9 +19,9 @@ from db3kd.config.settings import Training
 from db3kd.data import Images, Rows, TensorImages, data_root, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError, RunError
+from db3kd.seeds import derive_seed
 from db3kd.student import batches, files, networks
 from db3kd.student import training as loop
-from db3kd.seeds import derive_seed
 from db3kd.student.augmenting import Augmenter
 from db3kd.student.optimisers import share_of_rate
 from db3kd.student.soft_labels import temper as softmax_of

@@ -8,7 +8,6 @@ from torch import fx, nn
 from db3kd.teachers.faster import AsWritten, traced
 from db3kd.teachers.rewrites import BLOCK, pool_before_relu
 
-
 TRACES = 4  # in training and evaluation by turns, each with other random numbers
 
 
