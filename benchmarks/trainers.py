@@ -198,8 +198,9 @@ def one(bench: Bench, trainer: str, steps: int, seed: int) -> common.Json:
 
 
 def made(name: str, work: Path, network: str | None, width: float) -> Bench:
-    """Make a set such as fashion.50000 (pseudo samples), fashion.300 (own images and their answers),
-    fashion.300sd (with soft labels by SD) or fashion.300x30 (with 30 grown images of each).
+    """Make a set, such as fashion.50000 of pseudo samples, or fashion.300 of own images.
+
+    fashion.300sd has soft labels by SD, fashion.300x30 has 30 grown images of each own one.
     """
     data, count = name.split(".")
     lesson, folder = LESSONS[data], work / name

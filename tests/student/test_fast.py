@@ -20,11 +20,12 @@ class Own(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = torch.relu(self.first(images)).flatten(1)
-        if self.change == "mode" and self.training:
-            features = features * 2
-        elif self.change == "draw" and torch.rand(1) < 0.5:
-            features = features * 2
-        elif self.change == "python" and random.random() < 0.5:
+        doubled = {
+            "mode": lambda: self.training,
+            "draw": lambda: bool(torch.rand(1) < 0.5),
+            "python": lambda: random.random() < 0.5,
+        }
+        if self.change in doubled and doubled[self.change]():
             features = features * 2
         elif self.change == "dropout":
             features = nn.functional.dropout(features, training=self.training)

@@ -16,7 +16,8 @@ def fast_form(network: nn.Module, device: str | torch.device = "cpu") -> nn.Modu
 
     There, max-pools go before ReLU, and the kernels of convolutions are laid out channels last.
     Weights that this form learns are the network's own. `laid_out_plainly` tells their layout, and
-    `plain_form` brings it back. A network that cannot be traced safely, or would gain nothing, is returned itself.
+    `plain_form` brings it back. A network that
+    cannot be traced safely, or would gain nothing, is returned itself.
 
     Costs no query. Nothing is random.
 

@@ -100,7 +100,8 @@ def optimisers_of(network: nn.Module, training: Training) -> list[torch.optim.Op
     """
     training = settled(training)
     rate, decay = training.rate, training.weight_decay
-    assert rate is not None and decay is not None
+    assert rate is not None
+    assert decay is not None
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     if training.optimiser == "sgd":
         return [torch.optim.SGD(weights, rate, momentum=0.9, nesterov=True, weight_decay=decay)]

@@ -75,9 +75,9 @@ def train(
     - `identity`: what `training_identity` says of this training, if the caller knows it already.
 
     Costs no query. Random: the order of the images and dropout, both drawn for each epoch from
-    (seed, epoch); and augmentation, for each step from (seed, step). On a CPU, a training that is stopped at any moment and started again therefore
-    gives the same network, to the bit, as one that is not stopped. The number of threads must be
-    the same.
+    (seed, epoch), and augmentation, drawn for each step from (seed, step). On a CPU, a training
+    that is stopped at any moment and started again therefore gives the same network, to the bit, as
+    one that is not stopped. The number of threads must be the same.
 
     Raises:
         InputError: a setting is out of range, the set is empty, the network's classes do not fit
