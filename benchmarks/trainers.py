@@ -321,7 +321,7 @@ def _layers() -> list[Callable[[], object]]:
         after = torch.rand_like(pooled)
         made += [
             lambda i=before, w=weight, b=bias: functional.conv2d(i, w, b),
-            lambda t=there: functional.max_pool2d(t, 2),
+            lambda t=there: functional.max_pool2d(t, 2, return_indices=True),
             lambda p=pooled: functional.relu(p),
             lambda a=after, p=pooled: ops.threshold_backward(a, p, 0),
             lambda a=after, t=there, p=places: ops.max_pool2d_with_indices_backward(
@@ -340,8 +340,14 @@ def _layers() -> list[Callable[[], object]]:
             lambda h=hidden, w=weight, b=bias: functional.linear(h, w, b),
             lambda t=there, w=weight: t @ w,
             lambda t=there, h=hidden: t.T @ h,
+            lambda t=there: t.sum(0),
         ]
         hidden = there
+    made += [
+        lambda: functional.relu(there),
+        lambda: ops.threshold_backward(there, there, 0),
+        lambda: functional.log_softmax(hidden, 1),
+    ]
     return made
 
 

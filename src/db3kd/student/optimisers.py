@@ -153,12 +153,11 @@ class Schedule:
 
 
 def share_of_rate(training: Training, step: int, steps: int) -> float:
-    """The learning rate of a step, as a share of the highest.
+    """The learning rate of a step, as a share of the highest; `training` is settled.
 
     >>> [share_of_rate(Training(schedule="linear"), step, 4) for step in range(4)]
     [1.0, 0.75, 0.5, 0.25]
     """
-    training = settled(training)
     warm = math.ceil((training.warmup or 0.0) * steps)
     if step < warm:
         return (step + 1) / warm

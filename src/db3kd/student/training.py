@@ -244,8 +244,8 @@ class _Loop:
         total, seen = torch.zeros((), device=self.labels.device), 0
         for number, (images, rows) in enumerate(batches, step):
             self.schedule.set(number)
-            for optimiser in self.optimisers:
-                optimiser.zero_grad(set_to_none=True)
+            for weight in self.network.parameters():
+                weight.grad = None
             loss = self._loss(images, rows, number)
             torch.autograd.backward(loss)
             for optimiser in self.optimisers:
