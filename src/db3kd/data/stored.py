@@ -84,8 +84,8 @@ class StoredImages:
         )
         for number, some, part in zip(
             numbers.tolist(),
-            wanted.split(many.tolist()),
-            found.split(many.tolist()),
+            torch.split(wanted, many.tolist()),
+            torch.split(found, many.tolist()),
             strict=True,
         ):
             first = int(ends[number]) - self.counts[number]
@@ -100,11 +100,11 @@ class StoredImages:
 
 
 def _read(file: Path, column: str, rows: Tensor, out: Tensor) -> None:
-    """Fill `out` with rows of one file, in ascending order; each run of neighbours is one access."""
+    """Fill `out` with rows of a file, in ascending order; neighbours are read together."""
     cuts = (rows.diff() != 1).nonzero()[:, 0].add(1).tolist()
     starts = [0, *cuts]
     firsts = rows[starts].tolist()
-    pixels = memoryview(out.numpy()).cast("B")
+    pixels = out.numpy().data.cast("B")
     each = len(pixels) // len(rows)
     try:
         with file.open("rb", buffering=0) as opened:

@@ -98,9 +98,7 @@ def teach_all(
     Random: the order of the images, from `seed`.
     """
     steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
-    known = TransferSet(
-        resident(pool.images), torch.arange(len(pool)), pool.answers, pool.answers
-    )
+    known = TransferSet(resident(pool.images), torch.arange(len(pool)), pool.answers, pool.answers)
     for number, member in enumerate(students):
 
         def progress(

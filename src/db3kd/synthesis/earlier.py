@@ -44,7 +44,8 @@ def parents_of_all(pool: Pool, count: int, draw: Generator) -> Int[Tensor, " row
     """Rows like those of `Pool.balanced`, by a weight for each image. Random: `draw`.
 
     >>> from db3kd.teachers import function
-    >>> pool = Pool(9, (1, 1, 1), function(lambda x: x.flatten() > 0, classes=3), eight_bit=True)
+    >>> bright = function(lambda images: images.flatten() > 0, classes=3)
+    >>> pool = Pool(9, (1, 1, 1), bright, eight_bit=True)
     >>> pool.add(torch.zeros(4, 1, 1, 1), torch.tensor([0, 0, 0, 2]))
     >>> rows = parents_of_all(pool, 1000, Generator().manual_seed(0))
     >>> (rows == 3).float().mean().round(decimals=1)

@@ -64,7 +64,7 @@ class Noise(NamedTuple):
 
 
 def noise_of(values: Float[Tensor, "row channels height width"]) -> Noise:
-    """Measure noise. Who scales it further does so with numbers of images, not with those of pixels.
+    """Measure noise, so that whoever scales it further need not touch each pixel twice.
 
     >>> noise = noise_of(torch.tensor([[[[1.0, 3.0]]]]))
     >>> (noise.values * noise.scale + noise.move).round(decimals=3)

@@ -121,7 +121,7 @@ class Pool:
         if values is not None:
             self._values[self._count - self._first : stop - self._first] = values
         self._answers[self._count : stop] = answers
-        for kind in answers.unique().tolist():
+        for kind in torch.unique(answers).tolist():
             self._rows[kind].extend((answers == kind).nonzero()[:, 0] + self._count)
         self._count = stop
 
@@ -168,7 +168,8 @@ class Pool:
         Takes as long for a large pool as for a small one. Random: `draw`.
 
         >>> from db3kd.teachers import function
-        >>> pool = Pool(9, (1, 1, 1), function(lambda x: x.flatten() > 0, classes=3), eight_bit=True)
+        >>> bright = function(lambda images: images.flatten() > 0, classes=3)
+        >>> pool = Pool(9, (1, 1, 1), bright, eight_bit=True)
         >>> pool.add(torch.zeros(4, 1, 1, 1), torch.tensor([0, 0, 0, 2]))
         >>> rows = pool.balanced(1000, Generator().manual_seed(0))
         >>> (rows == 3).float().mean().round(decimals=1)
@@ -183,8 +184,8 @@ class Pool:
         order = kinds.argsort(stable=True)
         found = torch.empty(count, dtype=torch.int64)
         sizes = kinds.bincount(minlength=len(known)).tolist()
-        parts = [rows[some] for rows, some in zip(known, places[order].split(sizes), strict=True)]
-        found[order] = torch.cat(parts)
+        some = torch.split(places[order], sizes)
+        found[order] = torch.cat([rows[part] for rows, part in zip(known, some, strict=True)])
         return found
 
 

@@ -98,7 +98,8 @@ class _Reader:
 
     def even(self, count: int) -> Float[Tensor, "count row"]:
         """The next numbers of each image, made uniform from 0 to 1."""
-        return torch.special.ndtr(self.normal(count).T)
+        even: Tensor = torch.special.ndtr(self.normal(count).T)
+        return even
 
     def field(self, channels: int, shape: Shape, most: int) -> Noise:
         """Band-limited noise, with scales of its own for each family: small ones more often."""
@@ -139,9 +140,11 @@ class _Fresh(_Reader):
         rows = [min(FAMILY, self.count - k * FAMILY) for k in range(families)]
         sizes = [(many * channels, *sides) for many, sides in zip(rows, points, strict=True)]
         lengths = list(map(math.prod, sizes))
-        grids = torch.randn(sum(lengths), generator=self.draw).split(lengths)
+        grids = torch.split(torch.randn(sum(lengths), generator=self.draw), lengths)
         found = torch.empty(self.count * channels, *shape[1:])
-        for grid, size, part in zip(grids, sizes, found.split(FAMILY * channels), strict=True):
+        for grid, size, part in zip(
+            grids, sizes, torch.split(found, FAMILY * channels), strict=True
+        ):
             interpolated(grid.view(size), part)
         return noise_of(found.view(self.count, channels, *shape[1:]))
 
