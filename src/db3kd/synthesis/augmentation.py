@@ -116,7 +116,11 @@ def resampled(
     """
     count, _, height, width = images.shape
     # One product of (2 rows, 3) and (3, pixels), ten times as fast as `affine_grid`.
-    grid = (matrix.reshape(-1, 3) @ _places(height, width)).reshape(count, 2, height, width).permute(0, 2, 3, 1)
+    grid = (
+        (matrix.reshape(-1, 3) @ _places(height, width))
+        .reshape(count, 2, height, width)
+        .permute(0, 2, 3, 1)
+    )
     return functional.grid_sample(
         images, grid.to(images.device), padding_mode=padding, align_corners=False
     )
