@@ -6,9 +6,11 @@ from torch import Tensor
 
 import db3kd.synthesis.chosen as chosen
 from closed_form import Watched, prototypes
+from db3kd.data import TensorImages
 from db3kd.errors import InputError
 from db3kd.student.networks import build
 from db3kd.synthesis.acquisition import balanced
+from db3kd.synthesis.earlier import parents_of_all
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task
 from db3kd.teachers import function
@@ -80,3 +82,57 @@ def test_chosen_asks_what_its_students_doubt(monkeypatch: pytest.MonkeyPatch) ->
             way.spend(pool, seed=0, report=lambda what, done, total: None)
     assert len(asked) == 3
     assert all(float(gain) > 0 for gain in asked)
+
+
+def of_classes(answers: Tensor, *, classes: int) -> Pool:
+    pool = Pool(
+        len(answers), (1, 1, 1), function(lambda x: x.sum(1), classes=classes), eight_bit=True
+    )
+    for part in torch.split(answers, 7):
+        pool.add(torch.zeros(len(part), 1, 1, 1), part)
+    return pool
+
+
+def test_parents_are_even_over_classes_and_within_them() -> None:
+    answers = torch.tensor([0] * 50 + [3, 1] * 10 + [0] * 30 + [3] * 5)
+    pool, draw = of_classes(answers, classes=5), torch.Generator().manual_seed(0)
+    assert torch.equal(pool.counts(), answers.bincount(minlength=5))
+    rows = pool.balanced(60_000, draw)
+    drawn = rows.bincount(minlength=len(answers)).double() / 60_000
+    weight = (1 / pool.counts().double())[answers] / 3  # three classes were answered
+    assert float(((drawn - weight).square() / weight).sum() * 60_000) < 170  # chi-squared, 104
+    old = parents_of_all(pool, 60_000, draw).bincount(minlength=len(answers)).double() / 60_000
+    assert float((drawn - old).abs().max()) < 0.01
+
+
+def test_parents_are_drawn_from_more_than_a_float_can_count() -> None:
+    """A draw by one weight for each image ends at 2^24 images."""
+    many = 2**24 + 5
+    pool = Pool(many, (1, 1, 1), function(lambda x: x.sum(1), classes=2), eight_bit=True, room=0)
+    pool.settle(TensorImages(torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(many, 1, 1, 1)))
+    pool.add(None, torch.zeros(many, dtype=torch.int64))
+    rows = pool.balanced(100_000, torch.Generator().manual_seed(0))
+    assert int(rows.max()) < many
+    assert 0.4 < float((rows % 2).float().mean()) < 0.6
+    assert len(rows.unique()) > 99_000
+
+
+def test_a_pool_forgets_what_is_settled_and_reads_it_elsewhere() -> None:
+    draw = torch.Generator().manual_seed(0)
+    whole = Pool(12, SHAPE, corners(), eight_bit=True)
+    part = Pool(12, SHAPE, corners(), eight_bit=True, room=4)
+    for start in (0, 4, 8):
+        images = torch.rand(4, *SHAPE, generator=draw)
+        for pool in (whole, part):
+            pool.allow(4)
+            pool.ask(images)
+            assert len(pool) == start + 4
+        rows = torch.randint(len(whole), (30,), generator=draw)
+        assert torch.equal(part.read(rows), whole.read(rows))
+        assert torch.equal(part.values, whole.values[-4:])
+        part.settle(TensorImages(whole.values.clone()))
+        assert torch.equal(part.read(rows), whole.read(rows))
+        assert not len(part.values)
+    assert torch.equal(part.answers, whole.answers)
+    with pytest.raises(InputError, match="4 images, but 12 were asked"):
+        part.settle(TensorImages(whole.values[:4]))

@@ -116,8 +116,8 @@ def eight_bits(
     (tensor([[  0, 128, 255]], dtype=torch.uint8), True)
     """
     # By way of 16 bits, which is four times as fast on a CPU.
-    kept = images.mul(255).round_().to(torch.int16).to(torch.uint8)
-    return kept, kept.float().div_(255)
+    levels = images.mul(255).round_()
+    return levels.to(torch.int16).to(torch.uint8), levels.div_(255)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from db3kd.synthesis.ascent.starts import find_starts
 from db3kd.synthesis.ascent.state import Ascent, Ending, begin
 from db3kd.synthesis.augmentation import grow
 from db3kd.synthesis.chosen import CHANGES
-from db3kd.synthesis.shapes import shapes
+from db3kd.synthesis.earlier import shapes_of_latents
 
 OTHERS = 100  # noise images of each class that serve as starts of Eq. 8
 PIECE = 1024  # most copies in one question
@@ -133,7 +133,7 @@ def _starts(workspace: Workspace, shape: Shape, plan: AscentPlan) -> tuple[Tenso
             wanted,
             most=most,
             draw=draw,
-            prior=lambda count, draw: shapes(count, shape, draw, bounds=teacher.bounds),
+            prior=lambda count, draw: shapes_of_latents(count, shape, draw, bounds=teacher.bounds),
         )
         columns = {"images": found.images, "own": found.teacher_labels.to(torch.int32)}
         return columns, {"counts": found.found.tolist()}

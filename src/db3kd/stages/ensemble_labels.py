@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from db3kd.config.settings import Synthesis, Training
-from db3kd.data import TensorImages
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.seeds import derive_seed
@@ -22,6 +21,7 @@ from db3kd.stages.table import shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
+from db3kd.student.batches import resident
 from db3kd.student.fast import fast_form
 from db3kd.student.networks import Shape, build, inference_batch, network_of
 from db3kd.student.training import train
@@ -67,7 +67,7 @@ def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
     """
     count = min(
         settings.ensemble_labels or 0,
-        MOST_BYTES // (math.prod(pool.shape) * pool.values.element_size()),
+        MOST_BYTES // (math.prod(pool.shape) * (1 if pool.eight_bit else 4)),
     )
     network, each = network_of(settings.surrogate, pool.shape), settings.candidates
     workspace.agree(
@@ -132,7 +132,7 @@ def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> n
     if workspace.recall("unasked", 0, students) == 0:
         return students
     rows = torch.arange(len(pool))
-    known = TransferSet(TensorImages(pool.values), rows, pool.answers, pool.answers)
+    known = TransferSet(resident(pool.images), rows, pool.answers, pool.answers)
     steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
     for number, (student, seed) in enumerate(zip(students, seeds, strict=True)):
 

@@ -6,6 +6,8 @@ where it stopped. After each shard, the networks that a way has learned are kept
 
 import json
 import logging
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
@@ -33,6 +35,9 @@ from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task, Way
 
 QUERIES = 25_000  # without `Synthesis.queries` and without a budget
+LESSONS = 16  # how often students learn, at most, unless more `rounds` are wanted
+MEMORY = 2**28  # bytes of pseudo samples that are kept in memory; more of them stay in their shards
+DRAWING = 2  # how images are drawn; a folder without the word was begun before there was another
 PLACE = "pseudo"  # before the names of stages that measure pseudo samples, on the books
 
 _log = logging.getLogger("db3kd")
@@ -124,12 +129,28 @@ def _ask_all(
     size = max(1, min(settings.shard, -(-total // settings.rounds)))
     asked = json.loads(msgspec.json.encode(settings))
     del asked["ensemble_labels"]  # another student may want none, or want them later on
-    workspace.agree("synthesis", {**asked, "shape": list(shape), "total": total, "size": size})
-    work = _SynthesisWork(workspace, shape, settings, total, images)
+    begun = workspace.configuration("synthesis")
+    earlier = bool(begun) and "drawing" not in begun
+    plan = {"shape": list(shape), "total": total, "size": size}
+    workspace.agree("synthesis", {**asked, **plan, **({} if earlier else {"drawing": DRAWING})})
+    work = _SynthesisWork(workspace, shape, settings, total, size, images, earlier=earlier)
     if workspace.pending("synthesis", total, size):
         workspace.work("synthesis", total, size, 1, work)
     if settings.ensemble_labels:
         invent(workspace, work.pool_before(shards_of(total, size)), settings)
+
+
+def lessons(total: int, size: int, rounds: int) -> frozenset[int]:
+    """After how many answers students learn: where rounds of whole shards of `size` end.
+
+    There are 16 rounds at most, or as many as are wanted.
+
+    >>> sorted(lessons(100, 20, rounds=5)), len(lessons(1_000_000, 16_384, rounds=8))
+    ([20, 40, 60, 80], 15)
+    """
+    shards = shards_of(total, size)
+    most = min(shards, max(LESSONS, rounds))
+    return frozenset(-(-number * shards // most) * size for number in range(1, most))
 
 
 class _SynthesisWork:
@@ -141,9 +162,14 @@ class _SynthesisWork:
         shape: Shape,
         settings: Synthesis,
         total: int,
+        size: int,
         images: Images | None,
+        *,
+        earlier: bool,
     ) -> None:
         self.workspace, self.settings, self.shape, self.total = workspace, settings, shape, total
+        each = math.prod(shape) * (1 if _eight_bit(workspace) else 4)
+        self._room = size if total * each > MEMORY else None
         classes = workspace.meter.classes
         name = network_of(settings.surrogate, shape)
         self.task = Task(
@@ -157,6 +183,8 @@ class _SynthesisWork:
             members=settings.members,
             candidates=settings.candidates,
             images=images,
+            lessons=None if earlier else lessons(total, size, settings.rounds),
+            earlier=earlier,
         )
         self._next = -1  # the shard that pool and networks are ready for
         self._pool: Pool
@@ -180,16 +208,18 @@ class _SynthesisWork:
         self._next = shard + 1
         called = pool.answers[before:]
         counts = torch.bincount(called, minlength=pool.classes)
-        columns = {"images": pool.values[before:].clone(), "called": called.to(torch.int32)}
+        columns = {"images": pool.values[-len(rows) :], "called": called.to(torch.int32)}
         if pool.origins is not None:
-            columns["origins"] = pool.origins[before:].clone()
+            columns["origins"] = pool.origins[before:]
         return columns, {"counts": counts.tolist()}
 
     def _prepare(self, shard: int) -> None:
         """Pool and networks as they were before a shard."""
-        if self._next == shard:
-            return
         workspace = self.workspace
+        if self._next == shard:
+            if self._room is not None:
+                self._pool.settle(_stored(workspace, range(shard)))
+            return
         self._way = WAYS[self.settings.way](self.task, seed=derive_seed(workspace.seed, "way"))
         if (
             self._learns
@@ -218,11 +248,15 @@ class _SynthesisWork:
             workspace.meter,
             eight_bit=_eight_bit(workspace),
             device=workspace.device,
+            room=self._room,
         )
+        if self._room is not None:
+            pool.settle(_stored(workspace, range(shard)))
         done = workspace.done("synthesis")
         for earlier in range(shard):
             part = workspace.read(done[earlier])
-            pool.add(part["images"], part["called"].long(), part.get("origins"))
+            values = part["images"] if self._room is None else None
+            pool.add(values, part["called"].long(), part.get("origins"))
         return pool
 
     def _report(self, what: str, done: int, total: int) -> None:
@@ -232,6 +266,14 @@ class _SynthesisWork:
 def _eight_bit(workspace: Workspace) -> bool:
     """Whether pseudo samples are rounded to 8 bits: if the teacher takes values from 0 to 1."""
     return tuple(workspace.meter.bounds) == (0.0, 1.0)
+
+
+def _stored(workspace: Workspace, shards: Iterable[int]) -> StoredImages:
+    """The pseudo samples of finished shards, read on demand."""
+    done = workspace.done("synthesis")
+    channels, height, width = workspace.configuration("synthesis")["shape"]
+    records, shape = [done[shard] for shard in shards], (channels, height, width)
+    return StoredImages.of(workspace.folder, records, shape, eight_bit=_eight_bit(workspace))
 
 
 def counts(workspace: Workspace) -> Int[Tensor, " classes"]:
@@ -272,11 +314,9 @@ def made(workspace: Workspace) -> TransferSet:
         raise InputError("the pseudo samples are not all made yet; synthesize them first")
     done = workspace.done("synthesis")
     wanted = sorted(done)
-    channels, height, width = settings["shape"]
     called = [workspace.read(done[shard])["called"].long() for shard in wanted]
     answers = torch.cat([torch.zeros(0, dtype=torch.int64), *called])
-    records, shape = [done[shard] for shard in wanted], (channels, height, width)
-    stored = StoredImages.of(workspace.folder, records, shape, eight_bit=_eight_bit(workspace))
+    stored = _stored(workspace, wanted)
     return TransferSet(stored, torch.arange(len(answers)), answers, answers)
 
 

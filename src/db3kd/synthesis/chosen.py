@@ -18,13 +18,14 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from db3kd.config.settings import AugmentationName, Training
-from db3kd.data import TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.seeds import derive_seed
+from db3kd.student.batches import resident
 from db3kd.student.networks import inference_batch
 from db3kd.student.training import train
 from db3kd.synthesis.acquisition import acquire, margin
 from db3kd.synthesis.augmentation import grow
+from db3kd.synthesis.earlier import parents_of_all, shapes_of_latents
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
@@ -48,6 +49,8 @@ Source = Callable[[Pool, int, int, int, Generator], Made]
 """(pool, candidates made before, count, children, generator) -> `count` candidates.
 
 The last `children` of them descend from images that were asked, if the source has descendants."""
+_New = Callable[..., Tensor]  # as `shapes`
+_Parents = Callable[[Pool, int, Generator], Tensor]
 
 
 class Chosen:
@@ -72,8 +75,9 @@ class Chosen:
     def spend(self, pool: Pool, *, seed: int, report: Report) -> None:
         """Ask `pool.rest` images."""
         draw = torch.Generator().manual_seed(derive_seed(seed, "images"))
-        first, each = not len(pool), self.task.candidates
-        if not first:
+        lessons, each = self.task.lessons, self.task.candidates
+        first = len(pool) < (1 if lessons is None else min(lessons, default=self.task.queries))
+        if not first and (lessons is None or len(pool) in lessons):
             teach_all(list(self.networks), pool, seed=seed, device=self.task.device, report=report)
         while pool.rest:
             count, before = pool.next(ASKED, each), len(pool) * each
@@ -94,9 +98,7 @@ def teach_all(
     Random: the order of the images, from `seed`.
     """
     steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
-    known = TransferSet(
-        TensorImages(pool.values), torch.arange(len(pool)), pool.answers, pool.answers
-    )
+    known = TransferSet(resident(pool.images), torch.arange(len(pool)), pool.answers, pool.answers)
     for number, member in enumerate(students):
 
         def progress(
@@ -139,17 +141,25 @@ def descendants(pool: Pool, before: int, count: int, children: int, draw: Genera
     Random: `draw`.
     """
     del before
-    made = [shapes(count - children, pool.shape, draw, bounds=pool.bounds).to(pool.device)]
-    for parents in torch.split(balanced_parents(pool, children, draw), PIECE) if children else ():
-        block = pool.read(parents)
-        made.append(grow(block, parents, CHANGES, bounds=pool.bounds, draw=draw).images)
+    return _made(pool, count, children, draw, shapes, Pool.balanced)
+
+
+def earlier_descendants(
+    pool: Pool, before: int, count: int, children: int, draw: Generator
+) -> Made:
+    """The same, drawn as in the folders of earlier versions."""
+    del before
+    return _made(pool, count, children, draw, shapes_of_latents, parents_of_all)
+
+
+def _made(
+    pool: Pool, count: int, children: int, draw: Generator, new: _New, parents: _Parents
+) -> Made:
+    made = [new(count - children, pool.shape, draw, bounds=pool.bounds).to(pool.device)]
+    for rows in torch.split(parents(pool, children, draw), PIECE) if children else ():
+        block = pool.read(rows)
+        made.append(grow(block, rows, CHANGES, bounds=pool.bounds, draw=draw).images)
     return Made(torch.cat(made))
-
-
-def balanced_parents(pool: Pool, count: int, draw: Generator) -> Tensor:
-    """Draw rows of images that were asked, every answered class with equal probability."""
-    weight = 1 / pool.counts().clamp_min(1).double()
-    return torch.multinomial(weight[pool.answers], count, replacement=True, generator=draw)
 
 
 def chosen_shapes(task: Task, *, seed: int) -> Chosen:
@@ -164,4 +174,4 @@ def chosen_shapes(task: Task, *, seed: int) -> Chosen:
     >>> len(pool), pool.rest
     (2, 0)
     """
-    return Chosen(task, descendants, seed=seed)
+    return Chosen(task, earlier_descendants if task.earlier else descendants, seed=seed)

@@ -21,7 +21,8 @@ from torch import Generator, Tensor
 
 from db3kd.seeds import derive_seed
 from db3kd.student.networks import inference_batch
-from db3kd.synthesis.chosen import Chosen, Made, balanced_parents
+from db3kd.synthesis.chosen import Chosen, Made
+from db3kd.synthesis.earlier import parents_of_all
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import drawn, numbers
 from db3kd.synthesis.way import Task
@@ -42,14 +43,15 @@ class Near:
     tensor([-1, -1, -1, -1])
     """
 
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, earlier: bool = False) -> None:
         self.first = derive_seed(seed, "latents")
+        self.parents = parents_of_all if earlier else Pool.balanced
 
     def __call__(self, pool: Pool, before: int, count: int, children: int, draw: Generator) -> Made:
         """Make `count` candidates with their origins, the last `children` from asked parents."""
         parents = torch.full((count,), -1)
         if children:
-            parents[count - children :] = balanced_parents(pool, children, draw)
+            parents[count - children :] = self.parents(pool, children, draw)
         seeds = (self.first % SEEDS + before + torch.arange(count)) % SEEDS
         origins = torch.stack([parents, seeds], 1)
         asked = origins[:0] if pool.origins is None else pool.origins
@@ -106,4 +108,4 @@ def latent_shapes(task: Task, *, seed: int) -> Chosen:
     >>> len(pool), pool.origins[:, 0]  # new shapes have no parent
     (2, tensor([-1, -1]))
     """
-    return Chosen(task, Near(seed=seed), seed=seed)
+    return Chosen(task, Near(seed=seed, earlier=task.earlier), seed=seed)

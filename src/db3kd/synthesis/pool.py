@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from db3kd.data import eight_bits
+from db3kd.data import Images, Joined, TensorImages, eight_bits
 from db3kd.errors import InputError
-from db3kd.search.boundary import shown
+from db3kd.search.boundary import as_seen
 from db3kd.student.networks import Shape
 from db3kd.teachers.base import Teacher
 
@@ -18,7 +18,9 @@ ROOM = 2**28  # bytes of the candidates of one question, as floats, at most
 class Pool:
     """Images and the teacher's answers, in the order in which they were asked.
 
-    - `size`: how many images fit. Their memory is reserved at the start, so none is copied later.
+    - `size`: how many images fit.
+    - `room`: for how many of them memory is reserved at the start, so that none is copied later;
+      all, unless those before are settled by then.
     - `eight_bit`: images are rounded to 8 bits *before* they are asked, and kept like that.
     - `rest`: how many images may still be asked in this shard. A way asks until it is 0.
     - `origins`: two whole numbers per image, in which a way may note where it came from; None if it
@@ -35,15 +37,24 @@ class Pool:
     """
 
     def __init__(
-        self, size: int, shape: Shape, teacher: Teacher, *, eight_bit: bool, device: str = "cpu"
+        self,
+        size: int,
+        shape: Shape,
+        teacher: Teacher,
+        *,
+        eight_bit: bool,
+        device: str = "cpu",
+        room: int | None = None,
     ) -> None:
         self.shape, self.classes, self.bounds = shape, teacher.classes, teacher.bounds
         self.teacher, self.eight_bit, self.device = teacher, eight_bit, device
         kind = torch.uint8 if eight_bit else torch.float32
-        self._values = torch.empty((size, *shape), dtype=kind)
+        self._values = torch.empty((size if room is None else room, *shape), dtype=kind)
+        self._settled: Images | None = None
         self._answers = torch.empty(size, dtype=torch.int64)
         self._origins: Tensor | None = None
-        self._count = self.rest = 0
+        self._rows = [_Rows() for _ in range(self.classes)]
+        self._count = self._first = self.rest = 0
 
     def __len__(self) -> int:
         return self._count
@@ -55,8 +66,29 @@ class Pool:
 
     @property
     def values(self) -> Tensor:
-        """The images as they are kept: uint8, for k/255, or float32."""
-        return self._values[: self._count]
+        """The images that are not settled, as they are kept: uint8, for k/255, or float32."""
+        return self._values[: max(0, self._count - self._first)]
+
+    @property
+    def images(self) -> Images:
+        """All images: those that are settled, and then those in memory."""
+        new = TensorImages(self.values)
+        if self._settled is None:
+            return new
+        return Joined(self._settled, new) if len(new) else self._settled
+
+    def settle(self, images: Images) -> None:
+        """Read the first images from elsewhere from now on, and use their memory for others.
+
+        `images` are those of the pool so far, in the files of a run for example. Of an empty pool,
+        they are those whose answers `add` gets next.
+
+        Raises:
+            InputError: there are fewer of them than were asked.
+        """
+        if len(images) < self._count:
+            raise InputError(f"{len(images)} images, but {self._count} were asked")
+        self._settled, self._first = images, len(images)
 
     @property
     def origins(self) -> Int[Tensor, "asked 2"] | None:
@@ -73,18 +105,24 @@ class Pool:
 
     def add(
         self,
-        values: Tensor,
+        values: Tensor | None,
         answers: Int[Tensor, " row"],
         origins: Int[Tensor, "row 2"] | None = None,
     ) -> None:
-        """Put in images that were asked before, in the form in which they were kept."""
-        stop = self._count + len(values)
+        """Put in images that were asked before, in the form in which they were kept.
+
+        Of images that are settled, `values` is None.
+        """
+        stop = self._count + len(answers)
         if origins is not None:
             if self._origins is None:
                 self._origins = torch.empty((len(self._answers), 2), dtype=torch.int64)
             self._origins[self._count : stop] = origins
-        self._values[self._count : stop] = values
+        if values is not None:
+            self._values[self._count - self._first : stop - self._first] = values
         self._answers[self._count : stop] = answers
+        for kind in torch.unique(answers).tolist():
+            self._rows[kind].extend((answers == kind).nonzero()[:, 0] + self._count)
         self._count = stop
 
     def ask(
@@ -108,13 +146,12 @@ class Pool:
 
     def rounded(self, images: Float[Tensor, "row *image"]) -> tuple[Tensor, Tensor]:
         """Return images as they would be kept, and exactly these as the teacher would see them."""
-        images = shown(images.clone(), self.bounds)
+        images = as_seen(images.clamp(*self.bounds), self.bounds)
         return eight_bits(images) if self.eight_bit else (images, images)
 
     def read(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row *image"]:
         """Return the images of some rows as float32, on the device."""
-        values = self.values.index_select(0, rows.cpu()).to(self.device)
-        return values.float().div_(255) if self.eight_bit else values
+        return self.images.read(rows.cpu()).to(self.device)
 
     def batch(self, count: int, draw: Generator) -> tuple[Tensor, Tensor]:
         """Draw images with their answers, with replacement; both are on the device."""
@@ -123,4 +160,50 @@ class Pool:
 
     def counts(self) -> Int[Tensor, " classes"]:
         """How often the teacher answered each class."""
-        return torch.bincount(self.answers, minlength=self.classes)
+        return torch.tensor([rows.count for rows in self._rows])
+
+    def balanced(self, count: int, draw: Generator) -> Int[Tensor, " row"]:
+        """Draw rows, with replacement: every answered class is equally likely, and so are its rows.
+
+        Takes as long for a large pool as for a small one. Random: `draw`.
+
+        >>> from db3kd.teachers import function
+        >>> bright = function(lambda images: images.flatten() > 0, classes=3)
+        >>> pool = Pool(9, (1, 1, 1), bright, eight_bit=True)
+        >>> pool.add(torch.zeros(4, 1, 1, 1), torch.tensor([0, 0, 0, 2]))
+        >>> rows = pool.balanced(1000, Generator().manual_seed(0))
+        >>> (rows == 3).float().mean().round(decimals=1)
+        tensor(0.5000)
+        """
+        known = [rows.rows for rows in self._rows if rows.count]
+        kinds = torch.randint(len(known), (count,), generator=draw)
+        # In 64 bits, since 24 would not reach every row of a large class.
+        shares = torch.rand(count, generator=draw, dtype=torch.float64)
+        lengths = torch.tensor([len(rows) for rows in known])[kinds]
+        places = (shares * lengths).long().minimum(lengths - 1)
+        order = kinds.argsort(stable=True)
+        found = torch.empty(count, dtype=torch.int64)
+        sizes = kinds.bincount(minlength=len(known)).tolist()
+        some = torch.split(places[order], sizes)
+        found[order] = torch.cat([rows[part] for rows, part in zip(known, some, strict=True)])
+        return found
+
+
+class _Rows:
+    """The rows of a class, in memory that grows by doubling."""
+
+    def __init__(self) -> None:
+        self._kept, self.count = torch.empty(0, dtype=torch.int64), 0
+
+    @property
+    def rows(self) -> Int[Tensor, " row"]:
+        return self._kept[: self.count]
+
+    def extend(self, rows: Int[Tensor, " row"]) -> None:
+        stop = self.count + len(rows)
+        if stop > len(self._kept):
+            room = torch.empty(max(stop, 2 * len(self._kept)), dtype=torch.int64)
+            room[: self.count] = self.rows
+            self._kept = room
+        self._kept[self.count : stop] = rows
+        self.count = stop

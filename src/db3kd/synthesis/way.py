@@ -1,6 +1,6 @@
 """The interface of a way of synthesis: what it gets, and what it must do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -23,6 +23,8 @@ class Task:
     - `student(seed)`: makes a new network like the student's, for ways that train one.
     - `members`, `candidates`: as in `Synthesis`.
     - `images`: unlabelled images in [0, 1], for the ways that need them.
+    - `lessons`: after how many answers students learn; None: before each `spend` but the first.
+    - `earlier`: images are drawn as in the folders of earlier versions; see `earlier`.
 
     >>> task = Task((1, 8, 8), 10, queries=100, device="cpu", student=lambda seed: nn.Flatten())
     >>> task.members, task.candidates, task.images
@@ -37,6 +39,8 @@ class Task:
     members: int = 2
     candidates: int = 4
     images: Images | None = None
+    lessons: Collection[int] | None = None
+    earlier: bool = False
 
 
 @runtime_checkable
