@@ -15,7 +15,7 @@ from db3kd.teachers.base import Teacher
 
 LEAST = 4  # queries that a row needs in a round, to be worth a proposal
 MOST_ROUNDS = 8
-AT_ONCE = 512  # rows, of the images that ask together
+AT_ONCE = 2**18  # pixels of the rows that ask together, if these are not of one image
 PRECISION = 0.02  # to which brackets are halved, as a share of the distance
 
 
@@ -67,7 +67,7 @@ def advance(
     """One round for these images, by the surrogate's proposals or, without one, by references.
 
     Each image asks until it has spent `until` in all, or has no more to ask. Some images at a time
-    do, those of `AT_ONCE` rows, so that the teacher need not wait for the proposals of all. Also
+    do, so that the teacher need not wait for the proposals of all: those of `AT_ONCE` pixels. Also
     returns the share of the rows that moved, of those that asked; one that a surrogate's ray missed
     and a reference helped has not moved. Nothing is random.
 
@@ -77,7 +77,7 @@ def advance(
     sample, target = others(front)
     allowance = allowances(front, sample, target, until)
     before, record, moved = front.distance[sample, target], Record(front), 0
-    for rows in _blocks(sample, allowance):
+    for rows in _blocks(sample, allowance, most=AT_ONCE // front.origin[0].numel()):
         propose: ByReferences | ByModel
         if surrogate is None:
             propose = ByReferences(references, front, sample[rows], target[rows])
@@ -101,14 +101,14 @@ def advance(
 
 
 def _blocks(
-    sample: Int[Tensor, " row"], allowance: Int[Tensor, " row"]
+    sample: Int[Tensor, " row"], allowance: Int[Tensor, " row"], *, most: int
 ) -> Iterator[Int[Tensor, " some"]]:
     """The rows that may ask, some whole images at a time."""
     rows = (allowance > 0).nonzero()[:, 0]
     if not len(rows):
         return
     each = sample[rows].unique_consecutive(return_counts=True)[1]
-    number = (each.cumsum(0) - 1) // AT_ONCE  # of the block of each image
+    number = (each.cumsum(0) - 1) // max(1, most)  # of the block of each image
     yield from torch.split(rows, [int(each[number == k].sum()) for k in number.unique()])
 
 
