@@ -104,7 +104,11 @@ def verify(
         rows = (unstarted & (left > 0)).nonzero()[:, 0]
         if len(rows):
             rays = propose(rows, number[rows], won[rows])
-            direction[rows], low[rows], growth[rows] = rays.direction.half(), rays.floor, rays.growth
+            direction[rows], low[rows], growth[rows] = (
+                rays.direction.half(),
+                rays.floor,
+                rays.growth,
+            )
             best = front.distance[sample[rows], target[rows]]
             guess[rows] = torch.minimum(rays.guess, WORTH_ASKING * best)
             left[rows] = torch.where(rays.guess.isinf(), 0, left[rows])
