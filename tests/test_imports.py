@@ -169,19 +169,46 @@ def test_light_rooms_start_without_torch(name: str) -> None:
     assert loaded_by(f"db3kd.{name}") & heavy == set()
 
 
-def test_the_status_of_a_run_needs_no_torch() -> None:
-    folder = Path(__file__).parent / "fixtures" / "folders" / "remote" / "run"
+FOLDERS = Path(__file__).parent / "fixtures" / "folders"
+LIGHT = {
+    "help": (["--help"], 0),
+    "version": (["--version"], 0),
+    "help of a command": (["run", "--help"], 0),
+    "status": (["status", str(FOLDERS / "remote" / "run")], 0),
+    "status of distances": (["status", "--json", str(FOLDERS / "together" / "run")], 0),
+    "status of pseudo samples": (["status", str(FOLDERS / "without_data" / "run")], 0),
+    "status of an ascent": (["status", str(FOLDERS / "ascent" / "run")], 0),
+    "status of a broken folder": (["status", "broken"], 1),
+    "status of no folder": (["status", "nothing"], 1),
+    "init": (["init"], 0),
+    "completion": (["--install-completion", "--shell", "bash", "-o", "script"], 0),
+    "a recipe that is not there": (["run", "nothing.toml"], 2),
+    "a wrong option": (["run", "nothing.toml", "--nonsense"], 2),
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_commands_need_no_torch(name: str, tmp_path: Path) -> None:
+    arguments, code = LIGHT[name]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "journal.jsonl").write_text("{this is no journal\n{nor this\n")
     program = (
         "import sys\nfrom db3kd.cli.main import main\n"
-        "try:\n    main(['status', sys.argv[1]])\n"
-        "except SystemExit as end:\n    assert end.code == 0\n"
-        "print(*sys.modules, file=sys.stderr)"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    print('ended with', end.code, file=sys.stderr)\n"
+        "print('loaded', *sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(folder)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
-    assert "done" in done.stdout
-    assert set(done.stderr.split()) & {"torch", "numpy", *LATE} == set()
+    *_, ended, loaded = done.stderr.splitlines()
+    assert ended == f"ended with {code}", done.stderr
+    assert set(loaded.split()) & {"torch", "numpy", *LATE} == set()
+    assert done.stdout or code
 
 
 def test_the_house_stays_easy_to_survey() -> None:

@@ -23,7 +23,7 @@ from db3kd.search.joint.plan import JointPlan, check_joint
 from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
 from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
-from db3kd.stages.rounds import KeptRounds
+from db3kd.stages.rounds import KeptRounds, probes_of
 from db3kd.stages.surrogates import KeptSurrogates
 from db3kd.stages.table import ANSWERS_SHARD, shards_of
 from db3kd.stages.taped import ReplayTeacher
@@ -90,9 +90,7 @@ def probes(workspace: Workspace, images: Images) -> tuple[Tensor, Tensor, Tensor
     )
     columns: list[list[Tensor]] = [[], [], []]
     for unit in sorted(done):
-        part = workspace.read(done[unit])
-        first = plan.shards[unit % len(plan.shards)] * search.shard
-        found = (part["probes"].float(), part["called"].long(), part["asking"].long() + first)
+        found = probes_of(workspace, images, unit, plan.shards, search.shard)
         for column, values in zip(columns, found, strict=True):
             column.append(values)
     return torch.cat(columns[0]), torch.cat(columns[1]), torch.cat(columns[2])

@@ -1,24 +1,29 @@
 """The rounds of a joint search in a run: a shard for each block of images and each round."""
 
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from db3kd.data import Images
+from db3kd.errors import Damaged
 from db3kd.search.boundary import as_seen
+from db3kd.search.joint.asked import Asked
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.loop import Ask
 from db3kd.search.joint.plan import JointPlan
-from db3kd.search.joint.rays import Asked
 from db3kd.search.joint.surrogate import Known
 from db3kd.search.robustness import References
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 
-NAMES = ("point", "distance", "spent", "tried")  # the columns of a front that a shard keeps
+FRONT = ("distance", "spent", "tried")  # the columns of a front that a shard keeps
+ASKED = ("direction", "ray", "share", "sample", "answers", "best")  # of `Asked`
+OLD = "probes"  # a column of shards in which probes and points were kept, until December 2026
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,15 @@ class KeptRounds:
 
     def known(self, number: int) -> Known:
         """The images' own answers, and those of the rounds before this one."""
-        parts = [self._read(unit) for unit in range(self._units(number).start)]
         none = torch.zeros(0, *self.images.shape)
-        probes = torch.cat([none.half(), *(part["probes"] for part in parts)])
-        probe_answers = torch.cat(
-            [none[:, 0, 0, 0].long(), *(part["called"].long() for part in parts)]
-        )
-        return Known(self.images, self.teacher_labels, probes, probe_answers)
+        probes, called = [none.half()], [none[:, 0, 0, 0].long()]
+        for unit in range(self._units(number).start):
+            points, answers, _ = probes_of(
+                self.workspace, self.images, unit, self.plan.shards, self.size
+            )
+            probes.append(points.half())
+            called.append(answers)
+        return Known(self.images, self.teacher_labels, torch.cat(probes), torch.cat(called))
 
     def front(self, rows: Int[Tensor, " row"], shard: int, number: int) -> Front:
         """Where the images of a shard stand before a round; without an earlier one, at references.
@@ -63,24 +70,23 @@ class KeptRounds:
         """
         device, bounds = self.workspace.device, self.workspace.meter.bounds
         images = as_seen(self.images.read(rows).to(device), bounds)
-        teacher_labels = self.teacher_labels[rows].to(device)
-        if not number or shard not in self.plan.shards:
-            return Front.at_references(images, teacher_labels, self.references)
-        kept = self._read(self._units(number - 1)[self.plan.shards.index(shard)])
-        return _front_of(kept, images, teacher_labels)
+        front = Front.at_references(images, self.teacher_labels[rows].to(device), self.references)
+        if shard in self.plan.shards:
+            for earlier in range(number):
+                unit = self._units(earlier)[self.plan.shards.index(shard)]
+                front = _after(front, _read(self.workspace, unit), bounds)
+        return front
 
     def work(self, number: int, ask: Ask) -> None:
         """Do the shards of a round that are not done."""
-        blocks = [
-            torch.arange(len(self.images))[k * self.size :][: self.size] for k in self.plan.shards
-        ]
+        blocks = [self._rows(shard) for shard in self.plan.shards]
         most = sum(len(rows) for rows in blocks) * self.per_image
         units, workspace = self._units(number), self.workspace
 
         def work(teacher: ReplayTeacher, rows: Tensor, unit: int) -> tuple[dict[str, Tensor], Json]:
             front = self.front(rows, self.plan.shards[unit - units.start], number)
             asked, moved = ask(teacher, front)
-            return _tensors_of(front, asked), {"moved": round(moved, 4)}
+            return _tensors_of(front, asked, teacher.bounds), {"moved": round(moved, 4)}
 
         for unit, rows in zip(units, blocks, strict=True):
             if unit in workspace.done("rounds"):
@@ -93,26 +99,82 @@ class KeptRounds:
 
             workspace.shard("rounds", unit, rows, work, report)
 
+    def _rows(self, shard: int) -> Int[Tensor, " row"]:
+        return torch.arange(len(self.images))[shard * self.size :][: self.size]
+
     def _units(self, number: int) -> range:
         """The numbers of a round's shards in the stage."""
         count = len(self.plan.shards)
         return range(number * count, (number + 1) * count)
 
-    def _read(self, unit: int) -> dict[str, Tensor]:
-        return self.workspace.read(self.workspace.done("rounds")[unit])
+
+def probes_of(
+    workspace: Workspace, images: Images, unit: int, shards: Sequence[int], size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The probes of a shard, what the teacher called them, and the row that each was asked for.
+
+    `shards` are those of `size` images that take part in the rounds. Costs no query.
+
+    Raises:
+        Damaged: the shard cannot be trusted.
+    """
+    first = shards[unit % len(shards)] * size
+    kept = _read(workspace, unit)
+    if OLD in kept:
+        return kept[OLD].float(), kept["called"].long(), kept["asking"].long() + first
+    rows, bounds = torch.arange(first, min(first + size, len(images))), workspace.meter.bounds
+    asked = _asked_of(kept)
+    points = _made_again(asked, kept, as_seen(images.read(rows), bounds), bounds)
+    return points, asked.answers, asked.sample + first
 
 
-def _tensors_of(front: Front, asked: Asked) -> dict[str, Tensor]:
-    """What a shard keeps of a round."""
-    columns = {name: getattr(front, name).cpu() for name in NAMES}
-    answers, sample = asked.answers.cpu().to(torch.int32), asked.sample.cpu().to(torch.int32)
-    return {**columns, "probes": asked.probes.cpu(), "called": answers, "asking": sample}
+def _read(workspace: Workspace, unit: int) -> dict[str, Tensor]:
+    return workspace.read(workspace.done("rounds")[unit])
 
 
-def _front_of(
-    kept: dict[str, Tensor],
-    images: Float[Tensor, "sample *image"],
-    teacher_labels: Int[Tensor, " sample"],
-) -> Front:
-    """The front that a shard kept."""
-    return Front(images, teacher_labels, *(kept[name].to(images.device) for name in NAMES))
+def _tensors_of(front: Front, asked: Asked, bounds: tuple[float, float]) -> dict[str, Tensor]:
+    """What a shard keeps of a round: rays, and a checksum of the probes that they lead to."""
+    columns = {name: getattr(front, name).cpu() for name in FRONT}
+    columns |= {name: getattr(asked, name).cpu() for name in ASKED}
+    small = {
+        name: part.to(torch.int32) if part.dtype == torch.int64 else part
+        for name, part in columns.items()
+    }
+    return small | {"checksum": _checksum(asked.probes(front.origin, bounds))}
+
+
+def _asked_of(kept: Mapping[str, Tensor]) -> Asked:
+    """What a shard says that a round asked."""
+    columns = {name: kept[name] for name in ASKED}
+    return Asked(**{k: v if v.is_floating_point() else v.long() for k, v in columns.items()})
+
+
+def _made_again(
+    asked: Asked, kept: Mapping[str, Tensor], origin: Tensor, bounds: tuple[float, float]
+) -> Tensor:
+    """The probes of a shard, made again; they are the same bits, or nobody gets them."""
+    probes = asked.probes(origin, bounds)
+    if not torch.equal(_checksum(probes), kept["checksum"]):
+        raise Damaged(
+            "the probes of a round cannot be made again: images are read, or encoded, otherwise"
+            " than when they were asked; use the versions of then, or another folder"
+        )
+    return probes
+
+
+def _checksum(probes: Tensor) -> Tensor:
+    return torch.tensor([zlib.crc32(probes.contiguous().cpu().numpy())])
+
+
+def _after(front: Front, kept: Mapping[str, Tensor], bounds: tuple[float, float]) -> Front:
+    """A front after a round, from where it stood before and what the shard kept."""
+    device, point = front.origin.device, front.point
+    if OLD in kept:
+        point = kept["point"].to(device)
+    else:
+        asked = _asked_of(kept)
+        probes = _made_again(asked, kept, front.origin.cpu(), bounds)
+        new = asked.best >= 0
+        point[new.to(device)] = probes[asked.best[new]].to(device)
+    distance, spent, tried = (kept[name].to(device) for name in FRONT)
+    return Front(front.origin, front.teacher_labels, point, distance, spent.long(), tried.long())

@@ -26,6 +26,7 @@ class Front:
     >>> front.distance
     tensor([[0., 2.]])
     >>> front.learn(torch.full((1, 1, 2, 2), 0.6), torch.tensor([0]), torch.tensor([1]))
+    tensor([0])
     >>> front.distance
     tensor([[0.0000, 1.2000]])
     """
@@ -67,8 +68,11 @@ class Front:
         points: Float[Tensor, "probe *image"],
         sample: Int[Tensor, " probe"],
         answers: Int[Tensor, " probe"],
-    ) -> None:
-        """Take in what the teacher called some points that were made around these samples."""
+    ) -> Int[Tensor, " some"]:
+        """Take in what the teacher called some points that were made around these samples.
+
+        Returns which of them are the nearest known point of their class now.
+        """
         row = sample * self.classes + answers
         apart = norm(points - self.origin[sample])
         flat = self.distance.view(-1)
@@ -79,3 +83,4 @@ class Front:
         first.scatter_reduce_(0, row[best], order, "amin")
         chosen = best[first[row[best]] == order]
         self.point.view(-1, *self.origin.shape[1:])[row[chosen]] = points[chosen]
+        return chosen

@@ -12,10 +12,10 @@ from db3kd.config.settings import Search
 from db3kd.config.types import validated
 from db3kd.data import Images
 from db3kd.search.boundary import as_seen
+from db3kd.search.joint.asked import Asked
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.loop import Ask, JointSearch
 from db3kd.search.joint.plan import JointPlan, check_joint, result
-from db3kd.search.joint.rays import Asked
 from db3kd.search.joint.surrogate import Ensemble, Known
 from db3kd.search.robustness import References, RobustnessMap
 from db3kd.seeds import derive_seed
@@ -110,10 +110,11 @@ class _Rounds:
 
     def known(self, number: int) -> Known:
         """The answers of the pool and of the rounds before this one."""
+        origin, bounds = self.front.origin, self.teacher.bounds
         before = [asked for asked, _ in self.done[:number]]
         probes = [
             torch.zeros(0, *self.pool.shape).half(),
-            *(asked.probes.cpu() for asked in before),
+            *(asked.probes(origin, bounds).half().cpu() for asked in before),
         ]
         called = [self.answers[:0].cpu(), *(asked.answers.cpu() for asked in before)]
         return Known(self.pool, self.answers, torch.cat(probes), torch.cat(called))

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from db3kd.config.settings import Search
 from db3kd.data import Images
+from db3kd.search.joint.asked import Asked
 from db3kd.search.joint.fitting import Surrogates, fit
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.plan import USEFUL, knows, one_round, rest, result
-from db3kd.search.joint.rays import Asked
 from db3kd.search.joint.surrogate import Ensemble, Known
 from db3kd.search.robustness import References, RobustnessMap
 from db3kd.seeds import derive_seed

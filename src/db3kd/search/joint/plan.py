@@ -11,8 +11,8 @@ from db3kd.data import Images, Rows
 from db3kd.errors import InputError
 from db3kd.search.descent import Walk, descend
 from db3kd.search.descent.settings import descent_of, noise_of
+from db3kd.search.joint.asked import Asked
 from db3kd.search.joint.front import Front
-from db3kd.search.joint.rays import Asked
 from db3kd.search.joint.rounds import advance, others, rounds_of
 from db3kd.search.joint.surrogate import Ensemble, Known
 from db3kd.search.robustness import References, RobustnessMap, Status

@@ -12,14 +12,17 @@ from db3kd.search.joint.surrogate import Ensemble
 from db3kd.search.robustness import References
 
 LEAST_STEP = 0.2  # of the way to the foot of the perpendicular
-DDN_STEPS = 80
+DDN_STEPS = 20
 
 
 class ByModel:
     """Proposes the surrogate's nearest point first, then steps along its normals.
 
+    After the first round, that point is looked for from the nearest one that is confirmed.
+
     In the first round, rows whose class did not appear on that ray go towards their reference.
     A step that was not across is halved; a row for which the surrogate sees nothing nearer rests.
+    The surrogate is asked for a normal again only where a row has moved.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class ByModel:
         self.front, self.sample, self.target = front, sample, target
         self.first, self.bounds = first, bounds
         self.step = torch.ones(len(sample), device=sample.device)
+        self.foot = torch.zeros_like(front.origin[sample])  # of the perpendicular, where known,
+        self.seen_from = torch.full_like(self.step, torch.nan)  # and the distance of its point
         self.helped = torch.zeros_like(sample, dtype=torch.bool)  # by a reference
 
     def __call__(
@@ -60,8 +65,16 @@ class ByModel:
         return rays
 
     def _nearest(self, rows: Tensor) -> Rays:
-        origin, target = self.front.origin[self.sample[rows]], self.target[rows]
-        found = nearest(self.members, origin, target, steps=DDN_STEPS, bounds=self.bounds)
+        sample, target = self.sample[rows], self.target[rows]
+        origin, point = self.front.origin[sample], self.front.point[sample, target]
+        found = nearest(
+            self.members,
+            origin,
+            target,
+            steps=DDN_STEPS,
+            bounds=self.bounds,
+            start=origin if self.first else point,
+        )
         growth = 1.35 if self.first else 1.15
         return Rays.towards(origin, found, guess=1.02, floor=0.85, growth=growth)
 
@@ -69,12 +82,22 @@ class ByModel:
         sample, target = self.sample[rows], self.target[rows]
         origin, point = self.front.origin[sample], self.front.point[sample, target]
         best = self.front.distance[sample, target]
-        foot = tangent(self.model, origin, point, target)
-        goal = point + per_row(self.step[rows], point) * (foot - point)
+        idle = (self.step[rows] < LEAST_STEP) | best.isinf()
+        new = rows[~idle & (self.seen_from[rows] != best)]
+        if len(new):
+            self._look_from(new)
+        goal = point + per_row(self.step[rows], point) * (self.foot[rows] - point)
         there = norm(goal - origin)
         rays = Rays.towards(origin, goal, guess=1.0, floor=0.97, growth=1.0)
-        idle = (there > WORTH_ASKING * best) | (self.step[rows] < LEAST_STEP) | best.isinf()
+        idle |= there > WORTH_ASKING * best
         return rays.starting(torch.where(idle, torch.inf, (there + best) / 2))
+
+    def _look_from(self, rows: Tensor) -> None:
+        """Find the feet of some rows, from the nearest points that they have now."""
+        sample, target = self.sample[rows], self.target[rows]
+        origin, point = self.front.origin[sample], self.front.point[sample, target]
+        self.foot[rows] = tangent(self.model, origin, point, target)
+        self.seen_from[rows] = self.front.distance[sample, target]
 
     def _reference(self, rows: Tensor) -> Rays:
         sample = self.sample[rows]

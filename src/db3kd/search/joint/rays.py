@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3kd.search.boundary import along, level_of, norm, per_row
+from db3kd.search.boundary import level_of, norm, per_row
+from db3kd.search.joint.asked import Record, at
 from db3kd.search.joint.front import Front
 from db3kd.teachers.base import Teacher
 
@@ -70,33 +71,22 @@ Propose = Callable[[Tensor, Tensor, Tensor], Rays]
 """(rows, ray number of each, whether its last ray was across) -> the next ray of each row."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The probes of a search, in half precision, what the teacher called them, and for which sample
-    of the front they were asked.
-    """
-
-    probes: Float[Tensor, "probe *image"]
-    answers: Int[Tensor, " probe"]
-    sample: Int[Tensor, " probe"]
-
-
 def verify(
     teacher: Teacher,
     front: Front,
     sample: Int[Tensor, " row"],
     target: Int[Tensor, " row"],
     propose: Propose,
+    record: Record,
     *,
     allowance: Int[Tensor, " row"],
     precision: float,
-    keep: Bool[Tensor, " sample"] | None = None,
-) -> Asked:
+) -> None:
     """Ask along proposed rays until each row has used its allowance or has no more proposals.
 
-    Distances only fall, in `front`. A bracket is halved down to `precision`, a share of the
-    distance. Costs at most `allowance` queries a row. `keep` marks the samples whose probes are
-    returned (None: all). Nothing is random.
+    Distances only fall, in `front`, and what is asked is taken down in `record`. A bracket is
+    halved down to `precision`, a share of the distance. Costs at most `allowance` queries a row.
+    Nothing is random.
 
     Raises:
         BudgetExhausted, TeacherError: from the teacher.
@@ -104,36 +94,37 @@ def verify(
     device = sample.device
     count = len(sample)
     left = allowance.clone()
-    number = torch.zeros(count, dtype=torch.int64, device=device)
+    number, ray = (torch.zeros(count, dtype=torch.int64, device=device) for _ in range(2))
     won = torch.zeros(count, dtype=torch.bool, device=device)
     unstarted = torch.ones(count, dtype=torch.bool, device=device)
-    direction = torch.zeros_like(front.origin[sample])
+    direction = torch.zeros_like(front.origin[sample], dtype=torch.half)
     guess, low, high, growth = (torch.zeros(count, device=device) for _ in range(4))
-    probes, heard, asking = [], [], []
     finest = level_of(teacher.bounds)
     for _ in range(int(allowance.max()) if count else 0):
         rows = (unstarted & (left > 0)).nonzero()[:, 0]
         if len(rows):
             rays = propose(rows, number[rows], won[rows])
-            direction[rows], low[rows], growth[rows] = rays.direction, rays.floor, rays.growth
+            direction[rows], low[rows], growth[rows] = (
+                rays.direction.half(),
+                rays.floor,
+                rays.growth,
+            )
             best = front.distance[sample[rows], target[rows]]
             guess[rows] = torch.minimum(rays.guess, WORTH_ASKING * best)
             left[rows] = torch.where(rays.guess.isinf(), 0, left[rows])
             high[rows], won[rows], unstarted[rows] = torch.inf, False, False
             number[rows] += 1
+            some = rows[left[rows] > 0]
+            ray[some] = record.rays(direction[some])
         live = (left > 0).nonzero()[:, 0]
         if not len(live):
             break
         here, start = guess[live], front.origin[sample[live]]
-        points = along(start, direction[live], here, teacher.bounds)
+        points = at(start, direction[live], here, teacher.bounds)
         answers = teacher.labels(points)
-        front.learn(points, sample[live], answers)
+        record.answered(front, points, sample[live], answers, ray=ray[live], share=here)
         front.spent.index_put_((sample[live], target[live]), torch.ones_like(live), accumulate=True)
         left[live] -= 1
-        kept = slice(None) if keep is None else keep[sample[live]]
-        probes.append(points[kept].half())
-        heard.append(answers[kept])
-        asking.append(sample[live][kept])
         across = answers == target[live]
         won[live] |= across
         high[live] = torch.where(across, here, high[live])
@@ -147,6 +138,3 @@ def verify(
             high[live] - low[live] <= (precision * high[live]).clamp_min(finest),
             farther <= here * 1.01,
         )
-    if not probes:
-        return Asked(front.origin[:0].half(), sample[:0], sample[:0])
-    return Asked(torch.cat(probes), torch.cat(heard), torch.cat(asking))

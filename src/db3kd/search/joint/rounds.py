@@ -1,17 +1,21 @@
 """The search of all classes at once: rounds of proposals, a fit of the surrogate before each."""
 
+from collections.abc import Iterator
+
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from db3kd.search.joint.asked import Asked, Record
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.proposers import ByModel, ByReferences
-from db3kd.search.joint.rays import WORTH_ASKING, Asked, verify
+from db3kd.search.joint.rays import WORTH_ASKING, verify
 from db3kd.search.robustness import References
 from db3kd.teachers.base import Teacher
 
 LEAST = 4  # queries that a row needs in a round, to be worth a proposal
 MOST_ROUNDS = 8
+AT_ONCE = 2**18  # pixels of the rows that ask together, if these are not of one image
 PRECISION = 0.02  # to which brackets are halved, as a share of the distance
 
 
@@ -59,37 +63,53 @@ def advance(
     *,
     until: int,
     first: bool,
-    keep: Bool[Tensor, " sample"] | None = None,
 ) -> tuple[Asked, float]:
     """One round for these images, by the surrogate's proposals or, without one, by references.
 
-    Each image asks until it has spent `until` in all, or has no more to ask. Also returns the share
-    of the rows that moved, of those that asked; one that a surrogate's ray missed and a reference
-    helped has not moved. Nothing is random.
+    Each image asks until it has spent `until` in all, or has no more to ask. Some images at a time
+    do, so that the teacher need not wait for the proposals of all: those of `AT_ONCE` pixels. Also
+    returns the share of the rows that moved, of those that asked; one that a surrogate's ray missed
+    and a reference helped has not moved. Nothing is random.
 
     Raises:
         BudgetExhausted, TeacherError: from the teacher.
     """
     sample, target = others(front)
     allowance = allowances(front, sample, target, until)
-    before = front.distance[sample, target]
-    propose: ByReferences | ByModel
-    if surrogate is None:
-        propose = ByReferences(references, front, sample, target)
-    else:
-        propose = ByModel(surrogate, front, sample, target, first=first, bounds=teacher.bounds)
-    asked = verify(
-        teacher,
-        front,
-        sample,
-        target,
-        propose,
-        allowance=allowance,
-        precision=PRECISION,
-        keep=keep,
-    )
-    moved = (front.distance[sample, target] <= WORTH_ASKING * before) & ~propose.helped
-    return asked, float(moved.sum()) / max(1, int((allowance > 0).sum()))
+    before, record, moved = front.distance[sample, target], Record(front), 0
+    for rows in _blocks(sample, allowance, most=AT_ONCE // front.origin[0].numel()):
+        propose: ByReferences | ByModel
+        if surrogate is None:
+            propose = ByReferences(references, front, sample[rows], target[rows])
+        else:
+            propose = ByModel(
+                surrogate, front, sample[rows], target[rows], first=first, bounds=teacher.bounds
+            )
+        verify(
+            teacher,
+            front,
+            sample[rows],
+            target[rows],
+            propose,
+            record,
+            allowance=allowance[rows],
+            precision=PRECISION,
+        )
+        nearer = front.distance[sample[rows], target[rows]] <= WORTH_ASKING * before[rows]
+        moved += int((nearer & ~propose.helped).sum())
+    return record.asked(), moved / max(1, int((allowance > 0).sum()))
+
+
+def _blocks(
+    sample: Int[Tensor, " row"], allowance: Int[Tensor, " row"], *, most: int
+) -> Iterator[Int[Tensor, " some"]]:
+    """The rows that may ask, some whole images at a time."""
+    rows = (allowance > 0).nonzero()[:, 0]
+    if not len(rows):
+        return
+    each = sample[rows].unique_consecutive(return_counts=True)[1]
+    number = (each.cumsum(0) - 1) // max(1, most)  # of the block of each image
+    yield from torch.split(rows, [int(each[number == k].sum()) for k in number.unique()])
 
 
 def others(front: Front) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
