@@ -56,6 +56,24 @@ def images_for(student: str, settings: Synthesis, shape: Shape, *, asked: int) -
     return max(0, IMAGES - asked) if fits else 0
 
 
+def kept_images(wanted: int, shape: Shape, value_bytes: int) -> int:
+    """How many images of a shape get ensemble labels: as many as wanted, if 2 GiB hold them.
+
+    >>> kept_images(35_000, (3, 32, 32), 1), kept_images(35_000, (3, 224, 224), 1)
+    (35000, 14266)
+    """
+    return min(wanted, MOST_BYTES // (math.prod(shape) * value_bytes))
+
+
+def lesson_steps(asked: int) -> int:
+    """How many steps each student of the ensemble is trained, after this many answers.
+
+    >>> lesson_steps(5_000), lesson_steps(60_000)
+    (6000, 18750)
+    """
+    return max(LEAST_STEPS, min(MOST_STEPS, PASSES * asked // BATCH))
+
+
 def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
     """Teach the ensemble, and make the images that are wanted and not there yet; costs no query.
 
@@ -65,10 +83,7 @@ def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
     Raises:
         ConfigurationDiffers: other settings than before.
     """
-    count = min(
-        settings.ensemble_labels or 0,
-        MOST_BYTES // (math.prod(pool.shape) * pool.values.element_size()),
-    )
+    count = kept_images(settings.ensemble_labels or 0, pool.shape, pool.values.element_size())
     network, each = network_of(settings.surrogate, pool.shape), settings.candidates
     workspace.agree(
         "unasked",
@@ -132,7 +147,7 @@ def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> n
         return students
     rows = torch.arange(len(pool))
     known = TransferSet(TensorImages(pool.values), rows, pool.answers, pool.answers)
-    steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
+    steps = lesson_steps(len(pool))
     for number, (student, seed) in enumerate(zip(students, seeds, strict=True)):
 
         def report(

@@ -93,7 +93,7 @@ def teach_all(
 
     Random: the order of the images, from `seed`.
     """
-    steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
+    steps = lesson_steps(len(pool))
     known = TransferSet(
         TensorImages(pool.values), torch.arange(len(pool)), pool.answers, pool.answers
     )
@@ -113,6 +113,15 @@ def teach_all(
                 device=device,
                 progress=progress,
             )
+
+
+def lesson_steps(asked: int) -> int:
+    """How many steps a lesson of one student has, after this many answers.
+
+    >>> lesson_steps(3_000), lesson_steps(60_000)
+    (1200, 2812)
+    """
+    return max(LEAST_STEPS, min(MOST_STEPS, PASSES * asked // BATCH))
 
 
 def thoughts(

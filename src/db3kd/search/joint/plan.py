@@ -14,7 +14,7 @@ from db3kd.search.descent.settings import descent_of, noise_of
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.rays import Asked
 from db3kd.search.joint.rounds import advance, others, rounds_of
-from db3kd.search.joint.surrogate import Ensemble, Known
+from db3kd.search.joint.surrogate import Ensemble
 from db3kd.search.robustness import References, RobustnessMap, Status
 from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.networks import SMALLEST, Shape, check_network, network_of
@@ -78,11 +78,14 @@ def check_joint(search: Search, shape: Shape, classes: int) -> None:
         check_network(network_of(search.surrogate, shape), shape, classes)
 
 
-def steps_of(known: Known) -> int:
-    """How many steps a fit has."""
-    if not len(known.probes):
-        return max(LEAST_STEPS, min(MOST_STEPS, FIRST_PASSES * len(known.answers) // 128))
-    return max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(known.probes) // 128))
+def steps_of(answers: int, probes: int) -> int:
+    """How many steps a fit has for each member, to images' own answers and those to probes.
+
+    >>> steps_of(60_000, 0), steps_of(60_000, 100_000)
+    (2343, 2343)
+    """
+    seen = PASSES * probes if probes else FIRST_PASSES * answers
+    return max(LEAST_STEPS, min(MOST_STEPS, seen // 128))
 
 
 def knows(surrogate: Ensemble, images: Images, answers: Int[Tensor, " sample"]) -> bool:
