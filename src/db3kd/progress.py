@@ -279,7 +279,7 @@ class _Lines:
 def lasting(seconds: float) -> str:
     """A duration in words.
 
-    >>> lasting(0.2), lasting(65), lasting(300), lasting(9000), lasting(3 * 86_400)
+    >>> lasting(0.2), lasting(65.0), lasting(300.0), lasting(9e3), lasting(3 * 86_400.0)
     ('1 second', '65 seconds', '5 minutes', '2.5 hours', '3 days')
     """
     units = (("second", 1, 100), ("minute", 60, 100), ("hour", 3600, 48), ("day", 86_400, math.inf))

@@ -111,7 +111,7 @@ class Forecast:
     @property
     def seconds(self) -> float:
         """Of all rows."""
-        return sum(row.seconds for row in self.rows)
+        return sum((row.seconds for row in self.rows), 0.0)
 
     @property
     def parts(self) -> list[Part]:
