@@ -1,6 +1,7 @@
 """The rounds of a joint search in a run: a shard for each block of images and each round."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,7 @@ from db3kd.search.robustness import References
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
+from db3kd.student.batches import resident
 
 NAMES = ("point", "distance", "spent", "tried")  # the columns of a front that a shard keeps
 
@@ -54,7 +56,12 @@ class KeptRounds:
         probe_answers = torch.cat(
             [none[:, 0, 0, 0].long(), *(part["called"].long() for part in parts)]
         )
-        return Known(self.images, self.teacher_labels, probes, probe_answers)
+        return Known(self.pixels, self.teacher_labels, probes, probe_answers)
+
+    @cached_property
+    def pixels(self) -> Images:
+        """The images, in memory unless there are too many: a fit reads them thousands of times."""
+        return resident(self.images)
 
     def front(self, rows: Int[Tensor, " row"], shard: int, number: int) -> Front:
         """Where the images of a shard stand before a round; without an earlier one, at references.
