@@ -76,7 +76,7 @@ def stages(rows: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> list[str
     """
     lines = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
     for justify in ("left", "right", "right"):
-        lines.add_column(justify=justify)  # type: ignore[arg-type]
+        lines.add_column(justify=justify)
     shown = [row for row in rows if row["seconds"] >= LEAST_SECONDS or row["answers"]]
     for row in shown:
         of = next((kind for kind in ("steps", "answers", "images") if row[kind]), None)
