@@ -1,5 +1,6 @@
 """How long work reports its progress, and how that is shown; the caller decides."""
 
+import math
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 15.0  # between lines, where there are no bars
 PATIENCE = 2.0  # seconds before a call that nobody asked to show anything does so
+LEFT = "left"  # the figure that says how many seconds the whole work still takes
 FRAME = 0.1  # seconds between two states of a bar
 
 
@@ -21,7 +23,8 @@ FRAME = 0.1  # seconds between two states of a bar
 class Progress(Protocol):
     """Called from time to time with a stage, how much of it is done, the total, and live figures.
 
-    Figures are plain numbers by name, for instance `queries` or `loss`.
+    Figures are plain numbers by name, for instance `queries` or `loss`; `left` is the seconds that
+    the whole work still takes, where this is known.
 
     >>> def shout(stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
     ...     print(f"{stage}: {done} of {total}")
@@ -121,14 +124,14 @@ class Patient:
             if self._lines is not None:
                 self._lines(stage, done, total, figures)
             else:
-                self._draw(now, total, self._rate.facts(stage, figures))
+                self._draw(now, total, self._rate.facts(stage, figures), _left(figures))
 
-    def _draw(self, now: float, total: int, facts: str) -> None:
+    def _draw(self, now: float, total: int, facts: str, left: str) -> None:
         if self._bar is None and not self._finished and now - self._began >= PATIENCE:
             self._bar = _OneBar(self._stage, now)
         if self._bar is not None and (self._finished or now - self._drawn >= FRAME):
             self._drawn = now
-            self._bar.show(self._done, total, facts)
+            self._bar.show(self._done, total, facts, left)
         if self._finished:
             self.close()
 
@@ -150,6 +153,8 @@ class _Rate:
         now = time.monotonic()
         words = []
         for name, value in figures.items():
+            if name == LEFT:
+                continue
             if name == "queries":
                 then, before = self._first.setdefault(stage, (now, value))
                 rate = (value - before) / (now - then) if now > then else 0.0
@@ -157,6 +162,11 @@ class _Rate:
             else:
                 words.append(f"{name} {value:.4g}")
         return ", ".join(words)
+
+
+def _left(figures: Mapping[str, float]) -> str:
+    """The time left of the whole work, in words; nothing where it is unknown."""
+    return f"{_clock(figures[LEFT])} left in all" if LEFT in figures else ""
 
 
 def _is_screen() -> bool:
@@ -175,10 +185,20 @@ def _bars(**options: Any) -> "Bars":
     from rich.progress import (
         BarColumn,
         Progress,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        """The time left of the whole work where it is known, else that of the stage."""
+
+        def render(self, task: Task) -> Text:
+            if task.finished or not task.fields["left"]:
+                return Text("left ") + super().render(task)
+            return Text(task.fields["left"], style="progress.remaining")
 
     return Progress(
         TextColumn("{task.description:<10}"),
@@ -186,8 +206,7 @@ def _bars(**options: Any) -> "Bars":
         TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[facts]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        Left(),
         console=Console(stderr=True),
         **options,
     )
@@ -199,12 +218,14 @@ class _OneBar:
     def __init__(self, stage: str, since: float) -> None:
         self.since = since
         self._bars = _bars(auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        self._task = self._bars.add_task(stage, total=None, facts="")
+        self._task = self._bars.add_task(stage, total=None, facts="", left="")
         self._bars.start()
         self._bars.console.show_cursor(True)
 
-    def show(self, done: int, total: int, facts: str) -> None:
-        self._bars.update(self._task, completed=done, total=total, facts=facts, refresh=True)
+    def show(self, done: int, total: int, facts: str, left: str) -> None:
+        self._bars.update(
+            self._task, completed=done, total=total, facts=facts, left=left, refresh=True
+        )
 
     def close(self, *, stays: bool) -> None:
         self._bars.live.transient = not stays
@@ -221,10 +242,10 @@ class _AllBars:
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
         task, before = self._tasks.get(stage, (None, 0))
         if task is None or before > done:
-            task = self._bars.add_task(stage, total=total, facts="")
+            task = self._bars.add_task(stage, total=total, facts="", left="")
         self._tasks[stage] = task, done
         facts = self._rate.facts(stage, figures)
-        self._bars.update(task, completed=done, total=total, facts=facts)
+        self._bars.update(task, completed=done, total=total, facts=facts, left=_left(figures))
 
 
 class _Lines:
@@ -247,10 +268,25 @@ class _Lines:
             return
         self._said = now
         left = ""
-        if first < done < total:
+        if LEFT in figures:
+            left = f", {_left(figures)}"
+        elif first < done < total:
             left = f", {_clock((now - began) * (total - done) / (done - first))} left"
         share = 100 * done // max(total, 1)
         sys.stderr.write(f"{stage}: {share}%{', ' if facts else ''}{facts}{left}\n")
+
+
+def lasting(seconds: float) -> str:
+    """A duration in words.
+
+    >>> lasting(0.2), lasting(65.0), lasting(300.0), lasting(9e3), lasting(3 * 86_400.0)
+    ('1 second', '65 seconds', '5 minutes', '2.5 hours', '3 days')
+    """
+    units = (("second", 1, 100), ("minute", 60, 100), ("hour", 3600, 48), ("day", 86_400, math.inf))
+    unit, size = next((unit, size) for unit, size, most in units if seconds / size < most)
+    count = max(1.0, seconds / size)
+    words = f"{count:.0f}" if size < 3600 else f"{count:.1f}".removesuffix(".0")
+    return f"{words} {unit}{'' if words == '1' else 's'}"
 
 
 def _clock(seconds: float) -> str:

@@ -280,6 +280,7 @@ class Run:
         training: Training | None = None,
         labels: Int[Tensor, " sample"] | None = None,
         reserved: int = 0,
+        students: int = 1,
     ) -> TransferSet:
         """Buy new images or distances, whichever teaches a student like `network` more.
 
@@ -293,6 +294,7 @@ class Run:
 
         - `reserved`: queries of the budget that are for something else, such as test images.
         - `labels`: true classes, if they are known.
+        - `students`: how many will be trained afterwards; a trial never takes longer than the rest.
 
         Costs one query for each image, and then at most `settings.per_image` for each image.
         Random by the run's seed. The students start from the weights of `network`, which itself
@@ -321,6 +323,7 @@ class Run:
             grow=grow,
             training=training,
             truth=labels,
+            students=students,
         )
         return self.transfer_set(images, "auto", labels=labels)
 

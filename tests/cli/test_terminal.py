@@ -160,7 +160,8 @@ def test_an_answer_that_no_image_has_is_explained() -> None:
 
 def test_a_check_tells_what_cannot_be_right() -> None:
     found = {"images": 60, "questions": 243, "classes": 2, "met": 2, "as_labelled": 0, "flips": 0}
-    seen = {"rounding": None, "latency_s": 0.1, "per_second": 9.0, "hours": 0.1, "money": None}
+    seen: dict[str, Any] = {"rounding": None, "latency_s": 0.1, "per_second": 9.0, "money": None}
+    seen["time"] = {"seconds": 360.0, "seconds_otherwise": None, "stages": []}
     most = {"queries": {"total": 400}}
     assert "warning" not in checked({**found, **seen, **most})
     lines = checked({**found, **seen, **most, "warnings": ["no more than\nby chance"]}).splitlines()

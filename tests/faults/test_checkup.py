@@ -97,7 +97,7 @@ def test_the_text_for_people(tiny: Tiny, sandbox: Sandbox) -> None:
     text = look(sandbox, tiny, "check", "far.toml")
     assert "16 images were asked, in 35 questions" in text
     assert "0 of 16 answers differed" in text
-    assert "The run costs at most 200 queries: 2.00 EUR" in text
+    assert "here, and costs at most 200 queries, 2.00 EUR:" in text
 
 
 def test_answers_go_out_and_come_in(tiny: Tiny, sandbox: Sandbox) -> None:

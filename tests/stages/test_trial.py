@@ -23,7 +23,7 @@ from db3kd.run import Run
 from db3kd.stages import growing
 from db3kd.stages.accounts import status
 from db3kd.stages.distances import soft_labels
-from db3kd.stages.trial import Decision, SpendingPlan
+from db3kd.stages.trial import Decision, SpendingPlan, trial_size
 from db3kd.student.networks import build
 
 CORNERS = torch.eye(16)[:4]
@@ -138,9 +138,10 @@ def test_the_accounts_balance_and_the_better_gets_the_rest(tmp_path: Path) -> No
     assert sum(teacher.counts) == sum(stages.values()) <= COUNT * 11
     # 10 answers an image: 5 in the trial, where sample distances cost nothing, and 5 are left.
     assert (stages["answers"], stages["trial/grow"], stages["trial/distances"]) == (30, 150, 0)
+    # Nothing is taught here beside one student, so that a single fold of six images is held back.
     assert (decision.why, decision.held, set(decision.agreement)) == (
         "by trial",
-        30,
+        6,
         {"grown", "mbd"},
     )
     better = max(decision.agreement, key=lambda use: (decision.agreement[use], use == "grown"))
@@ -548,3 +549,16 @@ def test_before_a_decision_there_is_no_transfer_set(tmp_path: Path) -> None:
         assert run.decision is None
         with pytest.raises(InputError, match="nothing is decided yet"):
             run.transfer_set(images(), "auto")
+
+
+@pytest.mark.parametrize("steps", [1, 7, 300, 2_000, 5_000, 40_000])
+@pytest.mark.parametrize("students", [1, 2, 6])
+@pytest.mark.parametrize("lessons", [0, 1_000, 4_000])
+def test_a_trial_has_no_more_steps_than_the_rest(steps: int, students: int, lessons: int) -> None:
+    folds, each = trial_size(steps, students, lessons)
+    assert 1 <= folds <= 5
+    assert 1 <= each <= min(steps, 5_000)
+    # Two students cannot have less than a step each.
+    assert 2 * folds * each <= max(2, steps * students + lessons)
+    if steps * students + lessons >= 2 * 5 * min(steps, 5_000):
+        assert (folds, each) == (5, min(steps, 5_000))  # as long as it would be by itself

@@ -9,9 +9,12 @@ from rich.text import Text
 from db3kd.cli.door import WIDTH
 from db3kd.cli.terminal import drawn
 from db3kd.errors import plain
+from db3kd.job.duration import otherwise
+from db3kd.progress import lasting
 
 MOST_NAMES, LISTED = 12, 8  # classes in a table, and mistakes in a list
 WIDEST, GAP = 20, 3  # columns of a name, and between two numbers
+LEAST_SECONDS = 0.5  # of a stage without answers, to be in the table
 
 
 def checked(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
@@ -20,14 +23,21 @@ def checked(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
     >>> print(checked({"images": 16, "questions": 67, "classes": 10, "met": 8, "as_labelled": 15,
     ...                "flips": 0, "rounding": None, "latency_s": 0.012, "per_second": 450.0,
     ...                "queries": {"answers": 300, "evaluate": 100, "total": 400}, "money": 0.6,
-    ...                "currency": "EUR", "hours": 0.001}))
+    ...                "currency": "EUR",
+    ...                "time": {"seconds": 62.0, "seconds_otherwise": None, "stages": [
+    ...                    {"words": "the images' own answers", "answers": 300, "steps": 0,
+    ...                     "images": 0, "seconds": 1.5},
+    ...                    {"words": "students", "answers": 0, "steps": 2000, "images": 0,
+    ...                     "seconds": 60.5}]}}))
     16 images were asked, in 67 questions:
       classes     8 of 10 met; 15 of 16 answers are the images' labels
       repeated    0 of 16 answers differed
       8 bits      the teacher sees only these
       one image   0.012 s
       together    450.0 images per second
-    The run costs at most 400 queries: 0.60 EUR, 0.001 hours of asking
+    The run takes about 62 seconds here, and costs at most 400 queries, 0.60 EUR:
+      the images' own answers   300 answers     2 seconds
+      students                  2,000 steps    60 seconds
     """
     images = found["images"]
     rounding = "the teacher sees only these"
@@ -35,7 +45,7 @@ def checked(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
         rounding = f"{found['rounding']} of {images} mixed images get another class once rounded"
     money = ""
     if found["money"] is not None:
-        money = f"{found['money']:,.2f} {found['currency']}".rstrip() + ", "
+        money = f", {found['money']:,.2f} {found['currency']}".rstrip()
     total = found["queries"]["total"]
     labelled = ""
     if found["as_labelled"] is not None:
@@ -51,9 +61,28 @@ def checked(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
             f"  together    {found['per_second']:,} images per second",
             *matrix,
             *(f"warning: {plain(text, 600)}" for text in found.get("warnings") or ()),
-            f"The run costs at most {total:,} queries: {money}{found['hours']:,g} hours of asking",
+            f"The run takes about {lasting(found['time']['seconds'])}{otherwise(found['time'])}"
+            f" here, and costs at most {total:,} queries{money}:",
+            *stages(found["time"]["stages"], width=width),
         )
     )
+
+
+def stages(rows: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> list[str]:
+    """The stages of a forecast that take at least half a second, a line for each.
+
+    >>> stages([{"words": "students", "answers": 0, "steps": 300, "images": 9, "seconds": 7.2}])
+    ['  students   300 steps   7 seconds']
+    """
+    lines = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
+    for justify in ("left", "right", "right"):
+        lines.add_column(justify=justify)
+    shown = [row for row in rows if row["seconds"] >= LEAST_SECONDS or row["answers"]]
+    for row in shown:
+        of = next((kind for kind in ("steps", "answers", "images") if row[kind]), None)
+        size = "" if of is None else f"{row[of]:,} {of}"
+        lines.add_row(f"  {row['words']}", size, lasting(row["seconds"]))
+    return drawn(lines, width).split("\n") if shown else []
 
 
 def confusion(found: Mapping[str, Any], *, width: int = WIDTH) -> str:

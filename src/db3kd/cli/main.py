@@ -107,7 +107,7 @@ def check(
     ] = None,
     options: Options = _DEFAULT,
 ) -> None:
-    """Ask the teacher a few real questions, and say what the run will cost at most."""
+    """Ask the teacher a few real questions; say what the run costs, and how long it takes."""
     if images < 1:
         raise InputError(f"--images must be at least 1, got {images}")
     wanted = _read(recipe, options.overrides)

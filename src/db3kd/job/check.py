@@ -13,14 +13,24 @@ from torch import Tensor
 from db3kd.config.recipe import Recipe
 from db3kd.data import eight_bits
 from db3kd.errors import InputError
+from db3kd.job.duration import (
+    Asking,
+    Forecast,
+    answer_seconds,
+    forecast_time,
+    size_of,
+    speeds_of,
+)
 from db3kd.job.money import sent
 from db3kd.job.plan import check_possible, forecast
 from db3kd.job.sanity import confusion, doubt
-from db3kd.job.sets import matched, sets_of, sound
+from db3kd.job.sets import Sets, matched, sets_of, sound
 from db3kd.job.teacher import open_teacher
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
 from db3kd.stages.digests import Digests
+from db3kd.stages.synthesis import planned_total
+from db3kd.stages.trial import SpendingPlan
 from db3kd.storage.files import Json, write_atomically
 from db3kd.student.devices import usable_device
 from db3kd.teachers.base import Bounds, Teacher
@@ -29,6 +39,7 @@ from db3kd.teachers.noisy import canaries as make_canaries
 from db3kd.teachers.remote import RemoteTeacher
 
 CANARY_REPEATS = 5
+USUAL = 200  # images in a question, where the teacher takes so many
 ALONE = 3  # images that are asked one at a time, to measure the time of a single question
 
 
@@ -106,6 +117,9 @@ def check_teacher(
             "confusion": confusion(first.cpu(), truth[rows], sets.names),
             "warnings": [] if found is None else [str(found)],
         }
+    measured = sorted(alone)[len(alone) // 2]
+    each = answer_seconds(measured, seconds, len(some), _most(recipe))
+    whole = _time(recipe, sets, classes, each)
     return {
         "images": len(some),
         "questions": questions,
@@ -114,13 +128,33 @@ def check_teacher(
         **seen,
         "flips": int((first != again).sum()),
         "rounding": rounding,
-        "latency_s": round(sorted(alone)[len(alone) // 2], 4),
+        "latency_s": round(measured, 4),
         "per_second": round(rate, 1),
         "queries": most,
         "money": None if price is None else round(most["total"] * price.per_1000 / 1000, 2),
         "currency": "" if price is None else price.currency,
-        "hours": round(most["total"] / rate / 3600, 3),
+        "hours": round(whole.seconds / 3600, 4),
+        "time": whole.json,
     }
+
+
+def _time(recipe: Recipe, sets: Sets, classes: int, each: float) -> Forecast:
+    """How long a whole run takes from its start, where an answer takes `each` seconds."""
+    samples, budget, reserved = len(sets.own or ()), recipe.budget.queries, sets.tests
+    divided = SpendingPlan.of(
+        recipe.spend, samples=max(1, samples), budget=budget, reserved=reserved
+    )
+    pseudo = planned_total(recipe.synthesis, budget=budget, reserved=reserved)
+    size = size_of(recipe, sets, classes, divided=divided, pseudo=pseudo)
+    speeds = speeds_of(recipe, sets.shape, len(sets.names) or classes)
+    return forecast_time(recipe, size, speeds, Asking(each, recipe.teacher.remote))
+
+
+def _most(recipe: Recipe) -> int:
+    """How many images a question of a run usually holds."""
+    far = recipe.teacher.remote
+    most = recipe.teacher.batch or (USUAL if far is None else far.batch)
+    return min(USUAL, most)
 
 
 def books(recipe: Recipe, *, taken: Path | None = None, given: Path | None = None) -> Json:

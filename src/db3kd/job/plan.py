@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from db3kd.config.methods import needed
+from db3kd.config.methods import METHODS, needed
 from db3kd.config.recipe import Recipe
 from db3kd.config.settings import most_queries
 from db3kd.data.names import count_of
 from db3kd.job.sets import Sets
 from db3kd.stages import distances, growing, synthesis
+from db3kd.stages.ensemble_labels import images_for
 from db3kd.stages.table import stage
 from db3kd.stages.trial import SpendingPlan
 from db3kd.storage.files import Json
+from db3kd.student.networks import Shape
 from db3kd.student.own import check_wanted
 
 PARTS = {
@@ -53,6 +55,21 @@ def forecast(recipe: Recipe, *, samples: int, test_samples: int, classes: int) -
         parts["distances"] = measured * most_queries(recipe.label, classes)
     parts["evaluate"] = test_samples
     return {**parts, "total": sum(parts.values())}
+
+
+def ensemble_labels(recipe: Recipe, shape: Shape, *, asked: int) -> int:
+    """How many images with ensemble labels the students of `asked` pseudo samples learn from.
+
+    >>> from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
+    >>> recipe = Recipe(run="r", data=DataConfig(), teacher=TeacherConfig(kind="onnx", file="t"),
+    ...                 student=StudentConfig(network="lenet5", methods=("pseudo",)))
+    >>> ensemble_labels(recipe, (1, 28, 28), asked=5_000)
+    55000
+    """
+    rows = [METHODS[method] for method in recipe.student.methods]
+    if not any(row.pseudo and row.metric is None for row in rows):
+        return 0
+    return images_for(str(recipe.student.network), recipe.synthesis, shape, asked=asked)
 
 
 def check_possible(recipe: Recipe, sets: Sets) -> None:

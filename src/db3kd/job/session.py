@@ -14,11 +14,23 @@ from torch import Tensor, nn
 from db3kd.config.methods import METHODS, Method, Needs, needed
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
+from db3kd.config.settings import kind_of
 from db3kd.data import DataSet, Images, load
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
+from db3kd.job.duration import (
+    Asking,
+    Forecast,
+    Size,
+    Verb,
+    forecast_time,
+    size_of,
+    speeds_of,
+    students_of,
+    told,
+)
 from db3kd.job.money import purse_of
-from db3kd.job.plan import PARTS, check_possible, forecast
+from db3kd.job.plan import PARTS, check_possible, ensemble_labels, forecast
 from db3kd.job.probe import arm
 from db3kd.job.sanity import FIRST, Doubt, doubt, one_class
 from db3kd.job.sets import Sets, digest_of_labels, matched, sets_of, sound
@@ -27,15 +39,18 @@ from db3kd.job.teacher import TeacherPipeline, fingerprint, open_teacher, paid
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
 from db3kd.stages.accounts import by_stage
+from db3kd.stages.ahead import Done
+from db3kd.stages.clock import Clock
 from db3kd.stages.digests import Digests
-from db3kd.stages.ensemble_labels import images_for
 from db3kd.stages.identity import note_labels
+from db3kd.stages.speeds import Speeds
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.devices import usable_device
 from db3kd.student.networks import Shape
 from db3kd.student.own import build_wanted
 
+ASKING = ("answers", "evaluate")  # stages whose time is the teacher's
 CONTENT = ("file", "weights")  # settings of a teacher that are places: their content decides
 _log = logging.getLogger("db3kd")
 
@@ -58,6 +73,7 @@ def opened(
     recipe = msgspec.structs.replace(recipe, device=usable_device(recipe.device))
     sets = sets_of(recipe)
     check_possible(recipe, sets)
+    clock = Clock(progress)
     digests = Digests(Path(recipe.run) / "digests.json", progress)
     sets = sound(recipe, sets, digests)
     with (
@@ -70,7 +86,7 @@ def opened(
             device=recipe.device,
             configuration=_stable(recipe),
             redo_damaged=redo_damaged,
-            progress=progress,
+            progress=clock,
             identity=pipeline.parts,
         ) as found,
     ):
@@ -79,7 +95,7 @@ def opened(
         if pipeline.store is not None:
             account, journal = pipeline.account, found.journal
             account.purse = purse_of(recipe, pipeline.store, account, journal, keep=True)
-        job = Job(recipe, found, sets, pipeline, anyway)
+        job = Job(recipe, found, sets, pipeline, anyway, clock)
         job.note_labels()
         if sets.own is not None and recipe.teacher.noise is None:
             arm(found, pipeline, sets.own.images, most=job.most["total"])
@@ -107,6 +123,7 @@ class Job:
     sets: Sets
     pipeline: TeacherPipeline
     anyway: bool = False
+    clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -230,6 +247,42 @@ class Job:
                 "the budget is %s, so the run may stop before it is done%s", f"{budget:,}", advice
             )
 
+    def begin(self, verb: Verb) -> None:
+        """Log how long what is ahead takes, and let progress tell the time left of all of it.
+
+        Some seconds are measured for that, unless nobody would hear of it. Costs no query.
+        """
+        if self.clock.progress is silent and not _log.isEnabledFor(logging.INFO):
+            return
+        found = self.ahead(verb)
+        _log.info("%s", told(found))
+        self.clock.plan = lambda: self.ahead(verb).parts
+
+    def ahead(self, verb: Verb = "run") -> Forecast:
+        """How long what is ahead takes, without what is done already; costs no query."""
+        recipe, done = self.recipe, Done.of(self.run.journal)
+        asked = [r for r in self.run.journal.all("shard") if kind_of(r["stage"]) in ASKING]
+        count = sum(record["queries"] for record in asked)
+        seconds = sum(float(record["wall_s"]) for record in asked) / max(1, count)
+        asking = Asking(seconds, recipe.teacher.remote)
+        return forecast_time(recipe, self._size, self._speeds, asking, done=done, verb=verb)
+
+    @cached_property
+    def _size(self) -> Size:
+        recipe, reserved = self.recipe, self.sets.tests
+        samples = 0 if self.sets.own is None else len(self.sets.own)
+        return size_of(
+            recipe,
+            self.sets,
+            self.run.meter.classes,
+            divided=self.run.planned(max(1, samples), recipe.spend, reserved=reserved),
+            pseudo=self.run.planned_synthesis(recipe.synthesis, reserved=reserved),
+        )
+
+    @cached_property
+    def _speeds(self) -> Speeds:
+        return speeds_of(self.recipe, self.shape, student_classes(self.pipeline))
+
     def spend(self) -> None:
         """Buy new images or distances, as a trial decides; see `Run.spend`."""
         self.run.spend(
@@ -241,6 +294,7 @@ class Job:
             training=self.recipe.student.training,
             labels=self.truth,
             reserved=self.sets.tests,
+            students=students_of(self.recipe),
         )
 
     def synthesize(self) -> None:
@@ -290,13 +344,8 @@ class Job:
     @property
     def ensemble_labels(self) -> int:
         """How many images with ensemble labels the students of pseudo samples learn from."""
-        recipe = self.recipe
-        rows = [METHODS[method] for method in recipe.student.methods]
-        if not any(row.pseudo and row.metric is None for row in rows):
-            return 0
-        network, shape = str(recipe.student.network), self.shape
-        asked = self.run.planned_synthesis(recipe.synthesis, reserved=self.sets.tests)
-        return images_for(network, recipe.synthesis, shape, asked=asked)
+        asked = self.run.planned_synthesis(self.recipe.synthesis, reserved=self.sets.tests)
+        return ensemble_labels(self.recipe, self.shape, asked=asked)
 
     @property
     def truth(self) -> Tensor | None:

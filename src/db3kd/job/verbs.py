@@ -25,6 +25,7 @@ def label(
     with opened(recipe, progress, redo_damaged, anyway) as job:
         own = job.own.images
         job.look()
+        job.begin("label")
         if job.needs.trial:
             job.spend()
         else:
@@ -45,6 +46,7 @@ def grow(
     with opened(recipe, progress, redo_damaged, anyway) as job:
         own = job.own.images
         job.look()
+        job.begin("grow")
         job.run.grow(own, recipe.grow)
         return job.books()
 
@@ -63,6 +65,7 @@ def synthesize(
     """
     with opened(recipe, progress, redo_damaged, anyway) as job:
         job.look()
+        job.begin("synthesize")
         job.synthesize()
         return {**job.books(), "classes": job.run.pseudo.counts}
 
@@ -80,6 +83,7 @@ def distill(
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged, anyway) as job:
+        job.begin("distill")
         return {**job.books(), "students": [name for name, _, _ in job.students()]}
 
 
@@ -96,6 +100,7 @@ def evaluate(
         Db3kdError: see `Run`.
     """
     with opened(recipe, progress, redo_damaged, anyway) as job:
+        job.begin("evaluate")
         return summary(job)
 
 
@@ -115,6 +120,7 @@ def run(
     """
     with opened(recipe, progress, redo_damaged, anyway) as job:
         job.look()
+        job.begin("run")
         if job.needs.pseudo:
             job.synthesize()
             return summary(job)

@@ -9,6 +9,7 @@ numbers of every class. The books call this stage "unasked".
 import math
 from collections.abc import Mapping
 
+import msgspec
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.fast import fast_form
 from db3kd.student.networks import Shape, build, inference_batch, network_of
+from db3kd.student.steps import steps_of
 from db3kd.student.training import train
 from db3kd.synthesis.acquisition import acquire, margin
 from db3kd.synthesis.chosen import children, descendants, thoughts
@@ -33,7 +35,7 @@ from db3kd.synthesis.pool import Pool
 IMAGES = 60_000  # with those that were asked, without `Synthesis.ensemble_labels`
 OWN = ("chosen", "latent")  # ways with ensemble labels; those of the literature have none
 STUDENTS, WIDER = 3, 2.0  # students of the ensemble; how much wider than those that choose
-BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 20, 6000, 20_000  # the training of each student
+LESSON = Training(batch=64)
 SHARD = 4096  # images in one file
 MOST_BYTES = 2**31  # of all images together
 
@@ -56,6 +58,24 @@ def images_for(student: str, settings: Synthesis, shape: Shape, *, asked: int) -
     return max(0, IMAGES - asked) if fits else 0
 
 
+def kept_images(wanted: int, shape: Shape, value_bytes: int) -> int:
+    """How many images of a shape get ensemble labels: as many as wanted, if 2 GiB hold them.
+
+    >>> kept_images(35_000, (3, 32, 32), 1), kept_images(35_000, (3, 224, 224), 1)
+    (35000, 14266)
+    """
+    return min(wanted, MOST_BYTES // (math.prod(shape) * value_bytes))
+
+
+def lesson_steps(asked: int) -> int:
+    """How many steps each student of the ensemble is trained, after this many answers.
+
+    >>> lesson_steps(5_000), lesson_steps(60_000)
+    (1414, 4899)
+    """
+    return steps_of(LESSON, asked)
+
+
 def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
     """Teach the ensemble, and make the images that are wanted and not there yet; costs no query.
 
@@ -65,10 +85,8 @@ def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
     Raises:
         ConfigurationDiffers: other settings than before.
     """
-    count = min(
-        settings.ensemble_labels or 0,
-        MOST_BYTES // (math.prod(pool.shape) * (1 if pool.eight_bit else 4)),
-    )
+    each_bytes = 1 if pool.eight_bit else 4
+    count = kept_images(settings.ensemble_labels or 0, pool.shape, each_bytes)
     network, each = network_of(settings.surrogate, pool.shape), settings.candidates
     workspace.agree(
         "unasked",
@@ -133,7 +151,7 @@ def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> n
         return students
     rows = torch.arange(len(pool))
     known = TransferSet(resident(pool.images), rows, pool.answers, pool.answers)
-    steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
+    steps = lesson_steps(len(pool))
     for number, (student, seed) in enumerate(zip(students, seeds, strict=True)):
 
         def report(
@@ -141,7 +159,7 @@ def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> n
         ) -> None:
             workspace.progress("ensemble", number * total + done, STUDENTS * total, figures)
 
-        training = Training(steps=steps, batch=BATCH)
+        training = msgspec.structs.replace(LESSON, steps=steps)
         train(student, known, training, seed=seed, device=workspace.device, progress=report)
     workspace.keep("unasked", 0, students.eval())
     return students

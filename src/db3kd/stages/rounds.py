@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
@@ -20,6 +21,7 @@ from db3kd.search.robustness import References
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
+from db3kd.student.batches import resident
 
 FRONT = ("distance", "spent", "tried")  # the columns of a front that a shard keeps
 ASKED = ("direction", "ray", "share", "sample", "answers", "best")  # of `Asked`
@@ -61,7 +63,12 @@ class KeptRounds:
             )
             probes.append(points.half())
             called.append(answers)
-        return Known(self.images, self.teacher_labels, torch.cat(probes), torch.cat(called))
+        return Known(self.pixels, self.teacher_labels, torch.cat(probes), torch.cat(called))
+
+    @cached_property
+    def pixels(self) -> Images:
+        """The images, in memory unless there are too many: a fit reads them thousands of times."""
+        return resident(self.images)
 
     def front(self, rows: Int[Tensor, " row"], shard: int, number: int) -> Front:
         """Where the images of a shard stand before a round; without an earlier one, at references.

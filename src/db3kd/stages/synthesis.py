@@ -58,6 +58,15 @@ def planned_total(settings: Synthesis, *, budget: int | None, reserved: int) -> 
     return QUERIES if budget is None else max(0, budget - reserved)
 
 
+def shard_size(settings: Synthesis, total: int) -> int:
+    """How many pseudo samples are made, asked and resumed as one; students learn in between.
+
+    >>> shard_size(Synthesis(), 25_000)
+    3125
+    """
+    return max(1, min(settings.shard, -(-total // settings.rounds)))
+
+
 def check_synthesis(settings: Synthesis, shape: Shape, classes: int) -> None:
     """Refuse a network that does not fit, before anything is bought.
 
@@ -126,7 +135,7 @@ def _ask_all(
     workspace: Workspace, shape: Shape, settings: Synthesis, total: int, images: Images | None
 ) -> None:
     """Ask what is not there yet, and then let an ensemble label more images if that is wanted."""
-    size = max(1, min(settings.shard, -(-total // settings.rounds)))
+    size = shard_size(settings, total)
     asked = json.loads(msgspec.json.encode(settings))
     del asked["ensemble_labels"]  # another student may want none, or want them later on
     begun = workspace.configuration("synthesis")

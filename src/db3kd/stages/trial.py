@@ -22,6 +22,7 @@ from db3kd.config.settings import Grow, Search, Spend, Training, is_joint
 from db3kd.data import Images, Rows
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
+from db3kd.search.joint.plan import LEAST_STEPS
 from db3kd.seeds import derive_seed
 from db3kd.stages import distances, growing
 from db3kd.stages.formats import training_here
@@ -34,6 +35,7 @@ PER_IMAGE = 30  # answers for each own image, without `Spend.per_image` and with
 LEAST, FEWEST = 8, 20  # answers per image, and own images, below which there is no trial
 PART, LEAST_EACH, MOST_EACH = 2, 3, 15  # the trial gets half of an image's answers, within limits
 MOST_STEPS = 5000  # of a student in one of all folds; a single fold may have those of all
+USES, FEWEST_STEPS = 2, 300  # what a trial compares; fewer steps only where students get fewer
 SOME, MANY = 1000, 5000  # own images: fewer learn from all that grew; for more, one fold is enough
 Share = Literal["all", "confirmed", "none"]
 """Which grown images a student learns from: all, those that the teacher gives their parent's true
@@ -146,12 +148,20 @@ def spend(
     grow: Grow,
     training: Training,
     truth: Int[Tensor, " sample"] | None,
+    students: int = 1,
 ) -> None:
     """Decide what the answers buy, by a trial if need be, and buy it; see `Run.spend`."""
     training = training_here(workspace.journal, training)
     workspace.agree("spend", asdict(plan))
     decision = decided(workspace) or decide(
-        workspace, own, network, plan, search=search, grow=grow, training=training
+        workspace,
+        own,
+        network,
+        plan,
+        search=search,
+        grow=grow,
+        training=training,
+        students=students,
     )
     if decision.use == "mbd":
         search = msgspec.structs.replace(search, per_image=plan.left)
@@ -182,12 +192,20 @@ def decide(
     search: Search,
     grow: Grow,
     training: Training,
+    students: int,
 ) -> Decision:
     """Decide what the answers buy, by a trial if there is a choice; see `Run.spend`."""
     decision, seconds = _without_trial(own.teacher_labels, plan, grow), 0.0
     if decision is None:
         decision, seconds = _by_trial(
-            workspace, own, network, plan, search=search, grow=grow, training=training
+            workspace,
+            own,
+            network,
+            plan,
+            search=search,
+            grow=grow,
+            training=training,
+            students=students,
         )
     workspace.journal.append("decision", decision=asdict(decision), wall_s=round(seconds, 3))
     shares = [f"{_NAMES[name]} {100 * share:.1f}%" for name, share in decision.agreement.items()]
@@ -224,6 +242,7 @@ def _by_trial(
     search: Search,
     grow: Grow,
     training: Training,
+    students: int,
 ) -> tuple[Decision, float]:
     """Grow a little, train students on either use and judge them; also how long judging took."""
     trial = workspace.within("trial")
@@ -241,13 +260,44 @@ def _by_trial(
         "grown": growing.with_grown(trial, plain, some, plain.ids),
         "mbd": plain.with_soft(distances.soft(trial, "sd", answers)),
     }
-    steps = min(MOST_STEPS, steps_of(training, len(own)))
+    steps, lessons = steps_of(training, len(own)), least_lessons(search, grow)
+    folds, steps = trial_size(steps, students, lessons)
     training = msgspec.structs.replace(training, steps=steps)
     started = time.perf_counter()
-    judge = Judge(trial, network, training, plain, plain.teacher_labels, sets=len(sets))
+    judge = Judge(
+        trial, network, training, plain, plain.teacher_labels, sets=len(sets), folds=folds
+    )
     agreement = {use: round(judge(transfer), 4) for use, transfer in sets.items()}
     use: Use = "mbd" if agreement["mbd"] > agreement["grown"] else "grown"
-    return Decision(use, "by trial", agreement, len(rows)), time.perf_counter() - started
+    return Decision(use, "by trial", agreement, judge.held), time.perf_counter() - started
+
+
+def trial_size(steps: int, students: int, lessons: int) -> tuple[int, int]:
+    """In how many folds a trial is judged, and with how many steps for each of its students.
+
+    After the trial, each of the run's `students` gets `steps` at least, and what chooses or
+    proposes gets `lessons` at least. The students of the trial, one for each use and fold, have
+    together no more, so that a trial never takes longer than the rest of the run. There are fewer
+    folds rather than trainings of fewer than `FEWEST_STEPS`, if a student gets so many.
+
+    >>> trial_size(40_000, 1, 3000), trial_size(2_000, 1, 3000), trial_size(300, 1, 3000)
+    ((5, 4300), (2, 1250), (5, 300))
+    """
+    rest = steps * students + lessons
+    wanted = min(MOST_STEPS, steps)
+    folds = max(1, min(FOLDS, rest // (USES * min(wanted, FEWEST_STEPS))))
+    return folds, max(1, min(wanted, rest // (USES * folds)))
+
+
+def least_lessons(search: Search, grow: Grow) -> int:
+    """The steps that students that choose, or the surrogate, get at least after a trial.
+
+    >>> least_lessons(Search(), Grow()), least_lessons(Search(), Grow(choose="random"))
+    (3000, 0)
+    """
+    choosing = 0 if grow.choose == "random" else grow.members * halves(grow.rounds)[1]
+    proposing = 0 if search.surrogate == "none" else search.members
+    return LEAST_STEPS * min(choosing, proposing)
 
 
 def halves(rounds: int) -> tuple[int, int]:
@@ -277,7 +327,7 @@ def with_use(
         return own
     more, truth = own, own.labels if share == "confirmed" else None
     if decision.held:
-        rows = tried(workspace, len(own), decision.held)
+        rows = tried(workspace, len(own), workspace.configuration("spend")["tried"])
         more = growing.with_grown(workspace.within("trial"), own, own.images, rows, truth=truth)
     return growing.with_grown(workspace, more, own.images, own.ids, truth=truth)
 
@@ -301,6 +351,16 @@ def selected(workspace: Workspace) -> Selection | None:
     return msgspec.convert(records[-1]["selection"], Selection) if records else None
 
 
+def selection_size(steps: int, samples: int) -> tuple[int, int]:
+    """In how many folds shares are judged, and with how many steps, where a student gets `steps`.
+
+    >>> selection_size(40_000, 1_000), selection_size(40_000, 60_000)
+    ((5, 5000), (1, 25000))
+    """
+    folds = FOLDS if samples <= MANY else 1
+    return folds, min(MOST_STEPS * FOLDS // folds, steps)
+
+
 def select(
     workspace: Workspace,
     own: TransferSet,
@@ -313,9 +373,9 @@ def select(
     A teacher's answers help much if true classes are few, and its errors do harm if they are many.
     Random by the run's seed: the folds. Students begin with the weights of `network`.
     """
-    place, folds = workspace.within("selection"), FOLDS if len(own) <= MANY else 1
-    most = MOST_STEPS * FOLDS // folds
-    training = msgspec.structs.replace(training, steps=min(most, steps_of(training, len(own))))
+    place = workspace.within("selection")
+    folds, steps = selection_size(steps_of(training, len(own)), len(own))
+    training = msgspec.structs.replace(training, steps=steps)
     started = time.perf_counter()
     shares: tuple[Share, ...] = ("all", "confirmed", "none")
     judge = Judge(place, network, training, own, own.labels, sets=len(shares), folds=folds)

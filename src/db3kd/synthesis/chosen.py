@@ -12,6 +12,7 @@ were asked before, with equal numbers of every class.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
@@ -22,6 +23,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.seeds import derive_seed
 from db3kd.student.batches import resident
 from db3kd.student.networks import inference_batch
+from db3kd.student.steps import steps_of
 from db3kd.student.training import train
 from db3kd.synthesis.acquisition import acquire, margin
 from db3kd.synthesis.augmentation import grow
@@ -34,7 +36,8 @@ ASKED = 1024  # images in one question, at most
 PIECE = 512  # descendants made at once
 DESCENDED = 0.5  # share of the candidates that descend from what was asked
 CHANGES: tuple[AugmentationName, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
-BATCH, PASSES, LEAST_STEPS, MOST_STEPS = 64, 3, 1200, 4000  # of one training of a student
+LESSON = Training(batch=64)
+PART, LEAST_STEPS, MOST_STEPS = 2, 300, 4000  # a lesson has half of a whole training's steps
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def teach_all(
 
     Random: the order of the images, from `seed`.
     """
-    steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(pool) // BATCH))
+    steps = lesson_steps(len(pool))
     known = TransferSet(resident(pool.images), torch.arange(len(pool)), pool.answers, pool.answers)
     for number, member in enumerate(students):
 
@@ -110,11 +113,20 @@ def teach_all(
             train(
                 member,
                 known,
-                Training(steps=steps, batch=BATCH),
+                msgspec.structs.replace(LESSON, steps=steps),
                 seed=derive_seed(seed, "lesson", number),
                 device=device,
                 progress=progress,
             )
+
+
+def lesson_steps(asked: int) -> int:
+    """How many steps a lesson of one student has, after this many answers.
+
+    >>> lesson_steps(3_000), lesson_steps(60_000)
+    (547, 2449)
+    """
+    return max(LEAST_STEPS, min(MOST_STEPS, steps_of(LESSON, asked) // PART))
 
 
 def thoughts(

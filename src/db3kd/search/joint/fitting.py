@@ -53,7 +53,7 @@ def fit(
     """
     for later in range(surrogates.recall(number, surrogate) + 1, number + 1):
         started, answers = time.perf_counter(), known(later)
-        steps = steps_of(answers)
+        steps = steps_of(len(answers.answers), len(answers.probes))
         total = steps * len(surrogate.members)
 
         def report(done: int, later: int = later, total: int = total) -> None:

@@ -1,5 +1,6 @@
 """The plan of a joint search: how many rounds, of which shards, and what is asked in each."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +15,14 @@ from db3kd.search.descent.settings import descent_of, noise_of
 from db3kd.search.joint.asked import Asked
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.rounds import advance, others, rounds_of
-from db3kd.search.joint.surrogate import Ensemble, Known
+from db3kd.search.joint.surrogate import Ensemble
 from db3kd.search.robustness import References, RobustnessMap, Status
 from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.networks import SMALLEST, Shape, check_network, network_of
 from db3kd.teachers.base import Teacher
 
 PROBE_BYTES = 2**30  # of all probes that a surrogate learns from, in half precision
-LEAST_STEPS, MOST_STEPS = 1000, 4000  # of one fit, for each member
-PASSES = 3  # of a fit over the probes
-FIRST_PASSES = 5  # of the first fit over the images' own answers
+LEAST_STEPS, MOST_STEPS, ROOT = 300, 1500, 6  # of one fit, for each member
 USEFUL = 0.05  # share of the rows that a round must move, or the surrogate is no longer asked
 WORTH_A_WALK = 30  # queries that a row must have left
 WALKED_AT_ONCE = 2000  # rows
@@ -78,11 +77,15 @@ def check_joint(search: Search, shape: Shape, classes: int) -> None:
         check_network(network_of(search.surrogate, shape), shape, classes)
 
 
-def steps_of(known: Known) -> int:
-    """How many steps a fit has."""
-    if not len(known.probes):
-        return max(LEAST_STEPS, min(MOST_STEPS, FIRST_PASSES * len(known.answers) // 128))
-    return max(LEAST_STEPS, min(MOST_STEPS, PASSES * len(known.probes) // 128))
+def steps_of(answers: int, probes: int) -> int:
+    """How many steps a fit has for each member, to images' own answers and those to probes.
+
+    There are 6 sqrt(n) to n probes, or answers if there are no probes, and from 300 to 1,500.
+
+    >>> steps_of(60_000, 0), steps_of(60_000, 10_000)
+    (1470, 600)
+    """
+    return max(LEAST_STEPS, min(MOST_STEPS, round(ROOT * math.sqrt(probes or answers))))
 
 
 def knows(surrogate: Ensemble, images: Images, answers: Int[Tensor, " sample"]) -> bool:

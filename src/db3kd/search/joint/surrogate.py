@@ -8,14 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from db3kd.config.settings import Training
 from db3kd.data import Images
 from db3kd.seeds import derive_seed
 from db3kd.student.fast import fast_form
 from db3kd.student.networks import Shape, build
+from db3kd.student.optimisers import Schedule, optimisers_of
 
 BATCH = 128  # images with their own answers, or probes, in one step
 REMINDER = 64  # images with their own answers, in addition to the probes
-RATE, POOL_RATE = 1e-3, 2e-3
+LESSON = Training(warmup=0.1)
 
 
 class Ensemble(nn.Module):
@@ -68,21 +70,21 @@ def teach(
 ) -> None:
     """Train every member for some steps, two thirds of each batch probes if there are any.
 
-    Adam with a rate that falls to zero. Costs no query. The batches are random, drawn from `seed`.
+    The optimiser is that of students. Costs no query. The batches are random, drawn from `seed`.
     """
     draw = torch.Generator().manual_seed(seed)
-    most = RATE if len(known.probes) else POOL_RATE
     for number, member in enumerate(ensemble.members):
         member.to(device).train()
-        optimiser = torch.optim.Adam(member.parameters(), most, fused=True)
+        optimisers = optimisers_of(member, LESSON)
+        schedule = Schedule(optimisers, LESSON, steps=steps)
         for done in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = most * min(1.0, (done + 1) / 100) * (1 - done / steps)
+            schedule.set(done)
             images, answers = _batch(known, draw)
-            optimiser.zero_grad()
+            member.zero_grad()
             loss = functional.cross_entropy(member(images.to(device)), answers.to(device))
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
             report(number * steps + done + 1)
         member.eval()
 
