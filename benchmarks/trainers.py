@@ -51,7 +51,7 @@ TRAINERS: dict[str, Training] = {
     "muon_0.01": Training(optimiser="muon", rate=0.01, batch=64),
     "muon_0.04": Training(optimiser="muon", rate=0.04, batch=64),
     "muon_decay": Training(optimiser="muon", weight_decay=0.05, batch=64),
-    "muon_warm": Training(optimiser="muon", warmup=0.1, batch=64),
+    "muon_cold": Training(optimiser="muon", warmup=0.0, batch=64),
     "muon_cosine": Training(optimiser="muon", schedule="cosine", batch=64),
     "muon_average": Training(optimiser="muon", average=0.2, batch=64),
     "muon_smooth": Training(optimiser="muon", smoothing=0.1, batch=64),

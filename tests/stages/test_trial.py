@@ -437,8 +437,11 @@ def test_a_budget_decides_how_many_answers_an_image_has(tmp_path: Path) -> None:
         assert dict(run.meter.by_stage) == stages
 
 
-def test_the_limit_of_a_stage_counts_what_the_trial_buys(tmp_path: Path) -> None:
+def test_the_limit_of_a_stage_counts_what_the_trial_buys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher = Counting()
+    monkeypatch.setattr(trial.Judge, "__call__", lambda _, transfer: float(transfer.soft is None))
     with pytest.raises(BudgetExhausted) as stopped:
         spent(tmp_path, teacher, budget=Budget(stages={"grow": 10}))
     bought = status(tmp_path)["queries"]["by_stage"]

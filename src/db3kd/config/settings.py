@@ -407,7 +407,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 TRAINERS: Mapping[Optimiser, Mapping[str, Any]] = {
-    "muon": {"rate": 0.02, "schedule": "linear", "warmup": 0.0, "weight_decay": 0.0},
+    "muon": {"rate": 0.02, "schedule": "linear", "warmup": 0.1, "weight_decay": 0.0},
     "sgd": {"rate": 0.05, "schedule": "linear", "warmup": 0.15, "weight_decay": 5e-4},
     "adamw": {"rate": 3e-3, "schedule": "cosine", "warmup": 0.15, "weight_decay": 0.0},
     "adam": {"rate": 1e-3, "schedule": "cosine", "warmup": 0.0, "weight_decay": 0.0},

@@ -159,7 +159,7 @@ def growth(
 
     >>> tasks = list(growth(Images(300, (1, 28, 28), 10), Grow(per_image=15), Done()))
     >>> [(task.name, task.answers, task.steps) for task in tasks][3:]
-    [('surrogate', 0, 2000), ('grow', 4500, 0)]
+    [('surrogate', 0, 728), ('grow', 4500, 0)]
     """
     stage = f"{place}grow"
     plan = GrowthPlan.of(
@@ -187,7 +187,7 @@ def distances(images: Images, search: Search, done: Done, *, place: str = "") ->
 
     >>> found = distances(Images(300, (1, 28, 28), 10), Search(per_image=15), Done())
     >>> [(task.name, task.answers, task.steps) for task in found]
-    [('surrogate', 0, 3000), ('rounds', 4500, 0), ('distances', 0, 0)]
+    [('surrogate', 0, 900), ('rounds', 4500, 0), ('distances', 0, 0)]
     """
     stage, shards = f"{place}distances", -(-images.samples // search.shard)
     pending = done.pending(stage, shards)
@@ -243,7 +243,7 @@ def synthesis(
 
     >>> tasks = synthesis((1, 28, 28), Synthesis(), 5_000, 0, Done())
     >>> [(task.name, task.answers, task.steps) for task in tasks][6:]
-    [('students', 0, 2400), ('synthesis', 5000, 0)]
+    [('students', 0, 1322), ('synthesis', 5000, 0)]
     """
     size = shard_size(settings, total)
     pending = done.pending("synthesis", -(-total // size))

@@ -281,7 +281,7 @@ def trial_size(steps: int, students: int, lessons: int) -> tuple[int, int]:
     folds rather than trainings of fewer than `FEWEST_STEPS`, if a student gets so many.
 
     >>> trial_size(40_000, 1, 3000), trial_size(2_000, 1, 3000), trial_size(300, 1, 3000)
-    ((5, 4300), (2, 1250), (5, 300))
+    ((5, 4300), (5, 500), (5, 300))
     """
     rest = steps * students + lessons
     wanted = min(MOST_STEPS, steps)
@@ -293,7 +293,7 @@ def least_lessons(search: Search, grow: Grow) -> int:
     """The steps that students that choose, or the surrogate, get at least after a trial.
 
     >>> least_lessons(Search(), Grow()), least_lessons(Search(), Grow(choose="random"))
-    (3000, 0)
+    (900, 0)
     """
     choosing = 0 if grow.choose == "random" else grow.members * halves(grow.rounds)[1]
     proposing = 0 if search.surrogate == "none" else search.members

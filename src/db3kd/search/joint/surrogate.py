@@ -17,7 +17,7 @@ from db3kd.student.optimisers import Schedule, optimisers_of
 
 BATCH = 128  # images with their own answers, or probes, in one step
 REMINDER = 64  # images with their own answers, in addition to the probes
-LESSON = Training(warmup=0.1)
+LESSON = Training()
 
 
 class Ensemble(nn.Module):
