@@ -680,7 +680,7 @@ def test_the_line_of_any_key_is_found(write, recipe, choice, blank):
 
 def test_resolved_says_every_default(write):
     plain = resolved(read_recipe(write(GOOD)))
-    assert plain["student"]["training"]["batch"] == 128
+    assert plain["student"]["training"]["batch"] == 64
     assert plain["budget"] == {"queries": None, "money": None, "stages": {}}
     assert plain["teacher"]["bounds"] == [0.0, 1.0]
 

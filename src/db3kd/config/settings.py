@@ -392,7 +392,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     epochs: Count | None = None
     steps: Count | None = None
-    batch: Count = 128
+    batch: Count = 64
     optimiser: Optimiser | None = None
     rate: Above0 | None = None
     schedule: Literal["linear", "cosine", "constant"] | None = None
