@@ -81,6 +81,7 @@ class Bench:
     network: str
     width: float
     folder: Path
+    device: str
 
     def student(self, seed: int) -> nn.Module:
         """A student, not trained yet."""
@@ -99,12 +100,13 @@ def main() -> int:
     options.add_argument("--width", type=float, help="of the student; default: 0.5")
     options.add_argument("--network", help="of the student; default: that of the teacher")
     options.add_argument("--threads", type=int, default=1, help="threads of torch; default: 1")
+    options.add_argument("--device", default="cpu", help="of students; default: cpu")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     work = given.work or Path(tempfile.gettempdir()) / "db3kd-benchmarks" / "trainers"
     table: list[common.Json] = []
     for name in given.sets[:1] if given.quick else given.sets:
-        bench = made(name, work, given.network, given.width or 0.5)
+        bench = made(name, work, given.network, given.width or 0.5, given.device)
         for trainer in given.trainers:
             for steps in given.steps or (steps_of(Training(), len(bench.samples)),):
                 line = cell(bench, trainer, steps, 1 if given.quick else given.seeds)
@@ -180,11 +182,11 @@ def one(bench: Bench, trainer: str, steps: int, seed: int) -> common.Json:
     if file.exists():
         return dict(json.loads(file.read_text()))
     network, started = bench.student(seed), time.process_time()
-    train(network, bench.samples, training, seed=seed, device="cpu")
+    train(network, bench.samples, training, seed=seed, device=bench.device)
     seconds = time.process_time() - started
 
     def right(images: TransferSet | DataSet, labels: Tensor) -> float:
-        return 100 * accuracy(predict(network, images.images, device="cpu"), labels)
+        return 100 * accuracy(predict(network, images.images, device=bench.device), labels)
 
     line = {
         "held": right(bench.held, bench.held.teacher_labels),
@@ -197,7 +199,7 @@ def one(bench: Bench, trainer: str, steps: int, seed: int) -> common.Json:
     return line
 
 
-def made(name: str, work: Path, network: str | None, width: float) -> Bench:
+def made(name: str, work: Path, network: str | None, width: float, device: str) -> Bench:
     """Make a set, such as fashion.50000 of pseudo samples, or fashion.300 of own images.
 
     fashion.300sd has soft labels by SD, fashion.300x30 has 30 grown images of each own one.
@@ -211,7 +213,9 @@ def made(name: str, work: Path, network: str | None, width: float) -> Bench:
     make = _pseudo if pseudo else _own
     samples, held = make(teacher, lesson, count, folder, test.images.shape)
     answers = asked(teacher, test.images.read(torch.arange(len(test))))
-    return Bench(name, samples, held, test, answers, network or lesson.network, width, folder)
+    return Bench(
+        name, samples, held, test, answers, network or lesson.network, width, folder, device
+    )
 
 
 def _pseudo(
