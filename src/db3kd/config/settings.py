@@ -326,8 +326,8 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
       paper's ZSDB3KD. "unrelated" and "unrelated_chosen" ask unlabelled images of something else.
     - `ascent`: the settings of way "ascent", which uses no others.
     - `images`: the data set of way "unrelated" and "unrelated_chosen".
-    - `rounds`: how many times students learn from what was asked so far, at least; more than 16
-      times only if it says so.
+    - `rounds`: how many times students learn from what was asked so far, at least; up to 16
+      times, for large totals.
     - `surrogate`, `width`, `members`: the network of these students, its width, and how many there
       are; "auto" chooses the network by the size of the images.
     - `candidates`: how many images are made for each one that is asked, where students choose.
