@@ -5,20 +5,25 @@ import torch
 from torch import Tensor, nn
 
 from closed_form import Watching, prototypes
+from db3kd.config.remote import Encoding
 from db3kd.config.settings import Budget, Search
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted
-from db3kd.search.boundary import norm
+from db3kd.search.boundary import as_seen, norm
 from db3kd.search.joint import fitting as lessons
 from db3kd.search.joint import loop
+from db3kd.search.joint import rounds as joint_rounds
 from db3kd.search.joint.front import Front
 from db3kd.search.joint.gradients import nearest, tangent
 from db3kd.search.joint.in_memory import measure_jointly
+from db3kd.search.joint.proposers import DDN_STEPS, ByModel
 from db3kd.search.joint.rounds import advance, allowances, others
 from db3kd.search.joint.surrogate import Ensemble
 from db3kd.search.robustness import References
+from db3kd.teachers import function
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
+from db3kd.teachers.quantised import quantised
 
 CLASSES, PIXELS = 4, 16
 CORNERS = torch.eye(PIXELS)[:CLASSES] * 3
@@ -250,3 +255,122 @@ def test_nearest_keeps_within_the_bounds() -> None:
         [Distances(CORNERS)], origin, torch.tensor([0, 1, 2]), steps=20, bounds=(0.0, 1.0)
     )
     assert 0 <= found.min() <= found.max() <= 1
+
+
+class Heard(nn.Module):
+    """A surrogate that knows, and writes into a diary how many rows it was shown."""
+
+    def __init__(self, diary: list[tuple[str, int]]) -> None:
+        super().__init__()
+        self.known, self.diary = Distances(CORNERS), diary
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.diary.append(("surrogate", len(images)))
+        scores: Tensor = self.known(images)
+        return scores
+
+
+class Listening:
+    """A teacher that keeps what it was shown, and writes its questions into a diary."""
+
+    def __init__(self, teacher: Teacher, diary: list[tuple[str, int]]) -> None:
+        self.teacher, self.diary = teacher, diary
+        self.classes, self.bounds = teacher.classes, teacher.bounds
+        self.shown: list[Tensor] = []
+
+    def labels(self, images: Tensor, /) -> Tensor:
+        self.diary.append(("teacher", len(images)))
+        self.shown.append(images.clone())
+        return self.teacher.labels(images)
+
+
+@pytest.mark.parametrize("eight_bits", [False, True])
+def test_every_probe_is_made_again_bit_by_bit(eight_bits: bool) -> None:
+    _, front, references = setting()
+    plain = function(prototypes(CORNERS).labels, classes=CLASSES, bounds=(-4.0, 7.0))
+    encoding = Encoding(kind="png")
+    teacher = quantised(plain, encoding, (1, 4, 4)) if eight_bits else plain
+    front = Front.at_references(
+        as_seen(front.origin, teacher.bounds), front.teacher_labels, references
+    )
+    listening = Listening(teacher, [])
+    asked, _ = advance(listening, Distances(CORNERS), front, references, until=40, first=True)
+    probes = asked.probes(front.origin, teacher.bounds)
+    assert torch.equal(probes, torch.cat(listening.shown))
+    assert torch.equal(teacher.labels(probes), asked.answers)
+    new = asked.best >= 0
+    assert int(new.sum()) > 0
+    assert torch.equal(front.point[new], probes[asked.best[new]])
+
+
+@pytest.mark.parametrize("surrogate", [Distances(CORNERS), None], ids=["model", "references"])
+def test_how_many_images_ask_together_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, surrogate: nn.Module | None
+) -> None:
+    whole, _ = searched(surrogate)
+    monkeypatch.setattr(joint_rounds, "AT_ONCE", 1)
+    alone, _ = searched(surrogate)
+    torch.testing.assert_close(alone.distance, whole.distance)
+    assert torch.equal(alone.spent, whole.spent)
+
+
+def test_the_teacher_does_not_wait_for_the_proposals_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(joint_rounds, "AT_ONCE", 2 * (CLASSES - 1) * PIXELS)  # two images
+    meter, front, references = setting(count=20)
+    diary: list[tuple[str, int]] = []
+    advance(Listening(meter, diary), Heard(diary), front, references, until=30, first=True)
+    before = diary[: next(k for k, (who, _) in enumerate(diary) if who == "teacher")]
+    assert sum(rows for _, rows in before) == 2 * (CLASSES - 1) * DDN_STEPS
+
+
+def test_rows_that_cannot_be_served_cost_no_proposal() -> None:
+    meter, front, references = setting(count=20)
+    diary: list[tuple[str, int]] = []
+    advance(Listening(meter, diary), Heard(diary), front, references, until=4, first=True)
+    first = next(rows for who, rows in diary if who == "surrogate")
+    assert first == 20  # the nearest class of each image alone
+
+
+def test_a_normal_is_asked_for_once_where_no_row_has_moved() -> None:
+    _, front, _ = setting()
+    wrong = Distances(CORNERS.roll(1, 0))  # its steps miss, and are halved
+    sample, target = others(front)
+    rows = torch.arange(len(sample))
+    proposer = ByModel(wrong, front, sample, target, first=False, bounds=(-50.0, 50.0))
+    lost = torch.zeros(len(rows), dtype=torch.bool)
+    proposer(rows, torch.ones_like(rows), lost)
+    seen: list[tuple[str, int]] = []
+    proposer.model = Heard(seen)
+    proposer(rows, torch.full_like(rows, 2), lost)
+    assert seen == []
+    front.distance[sample[0], target[0]] *= 0.9
+    proposer(rows, torch.full_like(rows, 2), lost)
+    assert [count for _, count in seen] == [1]
+
+
+def test_later_rounds_find_a_class_that_is_not_known_yet() -> None:
+    meter, front, references = setting()
+    rows = front.teacher_labels != 3
+    front.point[rows, 3], front.distance[rows, 3] = front.origin[rows], torch.inf
+    advance(meter, Distances(CORNERS), front, references, until=60, first=False)
+    assert bool(front.distance[rows, 3].isfinite().all())
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_ddn_finds_a_plane_at_any_scale(scale: float) -> None:
+    origin = scale * CORNERS[:1].reshape(1, 1, 4, 4)
+    plane = Distances(scale * CORNERS)
+    wide = (-50.0 * scale, 50.0 * scale)
+
+    class Sharp(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            scores: Tensor = plane(images) / scale**2
+            return scores
+
+    found = nearest([Sharp()], origin, torch.tensor([1]), steps=DDN_STEPS, bounds=wide)
+    exact = scale * (CORNERS[1] - CORNERS[0]) / 2
+    move = (found - origin).flatten()
+    torch.testing.assert_close(move.norm(), exact.norm(), rtol=0.1, atol=0.0)
+    assert torch.cosine_similarity(move, exact, dim=0) > 0.99

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import db3kd.search.joint.plan as stages
@@ -11,12 +12,15 @@ import db3kd.search.joint.rounds as joint
 from closed_form import prototypes
 from db3kd.config.settings import Budget, Search, paper
 from db3kd.data import TensorImages
-from db3kd.errors import BudgetExhausted, ConfigurationDiffers, InputError
+from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.run import Run
 from db3kd.search.joint import loop
+from db3kd.search.joint.asked import Asked
+from db3kd.search.joint.front import Front
 from db3kd.search.joint.in_memory import measure_jointly
 from db3kd.search.robustness import References, choose_references
 from db3kd.seeds import derive_seed
+from db3kd.stages import rounds
 from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
 from db3kd.teachers import function
@@ -222,3 +226,62 @@ def test_images_too_small_for_a_surrogate_cost_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="2 x 2 pixels are too small for a surrogate"):
             opened.measure(tiny)
         assert opened.meter.spent == 0
+
+
+def as_before(front: Front, asked: Asked, bounds: tuple[float, float]) -> dict[str, Tensor]:
+    """What a shard of a round had until December 2026."""
+    columns = {name: getattr(front, name) for name in ("point", "distance", "spent", "tried")}
+    called = {"called": asked.answers.int(), "asking": asked.sample.int()}
+    return columns | called | {"probes": asked.probes(front.origin, bounds).half()}
+
+
+def test_shards_of_earlier_versions_are_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "knows", lambda *_: True)
+    monkeypatch.setattr(loop, "USEFUL", 0.0)  # all rounds are the surrogate's
+    whole, asked = run(tmp_path / "whole")
+    teacher = Counting()
+    with (
+        monkeypatch.context() as patch,
+        Run(tmp_path / "old", teacher, budget=Budget(queries=800)) as opened,
+    ):
+        patch.setattr(rounds, "_tensors_of", as_before)
+        with pytest.raises(BudgetExhausted):
+            opened.measure(images(), TOGETHER)
+    old = [file.stem for file in (tmp_path / "old" / "rounds").glob("0*.safetensors")]
+    assert 3 < len(old) < 9  # a whole round and a part of the next
+    found, more = run(tmp_path / "old")
+    assert torch.equal(found, whole)
+    assert teacher.asked + more == asked
+    with (
+        Run(tmp_path / "old", Counting()) as mixed,
+        Run(tmp_path / "whole", Counting()) as plain,
+    ):
+        one, other = mixed.probes(images()), plain.probes(images())
+        pixels = torch.arange(len(one))
+        assert torch.equal(one.teacher_labels, other.teacher_labels)
+        torch.testing.assert_close(
+            one.images.read(pixels), other.images.read(pixels), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_a_round_takes_fewer_bytes_than_its_probes(tmp_path: Path) -> None:
+    _, asked = run(tmp_path)
+    shards = sorted((tmp_path / "rounds").glob("0*.safetensors"))
+    kept = [load_file(shard) for shard in shards]
+    probes = sum(len(part["ray"]) for part in kept)
+    assert 0 < probes <= asked
+    assert {name for part in kept for name in part} == {*rounds.FRONT, *rounds.ASKED, "checksum"}
+    assert all(part["direction"].dtype == torch.half for part in kept)
+    assert sum(len(part["direction"]) for part in kept) <= probes
+
+
+def test_probes_that_come_out_otherwise_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BudgetExhausted):
+        run(tmp_path, budget=Budget(queries=800))
+    monkeypatch.setattr(rounds, "as_seen", lambda images, bounds: images + 1e-6)
+    with pytest.raises(Damaged, match="cannot be made again"):
+        run(tmp_path)

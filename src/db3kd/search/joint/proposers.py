@@ -12,7 +12,7 @@ from db3kd.search.joint.surrogate import Ensemble
 from db3kd.search.robustness import References
 
 LEAST_STEP = 0.2  # of the way to the foot of the perpendicular
-DDN_STEPS = 20
+DDN_STEPS = 16
 
 
 class ByModel:
