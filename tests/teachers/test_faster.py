@@ -54,8 +54,9 @@ def scores(net: nn.Module, images: Tensor) -> Tensor:
     ("name", "shape", "width"), [("small", (1, 8, 8), 1.0), ("alexnet", (3, 32, 32), 0.25)]
 )
 def test_pools_alone_leave_every_bit_of_the_scores(
-    name: str, shape: tuple[int, int, int], width: float
+    name: str, shape: tuple[int, int, int], width: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     net = noisy(networks.build(name, shape, 10, width, seed=0))
     way = faster.faster(net, shape, BOUNDS)
     assert way.what == "pool before ReLU, 2x2 pools as maxima"
@@ -73,6 +74,27 @@ def test_channels_last_leaves_all_but_rounding() -> None:
     assert torch.equal(fast.argmax(1), written.argmax(1))
     convolutions = [part for part in way.net.modules() if isinstance(part, nn.Conv2d)]
     assert [c.weight.stride()[1] for c in convolutions] == [1, 1]  # or it was not channels_last
+
+
+@pytest.mark.parametrize("name", ["alexnet", "small"])
+def test_with_avx2_whole_blocks_of_filters_are_channels_last_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    net = noisy(networks.build(name, (3, 32, 32), 10, 0.25, seed=0))
+    way = faster.faster(net, (3, 32, 32), BOUNDS)
+    assert way.what.endswith("channels_last")
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(9))
+    fast, written = scores(way.net, images), scores(net, images)
+    torch.testing.assert_close(fast, written, rtol=1e-4, atol=1e-5)
+    assert torch.equal(fast.argmax(1), written.argmax(1))
+
+
+def test_a_network_without_convolutions_is_left_as_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not channels_last(fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))))
 
 
 def test_scores_do_not_depend_on_the_batch_but_for_rounding() -> None:

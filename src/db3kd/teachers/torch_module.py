@@ -54,9 +54,9 @@ def torch_module(
     noise images, once, in well under a second; these are no queries. `chosen` and the log "db3kd"
     say what was taken. A module that cannot be rewritten, or with hooks, is asked as written.
     The choice is by rule, not by timing, and stays for all questions of that image shape, large or
-    small; so a run that is killed and goes on meets the same teacher. Rewrites either leave all
-    bits of the scores as they are or (channels_last) the rounding of the last few: then an image
-    whose two best scores are equal to about 1e-6 may get either class.
+    small; so a run that is killed and goes on meets the same teacher on a machine of that kind.
+    Rewrites leave all bits of the scores as they are, or (channels_last) all but the last few: then
+    an image whose two best scores are equal to about 1e-6 may get either class.
     The module's weights are watched: after they are changed (by an optimizer, `load_state_dict`, a
     new layer) the next question finds another way. A write through `weight.data` is not seen, and
     what `forward` does besides computing (prints, pauses) is not repeated: give `fast=False`.
