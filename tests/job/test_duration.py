@@ -101,7 +101,8 @@ def test_a_forecast_has_every_stage_that_a_run_has(here: Sandbox, kind: str) -> 
         assert after.ahead().rows == ()
         place = {"auto": "trial/", "ascent": "pseudo/"}.get(kind, "")
         steps = sum(row.steps for row in rows if row.name == f"{place}surrogate")
-        assert steps == steps_of_fits(journal, place)
+        found = steps_of_fits(journal, place)
+        assert found <= steps if kind == "ascent" else found == steps  # which spends what it needs
         trained = [record["samples"] for record in journal.all("student")]
     begun = next(number for number, left in enumerate(heard.left) if left is not None)
     assert set(heard.stages[:begun]) <= {"digests", "answers", "evaluate"}  # what was asked first
@@ -146,8 +147,9 @@ def test_a_check_tells_the_time_of_the_whole_run(here: Sandbox) -> None:
     assert sum(row["answers"] for row in whole["stages"]) == found["queries"]["total"]
     assert not here.run.exists()
     text = here.call("check", "recipe.toml", *(f"--set={change}" for change in KINDS["auto"][1]))
-    assert re.search(r"The run takes about \d+ seconds?.* here, and costs at most", text.stdout)
-    assert re.search(r"students in the trial +[\d,]+ steps +\d+ second", text.stdout)
+    lasting = r"[\d.]+ (second|minute|hour)s?"
+    assert re.search(rf"The run takes about {lasting}.* here, and costs at most", text.stdout)
+    assert re.search(rf"the images' own answers +30 answers +{lasting}", text.stdout)
 
 
 def test_a_run_says_first_how_long_it_takes_and_then_what_is_left(here: Sandbox) -> None:
