@@ -419,7 +419,8 @@ def test_images_of_another_shape_get_their_own_choice() -> None:
         assert torch.equal(teacher.labels(images), scores(net, images).argmax(1))
 
 
-def test_channels_last_needs_filters_that_fill_no_block() -> None:
+def test_channels_last_needs_filters_that_fill_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert not channels_last(fx.symbolic_trace(conv_net(filters=16)))
     assert channels_last(fx.symbolic_trace(conv_net(filters=17)))
 

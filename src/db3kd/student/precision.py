@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from db3kd.teachers.rewrites import BLOCK
+from db3kd.teachers.rewrites import BLOCK, convolutions
 
 
 def mixed_on(device: torch.device, network: nn.Module) -> bool:
@@ -18,7 +18,7 @@ def mixed_on(device: torch.device, network: nn.Module) -> bool:
     """
     if device.type == "cuda":
         return True
-    filters = [part.out_channels for part in network.modules() if isinstance(part, nn.Conv2d)]
+    filters = [part.out_channels for part in convolutions(network)]
     wide = bool(filters) and all(count % BLOCK == 0 for count in filters)
     return device.type == "cpu" and wide and _has_bfloat16()
 

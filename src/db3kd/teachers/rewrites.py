@@ -61,16 +61,33 @@ def maxima(net: fx.GraphModule) -> bool:
     return found
 
 
-def channels_last(net: fx.GraphModule) -> bool:
-    """Give the convolutions a channels_last weight where the CPU is faster with it.
+def convolutions(net: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions of a network.
+
+    >>> convolutions(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))
+    [Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))]
+    """
+    return [part for part in net.modules() if isinstance(part, nn.Conv2d)]
+
+
+def channels_last_wins(net: nn.Module) -> bool:
+    """Whether a CPU is faster where the weights of convolutions are laid out channels last.
 
     That is with AVX2, and elsewhere if one has filters that fill no whole blocks.
+
+    >>> channels_last_wins(nn.Sequential(nn.Conv2d(1, 20, 5))), channels_last_wins(nn.Linear(2, 2))
+    (True, False)
     """
-    parts = [part for part in net.modules() if isinstance(part, nn.Conv2d)]
-    whole = all(part.out_channels % BLOCK == 0 for part in parts)
-    if not parts or (whole and torch.backends.cpu.get_cpu_capability() != "AVX2"):
+    filters = [part.out_channels for part in convolutions(net)]
+    whole = all(count % BLOCK == 0 for count in filters)
+    return bool(filters) and (not whole or torch.backends.cpu.get_cpu_capability() == "AVX2")
+
+
+def channels_last(net: fx.GraphModule) -> bool:
+    """Give the convolutions a channels_last weight where the CPU is faster with it."""
+    if not channels_last_wins(net):
         return False
-    for part in parts:
+    for part in convolutions(net):
         weight = part.weight.detach().to(memory_format=torch.channels_last)
         part.weight = nn.Parameter(weight, requires_grad=False)
     for node in net.graph.nodes:
