@@ -119,7 +119,7 @@ def one(case: str, side: str, source: Path, work: Path, *, quick: bool) -> commo
     text += TEACHER.format(epochs=1 if quick else 8).replace("teacher.safetensors", str(teacher))
     (folder / "recipe.toml").write_text(text)
     if not teacher.exists():
-        _called(folder, source, "check", "recipe.toml")
+        _called(folder, common.PROJECT / "src", "check", "recipe.toml")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     _called(folder, source, "run", "recipe.toml", "-q")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
