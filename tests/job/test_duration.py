@@ -22,9 +22,9 @@ from db3kd.job.check import check_teacher
 from db3kd.job.duration import LIMITED, NAMED, Asking, answer_seconds, forecast_time
 from db3kd.search.joint import plan
 from db3kd.stages import ensemble_labels, speeds, trial
-from db3kd.stages.judge import steps_of
 from db3kd.stages.table import NAMES
 from db3kd.storage.journal import Journal
+from db3kd.student.steps import steps_of
 from db3kd.synthesis import chosen
 
 JOINT = ("label.strategy=joint", "label.queries=1000", "label.probes=200", "label.checkpoints=[]")

@@ -35,7 +35,7 @@ from db3kd.synthesis.pool import Pool
 IMAGES = 60_000  # with those that were asked, without `Synthesis.ensemble_labels`
 OWN = ("chosen", "latent")  # ways with ensemble labels; those of the literature have none
 STUDENTS, WIDER = 3, 2.0  # students of the ensemble; how much wider than those that choose
-LESSON = Training(batch=64)
+LESSON, LEAST_STEPS, MOST_STEPS = Training(batch=64), 500, 20_000  # of each student
 SHARD = 4096  # images in one file
 MOST_BYTES = 2**31  # of all images together
 
@@ -73,7 +73,7 @@ def lesson_steps(asked: int) -> int:
     >>> lesson_steps(5_000), lesson_steps(60_000)
     (1414, 4899)
     """
-    return steps_of(LESSON, asked)
+    return max(LEAST_STEPS, min(MOST_STEPS, steps_of(LESSON, asked)))
 
 
 def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:

@@ -27,7 +27,7 @@ from db3kd.student.steps import steps_of
 from db3kd.student.training import train
 from db3kd.synthesis.acquisition import acquire, margin
 from db3kd.synthesis.augmentation import grow
-from db3kd.synthesis.earlier import parents_of_all, shapes_of_latents
+from db3kd.synthesis.earlier import earlier_lesson, parents_of_all, shapes_of_latents
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
@@ -81,7 +81,14 @@ class Chosen:
         lessons, each = self.task.lessons, self.task.candidates
         first = len(pool) < (1 if lessons is None else min(lessons, default=self.task.queries))
         if not first and (lessons is None or len(pool) in lessons):
-            teach_all(list(self.networks), pool, seed=seed, device=self.task.device, report=report)
+            teach_all(
+                list(self.networks),
+                pool,
+                seed=seed,
+                device=self.task.device,
+                report=report,
+                lesson=earlier_lesson if self.task.earlier else lesson,
+            )
         while pool.rest:
             count, before = pool.next(ASKED, each), len(pool) * each
             wanted = count if first else count * each
@@ -93,14 +100,38 @@ class Chosen:
             pool.ask(shown, origins)
 
 
+def lesson_steps(asked: int) -> int:
+    """How many steps a lesson of one student has, after this many answers.
+
+    >>> lesson_steps(3_000), lesson_steps(60_000)
+    (547, 2449)
+    """
+    return max(LEAST_STEPS, min(MOST_STEPS, steps_of(LESSON, asked) // PART))
+
+
+def lesson(asked: int) -> Training:
+    """How each student is trained in a lesson, after this many answers.
+
+    >>> lesson(3_000).steps
+    547
+    """
+    return msgspec.structs.replace(LESSON, steps=lesson_steps(asked))
+
+
 def teach_all(
-    students: Sequence[nn.Module], pool: Pool, *, seed: int, device: str, report: Report
+    students: Sequence[nn.Module],
+    pool: Pool,
+    *,
+    seed: int,
+    device: str,
+    report: Report,
+    lesson: Callable[[int], Training] = lesson,
 ) -> None:
-    """Train every student further on all answers so far; costs no query.
+    """Train every student further on all answers so far, as `lesson` says; costs no query.
 
     Random: the order of the images, from `seed`.
     """
-    steps = lesson_steps(len(pool))
+    training = lesson(len(pool))
     known = TransferSet(resident(pool.images), torch.arange(len(pool)), pool.answers, pool.answers)
     for number, member in enumerate(students):
 
@@ -113,20 +144,11 @@ def teach_all(
             train(
                 member,
                 known,
-                msgspec.structs.replace(LESSON, steps=steps),
+                training,
                 seed=derive_seed(seed, "lesson", number),
                 device=device,
                 progress=progress,
             )
-
-
-def lesson_steps(asked: int) -> int:
-    """How many steps a lesson of one student has, after this many answers.
-
-    >>> lesson_steps(3_000), lesson_steps(60_000)
-    (547, 2449)
-    """
-    return max(LEAST_STEPS, min(MOST_STEPS, steps_of(LESSON, asked) // PART))
 
 
 def thoughts(
