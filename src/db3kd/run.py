@@ -411,7 +411,7 @@ class Run:
         """The probes of a joint search, as plain labelled images; costs no query.
 
         They were bought for distances. Each has the id of the image that it was asked for. They are
-        kept in half precision, so they differ from what the teacher saw by up to a thousandth.
+        what the teacher saw; in folders of before December 2026 they have half precision.
 
         Raises:
             InputError: there are none.

@@ -97,5 +97,6 @@ class Record:
 
     def asked(self) -> Asked:
         """Everything that was asked, in order."""
-        columns = [torch.cat(column) for column in zip(*self._probes, strict=True)]
-        return Asked(torch.cat(self._directions), *columns, self._best)
+        columns = zip(*self._probes, strict=True)
+        ray, share, sample, answers = (torch.cat(column) for column in columns)
+        return Asked(torch.cat(self._directions), ray, share, sample, answers, self._best)

@@ -19,7 +19,7 @@ TINY = 1e-12
 LAST = 5  # steps whose mean is the direction
 COLD, WARM = 0.7, 0.35  # length of the first step, as a share of the norm
 FINE = 0.01  # that of the last step
-COLD_SHRINK, WARM_SHRINK = 0.3, 0.05  # by how much the first step changes a norm
+COLD_SHRINK, WARM_SHRINK = 0.15, 0.05  # by how much the first step changes a norm
 FINE_SHRINK = 0.03  # and the last one
 
 
@@ -37,7 +37,7 @@ def nearest(
     Direction and norm are decoupled: each step follows the gradient of the cross-entropy, then the
     norm shrinks where the point has the class and grows where it has not. Unlike there, a step is a
     share of the norm, and so is what the norm changes by, both large at first; the norm begins
-    where the first gradient says that the cross-entropy is log 2. So a quarter of the steps is
+    where the first gradient says that the cross-entropy is log 2. So a fifth of the steps is
     enough, at any scale. `start` holds points near the boundary to begin at instead, for rows where
     it is not the origin.
 
@@ -54,9 +54,9 @@ def nearest(
     tensor([0.7500, 0.7500, 0.7500, 0.7500])
     """
     some = inference_batch(origin.shape[1:])
-    rows = (origin, target, origin if start is None else start)
-    parts = zip(*(torch.split(column, some) for column in rows), strict=True)
-    found = [_ddn(models, *part, steps, bounds) for part in parts]
+    begin = origin if start is None else start
+    parts = zip(*(torch.split(rows, some) for rows in (origin, target, begin)), strict=True)
+    found = [_ddn(models, here, wanted, near, steps, bounds) for here, wanted, near in parts]
     return torch.cat(found) if found else origin.clone()
 
 

@@ -107,9 +107,11 @@ def _blocks(
     rows = (allowance > 0).nonzero()[:, 0]
     if not len(rows):
         return
-    each = sample[rows].unique_consecutive(return_counts=True)[1]
+    each = torch.bincount(sample[rows])
+    each = each[each > 0]
     number = (each.cumsum(0) - 1) // max(1, most)  # of the block of each image
-    yield from torch.split(rows, [int(each[number == k].sum()) for k in number.unique()])
+    blocks = sorted(set(number.tolist()))
+    yield from torch.split(rows, [int(each[number == block].sum()) for block in blocks])
 
 
 def others(front: Front) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
