@@ -18,18 +18,19 @@ def sums(tasks: list[ahead.Task]) -> dict[str, tuple[int, int]]:
 
 
 def test_growing_counts_its_lessons_and_continues() -> None:
-    # 4 rounds of 2,250: students of 300, 2,550, 4,800 and 7,050 answers, 1,000 steps each at least.
+    # 4 rounds of 2,250: students of 300, 2,550, 4,800 and 7,050 answers; 6 roots of these are
+    # 104, 303, 416 and 504 steps, 300 at least.
     grow = Grow(per_image=30)
     assert sums(list(ahead.growth(OWN, grow, Done()))) == {
-        "surrogate": (0, 4 * 2 * 1000),
+        "surrogate": (0, 2 * (300 + 303 + 416 + 504)),
         "grow": (9000, 0),
     }
-    # The fit of 200,000 answers has 5 passes of 128: 7,812, at most 4,000.
+    # The fit of 200,000 answers has 6 roots of it: 2,683, at most 1,500.
     many = ahead.growth(OWN, grow, Done(), earlier=200_000)
-    assert next(many).steps == 2 * 4000
+    assert next(many).steps == 2 * 1500
     done = Done({"grow": [0, 1]}, {"grow": [0, 1, 2]})
     assert sums(list(ahead.growth(OWN, grow, done))) == {
-        "surrogate": (0, 2 * 1000),
+        "surrogate": (0, 2 * 504),
         "grow": (4500, 0),
     }
     assert not list(ahead.growth(OWN, grow, Done({"grow": [0, 1, 2, 3]})))
@@ -39,11 +40,11 @@ def test_growing_counts_its_lessons_and_continues() -> None:
 
 def test_a_joint_search_counts_fits_and_rounds() -> None:
     # 300 queries for 9 other classes are 8 rounds; 2 shards of at most 200. Probes before round k:
-    # 300 * 300 * k / 8, so the last fit has 3 * 78,750 / 128 = 1,845 steps.
+    # 300 * 300 * k / 8, so the last fit has 6 roots of 78,750: 1,684, at most 1,500.
     found = list(ahead.distances(OWN, Search(), Done()))
     assert sums(found)["rounds"][0] == 300 * 300
     fits = [task.steps for task in found if task.name == "surrogate"]
-    assert (len(fits), fits[0], fits[-1]) == (8, 3000, 3 * 1845)
+    assert (len(fits), fits[0], fits[-1]) == (8, 3 * 300, 3 * 1500)
     done = Done({"rounds": range(8)}, {"rounds": range(5)})  # half of the 16 shards of rounds
     left = sums(list(ahead.distances(OWN, Search(), done)))
     assert left["rounds"][0] == 300 * 300 / 2
@@ -53,12 +54,13 @@ def test_a_joint_search_counts_fits_and_rounds() -> None:
 
 
 def test_pseudo_samples_count_lessons_between_shards_and_the_ensemble() -> None:
-    # 5,000 in 8 shards of 625: 7 lessons of 2 students, 1,200 steps each at least.
+    # 5,000 in 8 shards of 625: 7 lessons of 2 students, 10 roots of the answers so far, 300 at least.
+    lessons = [max(300, round(20 * (625 * shard) ** 0.5) // 2) for shard in range(1, 8)]
     whole = list(ahead.synthesis((1, 28, 28), Synthesis(), 5000, 55_000, Done()))
     assert sums(whole) == {
-        "students": (0, 7 * 2 * 1200),
+        "students": (0, 2 * sum(lessons)),
         "synthesis": (5000, 0),
-        "ensemble": (0, 3 * 6000),
+        "ensemble": (0, 3 * 1414),
         "unasked": (0, 0),
     }
     assert whole[-1].drawn == 4 * 55_000
