@@ -38,7 +38,7 @@ from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.networks import build
 from db3kd.student.steps import steps_of
 from db3kd.student.training import train
-from db3kd.teachers import torch_module
+from db3kd.teachers import sklearn, torch_module
 from db3kd.teachers.base import Teacher
 from teachers import Lesson
 
@@ -119,7 +119,7 @@ def main() -> int:
         "threads": given.threads,
         "step_ms": round(1000 * step, 3),
         "kernels_ms": round(1000 * kernels, 3),
-        "teachers": {name: reached(work, name) for name in {n.split(".")[0] for n in given.sets}},
+        "teachers": {name: reached(name) for name in {n.split(".")[0] for n in given.sets}},
     }
     common.write(given.json, figures=figures, setting=setting, table=table)
     return 0
@@ -205,28 +205,38 @@ def made(name: str, work: Path, network: str | None, width: float, device: str) 
     fashion.300sd has soft labels by SD, fashion.300x30 has 30 grown images of each own one.
     """
     data, count = name.split(".")
-    lesson, folder = LESSONS[data], work / name
-    teacher = taught(lesson)
-    test = load(lesson.data, "test")
-    test = DataSet(in_memory(test.images), test.labels, test.classes)
+    folder, teacher = work / name, taught(data)
+    train_set, test = _images(data)
     pseudo = count.isdigit() and int(count) > OWN
     make = _pseudo if pseudo else _own
-    samples, held = make(teacher, lesson, count, folder, test.images.shape)
+    samples, held = make(teacher, train_set, count, folder)
     answers = asked(teacher, test.images.read(torch.arange(len(test))))
-    return Bench(
-        name, samples, held, test, answers, network or lesson.network, width, folder, device
-    )
+    own = "small" if data == "digits" else LESSONS[data].network
+    return Bench(name, samples, held, test, answers, network or own, width, folder, device)
+
+
+def _images(data: str) -> tuple[DataSet, DataSet]:
+    """Images that are nobody's yet, and those to test with."""
+    if data == "digits":
+        _, pixels, labels = teachers.digits()
+        half, names = len(labels) // 2, tuple(map(str, range(10)))
+        kept = (pixels * 255).round().to(torch.uint8)
+        return (
+            DataSet(TensorImages(kept[:half]), labels[:half], names),
+            DataSet(TensorImages(kept[half:]), labels[half:], names),
+        )
+    test = load(LESSONS[data].data, "test")
+    test = DataSet(in_memory(test.images), test.labels, test.classes)
+    return load(LESSONS[data].data, "train"), test
 
 
 def _pseudo(
-    teacher: Teacher, lesson: Lesson, count: str, folder: Path, shape: tuple[int, int, int]
+    teacher: Teacher, data: DataSet, count: str, folder: Path
 ) -> tuple[TransferSet, TransferSet]:
-    del lesson
     total = round(int(count) / (1 - PSEUDO_HELD))
-    shard = max(Synthesis().shard, total // 16)
-    settings = Synthesis(queries=total, ensemble_labels=0, surrogate="lenet5", shard=shard)
+    settings = Synthesis(queries=total, ensemble_labels=0)
     with Run(folder / "run", teacher, budget=Budget(queries=total)) as run:
-        samples = run.synthesize(shape, settings)
+        samples = run.synthesize(data.images.shape, settings)
         samples = replace(samples, images=in_memory(samples.images))
     draw = torch.Generator().manual_seed(0)
     rows = torch.randperm(total, generator=draw)
@@ -234,42 +244,39 @@ def _pseudo(
 
 
 def _own(
-    teacher: Teacher, lesson: Lesson, count: str, folder: Path, shape: tuple[int, int, int]
+    teacher: Teacher, data: DataSet, count: str, folder: Path
 ) -> tuple[TransferSet, TransferSet]:
-    del shape
-    data = load(lesson.data, "train")
     draw = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(data), generator=draw)[: OWN + HELD]
     pixels = in_memory(data.images).values[rows]
     own, rest = TensorImages(pixels[:OWN]), TensorImages(pixels[OWN:])
-    answers = asked(teacher, rest.read(torch.arange(HELD)))
-    held = TransferSet(rest, torch.arange(HELD), answers, answers)
+    answers = asked(teacher, rest.read(torch.arange(len(rest))))
+    held = TransferSet(rest, torch.arange(len(rest)), answers, answers)
     with Run(folder / "run", teacher) as run:
         if count.endswith("sd"):
             run.label(own, Search(metric="sd"))
             return run.transfer_set(own, "sd"), held
+        run.answers(own)
         if "x" in count:
-            run.answers(own)
             run.grow(own, Grow(per_image=int(count.partition("x")[2]), choose="random"))
             grown = run.transfer_set(own, "grown")
             return replace(grown, images=in_memory(grown.images)), held
-        run.answers(own)
         return run.transfer_set(own, "ce"), held
 
 
-def taught(lesson: Lesson) -> Teacher:
-    """The teacher of a lesson."""
-    data = load(lesson.data, "train")
-    net = teachers.trained(lesson, DataSet(in_memory(data.images), data.labels, data.classes))
-    return torch_module(net, classes=len(data.classes))
+def taught(name: str) -> Teacher:
+    """The teacher of a data set, trained once."""
+    if name == "digits":
+        return sklearn(teachers.digits()[0])
+    data = load(LESSONS[name].data, "train")
+    data = DataSet(in_memory(data.images), data.labels, data.classes)
+    return torch_module(teachers.trained(LESSONS[name], data), classes=len(data.classes))
 
 
-def reached(work: Path, name: str) -> float:
+def reached(name: str) -> float:
     """The teacher's accuracy, in percent."""
-    del work
-    test = load(LESSONS[name].data, "test")
-    teacher = taught(LESSONS[name])
-    answers = asked(teacher, test.images.read(torch.arange(len(test))))
+    _, test = _images(name)
+    answers = asked(taught(name), test.images.read(torch.arange(len(test))))
     return round(100 * accuracy(answers, test.labels), 2)
 
 
