@@ -53,6 +53,11 @@ def small(seed: int = 0) -> nn.Module:
     return networks.build("small", (1, 8, 8), 10, seed=seed)
 
 
+def uneven(seed: int = 0) -> nn.Module:
+    """Return a network whose weights are laid out channels last while it is trained."""
+    return networks.build("small", (1, 8, 8), 10, 0.3, seed=seed)
+
+
 def restless(seed: int = 0) -> nn.Module:
     """Return a network with all that a checkpoint might forget: dropout and running means."""
     with torch.random.fork_rng(devices=[]):
@@ -334,7 +339,7 @@ def stop_after(steps: int) -> Callable[..., None]:
     return progress
 
 
-@pytest.mark.parametrize("make", [small, restless])
+@pytest.mark.parametrize("make", [small, uneven, restless])
 @pytest.mark.parametrize("stops", [(1,), (4,), (2, 3)])
 @pytest.mark.parametrize(
     "how",

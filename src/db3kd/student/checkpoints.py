@@ -65,7 +65,16 @@ def resumed(
             moments.setdefault(int(index), {})[moment] = tensor
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        _lay_out(optimiser)
     return int(metadata["epoch"])
+
+
+def _lay_out(optimiser: torch.optim.Optimizer) -> None:
+    """Lay out what an optimiser remembers like the weights; fused steps go by their order."""
+    for weight, moments in optimiser.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, Tensor) and moment.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(moment)
 
 
 def _place(number: int) -> str:
