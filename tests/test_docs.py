@@ -112,7 +112,12 @@ def test_recipes_in_pages_have_keys_that_are_known(file):
     for block in re.findall(r"```toml\n(.*?)```", file.read_text(), flags=re.DOTALL):
         plain = re.sub(r"(?m)^# (\w+ = )", r"\1", block)
         values = merged(BASE, tomllib.loads(plain))
-        for table in (values.get("label", {}), values.get("synthesis", {}).get("ascent", {})):
+        tables = (
+            values.get("label", {}),
+            values.get("synthesis", {}).get("ascent", {}),
+            values["student"].get("training", {}),
+        )
+        for table in tables:
             assert table.pop("preset", "paper") in ("paper", "default")
         msgspec.convert(values, Recipe)
 
