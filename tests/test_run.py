@@ -770,12 +770,13 @@ def test_a_student_that_was_stopped_goes_on_to_the_same_weights(
 ) -> None:
     expected, _, _ = whole
     monkeypatch.setattr(db3kd.student.training, "CHECKPOINT_SECONDS", 0.0)
-    epochs: list[int] = []
+    steps: list[int] = []
+    each = -(-len(IMAGES) // TRAINING.batch)  # steps of an epoch
 
     def stop(stage: str, done: int, total: int, figures: Any) -> None:
         if stage == "student-0":
-            epochs.append(done)
-            if epochs in ([1], [1, 2, 3]):
+            steps.append(done)
+            if steps in ([each], [each, 2 * each, 3 * each]):
                 raise KeyboardInterrupt
 
     folder = tmp_path / "run"
@@ -789,7 +790,7 @@ def test_a_student_that_was_stopped_goes_on_to_the_same_weights(
         assert status(folder)["students"] == []
     with opened(folder, Counting(), progress=stop) as run:
         everything(run)
-    assert epochs == [1, 2, 3, 4]
+    assert steps == [each, 2 * each, 3 * each, 4 * each]
     assert shards(folder) == expected
     assert not list(folder.glob("students/*.checkpoint"))
 

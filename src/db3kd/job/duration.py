@@ -216,7 +216,7 @@ def told(found: Forecast) -> str:
 
     >>> rows = (Row("ce-0", "students", 0, 300, 0, 60.0), Row("answers", "answers", 9, 0, 0, 3.0))
     >>> told(Forecast(rows)), told(Forecast((), None))
-    ('about 63 seconds: 60 seconds for students, 3 seconds for answers', 'nothing is left to do')
+    ('about 63 seconds: 60 seconds for students', 'nothing is left to do')
     """
     rows = sorted(found.json["stages"], key=lambda row: -row["seconds"])
     if not rows:
