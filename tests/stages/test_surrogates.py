@@ -152,6 +152,7 @@ def test_answers_that_cannot_be_learned_leave_the_references(
 ) -> None:
     monkeypatch.setattr(stages, "MOST_STEPS", 2)  # of more, 30 images are learned by heart
     monkeypatch.setattr(stages, "LEAST_STEPS", 2)
+
     def odd(shown: Tensor) -> Tensor:
         return (shown.flatten(1).sum(1) * 1e4).long() % 4
 
