@@ -102,7 +102,10 @@ def test_a_forecast_has_every_stage_that_a_run_has(here: Sandbox, kind: str) -> 
         place = {"auto": "trial/", "ascent": "pseudo/"}.get(kind, "")
         steps = sum(row.steps for row in rows if row.name == f"{place}surrogate")
         found = steps_of_fits(journal, place)
-        assert found <= steps if kind == "ascent" else found == steps  # which spends what it needs
+        if kind == "ascent":  # its searches spend what they need, early or late
+            assert 0 < found <= 1.5 * steps
+        else:
+            assert found == steps
         trained = [record["samples"] for record in journal.all("student")]
     begun = next(number for number, left in enumerate(heard.left) if left is not None)
     assert set(heard.stages[:begun]) <= {"digests", "answers", "evaluate"}  # what was asked first
