@@ -35,7 +35,7 @@ from db3kd.errors import Db3kdError
 from db3kd.run import Run
 from db3kd.storage.files import write_atomically
 from db3kd.student.evaluate import accuracy, predict
-from db3kd.student.networks import build
+from db3kd.student.networks import build, network_of
 from db3kd.student.steps import steps_of
 from db3kd.student.training import train
 from db3kd.teachers import sklearn, torch_module
@@ -234,7 +234,9 @@ def _pseudo(
     teacher: Teacher, data: DataSet, count: str, folder: Path
 ) -> tuple[TransferSet, TransferSet]:
     total = round(int(count) / (1 - PSEUDO_HELD))
-    settings = Synthesis(queries=total, ensemble_labels=0)
+    settings = Synthesis(
+        queries=total, ensemble_labels=0, surrogate=network_of("auto", data.images.shape)
+    )
     with Run(folder / "run", teacher, budget=Budget(queries=total)) as run:
         samples = run.synthesize(data.images.shape, settings)
         samples = replace(samples, images=in_memory(samples.images))

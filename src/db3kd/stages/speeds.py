@@ -4,7 +4,6 @@ A throw-away copy of each network is trained for a few steps on random images, b
 run uses, in batches as large as there. Nothing of a run is read or changed.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -25,8 +24,8 @@ from db3kd.synthesis.augmentation import grow
 from db3kd.synthesis.latent import latents
 from db3kd.synthesis.shapes import drawn, numbers, shapes
 
-MOST, PART = 0.3, 0.03  # seconds of one measurement, and its share of what is measured, at most
-REPEATS, FEWEST = 3, 8  # of a measurement, whose median counts; units that show the setup's share
+MOST, PART = 0.5, 0.03  # seconds of one measurement, and its share of what is measured, at most
+FEWEST, CLEARLY = 4, 3.0  # units done at once; how much longer than one alone they must take
 DDN, SHOWN, MADE = 4, 64, 128  # steps and images of a measured gradient; images made at once
 
 
@@ -34,8 +33,8 @@ class Speeds:
     """Seconds for what tasks are made of, each measured when it is first needed.
 
     `student` makes the network of the run's students, which `training` trains. A measurement takes
-    at most 0.3 seconds and three units, or a thirtieth of what is measured. Costs no query; the
-    caller's random numbers stay as they are.
+    about half a second, or less where less than that is forecast. Costs no query; the caller's
+    random numbers stay as they are.
 
     >>> speeds = Speeds((1, 8, 8), 10, "cpu", lambda: build("small", (1, 8, 8), 10, seed=0),
     ...                 Training(batch=32))
@@ -166,16 +165,23 @@ class Speeds:
 
 
 def _timed(work: Callable[[int], None], units: float) -> float:
-    """Seconds of one unit of work, without what the first one and each call take beyond that."""
-    first = _seconds(work, 1)
-    once = min(first, _seconds(work, 1))
+    """Seconds of one unit of work, without what each call takes beyond its units.
+
+    Ever more units are done at once, until they clearly take longer than one does alone. The least
+    of several times counts, since other processes only ever add to them.
+    """
+    once = min(_seconds(work, 1) for _ in range(3))
     most = min(MOST, PART * once * units)
-    if once > most / REPEATS:
+    if once > most / FEWEST:
         return once
-    count = 1 + int(most / once / REPEATS)
-    each = [_seconds(work, count) for _ in range(REPEATS)]
-    beyond = once if count >= FEWEST else 0.0  # its setup, and a unit
-    return max(statistics.median(each) - beyond, 0.0) / (count - (beyond > 0))
+    count, spent = FEWEST, 0.0
+    while True:
+        times = [_seconds(work, count) for _ in range(2)]
+        took, spent = min(times), spent + sum(times)
+        if took >= CLEARLY * once or spent >= most:
+            break
+        count *= 2
+    return (took - once) / (count - 1) if took > once else took / count
 
 
 def _seconds(work: Callable[[int], None], count: int) -> float:
