@@ -51,7 +51,7 @@ from db3kd.student.networks import Shape
 from db3kd.student.own import build_wanted
 
 ASKING = ("answers", "evaluate")  # stages whose time is the teacher's
-CONTENT = ("file", "weights")  # settings of a teacher that are places: their content decides
+CONTENT = ("file", "weights", "training")  # settings of a teacher: what its file holds decides
 _log = logging.getLogger("db3kd")
 
 

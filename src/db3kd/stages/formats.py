@@ -93,6 +93,8 @@ def in_todays_words(stage: str, settings: Mapping[str, Any]) -> Json:
 
     >>> in_todays_words("trial/grow", {"choose": "doubt", "changes": ["shift"]})
     {'choose': 'margin', 'augmentations': ['shift']}
+    >>> in_todays_words("run", {"teacher": {"kind": "network", "training": {"epochs": 8}}})
+    {'teacher': {'kind': 'network'}}
     """
     kind = kind_of(stage)
     keys, words = _KEYS.get(kind, {}), _WORDS.get(kind, {})
@@ -102,8 +104,8 @@ def in_todays_words(stage: str, settings: Mapping[str, Any]) -> Json:
             found[key] = names.get(found[key], found[key])
     if isinstance(found.get("ascent"), dict):  # the settings of a synthesis hold those of an ascent
         found["ascent"] = in_todays_words("ascent", found["ascent"])
-    if kind == "run" and isinstance(found.get("teacher"), dict):  # of a file, its content decides
-        places = ("file", "weights")
+    if kind == "run" and isinstance(found.get("teacher"), dict):  # the content of its file decides
+        places = ("file", "weights", "training")
         found["teacher"] = {k: v for k, v in found["teacher"].items() if k not in places}
     if "format" in found:
         found["format"] = FORMAT
