@@ -15,7 +15,6 @@ import db3kd.stages.ensemble_labels as ensemble_labels
 import db3kd.stages.synthesis as synthesis
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
-import db3kd.synthesis.earlier as earlier
 from closed_form import Watched, Watching, prototypes
 from db3kd.config.settings import AscentPlan, Budget, Search, Synthesis, Ways
 from db3kd.data import TensorImages
@@ -46,9 +45,8 @@ STOPPED = {  # the beginnings of the digests of what was still to come
 
 @pytest.fixture(autouse=True)
 def short_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (chosen, earlier):
-        monkeypatch.setattr(module, "LEAST_STEPS", 20)
-        monkeypatch.setattr(module, "MOST_STEPS", 20)
+    monkeypatch.setattr(chosen, "LEAST_STEPS", 20)
+    monkeypatch.setattr(chosen, "MOST_STEPS", 20)
     for module in (chosen, at_random):
         monkeypatch.setattr(module, "ASKED", 16)
 
@@ -143,9 +141,8 @@ def test_a_stop_between_a_lesson_kept_and_its_shard_changes_nothing(
     with pytest.raises(KeyboardInterrupt), Run(tmp_path / "cut", Counting()) as run:
         run.synthesize(SHAPE, SMALL)
     monkeypatch.undo()
-    for module in (chosen, earlier):
-        monkeypatch.setattr(module, "LEAST_STEPS", 20)
-        monkeypatch.setattr(module, "MOST_STEPS", 20)
+    monkeypatch.setattr(chosen, "LEAST_STEPS", 20)
+    monkeypatch.setattr(chosen, "MOST_STEPS", 20)
     monkeypatch.setattr(chosen, "ASKED", 16)
     teacher = made(tmp_path / "cut")
     assert files(tmp_path / "cut") == files(tmp_path / "whole")

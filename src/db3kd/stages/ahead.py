@@ -243,7 +243,7 @@ def synthesis(
 
     >>> tasks = synthesis((1, 28, 28), Synthesis(), 5_000, 0, Done())
     >>> [(task.name, task.answers, task.steps) for task in tasks][6:]
-    [('students', 0, 1322), ('synthesis', 5000, 0)]
+    [('students', 0, 2400), ('synthesis', 5000, 0)]
     """
     size = shard_size(settings, total)
     pending = done.pending("synthesis", -(-total // size))

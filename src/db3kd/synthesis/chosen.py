@@ -23,11 +23,10 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.seeds import derive_seed
 from db3kd.student.batches import resident
 from db3kd.student.networks import inference_batch
-from db3kd.student.steps import steps_of
 from db3kd.student.training import train
 from db3kd.synthesis.acquisition import acquire, margin
 from db3kd.synthesis.augmentation import grow
-from db3kd.synthesis.earlier import earlier_lesson, parents_of_all, shapes_of_latents
+from db3kd.synthesis.earlier import parents_of_all, shapes_of_latents
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import shapes
 from db3kd.synthesis.way import Report, Task
@@ -36,8 +35,10 @@ ASKED = 1024  # images in one question, at most
 PIECE = 512  # descendants made at once
 DESCENDED = 0.5  # share of the candidates that descend from what was asked
 CHANGES: tuple[AugmentationName, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
-LESSON = Training(batch=64)
-PART, LEAST_STEPS, MOST_STEPS = 2, 300, 4000  # a lesson has half of a whole training's steps
+LESSON = Training(
+    batch=64, optimiser="adamw", rate=1e-3, warmup=0.0
+)  # Muon's students choose worse
+PASSES, LEAST_STEPS, MOST_STEPS = 3, 1200, 4000  # of one lesson of a student
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,6 @@ class Chosen:
                 seed=seed,
                 device=self.task.device,
                 report=report,
-                lesson=earlier_lesson if self.task.earlier else lesson,
             )
         while pool.rest:
             count, before = pool.next(ASKED, each), len(pool) * each
@@ -104,16 +104,16 @@ def lesson_steps(asked: int) -> int:
     """How many steps a lesson of one student has, after this many answers.
 
     >>> lesson_steps(3_000), lesson_steps(60_000)
-    (547, 2449)
+    (1200, 2812)
     """
-    return max(LEAST_STEPS, min(MOST_STEPS, steps_of(LESSON, asked) // PART))
+    return max(LEAST_STEPS, min(MOST_STEPS, PASSES * asked // LESSON.batch))
 
 
 def lesson(asked: int) -> Training:
     """How each student is trained in a lesson, after this many answers.
 
     >>> lesson(3_000).steps
-    547
+    1200
     """
     return msgspec.structs.replace(LESSON, steps=lesson_steps(asked))
 
@@ -125,9 +125,8 @@ def teach_all(
     seed: int,
     device: str,
     report: Report,
-    lesson: Callable[[int], Training] = lesson,
 ) -> None:
-    """Train every student further on all answers so far, as `lesson` says; costs no query.
+    """Train every student further on all answers so far; costs no query.
 
     Random: the order of the images, from `seed`.
     """

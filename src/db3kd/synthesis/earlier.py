@@ -1,31 +1,16 @@
-"""How images were drawn, and students taught, in run folders that do not name a drawing.
+"""How images were drawn in run folders that do not name a drawing.
 
 A shard that was stopped there must make the same images again, or its answers would be lost. The
 distributions are those of today, but images are drawn from other numbers, and more slowly.
 """
 
-import msgspec
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from db3kd.config.settings import Training
 from db3kd.student.networks import Shape, inference_batch
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.shapes import FAMILY, drawn, numbers
-
-LESSON = Training(batch=64, optimiser="adamw", rate=1e-3, schedule="cosine", warmup=0.0)
-PASSES, LEAST_STEPS, MOST_STEPS = 3, 1200, 4000  # of one lesson of a student
-
-
-def earlier_lesson(asked: int) -> Training:
-    """How each student was trained in a lesson, after this many answers.
-
-    >>> earlier_lesson(3_000).steps, earlier_lesson(60_000).steps
-    (1200, 2812)
-    """
-    steps = max(LEAST_STEPS, min(MOST_STEPS, PASSES * asked // LESSON.batch))
-    return msgspec.structs.replace(LESSON, steps=steps)
 
 
 def shapes_of_latents(
