@@ -35,9 +35,7 @@ ASKED = 1024  # images in one question, at most
 PIECE = 512  # descendants made at once
 DESCENDED = 0.5  # share of the candidates that descend from what was asked
 CHANGES: tuple[AugmentationName, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
-LESSON = Training(
-    batch=64, optimiser="adamw", rate=1e-3, warmup=0.0
-)  # Muon's students choose worse
+LESSON = Training(batch=64, optimiser="adamw", rate=1e-3, warmup=0.0)  # those of Muon choose worse
 PASSES, LEAST_STEPS, MOST_STEPS = 3, 1200, 4000  # of one lesson of a student
 
 
@@ -82,13 +80,7 @@ class Chosen:
         lessons, each = self.task.lessons, self.task.candidates
         first = len(pool) < (1 if lessons is None else min(lessons, default=self.task.queries))
         if not first and (lessons is None or len(pool) in lessons):
-            teach_all(
-                list(self.networks),
-                pool,
-                seed=seed,
-                device=self.task.device,
-                report=report,
-            )
+            teach_all(list(self.networks), pool, seed=seed, device=self.task.device, report=report)
         while pool.rest:
             count, before = pool.next(ASKED, each), len(pool) * each
             wanted = count if first else count * each
@@ -109,28 +101,14 @@ def lesson_steps(asked: int) -> int:
     return max(LEAST_STEPS, min(MOST_STEPS, PASSES * asked // LESSON.batch))
 
 
-def lesson(asked: int) -> Training:
-    """How each student is trained in a lesson, after this many answers.
-
-    >>> lesson(3_000).steps
-    1200
-    """
-    return msgspec.structs.replace(LESSON, steps=lesson_steps(asked))
-
-
 def teach_all(
-    students: Sequence[nn.Module],
-    pool: Pool,
-    *,
-    seed: int,
-    device: str,
-    report: Report,
+    students: Sequence[nn.Module], pool: Pool, *, seed: int, device: str, report: Report
 ) -> None:
     """Train every student further on all answers so far; costs no query.
 
     Random: the order of the images, from `seed`.
     """
-    training = lesson(len(pool))
+    training = msgspec.structs.replace(LESSON, steps=lesson_steps(len(pool)))
     known = TransferSet(resident(pool.images), torch.arange(len(pool)), pool.answers, pool.answers)
     for number, member in enumerate(students):
 
