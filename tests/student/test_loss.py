@@ -103,3 +103,12 @@ def test_a_sample_without_a_label_has_its_divergence_alone() -> None:
     assert loss(logits[:1], torch.tensor([-1]), soft[:1], 1.0, 1.0) == pytest.approx(LOG(4 / 3) / 2)
     both = loss(logits, torch.tensor([-1, 1]), soft, 1.0, 1.0)
     assert both == pytest.approx((LOG(4 / 3) / 2 + LOG(4 / 3) * 3 / 2) / 2)
+
+
+def test_without_a_weight_for_labels_soft_labels_are_all_there_is() -> None:
+    logits, soft = torch.tensor([[0.0, LOG(3)]]), torch.full((1, 2), 0.5)
+    for label in (0, 1):
+        found = student.distillation_loss(
+            logits, torch.tensor([label]), soft, temperature=1.0, weight=2.0, label_weight=0.0
+        )
+        assert float(found) == pytest.approx(LOG(4 / 3))

@@ -370,7 +370,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
       momentum; "adamw"; or "adam". Without it, "muon"; with a `rate` and without it, "adamw".
     - `rate`: the highest learning rate.
     - `schedule`: what follows the warm-up: "linear" and "cosine" fall to zero over all steps left,
-      "constant" stays.
+      "constant" stays, "steps" is multiplied by `drop` at each of `drops`, shares of all steps.
     - `warmup`: the share of the steps in which the rate rises from zero.
     - `weight_decay`: decoupled from the gradient, but for "sgd" and "adam".
     - `average`: the share of the steps, at the end, whose weights are averaged.
@@ -385,6 +385,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     - `weight`: lambda of Eq. 1.
     - `temperature`: tau of Eq. 1.
+    - `label_weight`: by which the first term of Eq. 1 is multiplied; 0: soft labels alone.
 
     >>> settled(Training(epochs=3)).rate, settled(Training(optimiser="sgd")).rate
     (0.02, 0.05)
@@ -395,10 +396,13 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     batch: Count = 64
     optimiser: Optimiser | None = None
     rate: Above0 | None = None
-    schedule: Literal["linear", "cosine", "constant"] | None = None
+    schedule: Literal["linear", "cosine", "constant", "steps"] | None = None
+    drops: tuple[Share, ...] = (0.5, 0.75)
+    drop: Share = 0.1
     warmup: Share | None = None
     weight: AtLeast0 = 1.0
     temperature: Above0 = 0.3
+    label_weight: AtLeast0 = 1.0
     weight_decay: AtLeast0 | None = None
     average: Share = 0.0
     smoothing: Share = 0.0

@@ -12,6 +12,7 @@ def distillation_loss(
     *,
     temperature: float,
     weight: float,
+    label_weight: float = 1.0,
     softened: Bool[Tensor, "row"] | None = None,
     smoothing: float = 0.0,
     share: Float[Tensor, "row"] | None = None,
@@ -25,6 +26,7 @@ def distillation_loss(
       second term.
     - `temperature`: tau, by which the student's logits are divided here.
     - `weight`: lambda.
+    - `label_weight`: by which the first term is multiplied.
     - `softened`: which samples have a soft label, if only some do. The others, such as grown
       images, add nothing to the second term.
     - `smoothing`: the share of y that is spread evenly over all classes.
@@ -54,7 +56,7 @@ def distillation_loss(
     )
     if share is not None:
         loss = (loss * share).sum()
-    loss = loss / len(labels)
+    loss = label_weight * loss / len(labels)
     if soft is None:
         return loss
     log_student = F.log_softmax(logits / temperature, dim=1)

@@ -157,11 +157,15 @@ def share_of_rate(training: Training, step: int, steps: int) -> float:
 
     >>> [share_of_rate(Training(schedule="linear"), step, 4) for step in range(4)]
     [1.0, 0.75, 0.5, 0.25]
+    >>> [share_of_rate(Training(schedule="steps"), step, 4) for step in range(4)]
+    [1.0, 1.0, 0.1, 0.010000000000000002]
     """
     warm = math.ceil((training.warmup or 0.0) * steps)
     if step < warm:
         return (step + 1) / warm
     done = (step - warm) / (steps - warm)
+    if training.schedule == "steps":
+        return training.drop ** sum(step >= share * steps for share in training.drops)
     if training.schedule == "linear":
         return 1 - done
     return 0.5 * (1 + math.cos(math.pi * done)) if training.schedule == "cosine" else 1.0

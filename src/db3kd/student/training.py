@@ -46,6 +46,8 @@ EARLIER: Json = {
 }
 EARLIER_EPOCHS = 100
 """The trainer of earlier versions: what it had no word for, and its default of a word it had."""
+LATER: Json = {"label_weight": 1.0, "drops": [0.5, 0.75], "drop": 0.1}
+"""Words that came after those of `EARLIER`, each of which is silent where it changes nothing."""
 
 
 def train(
@@ -280,6 +282,7 @@ class _Loop:
             temperature=self.training.temperature,
             weight=self.training.weight,
             softened=softened,
+            label_weight=self.training.label_weight,
             smoothing=self.training.smoothing,
             share=share,
         )
@@ -357,6 +360,7 @@ def _words(training: Training, samples: int) -> Json:
     if whole.epochs is None:
         whole = msgspec.structs.replace(whole, steps=steps_of(whole, samples))
     words: Json = json.loads(msgspec.json.encode(whole))
+    words = {name: value for name, value in words.items() if (name, value) not in LATER.items()}
     if all(words[name] == value for name, value in EARLIER.items()):
         words = {name: value for name, value in words.items() if name not in EARLIER}
         words["epochs"] = words["epochs"] or EARLIER_EPOCHS
