@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from msgspec.inspect import Field, StructType, type_info
 
+from db3kd.config.reading import PRESETS
 from db3kd.config.recipe import Recipe
-from db3kd.config.settings import PAPER, PAPER_ASCENT
 from db3kd.errors import InputError
 from db3kd.student.networks import NAMES, blueprint
 
@@ -33,7 +33,6 @@ NETWORKS = {
     "resnet34": ("He et al., 2016", [(3, 32, 32), (3, 224, 224)]),
     "resnet50": ("He et al., 2016", [(3, 32, 32), (3, 224, 224)]),
 }
-PRESETS = {"label": PAPER, "synthesis.ascent": PAPER_ASCENT}
 KEYS = """\
 ## Keys
 
@@ -118,8 +117,8 @@ def section(path: str, kind: StructType, home: dict[str, str]) -> str:
     missing = fields.keys() - left
     assert not missing, f"the docstring of {kind.cls.__name__} has no line on {missing}"
     parts += flushed(rows)
-    if path in PRESETS:
-        parts.append(f'`preset = "paper"` sets {settings(PRESETS[path])}.\n')
+    for name, values in PRESETS.get(tuple(path.split(".")), {}).items():
+        parts.append(f'`preset = "{name}"` sets {settings(values)}.\n')
     return "\n".join(parts)
 
 

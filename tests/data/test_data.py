@@ -31,7 +31,7 @@ from db3kd.data import (
     parquet,
     subset,
 )
-from db3kd.errors import InputError
+from db3kd.errors import InputError, NoSplit
 
 MNIST_MD5 = {
     "train": "6510e85a72c3e9475c492d559d3770d2",
@@ -789,3 +789,20 @@ def test_a_folder_that_is_called_like_a_file(tmp_path: Path) -> None:
     file.mkdir()
     with pytest.raises(InputError):
         load(str(tmp_path), "train")
+
+
+def test_two_splits_are_taken_one_after_the_other(tmp_path: Path) -> None:
+    for split, name in (("train", "cat"), ("train", "dog"), ("validation", "cat")):
+        (tmp_path / split / name).mkdir(parents=True)
+        Image.new("L", (2, 2), len(split)).save(tmp_path / split / name / "0.png")
+    Image.new("L", (2, 2)).save(tmp_path / "train" / "cat" / "1.png")
+    (tmp_path / "validation" / "dog").mkdir()
+    with pytest.raises(InputError, match="the same classes, got cat, dog and cat"):
+        load(str(tmp_path), "train+validation")
+    Image.new("L", (2, 2), 9).save(tmp_path / "validation" / "dog" / "0.png")
+    data = load(str(tmp_path), "train+validation[1:]")
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 0, 1, 1]
+    assert (data.images.read(torch.tensor([3])) * 255).round().unique().tolist() == [9]
+    with pytest.raises(NoSplit):
+        load(str(tmp_path), "train+test")

@@ -14,7 +14,13 @@ from msgspec import inspect
 from db3kd.config.checks import Problem, contradictions
 from db3kd.config.quick import quick
 from db3kd.config.recipe import _DEVICE, _FACTORY, _NAME, Recipe
-from db3kd.config.settings import PAPER, PAPER_ASCENT, PAPER_TRAINING, Search
+from db3kd.config.settings import (
+    PAPER,
+    PAPER_ASCENT,
+    PAPER_ASCENT_CIFAR10,
+    PAPER_TRAINING,
+    Search,
+)
 from db3kd.config.toml import Key, apply_override, lines_of, parse_toml, read_source
 from db3kd.errors import RecipeError, plain
 
@@ -77,17 +83,18 @@ def _checked(values: dict[str, Any], places: Mapping[Key, str], path: str | Path
     return quick(recipe) if recipe.quick else recipe
 
 
-_PAPERS: Mapping[Key, Mapping[str, Any]] = {
-    ("label",): PAPER,
-    ("synthesis", "ascent"): PAPER_ASCENT,
-    ("student", "training"): PAPER_TRAINING,
-    ("teacher", "training"): PAPER_TRAINING,
+PRESETS: Mapping[Key, Mapping[str, Mapping[str, Any]]] = {
+    ("label",): {"paper": PAPER},
+    ("synthesis", "ascent"): {"paper": PAPER_ASCENT, "paper_cifar10": PAPER_ASCENT_CIFAR10},
+    ("student", "training"): {"paper": PAPER_TRAINING},
+    ("teacher", "training"): {"paper": PAPER_TRAINING},
 }
+"""What a `preset` stands for, by table of a recipe."""
 
 
 def _presets(values: dict[str, Any]) -> Iterator[Problem]:
     """Replace each preset by its settings; settings that the recipe contains itself stay."""
-    for key, paper in _PAPERS.items():
+    for key, known in PRESETS.items():
         around: Any = values
         for part in key[:-1]:
             around = around.get(part)
@@ -97,11 +104,12 @@ def _presets(values: dict[str, Any]) -> Iterator[Problem]:
         if not isinstance(table, dict) or "preset" not in table:
             continue
         preset, name = table.pop("preset"), ".".join((*key, "preset"))
-        if preset == "paper":
-            around[key[-1]] = {**paper, **table}
+        if isinstance(preset, str) and preset in known:
+            around[key[-1]] = {**known[preset], **table}
         elif preset != "default":
             given = plain(json.dumps(preset, default=str), 60)
-            text = f'{name} is {given}; expected "paper" or "default"'
+            names = ", ".join(f'"{each}"' for each in known)
+            text = f'{name} is {given}; expected {names} or "default"'
             yield (*key, "preset"), text
 
 

@@ -301,6 +301,13 @@ PAPER_ASCENT: Mapping[str, Any] = {
 }
 """Section 4.5's setting for MNIST: a new search in every iteration, 5,000 queries each, Q = 200.
 The paper does not say which T; 20 is that of the released code."""
+PAPER_ASCENT_CIFAR10: Mapping[str, Any] = {
+    **PAPER_ASCENT,
+    "iterations": 100,
+    "queries": 100 * 5_300,
+    "step": 3.0,
+}
+"""Section 4.5's setting for AlexNet on CIFAR-10: longer steps, and more of them."""
 
 
 def paper_ascent(**changes: Any) -> AscentPlan:
@@ -370,7 +377,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
       momentum; "adamw"; or "adam". Without it, "muon"; with a `rate` and without it, "adamw".
     - `rate`: the highest learning rate.
     - `schedule`: what follows the warm-up: "linear" and "cosine" fall to zero over all steps left,
-      "constant" stays, "steps" is multiplied by `drop` at each of `drops`, shares of all steps.
+      "constant" stays, "steps" falls at `drops`.
+    - `drops`, `drop`: with "steps", after which shares of all steps the rate is multiplied, and by
+      what.
     - `warmup`: the share of the steps in which the rate rises from zero.
     - `weight_decay`: decoupled from the gradient, but for "sgd" and "adam".
     - `average`: the share of the steps, at the end, whose weights are averaged.

@@ -1,13 +1,14 @@
 """Images with their labels, if they have any, and the names of their classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.data.images import Images, Rows
-from db3kd.errors import InputError
+from db3kd.data.images import Images, Joined, Rows
+from db3kd.errors import InputError, plain
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,29 @@ def subset(data: DataSet, rows: Int[Tensor, " row"]) -> DataSet:
     images, labels = Rows(data.images, rows), data.labels
     some = None if labels is None else labels[rows.to(labels.device)]
     return DataSet(images, some, data.classes)
+
+
+def joined(parts: Sequence[DataSet]) -> DataSet:
+    """Several data sets with the same classes as one, in this order; no image is read.
+
+    Raises:
+        InputError: they differ in their classes or in the shape of their images, or only some have
+            labels.
+
+    >>> from db3kd.data import TensorImages
+    >>> one = DataSet(TensorImages(torch.zeros(1, 1, 4, 4)), torch.tensor([1]), ("cat", "dog"))
+    >>> joined([one, one]).labels
+    tensor([1, 1])
+    """
+    whole = parts[0]
+    for part in parts[1:]:
+        if part.classes != whole.classes or (part.labels is None) != (whole.labels is None):
+            raise InputError(
+                "splits that are taken together must have the same classes, got"
+                f" {plain(', '.join(whole.classes), 200)} and {plain(', '.join(part.classes), 200)}"
+            )
+        labels = None
+        if whole.labels is not None and part.labels is not None:
+            labels = torch.cat([whole.labels, part.labels])
+        whole = DataSet(Joined(whole.images, part.images), labels, whole.classes)
+    return whole

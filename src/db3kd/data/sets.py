@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from db3kd.data.archives import ENDINGS, opened
 from db3kd.data.classes import SPLITS, has_class_folders, images_at, split_root
 from db3kd.data.columns import Columns
 from db3kd.data.folders import FolderImages
-from db3kd.data.labelled import DataSet, subset
+from db3kd.data.labelled import DataSet, joined, subset
 from db3kd.data.listed import ENDINGS as LISTS
 from db3kd.data.listed import load_listed
 from db3kd.data.parquet import load_parquet
@@ -48,7 +49,8 @@ def load(
 
     - `name`: a folder or file, or else one in `data_root`, or else a hub id "owner/name" or
       "owner/name/config". Of a hub id the files of this split are downloaded (needs `db3kd[hub]`).
-    - `split`: "train", or some of its rows, as in "train[:300]" or "train[1000:2000]".
+    - `split`: "train", or some of its rows, as in "train[:300]" or "train[1000:2000]"; or several,
+      one after the other, as in "train+validation".
     - `size`, `channels`: as in `ParquetImages`.
     - `image`, `label`: the columns of a table, if they have other names than usual.
 
@@ -71,6 +73,10 @@ def load(
     >>> data.labels.tolist(), data.images.shape
     ([1], (3, 2, 2))
     """
+    several = split.split("+")
+    if len(several) > 1:
+        known: dict[str, Any] = {"size": size, "channels": channels, "image": image, "label": label}
+        return joined([load(name, part, **known) for part in several])
     try:
         split, first, end = _parse_split(split)
         whole = _opened(_find(name, split), split, Form(size, channels), Columns(image, label))

@@ -16,7 +16,7 @@ from db3kd.student.files import load_network, read_tensors, save_network, write_
 from db3kd.student.training import train
 
 Scale = Literal["smoke", "cpu", "full"]
-"""How much is done: to prove the code in minutes, what two cores do in some nights, as published."""
+"""How much is done: to prove the code within minutes, in some nights on two cores, as published."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Task:
         file = self.folder / f"{name}.safetensors"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(file, {key: value.cpu().contiguous() for key, value in make().items()}, {})
+            write_tensors(
+                file, {key: value.cpu().contiguous() for key, value in make().items()}, {}
+            )
         return read_tensors(file)[0]
 
     def taught(
