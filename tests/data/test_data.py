@@ -796,9 +796,9 @@ def test_two_splits_are_taken_one_after_the_other(tmp_path: Path) -> None:
         (tmp_path / split / name).mkdir(parents=True)
         Image.new("L", (2, 2), len(split)).save(tmp_path / split / name / "0.png")
     Image.new("L", (2, 2)).save(tmp_path / "train" / "cat" / "1.png")
-    (tmp_path / "validation" / "dog").mkdir()
     with pytest.raises(InputError, match="the same classes, got cat, dog and cat"):
         load(str(tmp_path), "train+validation")
+    (tmp_path / "validation" / "dog").mkdir()
     Image.new("L", (2, 2), 9).save(tmp_path / "validation" / "dog" / "0.png")
     data = load(str(tmp_path), "train+validation[1:]")
     assert data.labels is not None
