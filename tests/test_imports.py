@@ -25,8 +25,8 @@ ROOMS = (
     "stages",
     "run",
     "job",
-    "cli",
     "paper",
+    "cli",
     "__main__",
 )
 HOUSE = Path(str(db3kd.__file__)).parent
