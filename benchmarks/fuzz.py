@@ -26,6 +26,7 @@ from typing import Any
 SECONDS, BYTES = 20.0, 2 * 2**30  # for one case
 AT_ONCE = 2000  # cases of one child process, whose imports take as long as hundreds of cases
 LONGEST = 5000  # signs of a refusal
+TOLD = 100  # failures
 NUMBERS = (
     0,
     1,
@@ -132,7 +133,7 @@ def recipe(folder: Path, chance: random.Random) -> None:
 def override(folder: Path, chance: random.Random) -> None:
     """An override with a value that cannot be, and what is checked before a question is asked."""
     from db3kd.config.reading import read_recipe, resolved
-    from db3kd.student.devices import check_device
+    from db3kd.student.devices import usable_device
     from db3kd.student.networks import check_network
 
     (folder / "r.toml").write_text(RECIPE)
@@ -147,7 +148,7 @@ def override(folder: Path, chance: random.Random) -> None:
     value = chance.choice((*NUMBERS, *map(json.dumps, TEXTS), *TEXTS, "[" * 1000, "\udcff"))
     found = read_recipe(folder / "r.toml", [f"{key}={value}"])
     resolved(found)
-    check_device(found.device)
+    usable_device(found.device)
     check_network(str(found.student.network), (1, 8, 8), 10, found.student.width)
 
 
@@ -260,12 +261,87 @@ def run_folder(folder: Path, chance: random.Random) -> None:
     status(run)
 
 
+OUTPUT = {"name": "y", "datatype": "FP32", "shape": [2, 2], "data": [0.1, 0.9, 2, 1]}
+TEXT = {"name": "y", "datatype": "BYTES", "shape": [2], "data": ["cat", "dog"]}
+CONCEPTS = {"data": {"concepts": [{"name": "cat", "value": 0.5}]}}
+SERVERS: tuple[tuple[dict[str, Any], int, Any], ...] = (  # settings, images asked, a good reply
+    ({"protocol": "oip", "model": "m"}, 2, {"outputs": [OUTPUT]}),
+    ({"protocol": "oip", "model": "m", "output": "y"}, 2, {"outputs": [TEXT]}),
+    ({"protocol": "mlflow"}, 2, {"predictions": [[0.1, 0.9], [3, 2]]}),
+    (
+        {"protocol": "mlflow", "path": "[0].label", "output": "y"},
+        2,
+        {"predictions": {"y": [[{"label": "cat"}], [{"label": 1}]]}},
+    ),
+    ({"protocol": "raw"}, 1, {"cat": 0.9, "dog": 0.1}),
+    ({"protocol": "raw", "path": "[0].label"}, 1, [{"label": "cat", "score": 0.9}]),
+    ({"protocol": "concepts"}, 2, {"status": {"code": 10000}, "outputs": [CONCEPTS, CONCEPTS]}),
+    ({"protocol": "template", "body": '["{image}"]', "path": "a.b"}, 1, {"a": {"b": "dog"}}),
+    (
+        {"protocol": "template", "body": '["{images}"]', "path": "a[*].b"},
+        2,
+        {"a": [{"b": "cat"}, {"b": [0.5, 1]}]},
+    ),
+    ({"protocol": "form", "path": "a[*].b"}, 2, {"a": [{"b": "cat"}, {"b": {"x": 0.5}}]}),
+)
+
+
+def replies(folder: Path, chance: random.Random) -> None:
+    """What a server says, changed in its values or its bytes, deep, or with odd headers."""
+    from db3kd.config.remote import Names, Remote
+    from db3kd.errors import TeacherError
+    from db3kd.teachers.encoding.encoder import Encoder
+    from db3kd.teachers.remote import protocols
+    from db3kd.teachers.remote.names import LabelMap
+
+    del folder
+    settings, asked, reply = chance.choice(SERVERS)
+    reply = odd(reply, chance)
+    body, way = json.dumps(reply).encode(), chance.randrange(4)
+    if way == 0:
+        body = changed(body, chance)
+    elif way == 1:
+        depth = int(10 ** chance.uniform(0, 5))
+        body = chance.choice((b"[", b'{"a":', b'{"outputs":[')) * depth + body
+    headers = {
+        chance.choice(("Content-Type", "Retry-After", "Inference-Header-Content-Length", "Date")):
+        str(chance.choice((*NUMBERS, *TEXTS, "text/plain", "12")))
+        for _ in range(chance.randrange(3))
+    }  # fmt: skip
+    remote = Remote(url="http://localhost/x", **settings)
+    protocol = protocols.of(remote, Encoder(remote.encoding, (3, 4, 5)))
+    status = chance.choice((*[200] * 9, 204, 429, 503, -1))
+    answers, refused = protocol.answers(status, headers, body, asked), 0
+    if len(answers) != asked:
+        raise AssertionError(f"{len(answers)} answers to {asked} images")
+    labels = LabelMap(Names(names=("cat", "dog")), 2)
+    for answer in answers:
+        if isinstance(answer, protocols.Failed):
+            refused += 1
+        else:
+            labels.index(answer)
+    if refused:
+        raise TeacherError("a row has no answer")
+
+
+def odd(value: Any, chance: random.Random) -> Any:
+    """The same value, with something odd in a place or two."""
+    if chance.random() < 0.03:
+        return chance.choice((*NUMBERS, *TEXTS, None, True, [], {}, [None] * 3, "cat"))
+    if isinstance(value, dict):
+        return {key: odd(inner, chance) for key, inner in value.items() if chance.random() < 0.97}
+    if isinstance(value, list):
+        return [odd(inner, chance) for inner in value]
+    return value
+
+
 DOORS: dict[str, Callable[[Path, random.Random], None]] = {
     "recipe": recipe,
     "override": override,
     "parquet": parquet,
     "images": images,
     "run_folder": run_folder,
+    "replies": replies,
 }
 PNG = b""
 ENCODED: dict[str, bytes] = {}
@@ -394,17 +470,16 @@ def main() -> None:
                     waiting.append((batch.door, batch.left))
             if what in ("failed", "lost"):
                 failures.append({"door": batch.door, "number": number, "what": text})
-                print(f"{batch.door} {number}: {text}", file=sys.stderr)
             if what != "end":
                 counts[batch.door]["failed" if what == "lost" else what] += 1
     found = {
         "cases": sum(sum(some.values()) for some in counts.values()),
         "failed": len(failures),
         "doors": {door: dict(some) for door, some in counts.items()},
-        "failures": failures[:100],
+        "failures": failures[:TOLD],
     }
     text = json.dumps(found, indent=2)
-    print(text)
+    print(text)  # failures are in it
     if wanted.json:
         wanted.json.write_text(text + "\n")
     # A door that gives no result at all was not tried: its cases are refused for another reason.

@@ -163,8 +163,9 @@ def _below(tree: Tree, at: str) -> list[str]:
 
 def _tell_left_out(names: list[str], where: str) -> None:
     if names:
+        first = plain(names[0], 100)
         _log.warning(
-            "images that lie %s are left out: %s, the first is %s", where, len(names), names[0]
+            "images that lie %s are left out: %s, the first is %s", plain(where), len(names), first
         )
 
 

@@ -163,9 +163,7 @@ SETUPS: Mapping[str, Setup] = {
             _ALEXNETS,
             {
                 "smoke": _smoke(4),
-                "cpu": Size(
-                    samples=10_000, lesson=Training(steps=6_000, augment=_TURNED), seeds=3
-                ),
+                "cpu": Size(samples=10_000, lesson=Training(steps=6_000, augment=_TURNED), seeds=3),
                 "full": Size(
                     lesson=Training(epochs=60, augment=_TURNED),
                     training=paper_training(),
