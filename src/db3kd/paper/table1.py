@@ -22,7 +22,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -34,30 +33,12 @@ from db3kd.config.settings import Training
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError, InputError
 from db3kd.job.adapters import teacher_network
+from db3kd.paper.baselines.noise_logits import noise_activations
+from db3kd.paper.baselines.standard_kd import TEMPERATURE, tempered
 from db3kd.progress import shown
 from db3kd.seeds import derive_seed
 from db3kd.storage.files import Json, write_atomically
-from db3kd.student.soft_labels import concentrate, reciprocal_activations
 from db3kd.teachers.base import micro_batches
-
-KD_TEMPERATURE = 4.0
-
-
-def noise_activations(
-    distance: Tensor, teacher_labels: Tensor, *, generator: torch.Generator
-) -> Tensor:
-    """Eq. 6 and 7 applied to distances dealt out at random ("Noise logits" in Table 1).
-
-    Each entry is drawn, with replacement, from all finite positive entries of `distance`. Costs no
-    query. Random: `generator`.
-
-    >>> distance, labels = torch.tensor([[0.0, 2.0, 2.0]]), torch.tensor([0])
-    >>> noise_activations(distance, labels, generator=torch.Generator().manual_seed(0))
-    tensor([[1.0000, 0.5000, 0.5000]])
-    """
-    known = distance[(distance > 0) & distance.isfinite()]
-    dealt = known[torch.randint(len(known), distance.shape, generator=generator)]
-    return concentrate(reciprocal_activations(dealt, teacher_labels), teacher_labels)
 
 
 def scores(network: nn.Module, transfer: TransferSet, *, device: str) -> Tensor:
@@ -110,9 +91,7 @@ def table1(recipe: Recipe, *, quiet: bool = False) -> Json:
             teacher = teacher_network(recipe, at_work.own, progress)
             known = scores(teacher, plain, device=recipe.device)
             wanted = recipe.student.training
-            hot = msgspec.structs.replace(
-                wanted, temperature=KD_TEMPERATURE, weight=wanted.weight * KD_TEMPERATURE**2
-            )
+            hot = tempered(wanted, TEMPERATURE)
             rows: list[tuple[str, Tensor, Training]] = [
                 ("noise", dealt, wanted),
                 ("kd", known, hot),
