@@ -36,7 +36,8 @@ class ImageGenerator(nn.Module):
     one less, so that the last map has exactly the sides of the image, and convolves. `contrast`
     adds a batch normalisation before the sigmoid. It keeps images from being black or white all
     over, but also makes them about as light as dark. IDEAL's and QEDG's authors have none. For
-    28x28 pixels there are 164,000 weights.
+    28x28 pixels there are 164,000 weights. `latent` and `widest` are `LATENT` and `WIDEST` of a
+    larger one.
 
     Weights are drawn from PyTorch's global generator: see `seeded`.
 
@@ -46,14 +47,16 @@ class ImageGenerator(nn.Module):
     (torch.Size([5, 1, 13, 17]), True)
     """
 
-    def __init__(self, shape: Shape, *, contrast: bool = True) -> None:
+    def __init__(
+        self, shape: Shape, *, contrast: bool = True, latent: int = LATENT, widest: int = WIDEST
+    ) -> None:
         super().__init__()
         channels, height, width = shape
         stages = max(1, math.ceil(math.log2(max(height, width) / SMALLEST_MAP)))
         sides = [(-(-height // 2**k), -(-width // 2**k)) for k in range(stages, -1, -1)]
-        filters = [max(NARROWEST, WIDEST >> k) for k in range(stages + 1)]
+        filters = [max(NARROWEST, widest >> k) for k in range(stages + 1)]
         self.first, self.sides = (filters[0], *sides[0]), sides[1:]
-        self.linear = nn.Linear(LATENT, math.prod(self.first), bias=False)
+        self.linear = nn.Linear(latent, math.prod(self.first), bias=False)
         self.start = nn.BatchNorm2d(filters[0])
         self.stages = nn.ModuleList(
             nn.Sequential(
