@@ -68,7 +68,6 @@ class Workbook:
             about = (FORMAT, known.teacher, known.split, known.sizes[self.scale])
             digest = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
             place = self.folder / f"{setup}-{digest}"
-            self._benches = {}  # one at a time: each has its images in memory
             self._benches[setup] = Bench(known, self.scale, place, self.device, self.progress)
         return self._benches[setup]
 

@@ -44,7 +44,7 @@ def _verdict(first: Place, second: Place) -> str:
     if first.ours is None or second.ours is None:
         return "not run"
     ahead = first.ours - second.ours
-    spread = max(first.spread or 0.0, second.spread or 0.0)
+    spreads = [each.spread for each in (first, second) if each.spread is not None]
     word = "holds" if ahead >= 0 else "does not hold"
-    within = ", within the spread" if abs(ahead) <= spread else ""
+    within = ", within the spread" if abs(ahead) <= max(spreads, default=-1.0) else ""
     return f"{word} ({ahead:+.2f}{within})"

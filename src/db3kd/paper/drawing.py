@@ -83,6 +83,8 @@ def _fig5(plt: Any, figure: "Figure") -> Any:
     first.legend(frameon=False, fontsize=8)
     for axes, matrix in zip(others, figure.matrices, strict=True):
         _matrix(page, axes, matrix)
+    if others:
+        others[0].set_ylabel("images of")
     return _finished(page, figure.title)
 
 
@@ -91,28 +93,28 @@ def _matrix(page: Any, axes: Any, matrix: "Matrix") -> None:
     at = range(len(matrix.names))
     axes.set_xticks(at, matrix.names, rotation=90, fontsize=7)
     axes.set_yticks(at, matrix.names, fontsize=7)
-    axes.set(title=matrix.title, xlabel="to the boundary of", ylabel="images of")
+    axes.set(title=matrix.title, xlabel="to the boundary of")
     page.colorbar(shown, ax=axes, fraction=0.046, label="distance / mean")
 
 
 def _fig6(plt: Any, figure: "Figure") -> Any:
-    tall = len(figure.images) + 1
-    page, grid = plt.subplots(tall, 2, figsize=(8, 3 * tall), squeeze=False)
-    for row, (title, images) in zip(grid, figure.images, strict=False):
-        whole = row[0].get_gridspec()[row[0].get_subplotspec().rowspan, :]
-        for axes in row:
-            axes.remove()
-        axes = page.add_subplot(whole)
-        axes.imshow(_tiled(images), cmap="gray", vmin=0, vmax=1)
+    pictures = [(title, _tiled(images)) for title, images in figure.images]
+    heights = [8 * shown.shape[0] / shown.shape[1] for _, shown in pictures]
+    page = plt.figure(figsize=(8, sum(heights) + 3.5))
+    places = page.add_gridspec(len(pictures) + 1, 2, height_ratios=[*heights, 3])
+    for number, (title, shown) in enumerate(pictures):
+        axes = page.add_subplot(places[number, :])
+        axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=10)
         axes.set_axis_off()
-    for axes, kind in zip(grid[-1], ("iterations", "samples"), strict=True):
+    for across, kind in enumerate(("iterations", "samples")):
+        axes = page.add_subplot(places[-1, across])
         mine = [record for record in figure.records if record["kind"] == kind]
         for number, setup in enumerate(dict.fromkeys(record["setup"] for record in mine)):
             some = [record for record in mine if record["setup"] == setup]
             _curve(axes, some, "number", setup, number)
         axes.set_xlabel({"iterations": "iterations", "samples": "pseudo samples"}[kind])
-    grid[-1][0].set_ylabel("test accuracy of the student, %")
+        axes.set_ylabel("test accuracy of the student, %" if not across else "")
     return _finished(page, figure.title)
 
 

@@ -147,9 +147,9 @@ def between(found: RobustnessMap, names: Sequence[str], title: str) -> Matrix:
 
 def _nearer(setup: str, matrix: Matrix) -> str:
     """Whether a class is nearer to one that looks like it than to one that does not."""
-    names = [name.casefold() for name in matrix.names]
+    names = [_letters(name) for name in matrix.names]
     places = [
-        next((k for k, name in enumerate(names) if wanted.casefold() in name), None)
+        next((k for k, name in enumerate(names) if name.startswith(_letters(wanted))), None)
         for wanted in NEARER[setup]
     ]
     own, like, unlike = places
@@ -272,6 +272,10 @@ def _soft(found: RobustnessMap, distance: Tensor) -> Tensor:
 
 def _finite(distance: Tensor) -> Tensor:
     return distance[(distance > 0) & distance.isfinite()]
+
+
+def _letters(name: str) -> str:
+    return "".join(sign for sign in name.casefold() if sign.isalnum())
 
 
 def _word(name: str) -> str:

@@ -80,16 +80,20 @@ def reproduce(
         for cell in by_effort(table.cells(counts), EFFORTS)
         if (not only or cell.system in only) and (not setups or cell.setup in setups)
     ]
+    failed: list[str] = []
     try:
         for number, cell in enumerate(cells):
             progress(f"{what}: {cell.name}", number, len(cells), {})
-            book.run(cell)
+            try:
+                book.run(cell)
+            except InputError as error:
+                failed.append(f"- {cell.name} cannot be run: {error}\n")
         progress(what, len(cells), len(cells), {})
     except TimeUp:
         pass
     found = output.places(book, table, counts)
     records = output.as_json(table, found)
-    text = output.markdown(table, found, scale) + claims(what, found)
+    text = output.markdown(table, found, scale) + "".join(failed) + "\n" + claims(what, found)
     files = {
         "md": text,
         "csv": output.as_csv(records),

@@ -33,7 +33,8 @@ class Size:
     - `lesson`: how the teacher is trained. `training`: how students are.
     - `queries`: of a search row by row, at most, for each image and other class.
     - `references`: images of each class from which it starts.
-    - `per_image`: of a joint search, at most, for all classes of an image.
+    - `per_image`, `surrogate`: queries of a joint search, at most, for all classes of an image; and
+      the network that proposes.
     - `ascent`: how pseudo samples are made by ZSDB3KD.
     - `checkpoints`, `curved`: the numbers of queries of Fig. 4 and 5, and how many images they are
       measured on.
@@ -50,6 +51,7 @@ class Size:
     queries: int = 1_000
     references: int = 100
     per_image: int = 300
+    surrogate: str = "auto"
     ascent: AscentPlan = field(default_factory=AscentPlan)
     checkpoints: tuple[int, ...] = (1_000, 2_000, 5_000, 10_000, 20_000)
     curved: int = 300
@@ -102,7 +104,7 @@ class Setup:
     split: str = "train"
 
 
-_TINY = Training(steps=8, batch=16)
+_TINY = Training(steps=30, batch=16)
 _SMOKE_ASCENT = AscentPlan(
     samples=10, noise=10, every=1, copies=1, shard=10, iterations=2, queries=60, search=20, starts=2
 )
@@ -116,11 +118,12 @@ def _smoke(classes: int, **changes: object) -> Size:
         "tests": 40,
         "classes": classes,
         "narrow": 0.125,
-        "lesson": _TINY,
+        "lesson": Training(steps=60, batch=16),
         "training": _TINY,
         "queries": 30,
         "references": 2,
         "per_image": 20,
+        "surrogate": "none",
         "ascent": _SMOKE_ASCENT,
         "checkpoints": (20, 30),
         "seeds": 1,
@@ -140,7 +143,7 @@ _GREY: Mapping[Scale, Size] = {
     "full": Size(training=paper_training(), ascent=paper_ascent(every=10), curved=60_000),
 }
 _CIFAR100: Mapping[Scale, Size] = {
-    "smoke": _smoke(4),
+    "smoke": _smoke(4, side=16),
     "cpu": Size(
         samples=10_000,
         narrow=0.25,
@@ -187,7 +190,7 @@ SETUPS: Mapping[str, Setup] = {
             ("resnet34", 1.0),
             _RESNET,
             {
-                "smoke": _smoke(4, side=32),
+                "smoke": _smoke(4, side=16),
                 "cpu": Size(
                     side=64,
                     narrow=0.25,

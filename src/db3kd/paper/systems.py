@@ -96,7 +96,7 @@ def _measured(name: str) -> Callable[[Bench, Task, None], Taught]:
 
     def teach(bench: Bench, task: Task, settings: None) -> Taught:
         del settings
-        joint = Search(per_image=bench.size.per_image)
+        joint = Search(per_image=bench.size.per_image, surrogate=bench.size.surrogate)
         search = joint if name == "joint" else bench.size.search(name)
         _, soft, spent = bench.measured(name, search)
         return _trained(task, task.known.with_soft(soft)), spent
@@ -122,9 +122,13 @@ def _pseudo(bench: Bench, task: Task, settings: Synthesis) -> Taught:
 
 
 def chosen(data: str, scale: Scale) -> Synthesis:
-    """How db3kd makes pseudo samples by default, with 25,000 queries."""
+    """How db3kd makes pseudo samples by default, with 25,000 queries.
+
+    >>> chosen("mnist", "cpu").queries, chosen("mnist", "smoke").queries
+    (25000, 60)
+    """
     del data
-    few = Synthesis(queries=60, rounds=2, ensemble_labels=10, width=0.125)
+    few = Synthesis(queries=60, way="shapes")  # students that choose take many steps
     return few if scale == "smoke" else Synthesis(queries=25_000)
 
 
@@ -150,7 +154,7 @@ def _open(teach: Callable[..., nn.Module]) -> Callable[[Bench, Task, Any], Taugh
 
 
 def _bbkd(bench: Bench, task: Task, settings: bbkd.Settings) -> Taught:
-    return bbkd.bbkd(task, bench.scores(), settings), bbkd.queries(settings, len(task.known))
+    return bbkd.bbkd(task, bench.scores(), settings), settings.queries
 
 
 SYSTEMS: Mapping[str, System] = {
@@ -183,12 +187,12 @@ SYSTEMS: Mapping[str, System] = {
     "zskd": System("ZSKD", "no", "White", 12, zskd.settings, _open(zskd.zskd)),
     "dfkd": System("DFKD", "no", "White", 12, dfkd.settings, _open(dfkd.dfkd)),
     "noise_scores": System(
-        "Noise input", "no", "Black-S", 1.2, noise_input.settings, _noise_scores
+        "Noise input, scores", "no", "Black-S", 1.2, noise_input.settings, _noise_scores
     ),
     "noise_labels": System(
-        "Noise input", "no", "Black-D", 1.1, noise_input.settings, _noise_labels
+        "Noise input, labels", "no", "Black-D", 1.1, noise_input.settings, _noise_labels
     ),
     "zsdb3kd": System("ZSDB3KD", "no", "Black-D", 25, nothing, _ascended),
-    "chosen": System("db3kd, 25,000 queries", "no", "Black-D", 9, chosen, _chosen),
+    "chosen": System("db3kd's own way", "no", "Black-D", 9, chosen, _chosen),
 }  # fmt: skip
 """The systems by the name that `db3kd reproduce --only` and the files of cells give them."""
