@@ -34,7 +34,7 @@ def digits() -> tuple[TransferSet, TransferSet]:
 
 
 def student(seed: int) -> nn.Module:
-    return build("small", (1, 8, 8), 10, 0.3, seed=seed)
+    return build("small", (1, 8, 8), 10, 0.5, seed=seed)
 
 
 @cache
@@ -58,7 +58,7 @@ def identical(first: nn.Module, second: nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-class Killed(Exception):  # noqa: N818
+class Killed(Exception):
     """What stops a system in a test."""
 
 
