@@ -1,4 +1,4 @@
-"""A task of scikit-learn's 8x8 digits for the systems of the paper, and a teacher that knows them."""
+"""A task of scikit-learn's 8x8 digits for the systems of the paper, and a teacher of them."""
 
 from collections.abc import Mapping
 from functools import cache

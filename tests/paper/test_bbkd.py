@@ -47,8 +47,8 @@ def test_the_numbers_of_pairs_give_every_pair_once(images: int) -> None:
 
 
 def test_of_a_pair_the_mixture_counts_of_which_the_student_is_least_sure() -> None:
-    images, student = digits()[0][:12], small(1).eval()
-    numbers = torch.arange(66)
+    images, student = digits()[0][:5], small(1).eval()
+    numbers = torch.arange(10)
     with torch.no_grad():
         confidence, place = least_sure(student, images, numbers)
         for pair in numbers.tolist():
@@ -104,17 +104,16 @@ def test_a_student_learns_from_it(whole: tuple[Path, Recorded, torch.nn.Module])
     assert right(student) > right(small(0)) + 0.1
 
 
-@pytest.mark.parametrize("at", [("mixing, round 1", 1), ("mixing, round 2", 1), ("training", 25)])
 def test_a_killed_one_goes_on_and_asks_nothing_twice(
-    at: tuple[str, int], whole: tuple[Path, Recorded, torch.nn.Module], tmp_path: Path
+    whole: tuple[Path, Recorded, torch.nn.Module], tmp_path: Path
 ) -> None:
     first, second = Recorded(), Recorded()
     with pytest.raises(Killed):
-        bbkd(digit_task(tmp_path, killed_at=at), first, SMOKE)
+        bbkd(digit_task(tmp_path, killed_at=("mixing, round 2", 1)), first, SMOKE)
     student = bbkd(digit_task(tmp_path), second, SMOKE)
     assert same(student, whole[2])
     assert first.asked + second.asked == SMOKE.queries
-    assert first.asked > 0
+    assert first.asked == 45
 
 
 def test_what_it_asked_is_kept(whole: tuple[Path, Recorded, torch.nn.Module]) -> None:

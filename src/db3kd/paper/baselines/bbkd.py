@@ -86,7 +86,7 @@ def settings(data: str, scale: Scale) -> Settings:
     if scale == "full":
         return Settings(images, training=change())
     if scale == "smoke":
-        return Settings(20, 60, 25, training=change(epochs=20, rate=0.1, batch=16))
+        return Settings(20, 60, 25, training=change(epochs=15, rate=0.1, batch=16))
     if data in _GREY:
         return Settings(images, chosen=11_000, pairs=200_000, training=change(epochs=50))
     return Settings(images, chosen=11_000, pairs=40_000, training=change(epochs=15))
