@@ -21,6 +21,7 @@ from db3kd.paper.baselines.bbkd import (
     weights,
 )
 from db3kd.paper.baselines.samples import few
+from db3kd.paper.task import Scale
 from db3kd.student.files import load_network, read_tensors
 
 SMOKE = settings("mnist", "smoke")
@@ -124,6 +125,14 @@ def test_what_it_asked_is_kept(whole: tuple[Path, Recorded, torch.nn.Module]) ->
     again = Recorded()
     assert same(bbkd(digit_task(folder), again, SMOKE), student)
     assert again.asked == 0
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
+@pytest.mark.parametrize("data", ["mnist", "fashion_mnist", "cifar10", "cifar100", "flowers102"])
+def test_there_are_pairs_enough_for_the_queries(data: str, scale: Scale) -> None:
+    found = settings(data, scale)
+    assert 0 < found.queries - found.images <= found.candidates
+    assert bool(found.training.augment) == ("mnist" not in data)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ Kimura et al., "Few-shot learning of neural networks from scratch by pseudo exam
 
 No code of the authors was found, and neither were their settings: how many labelled and pseudo
 examples, how far these move, and the losses' weights are ours. On MNIST, examples that went three
-times as far in all as these settings let them taught a student less than none did. The paper of the tables does not say
-how few "Few" is; 2,000 images are those of BBKD.
+times as far in all as these settings let them taught a student less than none did. The paper of
+the tables does not say how few "Few" is; 2,000 images are those of BBKD.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,9 @@ def settings(data: str, scale: Scale) -> Settings:
     images = _IMAGES[data]
     change = partial(msgspec.structs.replace, TRAINING)
     if scale == "smoke":
-        return Settings(40, 40, rounds=3, moves=2, step=0.02, training=change(epochs=8, batch=16, rate=0.01))
+        return Settings(
+            40, 40, rounds=3, moves=2, step=0.02, training=change(epochs=8, batch=16, rate=0.01)
+        )
     if scale == "full" or data in _GREY:
         return Settings(images)
     return Settings(images, 4_000, rounds=5, moves=3, step=0.01, training=change(epochs=10))
