@@ -59,6 +59,7 @@ class Settings:
     training: Training = TRAINING
 
 
+_GREY = ("mnist", "fashion_mnist")
 _PER_CLASS = {"mnist": 6_400, "fashion_mnist": 6_400, "cifar10": 6_400, "cifar100": 640}
 _PER_CLASS["flowers102"] = 640
 
@@ -74,7 +75,8 @@ def settings(data: str, scale: Scale) -> Settings:
     if scale == "full":
         return Settings(images)
     if scale == "cpu":
-        return Settings(images // 10, steps=300, training=change(epochs=30))
+        shown, steps = (images // 10, 300) if data in _GREY else (images // 50, 200)
+        return Settings(shown, steps, training=change(epochs=30))
     return Settings(10, steps=40, training=change(epochs=20, batch=16, rate=5e-3))
 
 
