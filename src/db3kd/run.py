@@ -40,7 +40,7 @@ from db3kd.stages.workspace import Workspace
 from db3kd.student.card import StudentCard
 from db3kd.student.devices import usable_device
 from db3kd.student.evaluate import classes_of
-from db3kd.teachers.base import Teacher, unsure_of
+from db3kd.teachers.base import Teacher, check_teacher, unsure_of
 
 
 class Run:
@@ -73,7 +73,7 @@ class Run:
         Damaged: a file of the run cannot be trusted.
         Busy: another process is working in the folder.
         RunError: a newer version made the folder, or it cannot be written.
-        InputError: the device cannot be used here.
+        InputError: the device cannot be used here, or the teacher is none.
 
     >>> import tempfile
     >>> from db3kd.data import TensorImages
@@ -99,6 +99,7 @@ class Run:
         progress: Progress | bool | None = None,
         identity: Mapping[str, str] | None = None,
     ) -> None:
+        check_teacher(teacher)
         device = usable_device(device)
         self.folder, self.seed, self.device = Path(folder), seed, device
         self.progress = chosen(progress)

@@ -40,7 +40,7 @@ class ScoreTeacher:
         """
         self.asked += len(images)
         with torch.no_grad():
-            parts = images.split(inference_batch(images.shape[1:]))
+            parts = torch.split(images, inference_batch(images.shape[1:]))
             found = [self._network(part.to(self._device)).to(images.device) for part in parts]
         return torch.cat(found)
 

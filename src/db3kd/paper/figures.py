@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -45,14 +46,18 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Figure:
-    """What a figure shows: points of curves, matrices, rows of images, and what to say of them."""
+    """What a figure shows, and what to say of it.
+
+    - `records`: the points of its curves.
+    - `images`: titles, and images of shape (down, across, channels, height, width).
+    """
 
     name: str
     title: str
     text: str
     records: list[Json]
     matrices: tuple[Matrix, ...] = ()
-    images: tuple[tuple[str, Float[Tensor, "down across *image"]], ...] = field(default=())
+    images: tuple[tuple[str, Tensor], ...] = ()
 
 
 def fig4(book: Workbook, *, setups: Collection[str] = (), seeds: int | None = None) -> Figure:
@@ -67,10 +72,10 @@ def fig4(book: Workbook, *, setups: Collection[str] = (), seeds: int | None = No
         known, found = curve_of(bench)
         for student, net in bench.setup.students.items():
             for k, queries in enumerate(bench.size.checkpoints):
-                samples = known.with_soft(_soft(found, found.curve[:, :, k]))
+                soft = _soft(found, found.curve[:, :, k])
                 name = f"fig4/{_word(student)}/{queries}"
                 records += _accuracies(
-                    bench, net, seeds, name, lambda samples=samples: samples,  # type: ignore[misc]
+                    bench, net, seeds, name, partial(known.with_soft, soft),
                     setup=setup, student=student, queries=queries, samples=len(known),
                 )  # fmt: skip
     text = _table("Fig. 4: accuracy against queries", records, ("setup", "student"), "queries")
@@ -207,16 +212,15 @@ def _lessons(
 ) -> list[tuple[str, int, Callable[[], TransferSet]]]:
     """What students learn from: samples after some iterations, and shares of the last ones."""
     found: list[tuple[str, int, Callable[[], TransferSet]]] = []
-    after = [] if not every else range(0, iterations, every)
-    for iteration in after:
-        found.append(("iterations", iteration, lambda number=iteration: run.pseudo.after(number)))  # type: ignore[misc]
-    found.append(("iterations", iterations, lambda: run.pseudo.asked()))
+    after = range(0, iterations, every) if every else ()
+    found += [("iterations", count, partial(run.pseudo.after, count)) for count in after]
+    found.append(("iterations", iterations, run.pseudo.asked))
     draw = torch.Generator().manual_seed(0)
     order = torch.randperm(len(samples), generator=draw)
     for share in SHARES:
         count = max(1, round(share * len(samples)))
         rows = order[:count].sort().values
-        found.append(("samples", count, lambda rows=rows: samples.select(rows)))  # type: ignore[misc]
+        found.append(("samples", count, partial(samples.select, rows)))
     return found
 
 

@@ -88,9 +88,8 @@ def _below(table: Table, found: Sequence[Sequence[Place]], scale: str) -> list[s
     """What is smaller than in the paper, what was asked, and where it was run."""
     lines = []
     for setup in dict.fromkeys(column.setup for column in table.columns):
-        size = SETUPS[setup].sizes[scale]  # type: ignore[index]
-        if size.words:
-            lines.append(f"- {SETUPS[setup].title}: {size.words}.")
+        words = SETUPS[setup].sizes[scale].words  # type: ignore[index]
+        lines += [f"- {SETUPS[setup].title}: {words}."] if words else []
     for across in found:
         asked = [
             f"{place.results[0]['queries']:,} ({place.column.title})"
@@ -100,8 +99,8 @@ def _below(table: Table, found: Sequence[Sequence[Place]], scale: str) -> list[s
         if asked:
             lines.append(f"- {SYSTEMS[across[0].row.system].label} asked {', '.join(asked)}.")
     done = [result for across in found for place in across for result in place.results]
-    for device in sorted({f"{r['device']}, {r['commit']}, {r['date']}" for r in done}):
-        lines.append(f"- Run on {device}.")
+    devices = sorted({f"{r['device']}, {r['commit']}, {r['date']}" for r in done})
+    lines += [f"- Run on {device}." for device in devices]
     missing = sum(not place.results for across in found for place in across)
     if missing:
         lines.append(f"- {missing} of {len(table.rows) * len(table.columns)} places: not run.")

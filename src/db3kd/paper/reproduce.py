@@ -19,10 +19,6 @@ from db3kd.progress import Progress, silent
 from db3kd.storage.files import write_atomically
 
 What = Literal["table1", "table2", "table3", "table4", "fig4", "fig5", "fig6"]
-EFFORTS: Mapping[str, float] = {  # of a step of each setup, in steps of LeNet-5
-    "mnist": 1, "fashion_mnist": 1, "cifar10": 12, "flowers102": 40, "cifar100": 30,
-    "cifar100_resnet50": 40,
-}  # fmt: skip
 
 
 class TimeUp(Exception):
@@ -60,7 +56,7 @@ def reproduce(
     - `only`, `setups`: run these systems or setups alone; others keep what they have.
     - `minutes`: stop after this many; what was begun goes on at the next call.
 
-    Costs what the systems cost, in answers of teachers that are trained here. Random by fixed seeds.
+    Costs what the systems cost, in answers of teachers that are trained here. Random: fixed seeds.
 
     Raises:
         InputError: there is no such table, figure, scale, system or setup.
@@ -77,7 +73,7 @@ def reproduce(
     counts = seeds or max(SETUPS[setup].sizes[scale].seeds for setup in wanted)
     cells = [
         cell
-        for cell in by_effort(table.cells(counts), EFFORTS)
+        for cell in by_effort(table.cells(counts))
         if (not only or cell.system in only) and (not setups or cell.setup in setups)
     ]
     failed: list[str] = []

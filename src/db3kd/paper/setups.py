@@ -1,4 +1,4 @@
-"""The data sets and networks of the paper (sections 4.1 and 4.5), and what each scale makes of them.
+"""Data sets and networks of the paper (sections 4.1 and 4.5), and what each scale makes of them.
 
 What is smaller than in the paper is named in every table, by `Size.words`.
 """
@@ -93,6 +93,7 @@ class Setup:
     - `data`, `split`: as `db3kd.data.load` takes them.
     - `students`: by the name that the paper's tables give them.
     - `sizes`: what each scale makes of it.
+    - `effort`: how long a step of its networks takes, in steps of LeNet-5; only the order matters.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Setup:
     teacher: Net
     students: Mapping[str, Net]
     sizes: Mapping[Scale, Size]
+    effort: int
     split: str = "train"
 
 
@@ -156,8 +158,10 @@ _CIFAR100: Mapping[Scale, Size] = {
 SETUPS: Mapping[str, Setup] = {
     each.name: each
     for each in (
-        Setup("mnist", "MNIST", "mnist", ("lenet5", 1.0), _LENETS, _GREY),
-        Setup("fashion_mnist", "Fashion-MNIST", "fashion_mnist", ("lenet5", 1.0), _LENETS, _GREY),
+        Setup("mnist", "MNIST", "mnist", ("lenet5", 1.0), _LENETS, _GREY, 1),
+        Setup(
+            "fashion_mnist", "Fashion-MNIST", "fashion_mnist", ("lenet5", 1.0), _LENETS, _GREY, 1
+        ),
         Setup(
             "cifar10",
             "CIFAR-10",
@@ -173,8 +177,9 @@ SETUPS: Mapping[str, Setup] = {
                     ascent=AscentPlan(**PAPER_ASCENT_CIFAR10),
                 ),
             },
+            12,
         ),
-        Setup("cifar100", "CIFAR-100", "cifar100", ("resnet34", 1.0), _RESNET, _CIFAR100),
+        Setup("cifar100", "CIFAR-100", "cifar100", ("resnet34", 1.0), _RESNET, _CIFAR100, 30),
         Setup(
             "cifar100_resnet50",
             "CIFAR-100, ResNet-50",
@@ -182,6 +187,7 @@ SETUPS: Mapping[str, Setup] = {
             ("resnet50", 1.0),
             _RESNET,
             _CIFAR100,
+            40,
         ),
         Setup(
             "flowers102",
@@ -206,6 +212,7 @@ SETUPS: Mapping[str, Setup] = {
                     references=20,
                 ),
             },
+            40,
             split="train+validation",
         ),
     )

@@ -44,7 +44,7 @@ class System:
 
     - `label`: what the paper's tables call it.
     - `data`, `model`: what it may see of the training images and of the teacher, as in Table 3.
-    - `effort`: how long a cell takes, in trainings of a student; only the order matters.
+    - `effort`: how long a cell takes, in tenths of the training of a student; the order matters.
     - `settings(data, scale)`: what the system does on a data set at a scale.
     - `teach(bench, task, settings)`: teaches a student.
     """
@@ -52,7 +52,7 @@ class System:
     label: str
     data: Data
     model: Model
-    effort: float
+    effort: int
     settings: Callable[[str, Scale], Any]
     teach: Callable[[Bench, Task, Any], Taught]
 
@@ -158,41 +158,41 @@ def _bbkd(bench: Bench, task: Task, settings: bbkd.Settings) -> Taught:
 
 
 SYSTEMS: Mapping[str, System] = {
-    "teacher": System("Teacher CE", "yes", "White", 3, nothing, _teacher),
-    "ce": System("Student CE", "yes", "White", 1, nothing, _cross_entropy),
-    "kd": System("Standard KD", "yes", "Black-S", 1, standard_kd.settings, _standard_kd),
+    "teacher": System("Teacher CE", "yes", "White", 30, nothing, _teacher),
+    "ce": System("Student CE", "yes", "White", 10, nothing, _cross_entropy),
+    "kd": System("Standard KD", "yes", "Black-S", 10, standard_kd.settings, _standard_kd),
     "surrogate": System(
-        "Surrogate KD", "yes", "-", 2, surrogate_kd.settings, _alone(surrogate_kd.surrogate_kd)
+        "Surrogate KD", "yes", "-", 20, surrogate_kd.settings, _alone(surrogate_kd.surrogate_kd)
     ),
     "noise_logits": System(
-        "Noise logits", "yes", "Black-D", 1.5, noise_logits.settings, _noise_logits
+        "Noise logits", "yes", "Black-D", 15, noise_logits.settings, _noise_logits
     ),
-    "sd": System("DB3KD-SD", "yes", "Black-D", 1.6, nothing, _measured("sd")),
-    "bd": System("DB3KD-BD", "yes", "Black-D", 20, nothing, _measured("bd")),
-    "mbd": System("DB3KD-MBD", "yes", "Black-D", 200, nothing, _measured("mbd")),
-    "joint": System("MBD by joint search", "yes", "Black-D", 30, nothing, _measured("joint")),
-    "ban": System("BAN", "yes", "-", 4, born_again.settings, _alone(born_again.born_again)),
+    "sd": System("DB3KD-SD", "yes", "Black-D", 16, nothing, _measured("sd")),
+    "bd": System("DB3KD-BD", "yes", "Black-D", 200, nothing, _measured("bd")),
+    "mbd": System("DB3KD-MBD", "yes", "Black-D", 2000, nothing, _measured("mbd")),
+    "joint": System("MBD by joint search", "yes", "Black-D", 300, nothing, _measured("joint")),
+    "ban": System("BAN", "yes", "-", 40, born_again.settings, _alone(born_again.born_again)),
     "tf_self": System(
-        "TF-KD, self", "yes", "-", 2, teacher_free.settings, _alone(teacher_free.teacher_free_self)
+        "TF-KD, self", "yes", "-", 20, teacher_free.settings, _alone(teacher_free.teacher_free_self)
     ),
     "tf_reg": System(
-        "TF-KD, regularised", "yes", "-", 1, teacher_free.settings,
+        "TF-KD, regularised", "yes", "-", 10, teacher_free.settings,
         _alone(teacher_free.teacher_free_regularised),
     ),
-    "sskd": System("SSKD", "yes", "White", 6, sskd.settings, _open(sskd.sskd)),
-    "fskd": System("FSKD", "few", "White", 8, few_sample.settings, _open(few_sample.few_sample)),
-    "bbkd": System("BBKD", "few", "Black-S", 9, bbkd.settings, _bbkd),
-    "meta_kd": System("Meta KD", "meta", "White", 10, meta_kd.settings, _open(meta_kd.meta_kd)),
-    "dafl": System("DAFL", "no", "White", 15, dafl.settings, _open(dafl.dafl)),
-    "zskd": System("ZSKD", "no", "White", 12, zskd.settings, _open(zskd.zskd)),
-    "dfkd": System("DFKD", "no", "White", 12, dfkd.settings, _open(dfkd.dfkd)),
+    "sskd": System("SSKD", "yes", "White", 60, sskd.settings, _open(sskd.sskd)),
+    "fskd": System("FSKD", "few", "White", 80, few_sample.settings, _open(few_sample.few_sample)),
+    "bbkd": System("BBKD", "few", "Black-S", 90, bbkd.settings, _bbkd),
+    "meta_kd": System("Meta KD", "meta", "White", 100, meta_kd.settings, _open(meta_kd.meta_kd)),
+    "dafl": System("DAFL", "no", "White", 150, dafl.settings, _open(dafl.dafl)),
+    "zskd": System("ZSKD", "no", "White", 120, zskd.settings, _open(zskd.zskd)),
+    "dfkd": System("DFKD", "no", "White", 120, dfkd.settings, _open(dfkd.dfkd)),
     "noise_scores": System(
-        "Noise input, scores", "no", "Black-S", 1.2, noise_input.settings, _noise_scores
+        "Noise input, scores", "no", "Black-S", 12, noise_input.settings, _noise_scores
     ),
     "noise_labels": System(
-        "Noise input, labels", "no", "Black-D", 1.1, noise_input.settings, _noise_labels
+        "Noise input, labels", "no", "Black-D", 11, noise_input.settings, _noise_labels
     ),
-    "zsdb3kd": System("ZSDB3KD", "no", "Black-D", 25, nothing, _ascended),
-    "chosen": System("db3kd's own way", "no", "Black-D", 9, chosen, _chosen),
+    "zsdb3kd": System("ZSDB3KD", "no", "Black-D", 250, nothing, _ascended),
+    "chosen": System("db3kd's own way", "no", "Black-D", 90, chosen, _chosen),
 }  # fmt: skip
 """The systems by the name that `db3kd reproduce --only` and the files of cells give them."""

@@ -153,6 +153,26 @@ class Bounds(tuple[float, float]):
         return found
 
 
+def check_teacher(teacher: object) -> None:
+    """Refuse what does not answer with labels, such as a network or what tells more than labels.
+
+    Raises:
+        InputError: it is no `Teacher`; the text says what it lacks.
+
+    >>> check_teacher(torch.nn.Identity())
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: a teacher has classes, bounds and labels(images), but Identity has ...
+    """
+    wanted = ("classes", "bounds", "labels")
+    lacking = [name for name in wanted if not hasattr(teacher, name)]
+    if lacking:
+        raise InputError(
+            f"a teacher has classes, bounds and labels(images), but {type(teacher).__name__} has no"
+            f" {' and no '.join(lacking)}; wrap it, for instance by db3kd.teachers.torch_module"
+        )
+
+
 def check_answers(answers: object, *, asked: int, classes: int | None) -> Int[Tensor, " row"]:
     """Return the answers as an int64 tensor if they are class indices of the images asked.
 

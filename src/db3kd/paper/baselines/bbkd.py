@@ -86,7 +86,7 @@ def settings(data: str, scale: Scale) -> Settings:
     if scale == "full":
         return Settings(images, training=change())
     if scale == "smoke":
-        return Settings(20, 60, 25, training=change(epochs=20, rate=0.1, batch=16))
+        return Settings(20, 60, 25, training=change(epochs=15, rate=0.1, batch=16))
     if data in _GREY:
         return Settings(images, chosen=11_000, pairs=200_000, training=change(epochs=50))
     return Settings(images, chosen=11_000, pairs=40_000, training=change(epochs=15))
@@ -223,13 +223,13 @@ def least_sure(
 def _confidences(
     task: Task, student: nn.Module, images: Tensor, free: Tensor, number: int
 ) -> tuple[Tensor, Tensor]:
-    """The confidence of all candidates, in pieces that are kept; of those asked already infinity."""
+    """The confidence of all candidates, in kept pieces; infinity for those asked already."""
     near = images.to(task.device)
 
     def piece(first: int) -> dict[str, Tensor]:
         end, found = min(first + PIECE, len(free)), []
         with torch.inference_mode():
-            for pairs in torch.arange(first, end).split(inference_batch(images.shape[1:])):
+            for pairs in torch.split(torch.arange(first, end), inference_batch(images.shape[1:])):
                 found.append(least_sure(student, near, pairs.to(task.device)))
                 done = int(pairs[-1]) + 1
                 task.progress(f"mixing, round {number}", done, len(free), {})

@@ -9,8 +9,9 @@ Kimura et al., "Few-shot learning of neural networks from scratch by pseudo exam
    the imitation loss: x <- clip(x + step g / |g|), g = grad_x KL(P_t^tau || P_s^tau).
 
 No code of the authors was found, and neither were their settings: how many labelled and pseudo
-examples, how far these move, and the losses' weights are ours. The paper of the tables does not say
-how few "Few" is; 2,000 images are those of BBKD.
+examples, how far these move, and the losses' weights are ours. On MNIST, examples that went three
+times as far in all as these settings let them taught a student less than none did. The paper of
+the tables does not say how few "Few" is; 2,000 images are those of BBKD.
 """
 
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Settings:
     noise: float = 0.1
     rounds: int = 10
     moves: int = 5
-    step: float = 0.01
+    step: float = 0.003
     training: Training = TRAINING
 
 
@@ -70,10 +71,12 @@ def settings(data: str, scale: Scale) -> Settings:
     images = _IMAGES[data]
     change = partial(msgspec.structs.replace, TRAINING)
     if scale == "smoke":
-        return Settings(40, 40, rounds=3, moves=2, training=change(epochs=20, batch=16, rate=5e-3))
+        return Settings(
+            40, 40, rounds=3, moves=2, step=0.02, training=change(epochs=8, batch=16, rate=0.01)
+        )
     if scale == "full" or data in _GREY:
         return Settings(images)
-    return Settings(images, 4_000, rounds=5, moves=3, training=change(epochs=10))
+    return Settings(images, 4_000, rounds=5, moves=3, step=0.01, training=change(epochs=10))
 
 
 def few_sample(task: Task, teacher: OpenNetwork, settings: Settings) -> nn.Module:
@@ -189,7 +192,7 @@ def _moved(
     number: int,
 ) -> dict[str, Tensor]:
     found = []
-    for part in pseudo.split(MOVED):
+    for part in torch.split(pseudo, MOVED):
         found.append(moved(student, teacher, part.to(teacher.device), settings).cpu())
         done = sum(map(len, found))
         task.progress(f"pseudo examples, round {number}", done, len(pseudo), {})

@@ -71,7 +71,7 @@ def open_scores(
     >>> open_scores(OpenNetwork(network), torch.ones(2, 1, 2, 2)).shape
     torch.Size([2, 3])
     """
-    parts = images.split(inference_batch(images.shape[1:]))
+    parts = torch.split(images, inference_batch(images.shape[1:]))
     with torch.no_grad():
         found = [teacher.features_and_scores(part.to(teacher.device))[1] for part in parts]
     return torch.cat(found).to(images.device)
