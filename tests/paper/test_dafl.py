@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace as changed
 from small_task import Killed, identical, killed_at, score, task, teacher
 
-from db3kd.errors import Damaged
+from db3kd.errors import Damaged, InputError
 from db3kd.paper.access import OpenNetwork
 from db3kd.paper.baselines import dafl
 from db3kd.synthesis.rivals.generator import ImageGenerator, seeded
@@ -75,6 +75,12 @@ def test_a_checkpoint_of_other_settings_is_refused(
         dafl.dafl(task(tmp_path, progress=killed_at("DAFL", 3)), open_network, SMOKE)
     with pytest.raises(Damaged, match="its settings is"):
         dafl.dafl(task(tmp_path), open_network, replace(SMOKE, balance=1.0))
+
+
+def test_steps_must_be_given(tmp_path: Path) -> None:
+    wanted = replace(SMOKE, training=changed(SMOKE.training, steps=None, epochs=3))
+    with pytest.raises(InputError, match=r"give training\.steps"):
+        dafl.dafl(task(tmp_path), OpenNetwork(teacher()), wanted)
 
 
 def test_impressions_are_images_of_the_generator_with_the_teachers_classes(tmp_path: Path) -> None:
