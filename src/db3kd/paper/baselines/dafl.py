@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from db3kd.config.settings import Training
+from db3kd.errors import InputError
 from db3kd.paper.access import OpenNetwork
 from db3kd.paper.task import Scale, Task
 from db3kd.student.checkpoints import resumed, save_checkpoint
@@ -27,7 +28,6 @@ from db3kd.student.loss import distillation_loss
 from db3kd.student.networks import inference_batch
 from db3kd.student.optimisers import Schedule, optimisers_of
 from db3kd.student.soft_labels import temper
-from db3kd.student.steps import steps_of
 from db3kd.synthesis.rivals.generator import ImageGenerator, imbalance, learning, seeded
 
 CHECKPOINT_SECONDS = 60.0
@@ -58,7 +58,8 @@ CIFAR = changed(
 class Settings:
     """What is drawn, and how both networks learn; the defaults are the publication's for MNIST.
 
-    - `training`: of the student. The generator makes as many steps, and each batch is new.
+    - `training`: of the student, with its `steps`. The generator makes as many, and each batch is
+      new. Augmentation, averages and mixed precision are not used.
     - `generator_rate`: Adam's for the generator.
     - `latent`, `widest`: the generator's, see `ImageGenerator`.
     - `one_hot`, `balance`, `activation`: the weights of the generator's three losses.
@@ -98,9 +99,11 @@ def settings(data: str, scale: Scale) -> Settings:
     if scale == "smoke":
         training = changed(full.training, steps=20, batch=16)
         return replace(full, training=training, latent=16, widest=12, images=40)
-    light = data in ("mnist", "fashion_mnist")
-    training = changed(full.training, steps=5_000 if light else 1_000, batch=128 if light else 64)
-    return replace(full, training=training, widest=48)
+    if data in ("mnist", "fashion_mnist"):
+        training = changed(full.training, steps=5_000, batch=128)
+    else:
+        training = changed(full.training, steps=2_500, batch=64, rate=0.05)
+    return replace(full, training=training, latent=100, widest=48)
 
 
 def generator_loss(
@@ -109,8 +112,7 @@ def generator_loss(
     """The loss of the generator's images: likely classes, equally many of each, strong features.
 
     L = oh CE(y, argmax y) + ie sum_k p_k log10 p_k - a mean |f|, where p is the batch's mean
-    probability. The publication's entropy is of the natural logarithm, its release's of the decimal
-    one, for which the weights are.
+    probability. The decimal logarithm is that of the release, for which the weights were chosen.
 
     >>> sure, alike = 50 * torch.eye(10), torch.zeros(10, 10)
     >>> wanted, none = Settings(), torch.zeros(10, 3)
@@ -134,6 +136,7 @@ def dafl(task: Task, teacher: OpenNetwork, settings: Settings) -> nn.Module:
     seed. A checkpoint is written about once a minute, from which a stopped training continues.
 
     Raises:
+        InputError: `settings.training` does not say how many steps.
         Damaged: the checkpoint is of other settings, or cannot be read.
     """
     return _learned(task, teacher, settings)["student"]
@@ -192,7 +195,9 @@ class _Loop:
         paint = Training(optimiser="adam", rate=wanted.generator_rate)
         pupils = optimisers_of(both["student"], wanted.training)
         self.optimisers = [*optimisers_of(both["generator"], paint), *pupils]
-        self.steps = steps_of(wanted.training, 0)
+        if wanted.training.steps is None:
+            raise InputError("DAFL has no images to count epochs of; give training.steps")
+        self.steps = wanted.training.steps
         self.schedule = Schedule(pupils, wanted.training, steps=self.steps)
         self.identity = {"settings": repr(wanted), "seed": str(task.seed)}
 

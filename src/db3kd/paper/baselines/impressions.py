@@ -185,7 +185,7 @@ def made(task: Task, name: str, teacher: OpenNetwork, making: Making, targets: T
         def piece(number: int = number, rows: Tensor = rows) -> dict[str, Tensor]:
             def report(step: int, loss: float) -> None:
                 done = number * making.steps + step
-                task.progress(f"{name} images", done, len(cuts) * making.steps, {"loss": loss})
+                task.progress(name.upper(), done, len(cuts) * making.steps, {"loss": loss})
 
             draw = task.draw(name, "images", number)
             wanted = targets(rows, task.seed_of(name, "targets", number))
