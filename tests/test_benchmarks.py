@@ -573,41 +573,6 @@ def test_steps_grow_with_the_answers() -> None:
     ]
 
 
-def test_an_ascent_is_measured_by_iterations_and_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ascent, frontier = module("ascent"), module("frontier")
-    monkeypatch.setattr(ascent, "LEAST", 6)
-    problem = _tiny(frontier, tmp_path)
-    plan = ascent.AscentPlan(
-        samples=12, iterations=15, queries=200, search=40, every=5, copies=2, step=0.1
-    )
-    search = Search(strategy="rows", queries=20, probes=8, references=2)
-    file = tmp_path / "ascent.json"
-    figures, table = ascent.measured(problem, plan, search, file, steps=10, seeds=2)
-    found = [(line["kind"], line["number"]) for line in table]
-    assert found == [
-        ("samples", 6),
-        ("samples", 12),
-        ("alone", 12),
-        ("iterations", 0),
-        ("iterations", 10),
-        ("mbd", 12),
-    ]
-    assert [line["samples"] for line in table] == [18, 36, 12, 36, 36, 36]
-    place = f"queries.{problem.case.name}"
-    assert figures[f"{place}.beside"] == 48
-    booked = figures[f"{place}.booked"]
-    assert figures[f"{place}.ascent"] + figures[f"{place}.mbd"] == booked
-    assert booked == figures[f"{place}.seen_by_teacher"]
-    for kind in ("classes", "evolution"):
-        assert file.with_suffix(f".{kind}.png").read_bytes().startswith(b"\x89PNG")
-    ascent.draw(table, file.with_suffix(".png"), problem.case.name)
-    assert file.with_suffix(".png").exists()
-    monkeypatch.setattr(ascent, "train", None)  # cannot be trained again
-    assert ascent.measured(problem, plan, search, file, steps=10, seeds=2) == (figures, table)
-
-
 def test_a_kept_result_depends_on_sources_that_are_there() -> None:
     stale, frontier = module("stale"), module("frontier")
     with pytest.raises(FileNotFoundError, match="no source of db3kd is gone"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from db3kd.config.settings import Search
-from db3kd.data import DataSet, TensorImages, load, subset
+from db3kd.data import DataSet, load, subset
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.paper.access import OpenNetwork, ScoreTeacher
@@ -23,6 +23,7 @@ from db3kd.seeds import derive_seed
 from db3kd.student.batches import resident
 from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.networks import build
+from db3kd.teachers.base import Teacher
 from db3kd.teachers.torch_module import torch_module
 
 SEED = 0  # of the images, the teacher and the runs, which all students share
@@ -117,6 +118,11 @@ class Bench:
             self.progress,
         )
 
+    @cached_property
+    def labels(self) -> Teacher:
+        """The teacher behind the door that all of db3kd asks: labels alone."""
+        return torch_module(self.teacher, classes=self.classes, device=self.device)
+
     def scores(self) -> ScoreTeacher:
         """The teacher as far as scores tell, with a counter of its own."""
         return ScoreTeacher(self.teacher, device=self.device)
@@ -128,9 +134,10 @@ class Bench:
     @contextmanager
     def run(self, name: str) -> Iterator[Run]:
         """A run of db3kd, which sees the teacher's labels alone."""
-        teacher = torch_module(self.teacher, classes=self.classes, device=self.device)
         folder = self.folder / "runs" / name
-        with Run(folder, teacher, seed=SEED, device=self.device, progress=self.progress) as run:
+        with Run(
+            folder, self.labels, seed=SEED, device=self.device, progress=self.progress
+        ) as run:
             yield run
 
     def measured(self, name: str, search: Search) -> tuple[RobustnessMap, Tensor, int]:
@@ -145,11 +152,3 @@ class Bench:
             assert soft is not None
             return found, soft, run.meter.spent
 
-
-def in_memory_set(images: Tensor, labels: Tensor) -> TransferSet:
-    """Images and their labels as a transfer set.
-
-    >>> len(in_memory_set(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1])))
-    2
-    """
-    return TransferSet(TensorImages(images), torch.arange(len(images)), labels, labels)

@@ -1,7 +1,7 @@
 """The paper's Figures 4 to 6: what they show, measured, and what the paper says of them."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3kd.config.settings import Synthesis
+from db3kd.data import TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.paper.baselines import dafl, zskd
 from db3kd.paper.bench import Bench
@@ -20,6 +21,7 @@ from db3kd.paper.cells import Workbook, provenance
 from db3kd.paper.setups import SETUPS, Net
 from db3kd.run import Run
 from db3kd.search.robustness import RobustnessMap
+from db3kd.stages.ascent import copied
 from db3kd.storage.files import Json, write_atomically
 from db3kd.student.batches import resident
 from db3kd.student.soft_labels import concentrate, reciprocal_activations
@@ -187,7 +189,7 @@ def fig6(book: Workbook, *, setups: Collection[str] = (), seeds: int | None = No
                 images.append((f"{title}: from noise, left, to the end of the ascent", evolution))
             last = run.pseudo.asked()
             images.append((f"{title}: averages by class", _averages(bench, last)))
-            for kind, number, lesson in _lessons(run, samples, plan.every, plan.iterations):
+            for kind, number, lesson in _lessons(bench, run, samples):
                 records += _accuracies(
                     bench, net, seeds, f"fig6/{kind}/{number}", lesson,
                     setup=setup, student=student, kind=kind, number=number,
@@ -208,20 +210,35 @@ def fig6(book: Workbook, *, setups: Collection[str] = (), seeds: int | None = No
 
 
 def _lessons(
-    run: Run, samples: TransferSet, every: int, iterations: int
-) -> list[tuple[str, int, Callable[[], TransferSet]]]:
-    """What students learn from: samples after some iterations, and shares of the last ones."""
-    found: list[tuple[str, int, Callable[[], TransferSet]]] = []
-    after = range(0, iterations, every) if every else ()
-    found += [("iterations", count, partial(run.pseudo.after, count)) for count in after]
-    found.append(("iterations", iterations, run.pseudo.asked))
-    draw = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(samples), generator=draw)
+    bench: Bench, run: Run, samples: TransferSet
+) -> Iterator[tuple[str, int, Callable[[], TransferSet]]]:
+    """What students learn from: samples after some iterations, and shares of the last ones.
+
+    Every sample comes with its copies (section 4.5).
+    """
+    plan = bench.size.ascent
+    for iteration in range(0, plan.iterations, plan.every) if plan.every else ():
+        yield "iterations", iteration, partial(_early, bench, run, iteration)
+    yield "iterations", plan.iterations, partial(replace, samples)
+    pushed = len(samples) // (1 + plan.copies)
     for share in SHARES:
-        count = max(1, round(share * len(samples)))
-        rows = order[:count].sort().values
-        found.append(("samples", count, partial(samples.select, rows)))
-    return found
+        count = max(1, round(share * pushed))
+        copies = torch.arange(pushed, pushed + count * plan.copies)
+        rows = torch.cat([torch.arange(count), copies])
+        yield "samples", count, partial(samples.select, rows)
+
+
+def _early(bench: Bench, run: Run, iteration: int) -> TransferSet:
+    """Samples after an iteration, with copies as the ascent makes of its last ones.
+
+    Costs one query a copy, beside the books of the run.
+    """
+    samples, teacher = run.pseudo.after(iteration), bench.labels
+    draw, images = torch.Generator().manual_seed(0), samples.images.read(torch.arange(len(samples)))
+    made = copied(images, bench.size.ascent.copies, bounds=teacher.bounds, draw=draw)
+    called = torch.cat([teacher.labels(part).cpu() for part in torch.split(made, 256)])
+    rows = torch.arange(len(made))
+    return samples.joined(TransferSet(TensorImages(made), rows, called, called))
 
 
 def _averages(bench: Bench, ours: TransferSet) -> Float[Tensor, "system class *image"]:

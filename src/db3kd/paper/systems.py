@@ -30,7 +30,6 @@ from db3kd.paper.baselines import (
 from db3kd.paper.bench import Bench
 from db3kd.paper.task import Scale, Task
 from db3kd.student.batches import resident
-from db3kd.teachers.torch_module import torch_module
 
 Taught = tuple[nn.Module, int]
 """A student, and how many queries its system asked the teacher."""
@@ -133,9 +132,8 @@ def chosen(data: str, scale: Scale) -> Synthesis:
 
 
 def _noise_labels(bench: Bench, task: Task, settings: noise_input.Settings) -> Taught:
-    teacher = torch_module(bench.teacher, classes=bench.classes, device=bench.device)
     count = settings.images or len(task.known)
-    return noise_input.noise_input_labels(task, teacher, settings), count
+    return noise_input.noise_input_labels(task, bench.labels, settings), count
 
 
 def _noise_scores(bench: Bench, task: Task, settings: noise_input.Settings) -> Taught:
