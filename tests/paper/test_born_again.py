@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_task import SHORT, Killed, digits, identical, score, student, task
+from small_task import FEW, Killed, digits, identical, score, student, task
 
 from db3kd.paper.baselines.born_again import Settings, born_again, settings
 from db3kd.paper.task import Task
@@ -19,15 +19,14 @@ def test_each_generation_has_new_weights_and_the_last_is_returned(tmp_path: Path
     assert not identical(first, second)
     assert identical(last, load_network(tmp_path / "student.safetensors", student(0)))
     assert min(score(each) for each in (first, second, last)) > 0.4
-    rows = torch.arange(240)
-    images = task(tmp_path).known.images.read(rows)
+    images = task(tmp_path).known.images.read(torch.arange(240))
     kept = read_tensors(tmp_path / "scores of generation 1 0.safetensors")[0]["answers"]
     assert torch.allclose(kept, second(images), atol=1e-5)
 
 
 def test_a_stop_between_generations_changes_nothing(tmp_path: Path) -> None:
     wanted = settings("cifar100", "smoke")
-    whole = born_again(task(tmp_path / "whole"), wanted)
+    whole = born_again(task(tmp_path / "whole", FEW), wanted)
     made: list[int] = []
 
     def stopping(seed: int) -> torch.nn.Module:
@@ -38,8 +37,8 @@ def test_a_stop_between_generations_changes_nothing(tmp_path: Path) -> None:
 
     samples = digits()[0].select(torch.arange(240))
     with pytest.raises(Killed):
-        born_again(Task(samples, 10, stopping, SHORT, 1, tmp_path / "stopped"), wanted)
-    assert identical(whole, born_again(task(tmp_path / "stopped"), wanted))
+        born_again(Task(samples, 10, stopping, FEW, 1, tmp_path / "stopped"), wanted)
+    assert identical(whole, born_again(task(tmp_path / "stopped", FEW), wanted))
 
 
 def test_three_generations_are_published() -> None:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_task import identical, student, task, teacher
+from msgspec.structs import replace
+from small_task import FEW, SHORT, identical, student, task, teacher
 
 from db3kd.paper.access import ScoreTeacher
 from db3kd.paper.baselines.noise_input import (
@@ -19,8 +20,8 @@ from db3kd.teachers import function
 def halves(images: torch.Tensor) -> torch.Tensor:
     """Scores that tell which half of an image is brighter, upper or lower."""
     upper, lower = images[:, 0, :4].mean((1, 2)), images[:, 0, 4:].mean((1, 2))
-    others = torch.full((len(images), 8), -20.0)
-    return torch.cat([50 * torch.stack([upper - lower, lower - upper], dim=1), others], dim=1)
+    others = torch.full((len(images), 8), -6.0)
+    return torch.cat([100 * torch.stack([upper - lower, lower - upper], dim=1), others], dim=1)
 
 
 class Halves(torch.nn.Module):
@@ -44,7 +45,7 @@ def test_images_are_uniform_as_many_as_the_samples_and_always_the_same(tmp_path:
 def test_scores_cost_a_query_an_image_and_teach(tmp_path: Path) -> None:
     asked = ScoreTeacher(Halves())
     wanted = settings("mnist", "smoke")
-    made = noise_input_scores(task(tmp_path), asked, wanted)
+    made = noise_input_scores(task(tmp_path, replace(SHORT, steps=150)), asked, wanted)
     assert asked.asked == 240
     images = noise_images(task(tmp_path), wanted)
     known = halves(images.read(torch.arange(240))).argmax(dim=1)
@@ -71,6 +72,8 @@ def test_labels_cost_a_query_an_image_and_teach(tmp_path: Path) -> None:
 
 
 def test_real_images_are_not_used(tmp_path: Path) -> None:
-    made = noise_input_scores(task(tmp_path / "a"), ScoreTeacher(teacher()), Settings(images=60))
-    other = task(tmp_path / "b", known=100)
+    made = noise_input_scores(
+        task(tmp_path / "a", FEW), ScoreTeacher(teacher()), Settings(images=60)
+    )
+    other = task(tmp_path / "b", FEW, known=100)
     assert identical(made, noise_input_scores(other, ScoreTeacher(teacher()), Settings(images=60)))

@@ -2,7 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from small_task import identical, score, student, task
+from small_task import FEW, identical, score, student, task
 
 from db3kd.paper.baselines.surrogate_kd import settings, surrogate_kd
 from db3kd.student.files import load_network
@@ -25,8 +25,8 @@ def test_the_surrogate_knows_the_labels_alone(tmp_path: Path) -> None:
 
 
 def test_soft_labels_that_the_task_may_have_are_not_used(tmp_path: Path) -> None:
-    plain = surrogate_kd(task(tmp_path / "plain"), settings("mnist", "smoke"))
-    open_task = task(tmp_path / "soft")
+    plain = surrogate_kd(task(tmp_path / "plain", FEW), settings("mnist", "smoke"))
+    open_task = task(tmp_path / "soft", FEW)
     soft = open_task.known.with_soft(torch.randn(len(open_task.known), 10))
     with_soft = surrogate_kd(replace(open_task, known=soft), settings("mnist", "smoke"))
     assert identical(plain, with_soft)

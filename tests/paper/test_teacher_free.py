@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_task import identical, score, student, task
+from small_task import SHORT, score, student, task
 from torch import Tensor, nn
 
 from db3kd.config.settings import Training
@@ -68,15 +68,12 @@ def test_the_losses_are_those_of_the_release_for_a_hundred_classes(tmp_path: Pat
     assert virtual.temperature == 1
     assert own.rate == virtual.rate == PUBLISHED.rate
     assert settings("cifar100", "full").training == PUBLISHED
-    assert losses(teacher_free_self, settings("mnist", "full"), tmp_path).rate is None
+    assert losses(teacher_free_self, settings("mnist", "full"), tmp_path).rate == SHORT.rate
 
 
 @pytest.mark.parametrize("learn", [teacher_free_self, teacher_free_regularised])
 def test_students_learn(tmp_path: Path, learn: Learn) -> None:
-    made = learn(task(tmp_path / "once"), settings("mnist", "smoke"))
-    assert score(made) > 0.4
-    again = learn(task(tmp_path / "again"), settings("mnist", "smoke"))
-    assert identical(made, again)
+    assert score(learn(task(tmp_path), settings("mnist", "smoke"))) > 0.4
 
 
 def test_the_student_learns_from_the_first_network(tmp_path: Path) -> None:
