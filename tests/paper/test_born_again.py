@@ -1,12 +1,17 @@
+from dataclasses import replace as fields_replaced
 from pathlib import Path
 
 import pytest
 import torch
-from small_task import FEW, Killed, digits, identical, score, student, task
+from msgspec.structs import replace
+from small_task import FEW, SHORT, Killed, digits, identical, score, student, task
 
 from db3kd.paper.baselines.born_again import Settings, born_again, settings
 from db3kd.paper.task import Task
+from db3kd.student import predict
 from db3kd.student.files import load_network, read_tensors
+
+ONE = Settings(generations=1)
 
 
 def test_each_generation_has_new_weights_and_the_last_is_returned(tmp_path: Path) -> None:
@@ -43,3 +48,13 @@ def test_a_stop_between_generations_changes_nothing(tmp_path: Path) -> None:
 
 def test_three_generations_are_published() -> None:
     assert settings("cifar100", "full") == settings("cifar100", "cpu") == Settings(3)
+
+
+def test_a_generation_believes_the_one_before(tmp_path: Path) -> None:
+    lying = task(tmp_path)
+    labels = torch.full_like(lying.known.labels, 3)
+    born_again(fields_replaced(lying, known=fields_replaced(lying.known, labels=labels)), ONE)
+    (tmp_path / "student.safetensors").unlink()
+    soft_alone = task(tmp_path, replace(SHORT, label_weight=0.0))
+    answers = predict(born_again(soft_alone, ONE), lying.known.images, device="cpu")
+    assert float((answers == 3).float().mean()) > 0.9
