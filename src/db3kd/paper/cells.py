@@ -73,11 +73,8 @@ class Workbook:
 
     def file(self, cell: Cell) -> Path:
         """Where the result of a cell is."""
-        bench, system = self.bench(cell.setup), SYSTEMS[cell.system]
-        about = repr(system.settings(bench.setup.data, self.scale))
-        digest = hashlib.sha256(about.encode()).hexdigest()[:8]
-        _, student, name, seed = cell.name.split("/")
-        return bench.folder / "cells" / student / name / f"{seed}-{digest}.json"
+        bench = self.bench(cell.setup)
+        return bench.folder.joinpath("cells", *place(bench, cell)).with_suffix(".json")
 
     def result(self, cell: Cell) -> Json | None:
         """What a cell gave; None if it was not run."""
@@ -107,10 +104,19 @@ class Workbook:
         return result
 
 
+def place(bench: Bench, cell: Cell) -> tuple[str, str, str]:
+    """The folder of a cell, below that of its setup; another one for other settings.
+
+    What a system keeps there is read again by its name alone, so the folder must tell the rest.
+    """
+    _, student, name, seed = cell.name.split("/")
+    about = repr(SYSTEMS[cell.system].settings(bench.setup.data, bench.scale))
+    return student, name, f"{seed}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
+
+
 def _taught(bench: Bench, system: System, cell: Cell) -> Json:
     net = bench.setup.students.get(cell.student, bench.setup.teacher)
-    _, student, name, seed = cell.name.split("/")
-    task = bench.task(net, cell.seed, "students", student, name, seed)
+    task = bench.task(net, cell.seed, "students", *place(bench, cell))
     settings = system.settings(bench.setup.data, bench.scale)
     network, queries = system.teach(bench, task, settings)
     return {

@@ -1,5 +1,6 @@
 """The paper's Figures 4 to 6: what they show, measured, and what the paper says of them."""
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -247,8 +248,9 @@ def _averages(bench: Bench, ours: TransferSet) -> Float[Tensor, "system class *i
     rows = torch.arange(len(ours))
     found = [(ours.images.read(rows), ours.teacher_labels)]
     for name, system in (("zskd", zskd), ("dafl", dafl)):
-        task = bench.task(net, 0, "fig6", name)
         settings = system.settings(data, bench.scale)
+        digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+        task = bench.task(net, 0, "fig6", f"{name}-{digest}")
         found.append(system.impressions(task, bench.open(), settings))
     return torch.stack([_by_class(made, labels, bench.classes) for made, labels in found])
 
