@@ -107,7 +107,7 @@ def test_the_teacher_labels_images_and_copies_as_they_are_kept(tmp_path: Path) -
     assert torch.allclose(open_network.network(seen), transfer.soft, atol=1e-5)
     assert not torch.equal(made.copies[:150], made.copies[150:300])
     assert bool((transfer.labels == -1).all()), "students learn from soft labels alone"
-    images, labels = made.averaged()
+    images, labels = made.labelled()
     assert torch.equal(images, seen[:300])
     assert torch.equal(labels, transfer.teacher_labels[:300])
 

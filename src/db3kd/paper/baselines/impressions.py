@@ -86,8 +86,8 @@ def making(data: str, scale: Scale) -> Making:
     if scale == "smoke":
         return Making(40, batch=20, steps=20, rate=0.02, copies=1, epochs=2)
     if data in PUBLISHED:
-        return Making(4_800, steps=500, rate=3e-3, copies=4, epochs=10)
-    return Making(2_000, steps=150, rate=1e-2, copies=4, epochs=10)
+        return Making(14_000, steps=120, rate=0.02, epochs=4)
+    return Making(3_000, steps=100, rate=0.02, epochs=4)
 
 
 def impressed(
@@ -156,7 +156,7 @@ class Made:
     copies: UInt8[Tensor, "copy *shape"]
     copy_scores: Float[Tensor, "copy classes"]
 
-    def averaged(self) -> tuple[Float[Tensor, "image *shape"], Int[Tensor, " image"]]:
+    def labelled(self) -> tuple[Float[Tensor, "image *shape"], Int[Tensor, " image"]]:
         """The impressions as floats in [0, 1], and the class that the teacher gives each."""
         return self.images.float() / 255, self.scores.argmax(1)
 

@@ -98,7 +98,7 @@ def impressions(
 
     They are made if they are not kept yet, as by `zskd`.
     """
-    return _made(task, teacher, settings).averaged()
+    return _made(task, teacher, settings).labelled()
 
 
 def _made(task: Task, teacher: OpenNetwork, settings: Settings) -> shared.Made:
