@@ -74,7 +74,7 @@ def main() -> int:
     options.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     options.add_argument("--only", choices=("before", "now"), help="run this side alone")
     given = options.parse_args()
-    work = given.work or Path(tempfile.gettempdir()) / "db3kd-benchmarks" / "end_to_end"
+    work = (given.work or Path(tempfile.gettempdir()) / "db3kd-benchmarks" / "end_to_end").resolve()
     work.mkdir(parents=True, exist_ok=True)
     earlier = work / BEFORE
     if not earlier.exists():

@@ -135,9 +135,7 @@ class Bench:
     def run(self, name: str) -> Iterator[Run]:
         """A run of db3kd, which sees the teacher's labels alone."""
         folder = self.folder / "runs" / name
-        with Run(
-            folder, self.labels, seed=SEED, device=self.device, progress=self.progress
-        ) as run:
+        with Run(folder, self.labels, seed=SEED, device=self.device, progress=self.progress) as run:
             yield run
 
     def measured(self, name: str, search: Search) -> tuple[RobustnessMap, Tensor, int]:
@@ -151,4 +149,3 @@ class Bench:
             soft = run.transfer_set(self.known.images, search.metric).soft
             assert soft is not None
             return found, soft, run.meter.spent
-

@@ -106,9 +106,9 @@ class Setup:
     split: str = "train"
 
 
-_TINY = Training(steps=30, batch=16)
+_TINY = Training(steps=12, batch=16, optimiser="adam")
 _SMOKE_ASCENT = AscentPlan(
-    samples=10, noise=10, every=1, copies=1, shard=10, iterations=2, queries=60, search=20, starts=2
+    samples=10, noise=30, every=1, copies=1, shard=10, iterations=2, queries=60, search=20, starts=2
 )
 _TURNED: tuple[TrainingAugmentation, ...] = ("crop", "flip")
 
