@@ -309,3 +309,14 @@ main(["--version"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_table_of_the_paper_is_printed_and_says_what_is_missing(tmp_path: Path) -> None:
+    words = ["reproduce", "table4", "--scale", "smoke", "--folder", str(tmp_path), "--minutes", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "db3kd", *words, "-q"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| Standard KD | yes | Black-S | not run (77.81) |" in done.stdout
+    assert "run the command again to go on" in done.stderr
+    assert (tmp_path / "smoke" / "table4.csv").exists()

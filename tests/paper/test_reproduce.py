@@ -194,3 +194,11 @@ def test_flowers_are_taken_from_train_and_validation() -> None:
     whole = load("flowers102", SETUPS["flowers102"].split, size=8)
     assert len(whole) == 2040
     assert torch.bincount(whole.labels).unique().tolist() == [20]  # type: ignore[arg-type]
+
+
+def test_a_data_set_that_is_missing_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB3KD_DATA", str(tmp_path))
+    with pytest.raises(InputError, match="no data set 'cifar10'"):
+        reproduce("table4", scale="smoke", folder=tmp_path / "runs")

@@ -57,3 +57,5 @@ def reproduce(
     sys.stdout.write(found.text)
     for file in found.files:
         sys.stderr.write(f"wrote {file}\n")
+    if found.missing:
+        sys.stderr.write("some places are not run yet; run the command again to go on\n")

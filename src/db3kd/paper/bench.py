@@ -76,6 +76,14 @@ class Bench:
         some = subset(data, rows)
         return DataSet(some.images, some.labels, names)
 
+    def check(self) -> None:
+        """Refuse a setup whose images are not there.
+
+        Raises:
+            InputError: they are not, or have no labels.
+        """
+        _ = self.known, self.test
+
     @property
     def classes(self) -> int:
         """How many classes there are."""

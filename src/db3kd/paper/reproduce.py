@@ -80,6 +80,7 @@ def reproduce(
     try:
         for number, cell in enumerate(cells):
             progress(f"{what}: {cell.name}", number, len(cells), {})
+            book.bench(cell.setup).check()
             try:
                 book.run(cell)
             except InputError as error:
