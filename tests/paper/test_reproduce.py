@@ -16,7 +16,8 @@ from db3kd.errors import InputError
 from db3kd.paper import claims, output
 from db3kd.paper.access import OpenNetwork, ScoreTeacher
 from db3kd.paper.cells import Cell, Workbook, by_effort, effort
-from db3kd.paper.figures import Matrix, _nearer, between
+from db3kd.paper.figures import _nearer, between
+from db3kd.paper.points import Matrix
 from db3kd.paper.reproduce import What, reproduce
 from db3kd.paper.setups import SETUPS
 from db3kd.paper.systems import SYSTEMS

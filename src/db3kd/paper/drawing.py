@@ -13,7 +13,7 @@ from db3kd.errors import InputError, hint
 from db3kd.storage.files import Json, write_atomically
 
 if TYPE_CHECKING:
-    from db3kd.paper.figures import Figure, Matrix
+    from db3kd.paper.points import Figure, Matrix
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 MARKERS = ("o", "s", "^", "D", "v", "P")

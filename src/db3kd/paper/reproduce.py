@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from db3kd.errors import InputError
-from db3kd.paper import figures, output
+from db3kd.paper import output
 from db3kd.paper.cells import Workbook, by_effort
 from db3kd.paper.claims import claims
+from db3kd.paper.drawing import drawn
+from db3kd.paper.figures import fig4, fig5
+from db3kd.paper.points import Figure
+from db3kd.paper.pseudo_figure import fig6
 from db3kd.paper.setups import SETUPS
 from db3kd.paper.systems import SYSTEMS
 from db3kd.paper.tables import TABLES
@@ -119,16 +123,14 @@ def _check(what: str, scale: str, only: Collection[str], setups: Collection[str]
 def _figure(
     what: str, book: Workbook, place: Path, setups: Collection[str], seeds: int | None
 ) -> Reproduced:
-    make: Mapping[str, Callable[..., figures.Figure]] = {
-        "fig4": figures.fig4, "fig5": figures.fig5, "fig6": figures.fig6
-    }  # fmt: skip
+    make: Mapping[str, Callable[..., Figure]] = {"fig4": fig4, "fig5": fig5, "fig6": fig6}
     try:
         made = make[what](book, setups=setups, seeds=seeds)
     except TimeUp:
         return Reproduced(f"{what}: the time is up before it is whole\n", (), 1)
     files = {"md": made.text, "json": json.dumps(made.records, indent=1) + "\n"}
-    drawn = tuple(figures.draw(made, place / what))
-    return Reproduced(made.text, (*_written(place, what, files), *drawn), 0)
+    pictures = drawn(made, place / what)
+    return Reproduced(made.text, (*_written(place, what, files), *pictures), 0)
 
 
 def _written(place: Path, name: str, files: Mapping[str, str]) -> tuple[Path, ...]:
