@@ -54,10 +54,10 @@ def test_a_joint_search_counts_fits_and_rounds() -> None:
 
 
 def test_pseudo_samples_count_lessons_between_shards_and_the_ensemble() -> None:
-    # 5,000 in 8 shards of 625: 7 lessons of 2 students, 1,200 steps each at least.
+    # 5,000 in 8 shards of 625: 7 lessons of 2 students, 4 sqrt(n) steps each, at least 200.
     whole = list(ahead.synthesis((1, 28, 28), Synthesis(), 5000, 55_000, Done()))
     assert sums(whole) == {
-        "students": (0, 7 * 2 * 1200),
+        "students": (0, 2 * (4 * 200 + 224 + 245 + 265)),
         "synthesis": (5000, 0),
         "ensemble": (0, 3 * 1414),
         "unasked": (0, 0),

@@ -16,7 +16,7 @@ import db3kd.stages.synthesis as synthesis
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
 from closed_form import Watched, Watching, prototypes
-from db3kd.config.settings import AscentPlan, Budget, Search, Synthesis, Ways
+from db3kd.config.settings import AscentPlan, Budget, Search, Synthesis, Training, Ways
 from db3kd.data import TensorImages
 from db3kd.data.digest import of_file
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
@@ -45,8 +45,8 @@ STOPPED = {  # the beginnings of the digests of what was still to come
 
 @pytest.fixture(autouse=True)
 def short_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chosen, "LEAST_STEPS", 20)
-    monkeypatch.setattr(chosen, "MOST_STEPS", 20)
+    for name in ("LEAST_STEPS", "MOST_STEPS", "LONG_LEAST", "LONG_MOST"):
+        monkeypatch.setattr(chosen, name, 20)
     for module in (chosen, at_random):
         monkeypatch.setattr(module, "ASKED", 16)
 
@@ -225,7 +225,7 @@ def test_students_learn_a_few_times_however_many_shards_there_are(
     many = msgspec.structs.replace(SMALL, shard=10, rounds=1)
     lessons: list[int] = []
 
-    def taught(students: object, pool: Pool, **_: object) -> None:
+    def taught(students: object, pool: Pool, training: Training, **_: object) -> None:
         lessons.append(len(pool))
 
     monkeypatch.setattr(chosen, "teach_all", taught)

@@ -243,7 +243,7 @@ def synthesis(
 
     >>> tasks = synthesis((1, 28, 28), Synthesis(), 5_000, 0, Done())
     >>> [(task.name, task.answers, task.steps) for task in tasks][6:]
-    [('students', 0, 2400), ('synthesis', 5000, 0)]
+    [('students', 0, 530), ('synthesis', 5000, 0)]
     """
     size = shard_size(settings, total)
     pending = done.pending("synthesis", -(-total // size))
@@ -279,14 +279,14 @@ def _asked(
     if way in CHOOSING:
         for shard in pending:
             if shard:
-                steps = settings.members * chosen.lesson_steps(shard * size)
+                steps = settings.members * (chosen.lesson(shard * size).steps or 0)
                 yield Task("students", "synthesis", steps=steps, learner=learner)
         drawn = left * settings.candidates
         looked = drawn * settings.members
         yield Task("synthesis", "synthesis", left, 0, learner, looked, 0, drawn, source)
     elif way == "dip_kd":
         for shard in pending:
-            steps = chosen.lesson_steps(min(total, (shard + 1) * size))
+            steps = chosen.lesson(min(total, (shard + 1) * size), long=True).steps or 0
             yield Task("students", "synthesis", steps=steps, learner=learner)
         yield Task("synthesis", "synthesis", left, 0, learner, 0, left * UPDATES, left, source)
     elif way in RIVALS:

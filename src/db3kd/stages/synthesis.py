@@ -32,12 +32,11 @@ from db3kd.student.fast import fast_form
 from db3kd.student.networks import Shape, build, check_network, network_of
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
-from db3kd.synthesis.way import Task, Way
+from db3kd.synthesis.way import DRAWING, Task, Way
 
 QUERIES = 25_000  # without `Synthesis.queries` and without a budget
 LESSONS = 16  # how often students learn, at most, unless more `rounds` are wanted
 MEMORY = 2**28  # bytes of pseudo samples that are kept in memory; more of them stay in their shards
-DRAWING = 2  # how images are drawn; a folder without the word was begun before there was another
 PLACE = "pseudo"  # before the names of stages that measure pseudo samples, on the books
 
 _log = logging.getLogger("db3kd")
@@ -139,10 +138,11 @@ def _ask_all(
     asked = json.loads(msgspec.json.encode(settings))
     del asked["ensemble_labels"]  # another student may want none, or want them later on
     begun = workspace.configuration("synthesis")
-    earlier = bool(begun) and "drawing" not in begun
+    drawing = begun.get("drawing", 1) if begun else DRAWING  # the first one had no word
     plan = {"shape": list(shape), "total": total, "size": size}
-    workspace.agree("synthesis", {**asked, **plan, **({} if earlier else {"drawing": DRAWING})})
-    work = _SynthesisWork(workspace, shape, settings, total, size, images, earlier=earlier)
+    named = {"drawing": drawing} if drawing > 1 else {}
+    workspace.agree("synthesis", {**asked, **plan, **named})
+    work = _SynthesisWork(workspace, shape, settings, total, size, images, drawing=drawing)
     if workspace.pending("synthesis", total, size):
         workspace.work("synthesis", total, size, 1, work)
     if settings.ensemble_labels:
@@ -174,7 +174,7 @@ class _SynthesisWork:
         size: int,
         images: Images | None,
         *,
-        earlier: bool,
+        drawing: int,
     ) -> None:
         self.workspace, self.settings, self.shape, self.total = workspace, settings, shape, total
         each = math.prod(shape) * (1 if _eight_bit(workspace) else 4)
@@ -192,8 +192,8 @@ class _SynthesisWork:
             members=settings.members,
             candidates=settings.candidates,
             images=images,
-            lessons=None if earlier else lessons(total, size, settings.rounds),
-            earlier=earlier,
+            lessons=None if drawing < 2 else lessons(total, size, settings.rounds),
+            drawing=drawing,
         )
         self._next = -1  # the shard that pool and networks are ready for
         self._pool: Pool

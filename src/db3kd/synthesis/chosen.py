@@ -9,6 +9,7 @@ db3kd's own way makes half of the candidates as new shapes. The other half desce
 were asked before, with equal numbers of every class.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,8 +36,10 @@ ASKED = 1024  # images in one question, at most
 PIECE = 512  # descendants made at once
 DESCENDED = 0.5  # share of the candidates that descend from what was asked
 CHANGES: tuple[AugmentationName, ...] = ("shift", "rotate", "scale", "shear", "mix", "paste")
-LESSON = Training(batch=64, optimiser="adamw", rate=1e-3, warmup=0.0)  # those of Muon choose worse
-PASSES, LEAST_STEPS, MOST_STEPS = 3, 1200, 4000  # of one lesson of a student
+LESSON = Training(batch=64)  # of one student, before each round but the first
+ROOT, LEAST_STEPS, MOST_STEPS = 4, 200, 4000
+LONG = Training(batch=64, optimiser="adamw", rate=1e-3, warmup=0.0)  # of earlier versions
+LONG_PASSES, LONG_LEAST, LONG_MOST = 3, 1200, 4000
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,14 @@ class Chosen:
         lessons, each = self.task.lessons, self.task.candidates
         first = len(pool) < (1 if lessons is None else min(lessons, default=self.task.queries))
         if not first and (lessons is None or len(pool) in lessons):
-            teach_all(list(self.networks), pool, seed=seed, device=self.task.device, report=report)
+            teach_all(
+                list(self.networks),
+                pool,
+                lesson(len(pool), long=self.task.long_lessons),
+                seed=seed,
+                device=self.task.device,
+                report=report,
+            )
         while pool.rest:
             count, before = pool.next(ASKED, each), len(pool) * each
             wanted = count if first else count * each
@@ -92,23 +102,34 @@ class Chosen:
             pool.ask(shown, origins)
 
 
-def lesson_steps(asked: int) -> int:
-    """How many steps a lesson of one student has, after this many answers.
+def lesson(asked: int, *, long: bool = False) -> Training:
+    """How one student is taught, after this many answers; `long`: as in earlier versions.
 
-    >>> lesson_steps(3_000), lesson_steps(60_000)
-    (1200, 2812)
+    >>> [lesson(asked).steps for asked in (1_000, 25_000, 1_000_000)]
+    [200, 632, 4000]
+    >>> [lesson(asked, long=True).steps for asked in (1_000, 60_000)]
+    [1200, 2812]
     """
-    return max(LEAST_STEPS, min(MOST_STEPS, PASSES * asked // LESSON.batch))
+    if long:
+        steps = max(LONG_LEAST, min(LONG_MOST, LONG_PASSES * asked // LONG.batch))
+        return msgspec.structs.replace(LONG, steps=steps)
+    steps = max(LEAST_STEPS, min(MOST_STEPS, round(ROOT * math.sqrt(asked))))
+    return msgspec.structs.replace(LESSON, steps=steps)
 
 
 def teach_all(
-    students: Sequence[nn.Module], pool: Pool, *, seed: int, device: str, report: Report
+    students: Sequence[nn.Module],
+    pool: Pool,
+    training: Training,
+    *,
+    seed: int,
+    device: str,
+    report: Report,
 ) -> None:
     """Train every student further on all answers so far; costs no query.
 
     Random: the order of the images, from `seed`.
     """
-    training = msgspec.structs.replace(LESSON, steps=lesson_steps(len(pool)))
     known = TransferSet(resident(pool.images), torch.arange(len(pool)), pool.answers, pool.answers)
     for number, member in enumerate(students):
 

@@ -10,6 +10,7 @@ from db3kd.data import Images
 from db3kd.student.networks import Shape
 from db3kd.synthesis.pool import Pool
 
+DRAWING = 3  # how images are drawn and chosen; a folder keeps what it was begun with
 Report = Callable[[str, int, int], None]
 """(what is learned, done, total): progress of learning, which asks nothing."""
 
@@ -24,7 +25,8 @@ class Task:
     - `members`, `candidates`: as in `Synthesis`.
     - `images`: unlabelled images in [0, 1], for the ways that need them.
     - `lessons`: after how many answers students learn; None: before each `spend` but the first.
-    - `earlier`: images are drawn as in the folders of earlier versions; see `earlier`.
+    - `drawing`: how images are drawn, and how long the students that choose learn: `DRAWING`, or
+      what a folder of an earlier version was begun with.
 
     >>> task = Task((1, 8, 8), 10, queries=100, device="cpu", student=lambda seed: nn.Flatten())
     >>> task.members, task.candidates, task.images
@@ -40,7 +42,17 @@ class Task:
     candidates: int = 4
     images: Images | None = None
     lessons: Collection[int] | None = None
-    earlier: bool = False
+    drawing: int = DRAWING
+
+    @property
+    def earlier(self) -> bool:
+        """Whether images are drawn as in folders that do not name a drawing; see `earlier`."""
+        return self.drawing < 2
+
+    @property
+    def long_lessons(self) -> bool:
+        """Whether students that choose learn as long as they did, by AdamW."""
+        return self.drawing < 3
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from torch.nn import functional
 from db3kd.seeds import derive_seed
 from db3kd.student.networks import Shape
 from db3kd.synthesis.augmentation import warped
-from db3kd.synthesis.chosen import teach_all
+from db3kd.synthesis.chosen import lesson, teach_all
 from db3kd.synthesis.fields import between, field, often, points
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Report, Task
@@ -54,7 +54,8 @@ class DipKd:
             images = multi_scale(count, pool.shape, draw).to(pool.device)
             pool.ask(apart(primer, images).mul(high - low).add_(low))
         if more:
-            teach_all([primer], pool, seed=seed, device=self.task.device, report=report)
+            training = lesson(len(pool), long=True)
+            teach_all([primer], pool, training, seed=seed, device=self.task.device, report=report)
 
 
 def multi_scale(
