@@ -20,8 +20,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import common
 
 SECONDS, BYTES = 20.0, 2 * 2**30  # for one case
 AT_ONCE = 2000  # cases of one child process, whose imports take as long as hundreds of cases
@@ -475,8 +478,14 @@ def main() -> None:
     found = {
         "cases": sum(sum(some.values()) for some in counts.values()),
         "failed": len(failures),
+        "seed": wanted.seed,
         "doors": {door: dict(some) for door, some in counts.items()},
         "failures": failures[:TOLD],
+        "machine": common.machine(),
+        "versions": common.versions(),
+        "commit": common.commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
     }
     text = json.dumps(found, indent=2)
     print(text)  # failures are in it
