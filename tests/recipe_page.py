@@ -28,7 +28,9 @@ classes. [Students](students.md#a-student-of-your-own) may also be your own, or 
 NETWORKS = {
     "small": ("not of the paper; two convolutions and a layer of 64", [(1, 8, 8)]),
     "lenet5": ("the paper's, as in its release", [(1, 28, 28)]),
+    "lenet5_classic": ("LeCun et al., 1998; that of most other works", [(1, 28, 28)]),
     "alexnet": ("the paper's, for small images", [(3, 32, 32)]),
+    "alexnet_small": ("that of most other works for small images", [(3, 32, 32)]),
     "resnet18": ("He et al., 2016", [(3, 32, 32), (3, 224, 224)]),
     "resnet34": ("He et al., 2016", [(3, 32, 32), (3, 224, 224)]),
     "resnet50": ("He et al., 2016", [(3, 32, 32), (3, 224, 224)]),

@@ -15,6 +15,12 @@ def size(network: nn.Module) -> int:
 #       = 520 + 25050 + 160200 + 2010 = 187780.
 # half: 10 * 26 + 25 * 251 + 100 * 401 + 10 * 101 = 260 + 6275 + 40100 + 1010 = 47645.
 # 1/5:  4 * 26 + 10 * 101 + 40 * 161 + 10 * 41 = 104 + 1010 + 6440 + 410 = 7964.
+def test_the_networks_of_others_have_their_published_numbers_of_weights() -> None:
+    assert size(networks.lenet5_classic()) == 61_706
+    assert size(networks.lenet5_classic((1, 32, 32))) == 61_706
+    assert round(size(networks.alexnet_small()) / 1e6, 2) == 1.66
+
+
 @pytest.mark.parametrize(("width", "expected"), [(1.0, 187780), (0.5, 47645), (0.2, 7964)])
 def test_lenet5_parameters_by_hand(width: float, expected: int) -> None:
     assert size(networks.lenet5(width=width)) == expected
@@ -61,6 +67,9 @@ def test_resnet_parameters_are_the_published_ones(depth: int, expected: int) -> 
         ("small", (3, 9, 5), 0.01),
         ("lenet5", (1, 16, 16), 1.0),
         ("lenet5", (3, 32, 28), 0.5),
+        ("lenet5_classic", (1, 16, 16), 1.0),
+        ("lenet5_classic", (3, 32, 32), 0.5),
+        ("alexnet_small", (3, 15, 18), 0.5),
         ("alexnet", (1, 15, 16), 0.1),
         ("alexnet", (3, 33, 47), 0.1),
         ("alexnet", (3, 111, 32), 0.05),
@@ -131,7 +140,15 @@ def test_an_unknown_name_shows_the_nearest(name: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "side"), [("small", 3), ("lenet5", 15), ("alexnet", 14), ("resnet18", 7)]
+    ("name", "side"),
+    [
+        ("small", 3),
+        ("lenet5", 15),
+        ("lenet5_classic", 15),
+        ("alexnet", 14),
+        ("alexnet_small", 14),
+        ("resnet18", 7),
+    ],
 )
 def test_images_too_small_are_refused(name: str, side: int) -> None:
     with pytest.raises(InputError, match=f"{name} needs images of at least {side + 1}x"):

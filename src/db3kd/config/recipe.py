@@ -24,7 +24,10 @@ _DEVICE = r"^[a-z]+(:[0-9]+)?$"
 _NAME = r"^[^\x00]*$"
 Text = Annotated[str, msgspec.Meta(min_length=1, pattern=_NAME)]
 Pair = Annotated[tuple[Count, ...], msgspec.Meta(min_length=2, max_length=2)]
-Network = Literal["small", "lenet5", "alexnet", "resnet18", "resnet34", "resnet50"]
+Network = Literal[
+    "small", "lenet5", "lenet5_classic", "alexnet", "alexnet_small",
+    "resnet18", "resnet34", "resnet50",
+]  # fmt: skip
 
 
 class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

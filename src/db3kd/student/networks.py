@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from db3kd.errors import InputError, plain
 
-NAMES = ("small", "lenet5", "alexnet", "resnet18", "resnet34", "resnet50")
+NAMES = (
+    "small", "lenet5", "lenet5_classic", "alexnet", "alexnet_small",
+    "resnet18", "resnet34", "resnet50",
+)  # fmt: skip
 """The names that `build` knows."""
 
 RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -73,6 +76,82 @@ def lenet5(shape: Shape = (1, 28, 28), classes: int = 10, width: float = 1.0) ->
         nn.Linear(second * rows * columns, hidden),
         nn.ReLU(),
         nn.Linear(hidden, classes),
+    )
+
+
+def lenet5_classic(
+    shape: Shape = (1, 28, 28), classes: int = 10, width: float = 1.0
+) -> nn.Sequential:
+    """Make LeNet-5 as most of the field has it: convolutions 6 and 16 (5x5), layers of 120 and 84.
+
+    LeCun et al. (1998), with ReLU and max-pools. Images below 32 pixels get a margin of 2 pixels
+    in the first convolution, so that 28 and 32 pixels end alike, in 16 maps of 5x5.
+
+    Weights are drawn from PyTorch's global generator.
+
+    Raises:
+        InputError: an image side is below 16 pixels, or a size is not positive.
+
+    >>> sum(p.numel() for p in lenet5_classic().parameters())
+    61706
+    """
+    channels, height, side = _checked("lenet5_classic", shape, classes, width, smallest=16)
+    first, second, wide, narrow = (_scaled(count, width) for count in (6, 16, 120, 84))
+    margin = 2 if min(height, side) < 32 else 0
+    rows, columns = (((n + 2 * margin - 4) // 2 - 4) // 2 for n in (height, side))
+    return nn.Sequential(
+        nn.Conv2d(channels, first, 5, padding=margin),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(second * rows * columns, wide),
+        nn.ReLU(),
+        nn.Linear(wide, narrow),
+        nn.ReLU(),
+        nn.Linear(narrow, classes),
+    )
+
+
+def alexnet_small(
+    shape: Shape = (3, 32, 32), classes: int = 10, width: float = 1.0
+) -> nn.Sequential:
+    """Make the "AlexNet" of 1.66 million weights that others distil on CIFAR-10 and SVHN.
+
+    Convolutions of 48 and 128 filters (5x5), 192, 192 and 128 (3x3), each with batch normalisation
+    and ReLU; 3x3 max-pools of stride 2 after the first, second and fifth bring 32x32 pixels to 15,
+    7 and 3; then layers of 512 and 256. Filters and layers are as published; the sizes of kernels
+    and pools are those that give the published number of weights.
+
+    Weights are drawn from PyTorch's global generator.
+
+    Raises:
+        InputError: an image side is below 15 pixels, or a size is not positive.
+
+    >>> sum(p.numel() for p in alexnet_small().parameters())
+    1656954
+    """
+    channels, height, side = _checked("alexnet_small", shape, classes, width, smallest=15)
+    layers: list[nn.Module] = []
+    sizes = [height, side]
+    for index, (filters, kernel) in enumerate(((48, 5), (128, 5), (192, 3), (192, 3), (128, 3))):
+        out = _scaled(filters, width)
+        layers += [*_convolution(channels, out, kernel), nn.ReLU()]
+        if index in (0, 1, 4):
+            layers.append(nn.MaxPool2d(3, 2))
+            sizes = [(size - 3) // 2 + 1 for size in sizes]
+        channels = out
+    wide, narrow = _scaled(512, width), _scaled(256, width)
+    return nn.Sequential(
+        *layers,
+        nn.Flatten(),
+        nn.Linear(channels * sizes[0] * sizes[1], wide),
+        nn.ReLU(),
+        nn.Linear(wide, narrow),
+        nn.ReLU(),
+        nn.Linear(narrow, classes),
     )
 
 
@@ -299,7 +378,13 @@ def _named(name: str, shape: Shape, classes: int, width: float) -> nn.Module:
             "imagenet" if min(shape[1:]) >= LARGE_IMAGE else "cifar"
         )
         return resnet(int(name.removeprefix("resnet")), shape, classes, width, stem)
-    plain = {"small": small, "lenet5": lenet5, "alexnet": alexnet}
+    plain = {
+        "small": small,
+        "lenet5": lenet5,
+        "lenet5_classic": lenet5_classic,
+        "alexnet": alexnet,
+        "alexnet_small": alexnet_small,
+    }
     return plain[name](shape, classes, width)
 
 
