@@ -81,6 +81,7 @@ def test_a_place_that_was_not_run_says_so(tmp_path: Path) -> None:
     [
         ({"only": ["db3kd"]}, "there is no system 'db3kd'; there are teacher, ce"),
         ({"setups": ["svhn"]}, "there is no setup 'svhn'; there are mnist"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
     ],
 )
 def test_what_is_unknown_is_refused(

@@ -63,10 +63,12 @@ def reproduce(
     Costs what the systems cost, in answers of teachers that are trained here. Random: fixed seeds.
 
     Raises:
-        InputError: there is no such table, figure, scale, system or setup.
+        InputError: there is no such table, figure, scale, system or setup, or no seed is wanted.
         Db3kdError: a data set is missing, or a file cannot be written.
     """
     _check(what, scale, only, setups)
+    if seeds is not None and seeds < 1:
+        raise InputError(f"seeds must be at least 1, got {seeds}")
     book = Workbook(folder, scale, device=device, progress=_until(progress, minutes))
     place = folder / scale
     place.mkdir(parents=True, exist_ok=True)
