@@ -170,8 +170,8 @@ def test_numbers_out_of_range_and_other_teachers_are_refused() -> None:
     for temperature in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(InputError, match="temperature must be above 0"):
             Cascade(student(), Owls(), 0.5, temperature=temperature)
+    wide = function(lambda pixels: [0] * len(pixels), classes=3, bounds=(0.0, 255.0))
     with pytest.raises(InputError, match="takes images of 0 to 255"):
-        wide = function(lambda pixels: [0] * len(pixels), classes=3, bounds=(0.0, 255.0))
         Cascade(student(), wide, 0.5)
 
 

@@ -236,7 +236,7 @@ def _tallied(tally: Mapping[str, int], asked: int, paid: Mapping[str, Any]) -> s
         money = f" ({paid['money']:,.2f} {paid['currency']}".rstrip() + " in all, with the run's)"
     text = (
         f"{tally.get('teacher', 0):,} of {tally['images']:,} images have the teacher's class, for"
-        f" {asked:,} queries{money}"
+        f" {asked:,} {'query' if asked == 1 else 'queries'}{money}"
     )
     if tally.get("over"):
         text += (

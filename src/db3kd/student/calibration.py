@@ -194,5 +194,5 @@ def cascade_report(
 
 
 def _scores(logits: Tensor, temperature: float) -> Iterator[Tensor]:
-    for part in logits.split(BLOCK):
+    for part in torch.split(logits, BLOCK):
         yield probabilities(part, temperature).amax(1)
