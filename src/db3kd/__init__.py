@@ -41,13 +41,16 @@ if TYPE_CHECKING:
         RunError,
         TeacherError,
     )
+    from db3kd.job.distiller import Distiller
     from db3kd.progress import silent
     from db3kd.run import Run
     from db3kd.search import descent
     from db3kd.stages.accounts import status
     from db3kd.stages.students import Evaluation
     from db3kd.student import networks, soft_labels
+    from db3kd.student.calibration import cascade_curve
     from db3kd.student.card import StudentCard
+    from db3kd.student.cascade import Cascade
     from db3kd.student.export import export_onnx, export_torch
     from db3kd.student.loaded import Student, load_student
     from db3kd.teachers.base import Teacher
@@ -60,10 +63,12 @@ _HOME = {
     "Budget": "config.settings",
     "BudgetExhausted": "errors",
     "Busy": "errors",
+    "Cascade": "student.cascade",
     "ConfigurationDiffers": "errors",
     "Damaged": "errors",
     "DataSet": "data",
     "Db3kdError": "errors",
+    "Distiller": "job.distiller",
     "Evaluation": "stages.students",
     "Grow": "config.settings",
     "InputError": "errors",
@@ -82,6 +87,7 @@ _HOME = {
     "TensorImages": "data",
     "Training": "config.settings",
     "TransferSet": "data.transfer_set",
+    "cascade_curve": "student.calibration",
     "export_onnx": "student.export",
     "export_torch": "student.export",
     "load": "data",
@@ -107,10 +113,12 @@ __all__ = [
     "Budget",
     "BudgetExhausted",
     "Busy",
+    "Cascade",
     "ConfigurationDiffers",
     "Damaged",
     "DataSet",
     "Db3kdError",
+    "Distiller",
     "Evaluation",
     "Grow",
     "InputError",
@@ -129,6 +137,7 @@ __all__ = [
     "TensorImages",
     "Training",
     "TransferSet",
+    "cascade_curve",
     "data",
     "descent",
     "export_onnx",

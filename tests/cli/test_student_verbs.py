@@ -90,6 +90,8 @@ def test_damaged_images_are_said_and_left_out(folder: Path) -> None:
         (("predict", "none.safetensors", "images"), "there is no file none.safetensors"),
         (("predict", "s.safetensors", "images", "--factory", "os:abort"), "a factory is of no use"),
         (("predict", "images/a.png", "images"), "cannot be read"),
+        (("predict", "s.safetensors", "images", "--most", "3"), "--teacher together, or neither"),
+        (("predict", "s.safetensors", "images", "--ask-teacher-below", "1"), "--teacher together"),
         (("export", "s.safetensors"), "give --onnx or --torch-export"),
         (("export", "s.safetensors", "--onnx", "--torch-export"), "give --onnx or"),
         (("export", "s.safetensors", "images", "--onnx"), "images cannot be written"),
@@ -138,3 +140,87 @@ def test_a_student_of_ones_own_is_asked_with_its_factory(folder: Path) -> None:
     assert "name it, as factory or --factory, if you trust it" in done.stderr
     done = call(folder, "predict", "o.safetensors", "images", "--factory", "mine:make")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 3)
+
+
+def cascade_recipe(folder: Path, **more: str) -> None:
+    """A teacher to whom everything is a dog, and which notes how many images it is shown."""
+    (folder / "dogs.py").write_text(
+        "def make():\n"
+        "    def ask(images):\n"
+        "        with open('asked', 'ab') as log:\n"
+        "            log.write(b'.' * len(images))\n"
+        "        return [1] * len(images)\n"
+        "    return ask\n"
+    )
+    (folder / "recipe.toml").write_text(
+        'run = "none"\n[data]\ntrain = "no-such-set"\n[student]\nnetwork = "small"\n[teacher]\n'
+        'kind = "function"\nfactory = "dogs:make"\nclasses = ["cat", "dog", "a\\u001b[31mbird"]\n'
+        + "".join(f"{key} = {value}\n" for key, value in more.items())
+    )
+
+
+ASK = ("--teacher", "recipe.toml", "--ask-teacher-below", "1.0")
+
+
+def test_what_a_student_is_unsure_of_goes_to_the_teacher_of_a_recipe(folder: Path) -> None:
+    cascade_recipe(folder)
+    done = call(folder, "predict", "s.safetensors", "images", *ASK)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[1:2] + row[3:] for row in rows] == [["dog", "teacher"]] * 3
+    first, last = done.stderr.splitlines()
+    assert "no summary of its run lies beside the student" in first
+    assert last == "db3kd: 3 of 3 images have the teacher's class, for 3 queries"
+    assert (folder / "asked").stat().st_size == 3
+    assert not (folder / "none").exists()  # the folder of the run
+    done = call(folder, "predict", "s.safetensors", "images", *ASK, "--most", "1", "--json")
+    found = json.loads(done.stdout)
+    assert sorted((row["by"], row["class"]) for row in found) == [
+        ("student", NAMES[2]),
+        ("student", NAMES[2]),
+        ("teacher", "dog"),
+    ]
+    assert "1 of 3 images have the teacher's class, for 1 query; 2 more were" in done.stderr
+    assert (folder / "asked").stat().st_size == 4
+
+
+def test_answers_of_a_store_are_paid_once(folder: Path) -> None:
+    cascade_recipe(folder, store='"answers.db3kd"', price='{ per_1000 = 500, currency = "EUR" }')
+    for _ in range(2):
+        done = call(folder, "predict", "s.safetensors", "images", *ASK, "--csv", "out.csv")
+        assert "for 3 queries (1.50 EUR in all, with the run's)" in done.stderr
+    assert (folder / "asked").stat().st_size == 3
+    with (folder / "out.csv").open(newline="") as file:
+        assert [row[3] for row in csv.reader(file)] == ["by", *["teacher"] * 3]
+    with (folder / "recipe.toml").open("a") as recipe:
+        recipe.write("[budget]\nmoney = 2.0\n")
+    done = call(folder, "predict", "s.safetensors", "images", *ASK, "--factory", "os:abort")
+    assert done.returncode == 1
+    other = np.zeros((2, 8, 8), np.uint8) + np.array([9, 99], np.uint8)[:, None, None]
+    for number, pixels in enumerate(other):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    done = call(folder, "predict", "s.safetensors", "0.png", "1.png", *ASK)
+    assert done.stdout.count("teacher") == 1
+    assert "(2.00 EUR in all, with the run's); 1 more were" in done.stderr
+    assert (folder / "asked").stat().st_size == 4
+
+
+def test_the_temperature_is_that_of_the_summary_of_the_run(folder: Path) -> None:
+    cascade_recipe(folder)
+    (folder / "run" / "students").mkdir(parents=True)
+    place = folder / "run" / "students" / "ce-0.safetensors"
+    place.write_bytes((folder / "s.safetensors").read_bytes())
+    curve = {"temperature": 4.0, "fitted_on": 200, "samples": 800, "points": []}
+    row = {"files": ["students/x", "students/ce-0.safetensors"], "cascade": [None, curve]}
+    (folder / "run" / "summary.json").write_text(json.dumps({"methods": {"ce": row}}))
+    words = ("--teacher", "recipe.toml", "--ask-teacher-below", "0.0")
+    done = call(folder, "predict", str(place), "images/a.png", *words)
+    assert "temperature 4 of the run (fitted on 200 test images)" in done.stderr
+    student = load_student(place)
+    expected = (student.logits(folder / "images" / "a.png") / 4).softmax(1).max()
+    assert float(done.stdout.split("\t")[2]) == pytest.approx(float(expected), abs=1e-4)
+    done = call(folder, "predict", str(place), "images/a.png", *words, "--temperature", "1")
+    assert done.stderr == "db3kd: 0 of 1 images have the teacher's class, for 0 queries\n"
+    (folder / "run" / "summary.json").write_text('{"methods": {"ce": {"files": []}}}')  # an old one
+    done = call(folder, "predict", str(place), "images/a.png", *words)
+    assert "no summary of its run lies beside" in done.stderr

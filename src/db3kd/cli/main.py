@@ -11,8 +11,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,13 +23,12 @@ from rich.console import Console
 from db3kd.cli import reproduce, student
 from db3kd.cli.door import GONE, Lines, Work, cleaned, console, fault, folded, width_of
 from db3kd.cli.options import Common, Options
+from db3kd.cli.recipes import WORK, read
 from db3kd.errors import BudgetExhausted, Db3kdError, InputError, RecipeError
 from db3kd.progress import Progress, shown
 
 if TYPE_CHECKING:
     from db3kd.config.recipe import Recipe
-
-_WORK: ContextVar[Work] = ContextVar("_WORK")  # of the command that runs
 
 _ABOUT = """Train a small student network from a classifier that answers only with its top-1 class.
 
@@ -110,7 +108,7 @@ def check(
     """Ask the teacher a few real questions; say what the run costs, and how long it takes."""
     if images < 1:
         raise InputError(f"--images must be at least 1, got {images}")
-    wanted = _read(recipe, options.overrides)
+    wanted = read(recipe, options.overrides)
     if options.verbose:
         _tell(_first_words("check", recipe, wanted, verbose=True))
     from db3kd.cli.checked import checked
@@ -137,7 +135,7 @@ def answers(
     options: Common = _COMMON,
 ) -> None:
     """Show what was paid for the teacher's answers; import or export them."""
-    wanted = _read(recipe, options.overrides)
+    wanted = read(recipe, options.overrides)
     if options.verbose:
         _tell(_first_words("answers", recipe, wanted, verbose=True))
     from db3kd.job.check import books
@@ -207,25 +205,8 @@ app.command(student.export)
 app.command(reproduce.reproduce)
 
 
-def _read(path: Path, overrides: Sequence[str]) -> "Recipe":
-    """Read a recipe, and note where its errors are to be kept and what these must not tell."""
-    from db3kd.cli.recipes import others
-    from db3kd.config.reading import read_recipe, resolved
-    from db3kd.config.secrets import secrets_of
-
-    try:
-        recipe = read_recipe(path, overrides)
-    except RecipeError as error:
-        raise RecipeError(f"{error}{others(path)}") from None
-    work = _WORK.get(None)
-    if work is not None:
-        work.folder = Path(recipe.run)
-        work.secrets = secrets_of([json.dumps(resolved(recipe))])
-    return recipe
-
-
 def _work(verb: str, path: Path, options: Options) -> None:
-    recipe = _read(path, options.overrides)
+    recipe = read(path, options.overrides)
     _begin(verb, path, recipe, options)
     from db3kd import job
     from db3kd.cli.terminal import result
@@ -257,7 +238,7 @@ def _begin(verb: str, path: Path, recipe: "Recipe", options: Options) -> None:
     from db3kd.cli.log import LogFile
 
     logging.getLogger("db3kd").setLevel(logging.INFO)
-    work = _WORK.get(None)
+    work = WORK.get(None)
     if work is not None:
         work.quiet = options.quiet
         work.log = LogFile(work)
@@ -278,7 +259,7 @@ def _first_words(verb: str, path: Path, recipe: "Recipe", *, verbose: bool) -> I
 
 def _tell(lines: Iterable[str]) -> None:
     """Write lines to standard error, folded as the terminal is wide."""
-    work = _WORK.get(None) or Work()
+    work = WORK.get(None) or Work()
     for line in lines:
         indent = " " * (len(line) - len(line.lstrip(" ")))
         clean = indent + cleaned(line, work.secrets)
@@ -324,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
     SystemExit: 0
     """
     work = Work()
-    _WORK.set(work)
+    WORK.set(work)
     _interrupted.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -349,7 +330,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _say(text: str) -> None:
     """Write a message to standard error and to the log, clean, and without secrets."""
-    work = _WORK.get(None) or Work()
+    work = WORK.get(None) or Work()
     sys.stderr.write(cleaned(text, work.secrets) + "\n")
     if work.log is not None:
         work.log.say(text)

@@ -1,13 +1,38 @@
-"""Recipes in a folder: which one may be meant."""
+"""Recipes: how a command reads one, and which one may be meant."""
 
+import json
 import os
+from collections.abc import Sequence
+from contextvars import ContextVar
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from db3kd.errors import plain
+from db3kd.cli.door import Work
+from db3kd.errors import RecipeError, plain
+
+if TYPE_CHECKING:
+    from db3kd.config.recipe import Recipe
 
 MOST_FILES, MOST_NAMED = 1000, 5  # of a folder: looked at, and named
+WORK: ContextVar[Work] = ContextVar("WORK")  # of the command that runs
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> "Recipe":
+    """Read a recipe, and note where its errors are to be kept and what these must not tell."""
+    from db3kd.config.reading import read_recipe, resolved
+    from db3kd.config.secrets import secrets_of
+
+    try:
+        recipe = read_recipe(path, overrides)
+    except RecipeError as error:
+        raise RecipeError(f"{error}{others(path)}") from None
+    work = WORK.get(None)
+    if work is not None:
+        work.folder = Path(recipe.run)
+        work.secrets = secrets_of([json.dumps(resolved(recipe))])
+    return recipe
 
 
 def others(path: Path) -> str:

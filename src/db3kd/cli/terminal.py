@@ -11,6 +11,8 @@ from db3kd.cli.door import WIDTH
 from db3kd.errors import plain
 from db3kd.stages.table import stage
 
+SHOWN_SHARE = 0.2  # of the images, passed on to the teacher
+
 
 def result(found: Mapping[str, Any], *, steps: int | None = None, width: int = WIDTH) -> str:
     """All that a command says at its end.
@@ -27,6 +29,7 @@ def _parts(found: Mapping[str, Any], steps: int | None, width: int) -> Iterator[
     if "methods" in found:
         yield table(found, width=width)
         yield from measured(found)
+        yield from passed_on(found["methods"])
     if found.get("quick"):
         many = "" if steps is None else f" at {steps:,} steps"
         yield f"This is a quick look{many}: the figures are low."
@@ -71,6 +74,25 @@ def measured(found: Mapping[str, Any]) -> Iterator[str]:
     if all(value is None for row in rows for value in row["accuracy"]):
         text += " They have no labels, so only the agreement with the teacher is known."
     yield text
+
+
+def passed_on(methods: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What the last student gains where it passes images on to the teacher, if it was measured.
+
+    >>> point = {"share": 0.2, "passed": 0.2, "threshold": 0.8731, "agreement": 0.991}
+    >>> curve = {"samples": 800, "fitted_on": 200, "points": [point]}
+    >>> print(*passed_on({"ce": {"cascade": [curve]}}))
+    At 20.0% passed on to the teacher (predict --ask-teacher-below 0.8731) agreement is 99.1%.
+    """
+    rows = list(methods.values())
+    curve = (rows[-1].get("cascade") or [None])[-1] if rows else None
+    for point in () if curve is None else curve["points"]:
+        if point["share"] == SHOWN_SHARE and point["passed"]:
+            yield (
+                f"At {100 * point['passed']:.1f}% passed on to the teacher (predict"
+                f" --ask-teacher-below {point['threshold']:.6g}) agreement is"
+                f" {100 * point['agreement']:.1f}%."
+            )
 
 
 def table(summary: Mapping[str, Any], *, title: str = "", width: int = WIDTH) -> str:

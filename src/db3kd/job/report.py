@@ -67,6 +67,7 @@ def judged(job: Job) -> tuple[dict[Method, Json], Evaluation | None]:
         row = methods.setdefault(
             method, {"accuracy": [], "agreement": [], "seeds": [], "training_s": [], "files": []}
         )
+        curves = row.setdefault("cascade", [])
         row["seeds"].append(seed)
         row["training_s"].append(job.run.costs.training_seconds(method, seed))
         row["files"].append(job.run.costs.student_file(method, seed))
@@ -74,6 +75,7 @@ def judged(job: Job) -> tuple[dict[Method, Json], Evaluation | None]:
             found = job.run.evaluate(network, test.images, test.labels, name=method, seed=seed)
         row["accuracy"].append(None if found is None else found.accuracy)
         row["agreement"].append(None if found is None else found.agreement)
+        curves.append(asdict(found.cascade) if found is not None and found.cascade else None)
     for method, row in methods.items():
         price = price_of(job, method)
         row |= {"queries": price.queries, "label_s": round(price.seconds, 1)}

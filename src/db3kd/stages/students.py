@@ -18,12 +18,14 @@ from db3kd.config.settings import Training
 from db3kd.data import Images
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError
+from db3kd.seeds import derive_seed
 from db3kd.stages.answers import ask_once
 from db3kd.stages.formats import training_here
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import writing
+from db3kd.student.calibration import CascadeReport, cascade_report
 from db3kd.student.card import StudentCard
-from db3kd.student.evaluate import accuracy, agreement, predict
+from db3kd.student.evaluate import accuracy, agreement, logits
 from db3kd.student.files import load_network, read_tensors, save_network
 from db3kd.student.training import train, training_identity
 from db3kd.teachers.base import unsure_of
@@ -38,7 +40,9 @@ class Evaluation:
     `agreement`: the share of images to which it gives the teacher's class. `accuracy` and
     `teacher_accuracy`: the shares to which student and teacher give the true class; None without
     ground truth. `unsure`: how many images the teacher did not know; they do not count for
-    `agreement`, and as wrong for `teacher_accuracy`.
+    `agreement`, and as wrong for `teacher_accuracy`. `cascade`: the share of images passed on to
+    the teacher against the agreement reached; None if a logit is not finite, or the student lacks
+    a class of the teacher.
     """
 
     agreement: float
@@ -46,6 +50,7 @@ class Evaluation:
     teacher_accuracy: float | None
     samples: int
     unsure: int = 0
+    cascade: CascadeReport | None = None
 
 
 def distilled(
@@ -115,7 +120,8 @@ def evaluated(
 ) -> Evaluation:
     """Compare a student with the teacher, and with ground truth; see `Run.evaluate`."""
     theirs = ask_once(workspace, "evaluate", images)
-    mine = predict(network, images, device=workspace.device).cpu()
+    shown = logits(network, images, device=workspace.device)
+    mine = shown.argmax(1)
     unsure = unsure_of(workspace.meter)
     known = theirs != (-1 if unsure is None else unsure)
     if not bool(known.any()):
@@ -123,14 +129,18 @@ def evaluated(
             f"the teacher does not know the class of a single one of {len(images):,} test images,"
             " so nothing can agree with it"
         )
+    drawn = derive_seed(workspace.seed, "calibration")
+    usable = bool(shown.isfinite().all()) and int(theirs[known].max()) < shown.shape[1]
     result = Evaluation(
         agreement(mine[known], theirs[known]),
         None if labels is None else accuracy(mine, labels),
         None if labels is None else accuracy(theirs, labels),
         len(images),
         int((~known).sum()),
+        cascade_report(shown[known], theirs[known], seed=drawn) if usable else None,
     )
-    workspace.journal.append("evaluation", name=name, seed=seed, **asdict(result))
+    figures = {key: value for key, value in asdict(result).items() if key != "cascade"}
+    workspace.journal.append("evaluation", name=name, seed=seed, **figures)
     return result
 
 

@@ -48,7 +48,15 @@ class Student(nn.Module):
         Raises:
             InputError: an image cannot be used.
         """
-        found = [part.softmax(1).cpu() for part in self._logits(images)]
+        return self.logits(images).softmax(1)
+
+    def logits(self, images: object) -> Float[Tensor, "row classes"]:
+        """What the network gives each image before the softmax, on the CPU; as `predict`.
+
+        Raises:
+            InputError: an image cannot be used.
+        """
+        found = [part.cpu() for part in self._logits(images)]
         return torch.cat([torch.zeros(0, self.card.count), *found])
 
     def predict(self, images: object) -> list[str]:
