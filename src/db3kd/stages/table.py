@@ -64,8 +64,8 @@ def search_of(settings: Mapping[str, Any]) -> Search:
 
     A folder notes a size where memory asked for a smaller one than the setting.
 
-    >>> search_of({"shard": 200, "size": 35}).shard, search_of({"shard": 200}).shard
-    (35, 200)
+    >>> search_of({"shard": 200, "size": 36}).shard, search_of({"shard": 200}).shard
+    (36, 200)
     """
     known = {key: value for key, value in settings.items() if key != "size"}
     search = msgspec.convert(known, Search)

@@ -193,9 +193,7 @@ class _Rows:
         self.counts, self._room, self._begin = torch.zeros(3, classes, dtype=torch.int64)
         self._kept, self._end = torch.empty(0, dtype=torch.int64), 0
 
-    def at(
-        self, kinds: Int[Tensor, " some"], places: Int[Tensor, " some"]
-    ) -> Int[Tensor, " some"]:
+    def at(self, kinds: Int[Tensor, " some"], places: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
         """The rows at some places of some classes."""
         return self._kept[self._begin[kinds] + places]
 

@@ -62,7 +62,7 @@ def shard_of(search: Search, shape: Shape, classes: int) -> int:
     precision, twice for a moment. All that stays within `SHARD_BYTES`, but one image goes always.
 
     >>> shard_of(Search(), (3, 32, 32), 10), shard_of(Search(), (3, 64, 64), 1000)
-    (200, 35)
+    (200, 36)
     """
     image = torch.Size(shape).numel() * 4
     each = image + classes * (8 * search.references + CLASS_BYTES)

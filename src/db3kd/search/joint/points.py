@@ -90,7 +90,5 @@ class Points:
     def all(self) -> Float[Tensor, "sample classes *image"]:
         """Every point: as many bytes as there are images times classes, so for a few images."""
         sample = torch.arange(len(self.place), device=self.place.device)
-        columns = [
-            self.of(sample, torch.full_like(sample, k)) for k in range(self.place.shape[1])
-        ]
+        columns = [self.of(sample, torch.full_like(sample, k)) for k in range(self.place.shape[1])]
         return torch.stack(columns, 1)
