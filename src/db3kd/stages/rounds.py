@@ -187,7 +187,7 @@ def _made_again(
 
 def _checksum(probes: Tensor, before: int) -> int:
     """The checksum of some probes and of those before them."""
-    return zlib.crc32(memoryview(probes.cpu().contiguous().numpy()), before)
+    return zlib.crc32(probes.cpu().contiguous().numpy().data, before)
 
 
 def _after(front: Front, kept: Mapping[str, Tensor], bounds: tuple[float, float]) -> Front:
@@ -200,7 +200,7 @@ def _after(front: Front, kept: Mapping[str, Tensor], bounds: tuple[float, float]
     else:
         asked = _asked_of(kept)
         new = asked.best >= 0
-        wanted, which = asked.best[new].unique(return_inverse=True)
+        wanted, which = torch.unique(asked.best[new], return_inverse=True)
         points = _made_again(asked, kept, front.origin.cpu(), bounds, wanted)[which]
     sample, target = new.nonzero(as_tuple=True)
     front.point.put(sample.to(device), target.to(device), points.to(device))

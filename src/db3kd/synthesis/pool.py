@@ -190,6 +190,7 @@ class _Rows:
     """
 
     def __init__(self, classes: int) -> None:
+        self.counts: Tensor
         self.counts, self._room, self._begin = torch.zeros(3, classes, dtype=torch.int64)
         self._kept, self._end = torch.empty(0, dtype=torch.int64), 0
 

@@ -116,7 +116,7 @@ class ByReferences:
         target: Int[Tensor, " row"],
     ) -> None:
         self.references, self.front, self.sample, self.target = references, front, sample, target
-        images, which = sample.unique(return_inverse=True)
+        images, which = torch.unique(sample, return_inverse=True)
         self.order = references.nearest_first(front.origin[images])[which, target]
         self.helped = torch.zeros_like(sample, dtype=torch.bool)
 
