@@ -74,7 +74,7 @@ def check(front: Front, meter: Meter, teacher: Teacher) -> None:
     """Accounts balance, and every distance is of a point that the teacher gives that class."""
     assert int(front.spent.sum()) == meter.spent
     sample, target = others(front)
-    points = front.point[sample, target]
+    points = front.point.of(sample, target)
     assert torch.equal(teacher.labels(points), target)
     apart = norm(points - front.origin[sample])
     torch.testing.assert_close(front.distance[sample, target], apart)
@@ -178,7 +178,7 @@ def test_an_answer_counts_for_the_class_it_names() -> None:
     point = CORNERS[1].reshape(1, 1, 4, 4)
     front.learn(point.repeat(2, 1, 1, 1), torch.tensor([0, 0]), torch.tensor([1, 1]))
     assert front.distance[0, 1] == norm(point - front.origin[:1])
-    assert torch.equal(front.point[0, 1], point[0])
+    assert torch.equal(front.point.all()[0, 1], point[0])
 
 
 def test_of_several_answers_the_nearest_counts() -> None:
@@ -187,14 +187,13 @@ def test_of_several_answers_the_nearest_counts() -> None:
     far, near = CORNERS[1] * 1.5, CORNERS[1] * 1.1
     points = torch.stack([far, near, far]).reshape(3, 1, 4, 4)
     front.learn(points, torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64))
-    assert torch.equal(front.point[0, 1].flatten(), near)
+    assert torch.equal(front.point.all()[0, 1].flatten(), near)
 
 
 def test_images_do_not_depend_on_their_neighbours() -> None:
     whole, _ = searched(Distances(CORNERS))
     meter, front, references = setting()
-    columns = ("origin", "teacher_labels", "point", "distance", "spent", "tried")
-    alone = Front(*(getattr(front, name)[2:3].clone() for name in columns))
+    alone = Front.at_references(front.origin[2:3], front.teacher_labels[2:3], references)
     for number in range(3):
         advance(
             meter,
@@ -300,7 +299,7 @@ def test_every_probe_is_made_again_bit_by_bit(eight_bits: bool) -> None:
     assert torch.equal(teacher.labels(probes), asked.answers)
     new = asked.best >= 0
     assert int(new.sum()) > 0
-    assert torch.equal(front.point[new], probes[asked.best[new]])
+    assert torch.equal(front.point.all()[new], probes[asked.best[new]])
 
 
 @pytest.mark.parametrize("surrogate", [Distances(CORNERS), None], ids=["model", "references"])
@@ -353,7 +352,7 @@ def test_a_normal_is_asked_for_once_where_no_row_has_moved() -> None:
 def test_later_rounds_find_a_class_that_is_not_known_yet() -> None:
     meter, front, references = setting()
     rows = front.teacher_labels != 3
-    front.point[rows, 3], front.distance[rows, 3] = front.origin[rows], torch.inf
+    front.point.place[rows, 3], front.distance[rows, 3] = -1, torch.inf
     advance(meter, Distances(CORNERS), front, references, until=60, first=False)
     assert bool(front.distance[rows, 3].isfinite().all())
 

@@ -233,7 +233,8 @@ def test_images_too_small_for_a_surrogate_cost_nothing(tmp_path: Path) -> None:
 
 def as_before(front: Front, asked: Asked, bounds: tuple[float, float]) -> dict[str, Tensor]:
     """What a shard of a round had until December 2026."""
-    columns = {name: getattr(front, name) for name in ("point", "distance", "spent", "tried")}
+    columns = {name: getattr(front, name) for name in ("distance", "spent", "tried")}
+    columns["point"] = front.point.all()
     called = {"called": asked.answers.int(), "asking": asked.sample.int()}
     return columns | called | {"probes": asked.probes(front.origin, bounds).half()}
 

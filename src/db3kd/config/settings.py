@@ -94,7 +94,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
       (`docs/joint_search.md`). "rows" searches each image and class on its own, as the paper does.
       "sd", "bd" and the functions of `db3kd.search` always go row by row.
     - `references`: how many images of each class serve as starting points.
-    - `shard`: how many images are measured, saved and resumed as one.
+    - `shard`: the most images that are measured, saved and resumed as one; fewer are, where a shard
+      would take more than a gibibyte of memory.
 
     A joint search measures "sd" as well, but not "bd". It has these settings of its own:
 

@@ -68,13 +68,13 @@ class References:
         tensor([[[ 0, -1],
                  [ 2,  1]]])
         """
-        classes, device = len(self.rejected), images.device
-        most = int(torch.bincount(self.answers, minlength=classes).max())
-        order = torch.full((len(images), classes, max(1, most)), -1, device=device)
-        apart = distances(images, self.images)
-        for k in range(classes):
-            members = (self.answers == k).nonzero()[:, 0]
-            order[:, k, : len(members)] = members[apart[:, members].argsort(dim=1, stable=True)]
+        counts = torch.bincount(self.answers, minlength=len(self.rejected))
+        places = (len(images), len(counts), max(1, int(counts.max())))
+        order = torch.full(places, -1, device=images.device)
+        nearest = distances(images, self.images).argsort(dim=1, stable=True)
+        by_class = nearest.gather(1, self.answers[nearest].argsort(dim=1, stable=True))
+        alike, place = grouped(self.answers)
+        order[:, self.answers[alike], place] = by_class
         return order
 
 
@@ -112,14 +112,28 @@ def choose_references(
     >>> choose_references(torch.tensor([0, 1, 1, 0]), classes=3, per_class=1, generator=draw)
     (tensor([0, 1]), tensor([False, False, False]))
     """
-    agreed = torch.ones_like(answers, dtype=torch.bool) if expected is None else answers == expected
+    agreed = (answers >= 0) & (answers < classes)
+    rejected = torch.zeros(classes, dtype=torch.bool)
     order = torch.randperm(len(answers), generator=generator)
-    chosen, rejected = [], torch.zeros(classes, dtype=torch.bool)
-    for k in range(classes):
-        usable = order[(agreed & (answers == k))[order]]
-        chosen.append(usable[:per_class].sort().values)
-        rejected[k] = expected is not None and not len(usable) and bool((expected == k).any())
-    return torch.cat(chosen), rejected
+    if expected is not None:
+        rejected[expected[(expected >= 0) & (expected < classes)]] = True
+        agreed &= answers == expected
+    usable = order[agreed[order]]
+    rejected[answers[usable]] = False
+    by_class, place = grouped(answers[usable])
+    chosen = usable[by_class[place < per_class]].sort().values
+    return chosen[answers[chosen].argsort(stable=True)], rejected
+
+
+def grouped(kinds: Int[Tensor, " row"]) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+    """Number rows by their kind, those of one kind in order; and the place of each in its kind.
+
+    >>> grouped(torch.tensor([3, 0, 3, 3]))
+    (tensor([1, 0, 2, 3]), tensor([0, 0, 1, 2]))
+    """
+    order, counts = kinds.argsort(stable=True), torch.bincount(kinds)
+    first = counts.cumsum(0) - counts
+    return order, torch.arange(len(kinds), device=kinds.device) - first[kinds[order]]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from db3kd.config.methods import Use
 from db3kd.config.settings import (
     AscentPlan,
@@ -16,6 +18,7 @@ from db3kd.config.settings import (
     Synthesis,
     Training,
     is_joint,
+    kind_of,
     most_queries,
 )
 from db3kd.search.joint import plan as joint
@@ -25,9 +28,10 @@ from db3kd.search.joint.surrogate import BATCH, REMINDER
 from db3kd.stages import ensemble_labels
 from db3kd.stages.accounts import finished
 from db3kd.stages.ensemble_labels import STUDENTS, WIDER
+from db3kd.stages.formats import configurations
 from db3kd.stages.growing import GrowthPlan
 from db3kd.stages.synthesis import shard_size
-from db3kd.stages.table import ANSWERS_SHARD, NAMES
+from db3kd.stages.table import ANSWERS_SHARD, NAMES, search_of
 from db3kd.storage.journal import Journal
 from db3kd.student.networks import Shape, network_of
 from db3kd.student.steps import steps_of
@@ -99,6 +103,7 @@ class Done:
     use: Use | None = None
     tried: bool = False
     selected: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of shards of distances that have begun
 
     @classmethod
     def of(cls, journal: Journal) -> "Done":
@@ -114,6 +119,11 @@ class Done:
             decisions[-1]["use"] if decisions else None,
             bool(decisions and decisions[-1]["held"]),
             any(True for _ in journal.all("selection")),
+            {
+                name: search_of(settings).shard
+                for name, settings in configurations(journal).items()
+                if kind_of(name) == "distances"
+            },
         )
 
     def pending(self, stage: str, shards: int) -> list[int]:
@@ -189,7 +199,10 @@ def distances(images: Images, search: Search, done: Done, *, place: str = "") ->
     >>> [(task.name, task.answers, task.steps) for task in found]
     [('surrogate', 0, 900), ('rounds', 4500, 0), ('distances', 0, 0)]
     """
-    stage, shards = f"{place}distances", -(-images.samples // search.shard)
+    stage = f"{place}distances"
+    size = done.sizes.get(stage) or joint.shard_of(search, images.shape, images.classes)
+    search = msgspec.structs.replace(search, shard=size)
+    shards = -(-images.samples // search.shard)
     pending = done.pending(stage, shards)
     if not pending:
         return
@@ -230,7 +243,7 @@ def distances(images: Images, search: Search, done: Done, *, place: str = "") ->
         stage,
         answers=others * search.per_image,
         learner=learner,
-        slopes=others * (images.classes - 1) * slopes,
+        slopes=others * min(images.classes - 1, -(-search.per_image // LEAST)) * slopes,
     )
 
 

@@ -19,13 +19,13 @@ from db3kd.data import Images
 from db3kd.errors import InputError
 from db3kd.search.boundary import as_seen
 from db3kd.search.joint.loop import JointSearch
-from db3kd.search.joint.plan import JointPlan, check_joint
+from db3kd.search.joint.plan import JointPlan, check_joint, shard_of
 from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
 from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
 from db3kd.stages.rounds import KeptRounds, probes_of
 from db3kd.stages.surrogates import KeptSurrogates
-from db3kd.stages.table import ANSWERS_SHARD, shards_of
+from db3kd.stages.table import ANSWERS_SHARD, search_of, shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Work, Workspace
 from db3kd.storage.files import Json
@@ -62,10 +62,7 @@ def measure_all(
     workspace: Workspace, images: Images, teacher_labels: Tensor, search: Search
 ) -> None:
     """Measure the distances of all images, those that are not measured yet; see `Run.measure`."""
-    settings = json.loads(msgspec.json.encode(search))
-    if not search.flips:
-        del settings["flips"]
-    workspace.agree("distances", settings)
+    search = _agreed(workspace, images, search)
     if not workspace.pending("distances", len(images), search.shard):
         return
     references = _references(workspace, images, teacher_labels, search)
@@ -73,6 +70,21 @@ def measure_all(
     work = make(workspace, images, teacher_labels, search, references)
     price = most_queries(search, workspace.meter.classes)
     workspace.work("distances", len(images), search.shard, price, work)
+
+
+def _agreed(workspace: Workspace, images: Images, search: Search) -> Search:
+    """Agree on a search; its shards are as they were when it began, or as memory allows now."""
+    settings = json.loads(msgspec.json.encode(search))
+    if not search.flips:
+        del settings["flips"]
+    begun = workspace.configuration("distances")
+    size = shard_of(search, images.shape, workspace.meter.classes)
+    if begun:
+        size = begun.get("size", search.shard)
+    if size != search.shard:
+        settings["size"] = size
+    workspace.agree("distances", settings)
+    return msgspec.structs.replace(search, shard=size)
 
 
 def probes(workspace: Workspace, images: Images) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,7 +96,7 @@ def probes(workspace: Workspace, images: Images) -> tuple[Tensor, Tensor, Tensor
     done = workspace.done("rounds")
     if not done:
         raise InputError("there are no probes; measure distances of all classes at once first")
-    search = msgspec.convert(workspace.configuration("distances"), Search)
+    search = search_of(workspace.configuration("distances"))
     plan = JointPlan.of(
         search, samples=len(images), shape=images.shape, classes=workspace.meter.classes
     )
@@ -155,7 +167,8 @@ def surrogate_seconds(workspace: Workspace) -> float:
 def _columns(workspace: Workspace, metric: Metric, names: list[str]) -> dict[str, Tensor]:
     """Columns of the finished distances, one shard in memory at a time."""
     search, samples = workspace.configuration("distances"), workspace.samples
-    shards = shards_of(samples, search["shard"]) if search else 0
+    size = search_of(search).shard if search else 1
+    shards = shards_of(samples, size) if search else 0
     done = workspace.done("distances")
     if not shards or len(done) < shards:
         raise InputError(f"distances are not measured yet ({len(done)} of {shards} shards)")
@@ -169,8 +182,7 @@ def _columns(workspace: Workspace, metric: Metric, names: list[str]) -> dict[str
         for name in names:
             if name not in whole:
                 whole[name] = part[name].new_empty(samples, *part[name].shape[1:])
-            start = shard * search["shard"]
-            whole[name][start : start + len(part[name])] = part[name]
+            whole[name][shard * size :][: len(part[name])] = part[name]
     return whole
 
 

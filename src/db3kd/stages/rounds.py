@@ -131,8 +131,8 @@ def probes_of(
         return kept[OLD].float(), kept["called"].long(), kept["asking"].long() + first
     rows, bounds = torch.arange(first, min(first + size, len(images))), workspace.meter.bounds
     asked = _asked_of(kept)
-    points = _made_again(asked, kept, as_seen(images.read(rows), bounds), bounds)
-    return points, asked.answers, asked.sample + first
+    origin = as_seen(images.read(rows), bounds)
+    return _made_again(asked, kept, origin, bounds), asked.answers, asked.sample + first
 
 
 def _read(workspace: Workspace, unit: int) -> dict[str, Tensor]:
@@ -147,7 +147,10 @@ def _tensors_of(front: Front, asked: Asked, bounds: tuple[float, float]) -> dict
         name: part.to(torch.int32) if part.dtype == torch.int64 else part
         for name, part in columns.items()
     }
-    return small | {"checksum": _checksum(asked.probes(front.origin, bounds))}
+    checksum = 0
+    for _, probes in asked.blocks(front.origin, bounds):
+        checksum = _checksum(probes, checksum)
+    return small | {"checksum": torch.tensor([checksum])}
 
 
 def _asked_of(kept: Mapping[str, Tensor]) -> Asked:
@@ -157,31 +160,50 @@ def _asked_of(kept: Mapping[str, Tensor]) -> Asked:
 
 
 def _made_again(
-    asked: Asked, kept: Mapping[str, Tensor], origin: Tensor, bounds: tuple[float, float]
+    asked: Asked,
+    kept: Mapping[str, Tensor],
+    origin: Tensor,
+    bounds: tuple[float, float],
+    wanted: Tensor | None = None,
 ) -> Tensor:
-    """The probes of a shard, made again; they are the same bits, or nobody gets them."""
-    probes = asked.probes(origin, bounds)
-    if not torch.equal(_checksum(probes), kept["checksum"]):
+    """Some probes of a shard, made again; all are the same bits, or nobody gets any.
+
+    `wanted` says which, in ascending order; None for all.
+    """
+    count = len(asked.ray)
+    which = torch.arange(count) if wanted is None else wanted
+    found, checksum = origin.new_empty(len(which), *origin.shape[1:]), 0
+    for some, probes in asked.blocks(origin, bounds):
+        checksum = _checksum(probes, checksum)
+        first, stop = torch.searchsorted(which, torch.tensor([some.start, some.stop])).tolist()
+        found[first:stop] = probes[which[first:stop] - some.start]
+    if checksum != int(kept["checksum"]):
         raise Damaged(
             "the probes of a round cannot be made again: images are read, or encoded, otherwise"
             " than when they were asked; use the versions of then, or another folder"
         )
-    return probes
+    return found
 
 
-def _checksum(probes: Tensor) -> Tensor:
-    return torch.tensor([zlib.crc32(probes.cpu().numpy().tobytes())])
+def _checksum(probes: Tensor, before: int) -> int:
+    """The checksum of some probes and of those before them."""
+    return zlib.crc32(probes.cpu().contiguous().numpy().data, before)
 
 
 def _after(front: Front, kept: Mapping[str, Tensor], bounds: tuple[float, float]) -> Front:
     """A front after a round, from where it stood before and what the shard kept."""
-    device, point = front.origin.device, front.point
+    device = front.origin.device
     if OLD in kept:
-        point = kept["point"].to(device)
+        new = kept["distance"].isfinite()
+        new[torch.arange(len(new)), front.teacher_labels.cpu()] = False
+        points = kept["point"][new]
     else:
         asked = _asked_of(kept)
-        probes = _made_again(asked, kept, front.origin.cpu(), bounds)
         new = asked.best >= 0
-        point[new.to(device)] = probes[asked.best[new]].to(device)
+        wanted, which = torch.unique(asked.best[new], return_inverse=True)
+        points = _made_again(asked, kept, front.origin.cpu(), bounds, wanted)[which]
+    sample, target = new.nonzero(as_tuple=True)
+    front.point.put(sample.to(device), target.to(device), points.to(device))
     distance, spent, tried = (kept[name].to(device) for name in FRONT)
-    return Front(front.origin, front.teacher_labels, point, distance, spent.long(), tried.long())
+    labels, point = front.teacher_labels, front.point
+    return Front(front.origin, labels, point, distance, spent.long(), tried.long())

@@ -59,17 +59,30 @@ def _planned(name: str, settings: Settings) -> Cut:
     return Cut(shards_of(mine["total"], mine["size"]), mine["size"], mine.get("price", 1))
 
 
+def search_of(settings: Mapping[str, Any]) -> Search:
+    """The search of distances that have begun; its `shard` is the size that was agreed.
+
+    A folder notes a size where memory asked for a smaller one than the setting.
+
+    >>> search_of({"shard": 200, "size": 36}).shard, search_of({"shard": 200}).shard
+    (36, 200)
+    """
+    known = {key: value for key, value in settings.items() if key != "size"}
+    search = msgspec.convert(known, Search)
+    return msgspec.structs.replace(search, shard=settings.get("size", search.shard))
+
+
 def _distances(name: str, settings: Settings) -> Cut:
     """For the distances of all images whose answers are known, to all other classes."""
     answers = name.replace("distances", "answers")
-    search = msgspec.convert(settings[name], Search)
+    search = search_of(settings[name])
     price = most_queries(search, settings["run"]["classes"])
     return Cut(shards_of(settings[answers]["samples"], search.shard), search.shard, price)
 
 
 def _rounds(name: str, settings: Settings) -> Cut:
     """For the rounds of a joint search: every shard of the distances is there once in each."""
-    search = msgspec.convert(settings[name.replace("rounds", "distances")], Search)
+    search = search_of(settings[name.replace("rounds", "distances")])
     price = most_queries(search, settings["run"]["classes"])
     return Cut(settings[name]["rounds"] * settings[name]["shards"], search.shard, price)
 

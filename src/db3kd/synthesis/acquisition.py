@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.settings import AcquisitionName
+from db3kd.search.robustness import grouped
 
 Acquisition = Callable[[Float[Tensor, "student row classes"]], Float[Tensor, " row"]]
 """Log-probabilities of some students -> a score of each candidate, higher if it teaches more."""
@@ -66,9 +67,8 @@ def balanced(
     """
     order = scores.argsort(descending=True, stable=True)
     turn = torch.zeros_like(seen)
-    for kind in range(int(seen.max()) + 1):
-        mine = order[seen[order] == kind]
-        turn[mine] = torch.arange(len(mine), device=turn.device)
+    by_class, place = grouped(seen[order])
+    turn[order[by_class]] = place
     later = turn.double() - scores.argsort(stable=True).argsort().double() / (len(scores) + 1)
     return later.argsort(stable=True)[:wanted].sort().values
 

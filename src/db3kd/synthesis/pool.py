@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from db3kd.data import Images, Joined, TensorImages, eight_bits
 from db3kd.errors import InputError
 from db3kd.search.boundary import as_seen
+from db3kd.search.robustness import grouped
 from db3kd.student.networks import Shape
 from db3kd.teachers.base import Teacher
 
@@ -53,7 +54,7 @@ class Pool:
         self._settled: Images | None = None
         self._answers = torch.empty(size, dtype=torch.int64)
         self._origins: Tensor | None = None
-        self._rows = [_Rows() for _ in range(self.classes)]
+        self._rows = _Rows(self.classes)
         self._count = self._first = self.rest = 0
 
     def __len__(self) -> int:
@@ -121,8 +122,7 @@ class Pool:
         if values is not None:
             self._values[self._count - self._first : stop - self._first] = values
         self._answers[self._count : stop] = answers
-        for kind in torch.unique(answers).tolist():
-            self._rows[kind].extend((answers == kind).nonzero()[:, 0] + self._count)
+        self._rows.extend(answers, first=self._count)
         self._count = stop
 
     def ask(
@@ -160,7 +160,7 @@ class Pool:
 
     def counts(self) -> Int[Tensor, " classes"]:
         """How often the teacher answered each class."""
-        return torch.tensor([rows.count for rows in self._rows])
+        return self._rows.counts.clone()
 
     def balanced(self, count: int, draw: Generator) -> Int[Tensor, " row"]:
         """Draw rows, with replacement: every answered class is equally likely, and so are its rows.
@@ -175,35 +175,49 @@ class Pool:
         >>> (rows == 3).float().mean().round(decimals=1)
         tensor(0.5000)
         """
-        known = [rows.rows for rows in self._rows if rows.count]
-        kinds = torch.randint(len(known), (count,), generator=draw)
+        known = self._rows.counts.nonzero()[:, 0]
+        kinds = known[torch.randint(len(known), (count,), generator=draw)]
         # In 64 bits, since 24 would not reach every row of a large class.
         shares = torch.rand(count, generator=draw, dtype=torch.float64)
-        lengths = torch.tensor([len(rows) for rows in known])[kinds]
-        places = (shares * lengths).long().minimum(lengths - 1)
-        order = kinds.argsort(stable=True)
-        found = torch.empty(count, dtype=torch.int64)
-        sizes = kinds.bincount(minlength=len(known)).tolist()
-        some = torch.split(places[order], sizes)
-        found[order] = torch.cat([rows[part] for rows, part in zip(known, some, strict=True)])
-        return found
+        lengths = self._rows.counts[kinds]
+        return self._rows.at(kinds, (shares * lengths).long().minimum(lengths - 1))
 
 
 class _Rows:
-    """The rows of a class, in memory that grows by doubling."""
+    """The rows of every class, ascending: all in one memory, where each has a stretch of its own.
 
-    def __init__(self) -> None:
-        self._kept, self.count = torch.empty(0, dtype=torch.int64), 0
+    A stretch that is full moves to the end and doubles, so nothing here loops over classes.
+    """
 
-    @property
-    def rows(self) -> Int[Tensor, " row"]:
-        return self._kept[: self.count]
+    def __init__(self, classes: int) -> None:
+        self.counts: Tensor
+        self.counts, self._room, self._begin = torch.zeros(3, classes, dtype=torch.int64)
+        self._kept, self._end = torch.empty(0, dtype=torch.int64), 0
 
-    def extend(self, rows: Int[Tensor, " row"]) -> None:
-        stop = self.count + len(rows)
-        if stop > len(self._kept):
-            room = torch.empty(max(stop, 2 * len(self._kept)), dtype=torch.int64)
-            room[: self.count] = self.rows
-            self._kept = room
-        self._kept[self.count : stop] = rows
-        self.count = stop
+    def at(self, kinds: Int[Tensor, " some"], places: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
+        """The rows at some places of some classes."""
+        return self._kept[self._begin[kinds] + places]
+
+    def extend(self, answers: Int[Tensor, " row"], *, first: int) -> None:
+        """Add rows of these classes, numbered from `first`."""
+        after = self.counts + answers.bincount(minlength=len(self.counts))
+        self._make_room(after)
+        order, place = grouped(answers)
+        kinds = answers[order]
+        self._kept[self._begin[kinds] + self.counts[kinds] + place] = order + first
+        self.counts = after
+
+    def _make_room(self, wanted: Int[Tensor, " classes"]) -> None:
+        full = (wanted > self._room).nonzero()[:, 0]
+        room, held = wanted[full].maximum(2 * self._room[full]), self.counts[full]
+        begin = self._end + room.cumsum(0) - room
+        end = self._end + int(room.sum())
+        if end > len(self._kept):
+            kept = torch.empty(max(end, 2 * len(self._kept)), dtype=torch.int64)
+            kept[: self._end] = self._kept[: self._end]
+            self._kept = kept
+        kinds = full.repeat_interleave(held)
+        place = grouped(kinds)[1]
+        moved = self.at(kinds, place)
+        self._begin[full], self._room[full], self._end = begin, room, end
+        self._kept[self._begin[kinds] + place] = moved

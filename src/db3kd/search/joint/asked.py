@@ -1,5 +1,6 @@
 """What a round asked: kept as rays, from which every probe is made again, bit by bit."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from db3kd.search.boundary import per_row, shown
 from db3kd.search.joint.front import Front
+from db3kd.search.joint.points import blocks_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,16 @@ class Asked:
         self, origin: Float[Tensor, "sample *image"], bounds: tuple[float, float]
     ) -> Float[Tensor, "probe *image"]:
         """The very points that the teacher was shown, made from the images of the front."""
-        return at(origin[self.sample], self.direction[self.ray], self.share, bounds)
+        parts = [part for _, part in self.blocks(origin, bounds)]
+        return torch.cat([origin[:0], *parts])
+
+    def blocks(
+        self, origin: Float[Tensor, "sample *image"], bounds: tuple[float, float]
+    ) -> Iterator[tuple[slice, Float[Tensor, "some *image"]]]:
+        """The same points, in order, a few at a time, each part with its place among all."""
+        for some in blocks_of(len(self.ray), origin[:1]):
+            direction = self.direction[self.ray[some]]
+            yield some, at(origin[self.sample[some]], direction, self.share[some], bounds)
 
 
 def at(
@@ -55,8 +66,10 @@ def at(
 class Record:
     """Takes down the rays and probes of a round.
 
-    >>> front = Front(torch.zeros(1, 1, 1, 1), torch.tensor([0]), torch.zeros(1, 2, 1, 1, 1),
-    ...               torch.tensor([[0.0, 3.0]]), *torch.zeros(2, 1, 2, dtype=torch.int64))
+    >>> from db3kd.search.joint.points import Points
+    >>> front = Front(torch.zeros(1, 1, 1, 1), torch.tensor([0]),
+    ...               Points.origins(torch.zeros(1, 1, 1, 1), 2), torch.tensor([[0.0, 3.0]]),
+    ...               *torch.zeros(2, 1, 2, dtype=torch.int64))
     >>> record, one, far = Record(front), torch.tensor([1]), torch.tensor([2.0])
     >>> ray = record.rays(torch.ones(1, 1, 1, 1).half())
     >>> points = at(front.origin, torch.ones(1, 1, 1, 1), far, (0.0, 9.0))

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.search.boundary import norm
+from db3kd.search.joint.points import Points, blocks_of
 from db3kd.search.robustness import References
 
 
@@ -14,11 +15,11 @@ from db3kd.search.robustness import References
 class Front:
     """For each image and class, the nearest point that the teacher is known to give that class.
 
-    `point[sample, class]` is that point (the image itself for its own class), `distance` how far it
-    lies, +inf where none is known; `spent` counts the queries asked for the sake of that row,
-    `tried` its references so far. One answer serves all: a point that was asked for one class
-    counts for the class it turned out to have. `learn` writes into the tensors, so that a front of
-    many images is never copied.
+    `point` has that point (the image itself for its own class), `distance` says how far it lies,
+    +inf where none is known; `spent` counts the queries asked for the sake of that row, `tried` its
+    references so far. One answer serves all: a point that was asked for one class counts for the
+    class it turned out to have. `learn` writes into the tensors, so that a front of many images is
+    never copied. Pixels are held of points that were found, not of those that are references.
 
     >>> white = References(torch.ones(1, 1, 2, 2), torch.tensor([1]),
     ...                    torch.zeros(2, dtype=torch.bool))
@@ -33,7 +34,7 @@ class Front:
 
     origin: Float[Tensor, "sample *image"]
     teacher_labels: Int[Tensor, " sample"]
-    point: Float[Tensor, "sample classes *image"]
+    point: Points
     distance: Float[Tensor, "sample classes"]
     spent: Int[Tensor, "sample classes"]
     tried: Int[Tensor, "sample classes"]
@@ -46,16 +47,17 @@ class Front:
         known: References,
     ) -> "Front":
         """Start at the nearest reference of every class; costs no query."""
-        classes = len(known.rejected)
-        point = images[:, None].repeat(1, classes, *[1] * (images.ndim - 1))
-        distance = torch.full((len(images), classes), torch.inf, device=images.device)
         nearest = known.nearest_first(images)[:, :, 0]
-        for k in set(known.answers.tolist()):
-            point[:, k] = known.images[nearest[:, k]]
-            distance[:, k] = norm(point[:, k] - images)
         rows = torch.arange(len(images), device=images.device)
-        point[rows, teacher_labels], distance[rows, teacher_labels] = images, 0.0
-        none = torch.zeros_like(distance, dtype=torch.int64)
+        nearest[rows, teacher_labels] = -1
+        distance = torch.full(nearest.shape, torch.inf, device=images.device)
+        distance[rows, teacher_labels] = 0.0
+        sample, target = (nearest >= 0).nonzero(as_tuple=True)
+        for some in blocks_of(len(sample), images[:1]):
+            row = (sample[some], target[some])
+            distance[row] = norm(known.images[nearest[row]] - images[row[0]])
+        none = torch.zeros_like(nearest)
+        point = Points(images, known.images, nearest)
         return cls(images, teacher_labels, point, distance, none, none.clone())
 
     @property
@@ -78,9 +80,9 @@ class Front:
         flat = self.distance.view(-1)
         flat.scatter_reduce_(0, row, apart, "amin")
         best = (apart == flat[row]).nonzero()[:, 0]
-        order = torch.arange(len(best), device=row.device)
-        first = torch.full_like(flat, len(best), dtype=torch.int64)
-        first.scatter_reduce_(0, row[best], order, "amin")
-        chosen = best[first[row[best]] == order]
-        self.point.view(-1, *self.origin.shape[1:])[row[chosen]] = points[chosen]
+        ordered, order = row[best].sort(stable=True)
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        chosen = best[order[first]].sort().values
+        self.point.put(sample[chosen], answers[chosen], points[chosen])
         return chosen

@@ -66,7 +66,7 @@ def measure_jointly(
     plan = JointPlan.of(search, samples=len(images), shape=pool.shape, classes=teacher.classes)
 
     def after(number: int) -> None:
-        report(number, result(front, seconds=time.perf_counter() - started))
+        report(number, _with_points(front, result(front, seconds=time.perf_counter() - started)))
 
     joint = JointSearch(
         search,
@@ -81,7 +81,11 @@ def measure_jointly(
     )
     joint.run()
     found = joint.finish(teacher, front, learned=True, seed=derive_seed(seed, "rest"))
-    return replace(found, seconds=time.perf_counter() - started)
+    return replace(_with_points(front, found), seconds=time.perf_counter() - started)
+
+
+def _with_points(front: Front, found: RobustnessMap) -> RobustnessMap:
+    return replace(found, points=front.point.all())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from db3kd.config.settings import Search
+from db3kd.config.settings import Search, is_joint
 from db3kd.data import Images, Rows
 from db3kd.errors import InputError
 from db3kd.search.descent import Walk, descend
@@ -21,6 +21,8 @@ from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.networks import SMALLEST, Shape, check_network, network_of
 from db3kd.teachers.base import Teacher
 
+SHARD_BYTES = 2**30  # of what a shard holds in memory, at most
+CLASS_BYTES = 64  # of numbers that are kept for each image and class
 PROBE_BYTES = 2**30  # of all probes that a surrogate learns from, in half precision
 LEAST_STEPS, MOST_STEPS, ROOT = 300, 1500, 6  # of one fit, for each member
 USEFUL = 0.05  # share of the rows that a round must move, or the surrogate is no longer asked
@@ -50,6 +52,23 @@ class JointPlan:
         some = max(1, min(count, PROBE_BYTES // each))
         rounds = 1 if search.surrogate == "none" else rounds_of(search.per_image, classes)
         return cls(rounds, tuple(number * count // some for number in range(some)))
+
+
+def shard_of(search: Search, shape: Shape, classes: int) -> int:
+    """How many images are measured as one: `search.shard`, or fewer where these take too much.
+
+    What one image takes: itself, its references' numbers and what is known of each class, and in a
+    joint search a point of every class that its queries can find, and a ray for each query in half
+    precision, twice for a moment. All that stays within `SHARD_BYTES`, but one image goes always.
+
+    >>> shard_of(Search(), (3, 32, 32), 10), shard_of(Search(), (3, 64, 64), 1000)
+    (200, 36)
+    """
+    image = torch.Size(shape).numel() * 4
+    each = image + classes * (8 * search.references + CLASS_BYTES)
+    if is_joint(search):
+        each += image * (min(classes - 1, search.per_image) + search.per_image)
+    return max(1, min(search.shard, SHARD_BYTES // each))
 
 
 def check_joint(search: Search, shape: Shape, classes: int) -> None:
@@ -166,7 +185,7 @@ def _walk(
     origin, limit = front.origin[sample], int(left.max())
     descent = descent_of(search)
     walk = Walk.at(
-        front.point[sample, target],
+        front.point.of(sample, target),
         front.distance[sample, target],
         step=descent.first_step,
         spent=limit - left,
@@ -186,7 +205,7 @@ def _walk(
 
 
 def result(front: Front, *, seconds: float) -> RobustnessMap:
-    """The distances found."""
+    """The distances found, without the points."""
     status = torch.full_like(front.spent, int(Status.LIMIT))
     status[front.distance.isinf()] = Status.NO_REFERENCE
     status[
@@ -201,6 +220,5 @@ def result(front: Front, *, seconds: float) -> RobustnessMap:
         front.spent,
         status,
         curve,
-        front.point,
-        seconds,
+        seconds=seconds,
     )

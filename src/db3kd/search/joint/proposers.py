@@ -66,7 +66,7 @@ class ByModel:
 
     def _nearest(self, rows: Tensor) -> Rays:
         sample, target = self.sample[rows], self.target[rows]
-        origin, point = self.front.origin[sample], self.front.point[sample, target]
+        origin, point = self.front.origin[sample], self.front.point.of(sample, target)
         found = nearest(
             self.members,
             origin,
@@ -80,7 +80,7 @@ class ByModel:
 
     def _tangent(self, rows: Tensor) -> Rays:
         sample, target = self.sample[rows], self.target[rows]
-        origin, point = self.front.origin[sample], self.front.point[sample, target]
+        origin, point = self.front.origin[sample], self.front.point.of(sample, target)
         best = self.front.distance[sample, target]
         idle = (self.step[rows] < LEAST_STEP) | best.isinf()
         new = rows[~idle & (self.seen_from[rows] != best)]
@@ -95,13 +95,13 @@ class ByModel:
     def _look_from(self, rows: Tensor) -> None:
         """Find the feet of some rows, from the nearest points that they have now."""
         sample, target = self.sample[rows], self.target[rows]
-        origin, point = self.front.origin[sample], self.front.point[sample, target]
+        origin, point = self.front.origin[sample], self.front.point.of(sample, target)
         self.foot[rows] = tangent(self.model, origin, point, target)
         self.seen_from[rows] = self.front.distance[sample, target]
 
     def _reference(self, rows: Tensor) -> Rays:
         sample = self.sample[rows]
-        point = self.front.point[sample, self.target[rows]]
+        point = self.front.point.of(sample, self.target[rows])
         return Rays.towards(self.front.origin[sample], point, guess=0.5, floor=0.0, growth=1.4)
 
 
@@ -116,7 +116,8 @@ class ByReferences:
         target: Int[Tensor, " row"],
     ) -> None:
         self.references, self.front, self.sample, self.target = references, front, sample, target
-        self.order = references.nearest_first(front.origin)[sample, target]
+        images, which = torch.unique(sample, return_inverse=True)
+        self.order = references.nearest_first(front.origin[images])[which, target]
         self.helped = torch.zeros_like(sample, dtype=torch.bool)
 
     def __call__(

@@ -36,8 +36,10 @@ def allowances(
     All rows get the same where that is enough for a proposal; else the nearest get enough, since a
     soft label is made of the near classes, and the others keep the bound they have.
 
-    >>> front = Front(torch.zeros(1, 1, 1, 1), torch.tensor([0]), torch.zeros(1, 3, 1, 1, 1),
-    ...               torch.tensor([[0.0, 3.0, 2.0]]), *torch.zeros(2, 1, 3, dtype=torch.int64))
+    >>> from db3kd.search.joint.points import Points
+    >>> front = Front(torch.zeros(1, 1, 1, 1), torch.tensor([0]),
+    ...               Points.origins(torch.zeros(1, 1, 1, 1), 3), torch.tensor([[0.0, 3.0, 2.0]]),
+    ...               *torch.zeros(2, 1, 3, dtype=torch.int64))
     >>> rows = torch.tensor([0, 0]), torch.tensor([1, 2])
     >>> allowances(front, *rows, 9), allowances(front, *rows, 6)
     (tensor([4, 5]), tensor([2, 4]))
