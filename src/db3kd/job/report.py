@@ -64,7 +64,7 @@ def summary(job: Job) -> Json:
         figures["quick"] = True
     text = json.dumps(figures, indent=2).encode() + b"\n"
     write_atomically(job.run.folder / "summary.json", text)
-    page = show(job)
+    page = show(job.run.folder)
     return figures if page is None else {**figures, "report": page}
 
 
@@ -124,13 +124,13 @@ def draw(job: Job, known: TransferSet) -> Path:
     return job.run.folder / "pseudo.png"
 
 
-def show(job: Job) -> str | None:
+def show(folder: Path) -> str | None:
     """Write `report.html` beside the summary; returns the file, or None where it cannot be made.
 
     Everything is saved by then, so what goes wrong here is a warning. Costs no query.
     """
     try:
-        return str(write_report([job.run.folder]))
+        return str(write_report([folder]))
     except InputError as error:  # jinja2 or matplotlib is missing
         _log.info("%s", error)
     except Exception as error:

@@ -256,7 +256,9 @@ def _blank(
     distance = torch.full(status.shape, torch.inf, device=images.device)
     distance[status == Status.OWN] = 0.0
     curve = distance[:, :, None].repeat(1, 1, len(search.checkpoints))
-    points = images[:, None].repeat(1, status.shape[1], *[1] * (images.ndim - 1))
+    points = None
+    if keep_points:
+        points = images[:, None].repeat(1, status.shape[1], *[1] * (images.ndim - 1))
     return RobustnessMap(
         metric,
         teacher_labels,
@@ -264,7 +266,7 @@ def _blank(
         torch.zeros_like(status),
         status.clone(),
         curve,
-        points if keep_points else None,
+        points,
     )
 
 

@@ -127,7 +127,7 @@ def curves(
 def frontier(points: Mapping[str, Points], best: Points) -> Markup:
     """Accuracy by queries, a mark for each method of a run; the line is the best for the price."""
     about = "accuracy of the students by the queries that their labels cost"
-    with _sheet(about, "queries for the labels", "accuracy, %", width=8) as sheet:
+    with _sheet(about, "queries for the labels", "accuracy, %", width=8.0) as sheet:
         for number, (name, mine) in enumerate(points.items()):
             xs, ys = zip(*mine, strict=True)
             colour, mark = _STANDINS[number % SERIES], _MARKS[number // SERIES % SERIES]

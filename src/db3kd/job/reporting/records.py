@@ -1,7 +1,7 @@
 """What the folder of a run says of it, as far as anybody wrote it down; nothing is asked."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -122,11 +122,13 @@ class Records:
     def seconds(self) -> float:
         """Seconds of work from the first record to the last."""
         times = [(float(r["time"]), r["kind"]) for r in self.journal.records]
-        return sum(max(0.0, now - was) for (was, _), (now, kind) in pairwise(times) if kind != "opened")
+        return sum(
+            max(0.0, now - was) for (was, _), (now, kind) in pairwise(times) if kind != "opened"
+        )
 
     # What shards hold
 
-    def shard(self, record: Mapping[str, str]) -> dict[str, Tensor]:
+    def shard(self, record: Json) -> dict[str, Tensor]:
         """The tensors of a file that a record names; none, and a fault, if it is damaged."""
         try:
             return read_shard(self.folder / record["file"], record["sha256"])

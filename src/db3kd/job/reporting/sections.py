@@ -113,6 +113,9 @@ def distances(records: Records) -> Json | None:
     last = list(found)[-1]
     shares = {name: list(zip(*part.shares(), strict=True)) for name, part in found.items()}
     curve = by_queries(records, last)
+    start = found["sd"].mean if "sd" in found else None
+    if curve and start is not None:
+        curve = [(0.0, start), *curve]  # a sample distance costs no query
     across = "distance to the nearest other class"
     return {
         "metric": last,
