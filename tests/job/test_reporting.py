@@ -240,6 +240,7 @@ def test_methods_of_any_name_are_safe_within_charts(tmp_path: Path) -> None:
         svg += str(charts.frontier({name: [(10.0, 90.0)]}, [(10.0, 90.0), (20.0, 91.0)]))
         page = Page(svg)
         assert page.tags <= {"svg", "g", "path", "use", "defs", "text", "clippath", "rect"}, name
+        assert "mathdefault" not in svg
         assert "#0" not in svg.replace('xlink:href="#', "").replace("url(#", "")
 
 

@@ -98,7 +98,7 @@ def spent_over_time(moments: Points, budget: int | None) -> Markup:
         if budget is not None and budget < 4 * max(1.0, max(spent)):
             sheet.axes.axhline(budget, color=_FAINT, linestyle="--", linewidth=1)
         sheet.axes.set_ylim(bottom=0)
-        _whole_numbers(sheet.axes)
+        sheet.axes.yaxis.set_major_formatter(_whole)
     return sheet.svg
 
 
@@ -130,7 +130,7 @@ def frontier(points: Mapping[str, Points], best: Points) -> Markup:
     with _sheet(about, "queries for the labels", "accuracy, %", width=8.0) as sheet:
         for number, (name, mine) in enumerate(points.items()):
             xs, ys = zip(*mine, strict=True)
-            colour, mark = _STANDINS[number % SERIES], _MARKS[number // SERIES % SERIES]
+            colour, mark = _STANDINS[number % SERIES], _MARKS[number % SERIES]
             sheet.axes.plot(xs, ys, mark, color=colour, label=label(name))
         if len(best) > 1:
             xs, ys = zip(*best, strict=True)
@@ -143,6 +143,8 @@ def frontier(points: Mapping[str, Points], best: Points) -> Markup:
                 label="best for the price",
             )
         sheet.axes.set_xscale("log")
+        sheet.axes.xaxis.set_major_formatter(_whole)
+        sheet.axes.xaxis.set_minor_formatter(lambda value, _: "")
         sheet.axes.legend(fontsize=8)
     return sheet.svg
 
@@ -152,8 +154,8 @@ def label(text: object) -> str:
     return plain(text, 24)
 
 
-def _whole_numbers(axes: "Axes") -> None:
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+def _whole(value: float, _: object) -> str:
+    return f"{value:,.0f}"
 
 
 def _inline(svg: str, about: str) -> Markup:

@@ -69,7 +69,8 @@ def verdict(records: Records, found: list[Standing]) -> str:
     share = 100 * statistics.fmean(best.agreement)
     low, high = best.interval or (0.0, 1.0)
     tests = next(r["samples"] for r in records.evaluations.values())
-    others = "" if len(found) == 1 else ", more often than those of any other method"
+    rest = [100 * statistics.fmean(row.agreement) for row in found if row is not best]
+    others = ", more often than those of any other method" if rest and share > max(rest) else ""
     told.append(
         f"Students of {best.method!r} give the teacher's class to {share:.2f} % of {tests:,} test"
         f" images (95 % interval {100 * low:.2f} to {100 * high:.2f}){others}."
