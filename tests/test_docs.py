@@ -30,6 +30,7 @@ VERBS = (
     "check",
     "answers",
     "status",
+    "report",
     "predict",
     "export",
 )

@@ -39,6 +39,7 @@ LATE = (
     "huggingface_hub",
     "onnx",
     "matplotlib",
+    "jinja2",
     "pandas",
     "httpx2",
     "pyrate_limiter",

@@ -9,6 +9,7 @@ resuming. Running a command again continues.
     answers/00000.safetensors, grow/..., distances/..., evaluate/...   finished shards
     distances/00007.tape     answers of the shard in progress
     students/...             trained networks, and checkpoints of those in training
+    predictions/...          what students call the test images
 """
 
 from collections.abc import Mapping

@@ -59,7 +59,7 @@ def test_pseudo_samples_count_lessons_between_shards_and_the_ensemble() -> None:
     assert sums(whole) == {
         "students": (0, 2 * (4 * 200 + 224 + 245 + 265)),
         "synthesis": (5000, 0),
-        "ensemble": (0, 3 * 1414),
+        "ensemble": (0, 3 * 707),
         "unasked": (0, 0),
     }
     assert whole[-1].drawn == 4 * 55_000

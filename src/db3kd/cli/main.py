@@ -20,7 +20,7 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
-from db3kd.cli import reproduce, student
+from db3kd.cli import report, reproduce, student
 from db3kd.cli.door import GONE, Lines, Work, cleaned, console, fault, folded, width_of
 from db3kd.cli.options import Common, Options
 from db3kd.cli.recipes import WORK, read
@@ -202,6 +202,7 @@ def install_completion(
 
 app.command(student.predict)
 app.command(student.export)
+app.command(report.report)
 app.command(reproduce.reproduce)
 
 

@@ -47,11 +47,18 @@ def _parts(found: Mapping[str, Any], steps: int | None, width: int) -> Iterator[
     queries = found["queries"]
     budget = f" of {queries['budget']:,}" if queries["budget"] is not None else ""
     yield f"{queries['spent']:,}{budget} queries spent; everything is in {found['run']}"
+    yield from _last(found)
+
+
+def _last(found: Mapping[str, Any]) -> Iterator[str]:
+    """What to do next, what to beware of, and where all of it can be read."""
     files = [file for row in found.get("methods", {}).values() for file in row.get("files", ())]
     if files:
         yield f"Ask a student: db3kd predict {found['run']}/{files[-1]} IMAGES"
     for warning in found.get("warnings") or ():
         yield f"warning: {plain(warning)}"
+    if "report" in found:
+        yield f"Report: {found['report']}"
 
 
 def measured(found: Mapping[str, Any]) -> Iterator[str]:

@@ -1,12 +1,19 @@
-"""The report of a run: the table of its students, `summary.json`, and pictures."""
+"""The report of a run: the table of its students, `summary.json`, pictures, and a page."""
 
 import json
+import logging
 import statistics
 from dataclasses import asdict
 from pathlib import Path
 
 from db3kd.config.methods import METHODS, Method
+from db3kd.config.reading import resolved
+from db3kd.config.secrets import secrets_of, without_secrets
+from db3kd.data.transfer_set import TransferSet
+from db3kd.errors import InputError, described
 from db3kd.job.pictures import by_class, save, tiled
+from db3kd.job.reporting import write_report
+from db3kd.job.reporting.gallery import keep_gallery
 from db3kd.job.session import Job
 from db3kd.stages.costs import Price
 from db3kd.stages.students import Evaluation
@@ -14,14 +21,15 @@ from db3kd.storage.files import Json, write_atomically
 from db3kd.student.evaluate import interval
 
 MOST_ROWS = 100  # in a picture
+_log = logging.getLogger("db3kd")
 
 
 def summary(job: Job) -> Json:
     """Train and evaluate every student; returns the figures of the run, kept in `summary.json`.
 
     What students learn from is also drawn, in `images.png`, or for pseudo samples in `pseudo.png`
-    and `evolution.png`. Agreement comes with its interval of 95 %. Costs one query for each test
-    image, once in the life of the run.
+    and `evolution.png`. Thumbnails of these are kept, and `report.html` is written. Agreement comes
+    with its interval of 95 %. Costs one query for each test image, once in the life of the run.
 
     Raises:
         Db3kdError: see `Run`.
@@ -39,12 +47,15 @@ def summary(job: Job) -> Json:
         "methods": methods,
         "class_names": list(job.sets.names),
         "warnings": job.warnings,
+        "recipe": told(job),
     }
     if last is not None and last.unsure:
         figures["test"]["unsure"] = last.unsure
     if pseudo:
         figures |= {"classes": job.run.pseudo.counts}
-    figures["picture"] = str(draw(job))
+    known = learned(job)
+    figures["picture"] = str(draw(job, known))
+    keep_gallery(job, known)
     if job.run.decision is not None:
         figures["spending"] = asdict(job.run.decision)
         if job.run.selection is not None:
@@ -53,7 +64,15 @@ def summary(job: Job) -> Json:
         figures["quick"] = True
     text = json.dumps(figures, indent=2).encode() + b"\n"
     write_atomically(job.run.folder / "summary.json", text)
-    return figures
+    page = show(job.run.folder)
+    return figures if page is None else {**figures, "report": page}
+
+
+def told(job: Job) -> Json:
+    """The recipe with every default, and without secrets."""
+    text = json.dumps(resolved(job.recipe))
+    found: Json = json.loads(without_secrets(text, secrets_of([text])))
+    return found
 
 
 def judged(job: Job) -> tuple[dict[Method, Json], Evaluation | None]:
@@ -85,23 +104,40 @@ def judged(job: Job) -> tuple[dict[Method, Json], Evaluation | None]:
     return methods, found
 
 
-def draw(job: Job) -> Path:
+def learned(job: Job) -> TransferSet:
+    """What students of the last method learn from; pseudo samples without their copies."""
+    if job.needs.pseudo:
+        return job.run.pseudo.asked()
+    return job.run.transfer_set(job.own.images, job.recipe.student.methods[-1], labels=job.truth)
+
+
+def draw(job: Job, known: TransferSet) -> Path:
     """Draw what students learn from, a row for each class, at most a hundred; returns the file."""
     meter = job.run.meter
     count = min(meter.classes, MOST_ROWS)
+    picture = by_class(known.images, known.teacher_labels, count, bounds=meter.bounds)
     if not job.needs.pseudo:
-        method = job.recipe.student.methods[-1]
-        known = job.run.transfer_set(job.own.images, method, labels=job.truth)
-        picture = by_class(known.images, known.teacher_labels, count, bounds=meter.bounds)
         save(job.run.folder / "images.png", picture)
         return job.run.folder / "images.png"
-    samples = job.run.pseudo.asked()
-    picture = by_class(samples.images, samples.teacher_labels, count, bounds=meter.bounds)
     save(job.run.folder / "pseudo.png", picture)
     evolution = job.run.pseudo.evolution(count)
     if evolution is not None:
         save(job.run.folder / "evolution.png", tiled(evolution, bounds=meter.bounds))
     return job.run.folder / "pseudo.png"
+
+
+def show(folder: Path) -> str | None:
+    """Write `report.html` beside the summary; returns the file, or None where it cannot be made.
+
+    Everything is saved by then, so what goes wrong here is a warning. Costs no query.
+    """
+    try:
+        return str(write_report([folder]))
+    except InputError as error:  # jinja2 or matplotlib is missing
+        _log.info("%s", error)
+    except Exception as error:
+        _log.warning("report.html could not be made: %s", described(error))
+    return None
 
 
 def price_of(job: Job, method: Method) -> Price:

@@ -23,6 +23,7 @@ from db3kd.search.joint.plan import JointPlan, check_joint, shard_of
 from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
 from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
+from db3kd.stages.nearest import MOST_BYTES, keep_nearest, wanted
 from db3kd.stages.rounds import KeptRounds, probes_of
 from db3kd.stages.surrogates import KeptSurrogates
 from db3kd.stages.table import ANSWERS_SHARD, search_of, shards_of
@@ -247,7 +248,11 @@ def _jointly(
         seed, learned = derive_seed(workspace.seed, "distances", shard), shard in plan.shards
         mbd = joint.finish(teacher, front, learned=learned, seed=seed)
         sd = sample_distance(front.origin, front.teacher_labels, references)
-        return _tensors({"sd": sd, "mbd": mbd}, rows)
+        tensors, facts = _tensors({"sd": sd, "mbd": mbd}, rows)
+        count = wanted(shard, shards_of(len(images), search.shard))
+        if count:
+            facts |= keep_nearest(workspace, shard, count, mbd, front.origin, front.point.of)
+        return tensors, facts
 
     return work
 
@@ -262,15 +267,27 @@ def _by_rows(
     """The work of one shard of the distances stage."""
 
     def work(teacher: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
+        origin = images.read(rows).to(workspace.device)
+        count = wanted(shard, shards_of(len(images), search.shard))
+        fits = origin.nbytes * workspace.meter.classes <= MOST_BYTES
         maps = measure(
             teacher,
-            images.read(rows).to(workspace.device),
+            origin,
             teacher_labels[rows].to(workspace.device),
             references,
             search,
             noise_seed=derive_seed(workspace.seed, "distances", shard),
+            keep_points=count > 0 and fits,
         )
-        return _tensors(maps, rows)
+        tensors, facts = _tensors(maps, rows)
+        found = maps[search.metric]
+        points = found.points
+        if points is not None:
+            seen = as_seen(origin, workspace.meter.bounds)
+            facts |= keep_nearest(
+                workspace, shard, count, found, seen, lambda some, other: points[some, other]
+            )
+        return tensors, facts
 
     return work
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import torch
 from jaxtyping import Int
 from msgspec.structs import replace
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from db3kd.stages.answers import ask_once
 from db3kd.stages.formats import training_here
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import writing
+from db3kd.storage.shards import write_shard
 from db3kd.student.calibration import CascadeReport, cascade_report
 from db3kd.student.card import StudentCard
 from db3kd.student.evaluate import accuracy, agreement, logits
@@ -30,6 +32,7 @@ from db3kd.student.files import load_network, read_tensors, save_network
 from db3kd.student.training import train, training_identity
 from db3kd.teachers.base import unsure_of
 
+CURVE = 100  # places of a loss curve in the journal
 _log = logging.getLogger("db3kd")
 
 
@@ -81,8 +84,10 @@ def distilled(
         path.parent.mkdir(exist_ok=True)
 
     def report(_: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        losses[done] = figures["loss"]
         workspace.progress(f"{name}-{seed}", done, total, figures)
 
+    losses: dict[int, float] = {}
     started = time.perf_counter()
     trained = train(
         network,
@@ -104,6 +109,9 @@ def distilled(
         training=json.loads(msgspec.json.encode(training)),
         samples=len(transfer),
         seconds=round(time.perf_counter() - started, 3),
+        network=type(network).__name__ if card is None else card.kind,
+        parameters=sum(weight.numel() for weight in trained.parameters()),
+        losses=_thinned(losses),
     )
     checkpoint.unlink(missing_ok=True)
     return trained
@@ -139,9 +147,23 @@ def evaluated(
         int((~known).sum()),
         cascade_report(shown[known], theirs[known], seed=drawn) if usable else None,
     )
+    file = f"predictions/{name}-{seed}.safetensors"
+    digest = write_shard(workspace.folder / file, {"student": mine.to(torch.int32)})
+    known_by = {"file": file, "sha256": digest}
     figures = {key: value for key, value in asdict(result).items() if key != "cascade"}
-    workspace.journal.append("evaluation", name=name, seed=seed, **figures)
+    workspace.journal.append("evaluation", name=name, seed=seed, predictions=known_by, **figures)
     return result
+
+
+def _thinned(losses: Mapping[int, float]) -> list[list[float]]:
+    """At most `CURVE` steps with the mean loss there, at even distances.
+
+    >>> len(_thinned({step: 0.5 for step in range(1000)})), _thinned({9: 0.123456})
+    (100, [[9, 0.1235]])
+    """
+    steps = sorted(losses)
+    chosen = {place * (len(steps) - 1) // max(1, CURVE - 1) for place in range(CURVE)}
+    return [[steps[at], round(losses[steps[at]], 4)] for at in sorted(chosen) if steps]
 
 
 def _trained(

@@ -9,13 +9,10 @@ import copy
 import json
 import logging
 import os
-import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +33,7 @@ from db3kd.stages.formats import FORMAT, check_format, configurations
 from db3kd.stages.identity import agree_on_teacher
 from db3kd.stages.table import NAMES, STAGES, shards_of
 from db3kd.stages.taped import ReplayTeacher
+from db3kd.stages.versions import versions
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import OPEN_AGAIN, WAIT, Journal
 from db3kd.storage.layout import check_journal, numbered
@@ -144,7 +142,7 @@ class Workspace:
         self._bounds = bounds(self.journal)  # of shards in progress; kept as the journal grows
         self._say_what_differs()
         budget_now = msgspec.to_builtins(self.meter.budget)
-        self.journal.append("opened", versions=_versions(), budget=budget_now, spent=spent)
+        self.journal.append("opened", versions=versions(), budget=budget_now, spent=spent)
 
     @property
     def identity(self) -> str:
@@ -421,7 +419,7 @@ class Workspace:
     def _say_what_differs(self) -> None:
         """Say where numbers may be rounded otherwise than in the process before."""
         opened = list(self.journal.all("opened"))
-        before, now = opened[-1]["versions"] if opened else {}, _versions()
+        before, now = opened[-1]["versions"] if opened else {}, versions()
         other = [
             f"{name} {before[name]} -> {now[name]}"
             for name in ("torch", "threads", "machine")
@@ -468,16 +466,3 @@ class Workspace:
                 except Damaged as error:
                     _log.warning("%s: to be bought again", error)
                     self.journal.append("redo", stage=row.name, shard=shard)
-
-
-_installed = cache(version)  # reading it takes a millisecond
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "db3kd": _installed("db3kd"),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "threads": str(torch.get_num_threads()),
-        "machine": platform.platform(),
-    }
