@@ -36,8 +36,8 @@ def keep_nearest(
 ) -> Json:
     """Keep `count` images of a shard with their nearest points, in half precision.
 
-    `points` gives the points of some images on the way to one class each. Returns what the journal says of the file; nothing where
-    no image has a point. Costs no query. Nothing is random.
+    `points` gives the points of some images, on the way to one class each. Returns what the journal
+    says of the file; nothing where no image has a point. Costs no query. Nothing is random.
 
     Raises:
         RunError: the file cannot be written.
