@@ -155,15 +155,15 @@ def evaluated(
     return result
 
 
-def _thinned(losses: Mapping[int, float]) -> list[list[float]]:
+def _thinned(losses: Mapping[int, float]) -> list[tuple[int, float]]:
     """At most `CURVE` steps with the mean loss there, at even distances.
 
     >>> len(_thinned({step: 0.5 for step in range(1000)})), _thinned({9: 0.123456})
-    (100, [[9, 0.1235]])
+    (100, [(9, 0.1235)])
     """
     steps = sorted(losses)
     chosen = {place * (len(steps) - 1) // max(1, CURVE - 1) for place in range(CURVE)}
-    return [[steps[at], round(losses[steps[at]], 4)] for at in sorted(chosen) if steps]
+    return [(steps[at], round(losses[steps[at]], 4)) for at in sorted(chosen) if steps]
 
 
 def _trained(
