@@ -188,9 +188,10 @@ def test_a_fit_that_was_stopped_by_its_budget_goes_on(
 
 def test_without_data_and_without_a_folder(tmp_path: Path, monkeypatch: Any, svm: Counted) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("db3kd.synthesis.chosen.LEAST_STEPS", 10)
     before = svm.asked
-    distiller = made(None, queries=300).fit(None, svm)
-    assert svm.asked - before <= distiller.queries_ <= 300
+    distiller = made(None, queries=100).fit(None, svm)
+    assert svm.asked - before <= distiller.queries_ <= 100
     assert distiller.folder_.parent == tmp_path
     assert (distiller.folder_ / "journal.jsonl").is_file()
     assert list((distiller.folder_ / "students").glob("pseudo-*.safetensors"))
@@ -199,6 +200,7 @@ def test_without_data_and_without_a_folder(tmp_path: Path, monkeypatch: Any, svm
 
 def test_without_scikit_learn_labels_are_numbers(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)  # importing it fails
+    monkeypatch.setattr("db3kd.search.joint.plan.LEAST_STEPS", 20)
     images = np.random.default_rng(0).random((12, 1, 4, 4), np.float32)
     distiller = made(tmp_path / "run", shape=None, queries=24)
     with pytest.raises(InputError, match="not fitted yet") as caught:
