@@ -25,6 +25,8 @@ settings.register_profile(
 )
 settings.load_profile("db3kd")
 
+os.environ.setdefault("DB3KD_REPORT", "0")  # a page takes a second; the tests of it ask for it
+
 TRAIN, TEST = 3, 5  # images of each class
 collect_ignore = ["fixtures"]  # recipes and folders of earlier versions, no tests
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -99,6 +100,13 @@ def page_of(file: Path) -> Page:
     assert "script-src" not in policy
     assert not [sign for sign in page.text if not sign.isprintable() and sign not in "\n\xa0"]
     return page
+
+
+@pytest.fixture(scope="module", autouse=True)
+def with_pages() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DB3KD_REPORT", "1")
+        yield
 
 
 @pytest.fixture(scope="module")
