@@ -173,6 +173,7 @@ def test_it_goes_through_pickle_and_its_file_is_a_student(fitted: Distiller, row
     assert student.predict(rows[:9].reshape(9, 1, 8, 8)) == fitted.predict(rows[:9]).tolist()
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_stopped_by_its_budget_goes_on(
     tmp_path: Path, svm: Counted, rows: Any
 ) -> None:

@@ -85,7 +85,13 @@ def steps_of_fits(journal: Journal, place: str) -> int:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow) if kind == "ascent" else kind  # a minute
+        for kind in KINDS
+    ],
+)
 def test_a_forecast_has_every_stage_that_a_run_has(here: Sandbox, kind: str) -> None:
     wanted, heard = recipe(kind), Heard()
     with job.opened(wanted) as before:

@@ -467,11 +467,11 @@ def test_students_unlike_those_that_choose_learn_the_answers_alone(
         assert summary["queries"]["spent"] == here.asked() == 170
         return int([r for r in here.journal() if r["kind"] == "student"][-1]["samples"])
 
-    another = "student.network='resnet18'"
-    assert learned(another) == 120
+    another = ("student.network='resnet18'", "student.width=0.1")
+    assert learned(*another) == 120
     assert not (here.run / "unasked").exists()
     assert learned() == 190  # in the same folder, with the same answers
-    assert learned(another, "student.training.epochs=2") == 120
+    assert learned(*another, "student.training.epochs=2") == 120
     assert learned("student.training.epochs=2") == 190
     assert learned("synthesis.ensemble_labels=0", "student.training.epochs=1") == 120
 

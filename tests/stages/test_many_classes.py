@@ -17,7 +17,7 @@ from db3kd.run import Run
 from db3kd.search import rows
 from db3kd.search.joint import loop, plan, points
 from db3kd.search.joint.rounds import LEAST
-from db3kd.stages import ahead
+from db3kd.stages import ahead, distances
 from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
 from db3kd.teachers import function
@@ -70,6 +70,7 @@ def test_no_tensor_has_pixels_of_every_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Search
 ) -> None:
     some = 64 * IMAGE
+    monkeypatch.setattr(distances, "MOST_BYTES", 0)  # so that no points are kept to be shown
     monkeypatch.setattr(points, "AT_ONCE_BYTES", some)
     monkeypatch.setattr(rows, "ROW_BYTES", some)
     with Run(tmp_path / "run", linear(), budget=Budget(queries=10**6)) as run:

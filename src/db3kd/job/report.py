@@ -7,6 +7,8 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
+
 from db3kd.config.methods import METHODS, Method
 from db3kd.config.reading import resolved
 from db3kd.config.secrets import secrets_of, without_secrets
@@ -95,7 +97,8 @@ def judged(job: Job) -> tuple[dict[Method, Json], Evaluation | None]:
             found = job.run.evaluate(network, test.images, test.labels, name=method, seed=seed)
         row["accuracy"].append(None if found is None else found.accuracy)
         row["agreement"].append(None if found is None else found.agreement)
-        curves.append(asdict(found.cascade) if found is not None and found.cascade else None)
+        curve = None if found is None else found.cascade
+        curves.append(json.loads(msgspec.json.encode(curve)))  # lists, as in the file
     for method, row in methods.items():
         price = price_of(job, method)
         row |= {"queries": price.queries, "label_s": round(price.seconds, 1)}
