@@ -183,8 +183,8 @@ def mean_of(shares: list[float]) -> str:
 def lasting(seconds: float) -> str:
     """A length of time in its two largest units.
 
-    >>> lasting(4.2), lasting(75), lasting(7384), lasting(200_000)
-    ('4.2 s', '1 min 15 s', '2 h 3 min', '2 d 7 h')
+    >>> [lasting(seconds) for seconds in (4.2, 75.0, 7384.0, 200_000.0)]
+    ['4.2 s', '1 min 15 s', '2 h 3 min', '2 d 7 h']
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -111,8 +111,8 @@ def _side_by_side(found: Sequence[Records], runs: Sequence[Json]) -> Json:
 def _best_for_the_price(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points that no other one beats with as few queries, by queries.
 
-    >>> _best_for_the_price([(10, 90.0), (5, 80.0), (20, 85.0), (10, 70.0)])
-    [(5, 80.0), (10, 90.0)]
+    >>> _best_for_the_price([(10.0, 90.0), (5.0, 80.0), (20.0, 85.0), (10.0, 70.0)])
+    [(5.0, 80.0), (10.0, 90.0)]
     """
     kept: list[tuple[float, float]] = []
     for queries, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
