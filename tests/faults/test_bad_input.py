@@ -585,7 +585,7 @@ def test_a_damaged_tape(
     assert "00000.tape is damaged or gone" in caplog.text  # its answers stay on the books as lost
     expected = finished.shards()
     found = command.sandbox.shards()
-    assert len(found) == 5  # of first answers, of the others, and of distances
+    assert len(found) == 8  # of first answers, of the others, and of distances with nearest points
     assert found == {name: expected[name] for name in found}
     queries = status(command.sandbox.run)["queries"]
     assert queries["spent"] >= command.sandbox.asked() >= finished.asked() - 50
