@@ -239,6 +239,7 @@ def hasty_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
     from db3kd.synthesis.rivals import dfms, dip_kd, disguide, generator, ideal, qedg
 
     monkeypatch.setattr(chosen, "LEAST_STEPS", 10)
+    monkeypatch.setattr(chosen, "LONG_LEAST", 10)
     monkeypatch.setattr(dip_kd, "BATCH", 16)
     for module in (ideal, qedg, dfms, disguide):
         monkeypatch.setattr(module, "BATCH", 16)

@@ -194,7 +194,7 @@ def test_its_student_learns_an_easy_task(make: Make, monkeypatch: pytest.MonkeyP
         (disguide, "REPLAYS"),
     ):
         monkeypatch.setattr(module, name, 30)
-    monkeypatch.setattr(chosen, "LEAST_STEPS", 300)
+    monkeypatch.setattr(chosen, "LONG_LEAST", 300)
     task, teacher = task_of(queries=300), brightest_quadrant()
     way, pool = make(task, seed=0), pool_for(task, teacher)
     spend(way, pool, 300)
