@@ -75,7 +75,7 @@ def test_the_paper_s_ascent_is_one_word(write):
     assert recipe.synthesis.ascent == paper_ascent(samples=10)
     text = refused(write(WITHOUT_DATA), ["synthesis.ascent.preset=paqer"])
     assert text.startswith("--set synthesis.ascent.preset=paqer: synthesis.ascent.preset is")
-    assert 'expected "paper" or "default"' in text
+    assert 'expected "paper", "paper_cifar10" or "default"' in text
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_no_choice_names_the_choices(write):
     text = refused(write(GOOD.replace("lenet5", "lenet")))
     assert text == (
         "r.toml:11: student.network has no choice 'lenet'; did you mean 'lenet5'? (known: alexnet,"
-        " lenet5, resnet18, resnet34, resnet50, small)"
+        " alexnet_small, lenet5, lenet5_classic, resnet18, resnet34, resnet50, small)"
     )
 
 
