@@ -7,7 +7,6 @@ them. So a table can be stopped at any moment and continued, and two tables shar
 import hashlib
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from db3kd.paper.setups import SETUPS
 from db3kd.paper.systems import SYSTEMS, System
 from db3kd.paper.task import Scale
 from db3kd.progress import Progress, silent
+from db3kd.stages.versions import commit
 from db3kd.storage.files import Json, write_atomically
 
 FORMAT = 1  # another one where the code of systems changes what they teach
@@ -66,7 +66,7 @@ class Workbook:
         if setup not in self._benches:
             known = SETUPS[setup]
             about = (FORMAT, known.teacher, known.split, known.sizes[self.scale])
-            digest = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
+            digest = digest_of(about)
             place = self.folder / f"{setup}-{digest}"
             self._benches[setup] = Bench(known, self.scale, place, self.device, self.progress)
         return self._benches[setup]
@@ -110,8 +110,17 @@ def place(bench: Bench, cell: Cell) -> tuple[str, str, str]:
     What a system keeps there is read again by its name alone, so the folder must tell the rest.
     """
     _, student, name, seed = cell.name.split("/")
-    about = repr(SYSTEMS[cell.system].settings(bench.setup.data, bench.scale))
-    return student, name, f"{seed}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
+    settings = SYSTEMS[cell.system].settings(bench.setup.data, bench.scale)
+    return student, name, f"{seed}-{digest_of(settings)}"
+
+
+def digest_of(settings: object) -> str:
+    """The part of a folder's name that tells settings apart.
+
+    >>> len(digest_of(("ban", 3))), digest_of(3) == digest_of(4)
+    (8, False)
+    """
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
 
 def _taught(bench: Bench, system: System, cell: Cell) -> Json:
@@ -158,19 +167,9 @@ def provenance(device: str) -> Json:
     >>> sorted(provenance("cpu"))
     ['commit', 'date', 'device', 'versions']
     """
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.strip()
-    except OSError:
-        commit = ""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     return {
-        "commit": commit or "unknown",
+        "commit": commit() or "unknown",
         "date": time.strftime("%Y-%m-%d"),
         "device": f"{name}, {torch.get_num_threads()} threads",
         "versions": {"db3kd": version("db3kd"), "torch": str(torch.__version__)},

@@ -1,6 +1,5 @@
 """The paper's Figure 6: how pseudo samples evolve, what they look like, and what they teach."""
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from db3kd.data import TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.paper.baselines import dafl, zskd
 from db3kd.paper.bench import Bench
-from db3kd.paper.cells import Workbook
+from db3kd.paper.cells import Workbook, digest_of
 from db3kd.paper.points import Figure, accuracies, holds, means, told
 from db3kd.paper.setups import SETUPS
 from db3kd.run import Run
@@ -103,8 +102,7 @@ def _averages(bench: Bench, ours: TransferSet) -> Float[Tensor, "system class *i
     found = [(ours.images.read(rows), ours.teacher_labels)]
     for name, system in (("zskd", zskd), ("dafl", dafl)):
         settings = system.settings(data, bench.scale)
-        digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
-        task = bench.task(net, 0, "fig6", f"{name}-{digest}")
+        task = bench.task(net, 0, "fig6", f"{name}-{digest_of(settings)}")
         found.append(system.impressions(task, bench.open(), settings))
     return torch.stack([_by_class(made, labels, bench.classes) for made, labels in found])
 
