@@ -29,7 +29,7 @@ import frontier_plot
 import spending
 import stale
 import teachers
-from db3kd.config.settings import Budget, Search, Synthesis, Training, Ways
+from db3kd.config.settings import Budget, Search, Synthesis, Training, Ways, settled
 from db3kd.data import DataSet, TensorImages, in_memory, load
 from db3kd.errors import Db3kdError, InputError
 from db3kd.run import Run
@@ -38,6 +38,7 @@ from db3kd.storage.files import write_atomically
 from db3kd.student.batches import resident
 from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.networks import Shape, build
+from db3kd.student.steps import steps_of
 from db3kd.student.training import train
 from db3kd.teachers import sklearn, torch_module
 from db3kd.teachers.base import Teacher
@@ -60,8 +61,6 @@ WAYS: dict[Ways | Literal["alone", "distances"], str] = {
 }
 UNRELATED = {"mnist": "fashion_mnist", "fashion": "mnist", "cifar10": "cifar100"}
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
-STEPS = {5_000: 8_000, 25_000: 20_000, 100_000: 60_000, 250_000: 100_000, 1_000_000: 200_000}
-BATCH = 64
 LESSONS = 16  # rounds of a million queries; shards of the default size would make it 61
 MEASURED = 9  # queries for the distances of a pseudo sample, with way "distances"
 SOURCES = (
@@ -126,7 +125,9 @@ def main() -> int:
     options.add_argument("--budgets", nargs="+", type=int, help="only these numbers of queries")
     options.add_argument("--seeds", type=int, default=3, help="seeds per cell; default: 3")
     options.add_argument("--first-seed", type=int, default=0, help="the first seed; default: 0")
-    options.add_argument("--steps", type=int, help="training batches per student")
+    options.add_argument(
+        "--steps", type=int, help="training batches per student; default: as many as in a run"
+    )
     options.add_argument("--teacher-epochs", type=int, help="for the teacher; default: few")
     options.add_argument("--teacher-images", type=int, help="to train it; default: the case's")
     options.add_argument(
@@ -155,7 +156,6 @@ def main() -> int:
         for way, queries in cells(ways, budgets):
             if way.startswith("unrelated") and name not in UNRELATED:
                 continue  # no other images have this shape
-            steps = given.steps or steps_of(queries)
             shape = problem.test.images.shape
             plan = plan_of(
                 problem.case, shape, way, queries, given.ensemble_labels, given.surrogate
@@ -163,7 +163,7 @@ def main() -> int:
             heat = given.temperature
             if heat is None:
                 heat = 1.0 if plan.search is None else Training().temperature
-            training = Training(steps=steps, batch=BATCH, temperature=heat)
+            training = Training(steps=given.steps, temperature=heat)
             line = cell(problem, plan, training, seeds=seeds)
             table.append(line)
             common.say(f"  {line}")
@@ -178,7 +178,7 @@ def main() -> int:
         "teacher_epochs": given.teacher_epochs,
         "teacher_images": given.teacher_images,
         "surrogate": given.surrogate,
-        "batch": BATCH,
+        "training": msgspec.to_builtins(settled(Training(steps=given.steps))),
     }
     common.write(given.json, figures=figures_of(table), setting=setting, table=table)
     return 0
@@ -209,11 +209,6 @@ def cells(ways: Sequence[str], budgets: Sequence[int]) -> Iterator[tuple[str, in
     for queries in sorted(budgets):
         for way in ways:
             yield way, queries
-
-
-def steps_of(queries: int) -> int:
-    """How many batches a student learns from, by its number of answers."""
-    return next((steps for most, steps in STEPS.items() if queries <= most), max(STEPS.values()))
 
 
 def made(case: Case, work: Path, given: common.Json) -> Problem:
@@ -260,7 +255,7 @@ def cell(problem: Problem, plan: Plan, training: Training, *, seeds: Sequence[in
         "agreement": round(mean(line["agreement"] for line in found), 2),
         "teacher": round(problem.reached, 2),
         "fewest_of_a_class": [min(line["counts"]) for line in found],
-        "steps": training.steps,
+        "steps": found[0]["steps"],
         "temperature": training.temperature,
         "synthesis_s": [line["synthesis_s"] for line in found],
         "student_s": [line["student_s"] for line in found],
@@ -277,7 +272,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
         sources = (*sources, *stale.JOINT)
     made_of = stale.digest(sources, repr(what).encode(), problem.weights)
     folder = problem.folder / f"{plan.way}-{plan.budget}-{seed}-{made_of}"
-    result = folder / f"student-{training.steps}-{training.temperature}.json"
+    result = folder / f"student-{training.steps or 'default'}-{training.temperature}.json"
     if result.exists():
         return dict(json.loads(result.read_text()))
     counter = folder / "seen-by-teacher"
@@ -306,6 +301,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
         "counts": counts,
         "synthesis_s": round(price.seconds, 1),
         "student_s": round(seconds, 1),
+        "steps": steps_of(training, len(samples)),
         "network": problem.case.network,
     }
     write_atomically(result, json.dumps(line).encode())
