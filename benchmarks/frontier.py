@@ -43,6 +43,7 @@ from db3kd.student.training import train
 from db3kd.teachers import sklearn, torch_module
 from db3kd.teachers.base import Teacher
 from spending import Case
+from teachers import Lesson
 
 WAYS: dict[Ways | Literal["alone", "distances"], str] = {
     "noise": "uniform noise",
@@ -59,6 +60,32 @@ WAYS: dict[Ways | Literal["alone", "distances"], str] = {
     "unrelated": "KnockoffNets: unlabelled images of something else, at random; needs such images",
     "unrelated_chosen": "such images, where students are least sure",
 }
+FIELD = (  # the networks of the literature, the same for teacher and student
+    Case(
+        "mnist_field",
+        Lesson("mnist_field", "lenet5_classic", "mnist", 60_000, epochs=12, training=Training()),
+        "lenet5_classic",
+        1.0,
+        10_000,
+        (),
+    ),
+    Case(
+        "fashion_field",
+        Lesson(
+            "fashion_field",
+            "lenet5_classic",
+            "fashion_mnist",
+            60_000,
+            epochs=12,
+            training=Training(),
+        ),
+        "lenet5_classic",
+        1.0,
+        10_000,
+        (),
+    ),
+)
+CASES = (*spending.CASES, *FIELD)
 UNRELATED = {"mnist": "fashion_mnist", "fashion": "mnist", "cifar10": "cifar100"}
 BUDGETS = (5_000, 25_000, 100_000, 250_000, 1_000_000)
 LESSONS = 16  # rounds of a million queries; shards of the default size would make it 61
@@ -120,7 +147,13 @@ def main() -> int:
     """Make and train whatever is missing, and write the result."""
     options = common.parser(__doc__)
     options.add_argument("--work", type=Path, help="folder in which runs are kept")
-    options.add_argument("--case", nargs="+", default=["mnist", "fashion"], help="data sets to use")
+    options.add_argument(
+        "--case",
+        nargs="+",
+        choices=[case.name for case in CASES],
+        default=["mnist", "fashion"],
+        help="data sets to use; default: mnist fashion",
+    )
     options.add_argument("--only", nargs="+", choices=WAYS, help="only these ways")
     options.add_argument("--budgets", nargs="+", type=int, help="only these numbers of queries")
     options.add_argument("--seeds", type=int, default=3, help="seeds per cell; default: 3")
@@ -152,7 +185,7 @@ def main() -> int:
     ways = given.only or (("shapes",) if given.quick else tuple(WAYS))
     table: list[common.Json] = []
     for name in ["mnist"] if given.quick else given.case:
-        problem = made(next(case for case in spending.CASES if case.name == name), work, given)
+        problem = made(next(case for case in CASES if case.name == name), work, given)
         for way, queries in cells(ways, budgets):
             if way.startswith("unrelated") and name not in UNRELATED:
                 continue  # no other images have this shape
