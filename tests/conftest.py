@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import warm
+
 # The same examples each time in CI; no deadline, since a busy machine is no fault.
 settings.register_profile(
     "db3kd", deadline=None, max_examples=40, derandomize=bool(os.environ.get("CI"))
@@ -180,28 +182,31 @@ class Sandbox:
         return log.stat().st_size if log.exists() else 0
 
     def start(self, *words: str, pause: float = 0.0, **options: Any) -> subprocess.Popen[str]:
+        """Start a process of its own, with all that belongs to its start."""
         return subprocess.Popen(
             [sys.executable, "-m", "db3kd", *words],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "TEACHER_PAUSE": str(pause),
-                "COLUMNS": "100",
-                "NO_COLOR": "1",
-                "TERM": "dumb",
-                **self.environment,
-            },
+            env=self._environment(pause),
             **options,
         )
 
-    def call(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        process = self.start(*words, **options)
-        out, err = process.communicate()
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+    def call(self, *words: str, pause: float = 0.0) -> subprocess.CompletedProcess[str]:
+        """Call the command line and wait for its end, in a process that starts at once."""
+        return warm.called(words, self.folder, self._environment(pause))
+
+    def _environment(self, pause: float) -> dict[str, str]:
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "TEACHER_PAUSE": str(pause),
+            "COLUMNS": "100",
+            "NO_COLOR": "1",
+            "TERM": "dumb",
+            **self.environment,
+        }
 
     def shards(self, run: str = "run") -> dict[str, object]:
         """Everything that must not depend on interruptions: shards and students."""

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import warm
 from onnx_files import save
 
 ROOT = Path(__file__).parent.parent
@@ -159,9 +160,7 @@ class Reader:
                 self.environment.update([words[1].split("=", 1)])
             elif words[:1] == ["db3kd"]:
                 self.ran.append(words[1])
-                self.call(
-                    "-m", "db3kd", *(name for word in words[1:] for name in self.globbed(word))
-                )
+                self.call(*(name for word in words[1:] for name in self.globbed(word)))
             else:
                 assert words[:2] in ([], ["pip", "install"]), line
 
@@ -171,22 +170,30 @@ class Reader:
         return [str(path.relative_to(self.folder)) for path in sorted(self.folder.glob(word))]
 
     def call(self, *words: str) -> None:
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=self.folder,
-            env={**self.environment, "COLUMNS": "120", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            check=False,
-        )
-        self.printed += done.stdout
-        assert "Traceback" not in done.stdout, done.stdout
+        self.note(warm.called(words, self.folder, self.at(self.environment)))
 
     def python(self, block: str) -> None:
         self.printed = ""
-        self.call("-c", self.change(block))
+        self.note(
+            subprocess.run(
+                [sys.executable, "-c", self.change(block)],
+                cwd=self.folder,
+                env=self.at(self.environment),
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                check=False,
+            )
+        )
+
+    @staticmethod
+    def at(environment: dict[str, str]) -> dict[str, str]:
+        return {**environment, "COLUMNS": "120", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+    def note(self, done: subprocess.CompletedProcess[str]) -> None:
+        said = done.stdout + done.stderr
+        self.printed += said
+        assert "Traceback" not in said, said
 
     def file(self, block: str) -> None:
         """Write a file whose name is in the first line; other blocks are only there to be read."""

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import warm
 from db3kd.student import StudentCard, load_student, save_network
 from db3kd.student.networks import build
 
@@ -20,14 +20,8 @@ NAMES = ("cat", "dog", "a\x1b[31mbird")
 
 
 def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "db3kd", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"},
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+    return warm.called(words, folder, environment)
 
 
 @pytest.fixture

@@ -179,7 +179,6 @@ def test_money_belongs_to_the_run_whatever_it_is_called(far: Sandbox, tiny: Tiny
     before = len(tiny.asked())
     for words in (
         RUN,
-        (*RUN, "-s", 'run="./run"'),
         (*RUN, "-s", f'run="{far.run}"'),
         ("check", "far.toml"),
     ):

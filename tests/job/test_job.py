@@ -471,8 +471,6 @@ def test_students_unlike_those_that_choose_learn_the_answers_alone(
     assert learned(*another) == 120
     assert not (here.run / "unasked").exists()
     assert learned() == 190  # in the same folder, with the same answers
-    assert learned(*another, "student.training.epochs=2") == 120
-    assert learned("student.training.epochs=2") == 190
     assert learned("synthesis.ensemble_labels=0", "student.training.epochs=1") == 120
 
 

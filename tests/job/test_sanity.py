@@ -1,6 +1,7 @@
 """Whether a teacher makes sense is said before much is bought, in one sentence."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import warm
 from db3kd import job
 from db3kd.config.reading import read_recipe
 from db3kd.errors import InputError
@@ -122,8 +124,7 @@ def test_the_command_says_it_and_goes_on_anyway(here: Path) -> None:
     written(here, [2, 2, 2, 2])
 
     def command(*more: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "db3kd", "run", "r.toml", "-q", "--json", *more]
-        return subprocess.run(words, capture_output=True, text=True, check=False)
+        return warm.called(("run", "r.toml", "-q", "--json", *more), here, os.environ)
 
     refused = command()
     assert refused.returncode == 1

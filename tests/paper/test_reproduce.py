@@ -25,7 +25,7 @@ from db3kd.paper.tables import TABLES
 from db3kd.search.robustness import RobustnessMap
 from db3kd.teachers.base import Teacher, check_teacher
 
-FEW = ("ce", "noise_labels", "zsdb3kd")
+FEW = ("ce", "noise_labels", "noise_scores")
 
 
 @pytest.fixture(scope="module")
