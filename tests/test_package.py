@@ -129,8 +129,10 @@ def test_the_page_on_an_index_is_complete(shipped: Path) -> None:
 
 
 def test_the_versions_of_python_are_those_that_are_tested() -> None:
-    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text("utf-8")
-    tested = re.search(r"python: (\[.*\])", workflow)
+    workflow = ROOT / ".github" / "workflows" / "test.yml"
+    if not workflow.exists():
+        pytest.skip("an sdist has no workflows")
+    tested = re.search(r"python: (\[.*\])", workflow.read_text("utf-8"))
     assert tested is not None
     prefix = "Programming Language :: Python :: 3."
     named = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if c.startswith(prefix)]

@@ -35,8 +35,9 @@ def make(shape, classes):
 HERE = "test_tutorial.py runs all of it"
 ELSEWHERE = {"docs/tutorial.md": HERE}
 SMALLER = {
-    "queries=2_000, shape=(1, 8, 8)": "queries=60, shape=(1, 8, 8), training=SHORT",
-    "run.spend(images, network)": "run.spend(images, network, PLAN, search=SEARCH, training=SHORT)",
+    "queries=2_000, shape=(1, 8, 8)": "queries=20, shape=(1, 8, 8), training=SHORT",
+    "run.spend(images, network)": "run.spend(images, network, PLAN, grow=GROW, training=SHORT)",
+    "run.label(images)": 'run.label(images, db3kd.Search(per_image=20, surrogate="none"))',
     "transfer, seed=0, card=card": "transfer, SHORT, seed=0, card=card",
 }
 FOUND = [page for page in (ROOT / "docs").rglob("*.md") if "```python" in page.read_text("utf-8")]
@@ -87,8 +88,8 @@ def at_hand(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> It
             "db3kd": db3kd,
             "safetensors": safetensors,
             "SHORT": short,
-            "PLAN": db3kd.Spend(per_image=2),
-            "SEARCH": db3kd.Search(per_image=2, surrogate="none"),
+            "PLAN": db3kd.Spend(per_image=1, trial=0),
+            "GROW": db3kd.Grow(rounds=1, members=1),
             "adapter": adapter,
             "teacher": adapter,
             "images": images,
