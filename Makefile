@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # The networks of the tests are tiny: more threads than cores would only be in the way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test test-slow test-gpu servers lint docs
+.PHONY: help demo test test-slow test-gpu servers lint docs package
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -31,8 +31,12 @@ lint: $(STAMP) ## Style, types and spelling (ruff, mypy, codespell)
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-docs: $(STAMP) ## Write docs/cli.md and docs/recipe.md anew from the program
+docs: $(STAMP) ## Write docs/cli.md and docs/recipe.md anew, then build the site into site/
 	$(BIN)/python tests/test_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+package: $(STAMP) ## Build the wheel and the sdist into dist/
+	$(BIN)/python -m build
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

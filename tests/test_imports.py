@@ -44,6 +44,9 @@ LATE = (
     "httpx2",
     "pyrate_limiter",
     "tenacity",
+    "tensorboard",
+    "mlflow",
+    "wandb",
 )
 
 

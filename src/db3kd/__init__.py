@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         RunError,
         TeacherError,
     )
+    from db3kd.job import tracking as trackers
     from db3kd.job.distiller import Distiller
     from db3kd.progress import silent
     from db3kd.run import Run
@@ -106,6 +107,7 @@ _MODULES = {
     "soft_labels": "student.soft_labels",
     "student": "student",
     "teachers": "teachers",
+    "trackers": "job.tracking",
 }
 
 __all__ = [
@@ -154,6 +156,7 @@ __all__ = [
     "status",
     "student",
     "teachers",
+    "trackers",
 ]
 
 

@@ -349,6 +349,13 @@ def test_columns_that_are_not_there(tmp_path, columns, message):
         load(str(tmp_path), "train")
 
 
+def test_without_the_extra_parquet_files_are_refused_in_one_sentence(three_shards, monkeypatch):
+    folder, _ = three_shards
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"^parquet files need the extra: .*install.*parquet"):
+        load(str(folder), "train")
+
+
 def test_a_file_that_is_not_parquet(tmp_path):
     (tmp_path / "train-0.parquet").write_bytes(b"PAR1 is not all it takes")
     with pytest.raises(InputError, match=r"train-0.parquet cannot be read as a parquet file"):

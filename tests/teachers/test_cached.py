@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -497,6 +498,18 @@ def test_an_export_comes_back_whole(store: Store, tmp_path: Path) -> None:
         other.keep("b", keys[:1], [1])
         assert other.import_table(table, "b", float_keys) == Imported(2, 1, 1)
     assert [file.name for file in tmp_path.glob(".*")] == []
+
+
+def test_tables_without_their_extra_are_refused_in_one_sentence(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.keep("model", [b"k" * 32], [1])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"^parquet files need the extra: .*parquet"):
+        store.export(tmp_path / "answers.parquet")
+    with pytest.raises(InputError, match=r"^parquet files need the extra: .*parquet"):
+        store.import_table(tmp_path / "answers.parquet", "model", float_keys)
+    assert list(tmp_path.glob("*.parquet*")) == []
 
 
 def test_names_of_an_export_count_even_in_another_order(store: Store, tmp_path: Path) -> None:

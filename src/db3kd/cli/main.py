@@ -22,7 +22,7 @@ from rich.console import Console
 
 from db3kd.cli import report, reproduce, student
 from db3kd.cli.door import GONE, Lines, Work, cleaned, console, fault, folded, width_of
-from db3kd.cli.options import Common, Options
+from db3kd.cli.options import Common, Followed, Options
 from db3kd.cli.recipes import WORK, read
 from db3kd.errors import BudgetExhausted, Db3kdError, InputError, RecipeError
 from db3kd.progress import Progress, shown
@@ -51,42 +51,42 @@ app = cyclopts.App(
 )
 
 
-_COMMON, _DEFAULT = Common(), Options()
+_COMMON, _DEFAULT, _FOLLOWED = Common(), Options(), Followed()
 _Recipe = Annotated[Path, Parameter(help="A TOML file, such as those in the examples folder.")]
 
 
 @app.command
-def run(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
+def run(recipe: _Recipe, *, options: Followed = _FOLLOWED) -> None:
     """Do the whole job of a recipe: buy what its students need, distill, evaluate."""
     _work("run", recipe, options)
 
 
 @app.command
-def label(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
+def label(recipe: _Recipe, *, options: Followed = _FOLLOWED) -> None:
     """Ask the teacher, and measure the distances to its boundary."""
     _work("label", recipe, options)
 
 
 @app.command
-def grow(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
+def grow(recipe: _Recipe, *, options: Followed = _FOLLOWED) -> None:
     """Ask the teacher, make new images from your own, and ask for their classes."""
     _work("grow", recipe, options)
 
 
 @app.command
-def synthesize(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
+def synthesize(recipe: _Recipe, *, options: Followed = _FOLLOWED) -> None:
     """Make pseudo samples without any data, and ask for their classes."""
     _work("synthesize", recipe, options)
 
 
 @app.command
-def distill(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
+def distill(recipe: _Recipe, *, options: Followed = _FOLLOWED) -> None:
     """Train the students on labels bought before; asks the teacher nothing."""
     _work("distill", recipe, options)
 
 
 @app.command
-def evaluate(recipe: _Recipe, *, options: Options = _DEFAULT) -> None:
+def evaluate(recipe: _Recipe, *, options: Followed = _FOLLOWED) -> None:
     """Compare the students with the teacher, and with ground truth, on the test images."""
     _work("evaluate", recipe, options)
 
@@ -206,11 +206,13 @@ app.command(report.report)
 app.command(reproduce.reproduce)
 
 
-def _work(verb: str, path: Path, options: Options) -> None:
+def _work(verb: str, path: Path, options: Followed) -> None:
     recipe = read(path, options.overrides)
     _begin(verb, path, recipe, options)
     from db3kd import job
     from db3kd.cli.terminal import result
+    from db3kd.cli.tracking import following
+    from db3kd.job.tracking import together
 
     verbs: dict[str, Callable[..., dict[str, Any]]] = {
         "run": job.run,
@@ -220,14 +222,15 @@ def _work(verb: str, path: Path, options: Options) -> None:
         "distill": job.distill,
         "evaluate": job.evaluate,
     }
-    with shown(quiet=options.quiet) as progress:
-        heeding = _heeding(progress)
+    with shown(quiet=options.quiet) as progress, following(options.track, recipe) as trackers:
         found = verbs[verb](
             recipe,
-            progress=heeding,
+            progress=_heeding(together(progress, *trackers) if trackers else progress),
             redo_damaged=options.redo_damaged,
             anyway=options.anyway,
         )
+        for tracker in trackers:
+            tracker.summary(found)
     if options.json_:
         _print(json.dumps(found, indent=2))
     else:

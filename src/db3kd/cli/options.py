@@ -1,7 +1,7 @@
 """The options that several verbs share."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -70,3 +70,18 @@ class Options(Common):
     def overrides(self) -> tuple[str, ...]:
         """What is set in the recipe, last of all that the look is a quick one."""
         return (*self.set_, "quick=true") if self.quick else self.set_
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Followed(Options):
+    """The options of every verb that does a part of a recipe's work."""
+
+    track: Annotated[
+        tuple[Literal["tensorboard", "mlflow", "wandb"], ...],
+        Parameter(
+            name="--track",
+            negative=(),
+            help="Also show the work in a tracker; needs the extra of that name.",
+        ),
+    ] = ()

@@ -14,6 +14,7 @@ from msgspec import inspect
 from db3kd.config.checks import Problem, contradictions
 from db3kd.config.quick import quick
 from db3kd.config.recipe import _DEVICE, _FACTORY, _NAME, Recipe
+from db3kd.config.secrets import secrets_of, without_secrets
 from db3kd.config.settings import (
     PAPER,
     PAPER_ASCENT,
@@ -167,6 +168,13 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     _refuse(contradictions(whole), {}, "recipe")
     plain: dict[str, Any] = json.loads(msgspec.json.encode(whole))
     return plain
+
+
+def told(recipe: Recipe) -> dict[str, Any]:
+    """The same without secrets, as others may read it."""
+    text = json.dumps(resolved(recipe))
+    found: dict[str, Any] = json.loads(without_secrets(text, secrets_of([text])))
+    return found
 
 
 def _refuse(problems: Iterable[Problem], places: Mapping[Key, str], path: str | Path) -> None:

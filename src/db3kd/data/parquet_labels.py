@@ -11,17 +11,30 @@ import torch
 from torch import Tensor
 
 from db3kd.data.columns import OF_LABELS, Classed, column_of, of_fractions, of_names, of_numbers
-from db3kd.errors import InputError, described, plain
+from db3kd.errors import InputError, described, hint, plain
 
 
 def describe(file: Path) -> tuple[Any, Any]:
     """Return the metadata and the Arrow schema of a parquet file."""
+    need_pyarrow()
     import pyarrow.parquet as pq
 
     if file.exists() and not file.is_file():
         raise InputError(f"{file} is not a file; give one in parquet format")
     with reading(f"{file} cannot be read as a parquet file"), pq.ParquetFile(file) as opened:
         return opened.metadata, opened.schema_arrow
+
+
+def need_pyarrow() -> None:
+    """Refuse parquet files where nothing can read them.
+
+    Raises:
+        InputError: the extra `parquet` is missing.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise InputError(f"parquet files need the extra: {hint('parquet')}") from None
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 
 from db3kd.config.methods import METHODS, Method
-from db3kd.config.reading import resolved
-from db3kd.config.secrets import secrets_of, without_secrets
+from db3kd.config.reading import told
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError, described
 from db3kd.job.pictures import by_class, save, tiled
@@ -50,7 +49,7 @@ def summary(job: Job) -> Json:
         "methods": methods,
         "class_names": list(job.sets.names),
         "warnings": job.warnings,
-        "recipe": told(job),
+        "recipe": told(job.recipe),
     }
     if last is not None and last.unsure:
         figures["test"]["unsure"] = last.unsure
@@ -69,13 +68,6 @@ def summary(job: Job) -> Json:
     write_atomically(job.run.folder / "summary.json", text)
     page = show(job.run.folder)
     return figures if page is None else {**figures, "report": page}
-
-
-def told(job: Job) -> Json:
-    """The recipe with every default, and without secrets."""
-    text = json.dumps(resolved(job.recipe))
-    found: Json = json.loads(without_secrets(text, secrets_of([text])))
-    return found
 
 
 def judged(job: Job) -> tuple[dict[Method, Json], Evaluation | None]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from db3kd.data._decode import decoded
 from db3kd.data._pixels import Form
+from db3kd.data.parquet_labels import need_pyarrow
 from db3kd.errors import InputError
 from db3kd.storage.files import writing
 from db3kd.teachers.cached.records import Block
@@ -36,13 +37,15 @@ def read_table(
     `learn` takes the class names of the table, and returns all names in the order that counts.
 
     Raises:
-        InputError: the file is not such a table, or an image or label of it is wrong.
+        InputError: the file is not such a table, or an image or label of it is wrong; the extra
+            `parquet` is missing.
 
     >>> next(read_table(Path("no-such.parquet"), "svm", list, None, (0.0, 1.0), tuple))
     Traceback (most recent call last):
     ...
     db3kd.errors.InputError: no-such.parquet cannot be read as a parquet file: ...
     """
+    need_pyarrow()
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -151,6 +154,7 @@ def write_table(file: Path, blocks: Iterable[Block], names: Mapping[str, Sequenc
     `names`: class names by identity.
 
     Raises:
+        InputError: the extra `parquet` is missing.
         RunError: the file cannot be written.
 
     >>> import tempfile
@@ -171,6 +175,7 @@ def write_table(file: Path, blocks: Iterable[Block], names: Mapping[str, Sequenc
 
 
 def _write(file: Path, blocks: Iterable[Block], names: Mapping[str, Sequence[str]]) -> int:
+    need_pyarrow()
     import pyarrow as pa
     import pyarrow.parquet as pq
 
