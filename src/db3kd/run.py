@@ -35,6 +35,7 @@ from db3kd.stages.answers import ask_first, ask_once, check_any, check_labels
 from db3kd.stages.costs import Costs
 from db3kd.stages.growing import Growth
 from db3kd.stages.pseudo_samples import PseudoSamples
+from db3kd.stages.sequence import OwnSequence, PseudoSequence
 from db3kd.stages.students import Evaluation, distilled, evaluated
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.workspace import Workspace
@@ -160,6 +161,59 @@ class Run:
             InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `answers`.
         """
         return ask_first(self._workspace, of, images_of(images), count)
+
+    def test_answers(self, images: Given) -> Int[Tensor, " sample"]:
+        """Ask for the class of every test image, as `evaluate` does; costs one query each, once.
+
+        Raises:
+            InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `answers`.
+        """
+        return ask_once(self._workspace, "evaluate", images_of(images))
+
+    def own_sequence(
+        self, images: Given, settings: Grow | None = None, *, most: int
+    ) -> OwnSequence:
+        """Own images, and then new ones made from them, to be bought in steps, `most` in all.
+
+        Of `settings`, `per_image` and `rounds` do not count: new images are as many as are bought,
+        and students learn at each step and between two of them. Costs no query yet. Random by the
+        run's seed: the order of the images, and what `grow` draws. This is not for a folder in
+        which `grow` was called.
+
+        Raises:
+            InputError: the students' network does not fit the images.
+        """
+        images, settings = images_of(images), validated(settings or Grow())
+        if settings.augmentations:
+            growing.check_growing(settings, images.shape, self.meter.classes)
+        return OwnSequence(self._workspace, images, settings, most)
+
+    def pseudo_sequence(
+        self,
+        shape: tuple[int, int, int],
+        settings: Synthesis | None = None,
+        *,
+        most: int,
+        images: Given | None = None,
+    ) -> PseudoSequence:
+        """Pseudo samples, to be bought in steps, `most` in all; costs no query yet.
+
+        Of `settings`, `queries`, `rounds`, `ensemble_labels` and `ascent` do not count: no image
+        gets ensemble labels. The other arguments, and what is random, are as for `synthesize`. This
+        is not for a folder in which `synthesize` was called.
+
+        Raises:
+            InputError: a network that does not fit; or way "ascent", which has no steps.
+        """
+        settings = validated(settings or Synthesis())
+        if settings.way == "ascent":
+            raise InputError(
+                'pseudo samples by way "ascent" cannot be bought in steps; take another'
+                " synthesis.way"
+            )
+        synthesis.check_synthesis(settings, shape, self.meter.classes)
+        some = None if images is None else images_of(images)
+        return PseudoSequence(self._workspace, shape, settings, some, most)
 
     def measure(self, images: Given, search: Search | None = None) -> None:
         """Measure every image's distances to the boundary, shard by shard (section 3.2.1).

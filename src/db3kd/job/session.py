@@ -61,11 +61,13 @@ def opened(
     progress: Progress = silent,
     redo_damaged: bool = False,
     anyway: bool = False,
+    announce: bool = True,
 ) -> Iterator["Job"]:
     """Open the run of a recipe, with its data sets and teacher, for the length of a `with` block.
 
     A recipe that cannot work is refused first, and so are damaged images. Then a "network" teacher
-    without weights is trained. `anyway` goes on with a teacher that makes no sense. Costs no query.
+    without weights is trained. `anyway` goes on with a teacher that makes no sense. `announce` logs
+    what an ordinary run costs at most. Costs no query.
 
     Raises:
         Db3kdError: see `Run`, `open_teacher` and `check_possible`.
@@ -99,7 +101,8 @@ def opened(
         job.note_labels()
         if sets.own is not None and recipe.teacher.noise is None:
             arm(found, pipeline, sets.own.images, most=job.most["total"])
-        job.announce()
+        if announce:
+            job.announce()
         yield job
 
 
@@ -185,17 +188,17 @@ class Job:
         if own is not None and own.labels is None:
             _log.info("the own images have no labels; students learn from the teacher's classes")
 
-    def look(self) -> None:
+    def look(self, *, tests: bool = False) -> None:
         """Compare the teacher's first answers with the true classes, where there are such.
 
-        Own images are taken, or else test images. Costs at most a hundred queries; no image is
-        asked again later. Random by the recipe's seed: which images.
+        Own images are taken, or else test images; with `tests` these alone. Costs at most a hundred
+        queries; no image is asked again later. Random by the recipe's seed: which images.
 
         Raises:
             InputError: they make no sense, and nobody said to go on anyway.
             Db3kdError: see `Run.first_answers`.
         """
-        data = self.sets.labelled
+        data = self.sets.test if tests else self.sets.labelled
         if data is None or data.labels is None:
             return
         of: Literal["answers", "evaluate"] = "answers" if data is self.sets.own else "evaluate"
@@ -308,16 +311,23 @@ class Job:
         """
         recipe, shape = self.recipe, self.shape
         settings = msgspec.structs.replace(recipe.synthesis, ensemble_labels=self.ensemble_labels)
-        named = settings.images
-        channels, height, width = shape
-        images: Images | None = None
-        if named is not None:
-            size = height if height == width else (height, width)
-            found = load(named, recipe.data.train_split, size=size, channels=channels)
-            images = found.images
-        self.run.synthesize(shape, settings, images=images, reserved=self.sets.tests)
+        self.run.synthesize(shape, settings, images=self.unlabelled, reserved=self.sets.tests)
         if self.needs.metric is not None:
             self.run.measure_pseudo(recipe.label)
+
+    @property
+    def unlabelled(self) -> Images | None:
+        """The unlabelled images of something else; None if the recipe names none.
+
+        Raises:
+            InputError: they cannot be used.
+        """
+        recipe, (channels, height, width) = self.recipe, self.shape
+        if recipe.synthesis.images is None:
+            return None
+        size = height if height == width else (height, width)
+        named, split = recipe.synthesis.images, recipe.data.train_split
+        return load(named, split, size=size, channels=channels).images
 
     def network(self, seed: int, classes: int | None = None) -> nn.Module:
         """A student before its training; random by `seed`: its first weights.

@@ -142,7 +142,10 @@ def _ask_all(
     plan = {"shape": list(shape), "total": total, "size": size}
     named = {"drawing": drawing} if drawing > 1 else {}
     workspace.agree("synthesis", {**asked, **plan, **named})
-    work = _SynthesisWork(workspace, shape, settings, total, size, images, drawing=drawing)
+    taught = None if drawing < 2 else lessons(total, size, settings.rounds)
+    work = _SynthesisWork(
+        workspace, shape, settings, total, size, images, drawing=drawing, lessons=taught
+    )
     if workspace.pending("synthesis", total, size):
         workspace.work("synthesis", total, size, 1, work)
     if settings.ensemble_labels:
@@ -162,6 +165,49 @@ def lessons(total: int, size: int, rounds: int) -> frozenset[int]:
     return frozenset(-(-number * shards // most) * size for number in range(1, most))
 
 
+def doublings(size: int, total: int) -> frozenset[int]:
+    """After how many answers students learn where the total may still grow: twice a doubling.
+
+    >>> sorted(doublings(10, 100))
+    [10, 20, 30, 40, 60, 80]
+    """
+    times = range(total.bit_length())
+    return frozenset(n for part in (1, 3) for k in times if (n := size * part << k) < total)
+
+
+def ask_up_to(
+    workspace: Workspace,
+    shape: Shape,
+    settings: Synthesis,
+    images: Images | None,
+    *,
+    wanted: int,
+    size: int,
+) -> TransferSet:
+    """Make and ask the first `wanted` pseudo samples, as far as they are not there; returns them.
+
+    More may be wanted later, so students learn at `doublings` of the shards' `size`.
+
+    Costs at most `wanted` queries. Random, and errors: as `Run.synthesize`.
+    """
+    check_synthesis(settings, shape, workspace.meter.classes)
+    known = json.loads(msgspec.json.encode(settings))
+    for name in ("ensemble_labels", "queries", "rounds", "shard"):
+        del known[name]
+    plan = {"shape": list(shape), "total": wanted, "size": size, "drawing": DRAWING}
+    begun = int(workspace.configuration("synthesis").get("total", 0))
+    for some in sorted({min(begun, wanted), wanted} - {0}):  # what was begun ends as it was planned
+        named = {**known, **plan, "total": some, "learning": "doubling"}
+        total = workspace.agree_up_to("synthesis", named)
+        if workspace.pending("synthesis", some, size):
+            taught = doublings(size, total)
+            work = _SynthesisWork(
+                workspace, shape, settings, total, size, images, drawing=DRAWING, lessons=taught
+            )
+            workspace.work("synthesis", some, size, 1, work)
+    return _made(workspace, list(range(shards_of(wanted, size))))
+
+
 class _SynthesisWork:
     """The work of one shard."""
 
@@ -175,6 +221,7 @@ class _SynthesisWork:
         images: Images | None,
         *,
         drawing: int,
+        lessons: frozenset[int] | None,
     ) -> None:
         self.workspace, self.settings, self.shape, self.total = workspace, settings, shape, total
         each = math.prod(shape) * (1 if _eight_bit(workspace) else 4)
@@ -192,7 +239,7 @@ class _SynthesisWork:
             members=settings.members,
             candidates=settings.candidates,
             images=images,
-            lessons=None if drawing < 2 else lessons(total, size, settings.rounds),
+            lessons=lessons,
             drawing=drawing,
         )
         self._next = -1  # the shard that pool and networks are ready for
@@ -321,8 +368,12 @@ def made(workspace: Workspace) -> TransferSet:
     settings = workspace.configuration("synthesis")
     if not settings or workspace.pending("synthesis", settings["total"], settings["size"]):
         raise InputError("the pseudo samples are not all made yet; synthesize them first")
+    return _made(workspace, sorted(workspace.done("synthesis")))
+
+
+def _made(workspace: Workspace, wanted: list[int]) -> TransferSet:
+    """The pseudo samples of some finished shards."""
     done = workspace.done("synthesis")
-    wanted = sorted(done)
     called = [workspace.read(done[shard])["called"].long() for shard in wanted]
     answers = torch.cat([torch.zeros(0, dtype=torch.int64), *called])
     stored = _stored(workspace, wanted)

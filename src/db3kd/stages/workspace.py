@@ -449,6 +449,19 @@ class Workspace:
                 " another folder"
             )
 
+    def agree_up_to(self, stage: str, configuration: Json) -> int:
+        """The same for a stage whose `total` may grow; returns the largest total so far.
+
+        Raises:
+            ConfigurationDiffers: anything else differs.
+        """
+        recorded, wanted = self.configuration(stage), int(configuration["total"])
+        total = int(recorded.get("total", wanted))
+        self.agree(stage, {**configuration, "total": total})
+        if wanted > total:
+            self.journal.append("stage", stage=self._prefix + stage, configuration=configuration)
+        return max(total, wanted)
+
     def configuration(self, stage: str) -> Json:
         """What `agree` recorded, in today's words; empty if the stage has not begun."""
         return configurations(self.journal).get(self._prefix + stage, {})
