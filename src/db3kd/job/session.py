@@ -44,6 +44,7 @@ from db3kd.stages.clock import Clock
 from db3kd.stages.digests import Digests
 from db3kd.stages.identity import note_labels
 from db3kd.stages.speeds import Speeds
+from db3kd.stages.stopping import Stopping
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.devices import usable_device
@@ -93,6 +94,7 @@ def opened(
         ) as found,
     ):
         digests.save()
+        found.settle(recipe.stop)
         sets = matched(sets, pipeline.teacher)
         if pipeline.store is not None:
             account, journal = pipeline.account, found.journal
@@ -298,6 +300,7 @@ class Job:
             labels=self.truth,
             reserved=self.sets.tests,
             students=students_of(self.recipe),
+            stop=self.stopping,
         )
 
     def synthesize(self) -> None:
@@ -310,10 +313,23 @@ class Job:
             Db3kdError: see `Run.synthesize` and `Run.measure_pseudo`.
         """
         recipe, shape = self.recipe, self.shape
+        images, reserved, stop = self.unlabelled, self.sets.tests, self.stopping
+        if stop is not None:  # how many ensemble labels there are depends on what is asked
+            alone = msgspec.structs.replace(recipe.synthesis, ensemble_labels=0)
+            self.run.synthesize(shape, alone, images=images, reserved=reserved, stop=stop)
         settings = msgspec.structs.replace(recipe.synthesis, ensemble_labels=self.ensemble_labels)
-        self.run.synthesize(shape, settings, images=self.unlabelled, reserved=self.sets.tests)
+        self.run.synthesize(shape, settings, images=images, reserved=reserved, stop=stop)
         if self.needs.metric is not None:
             self.run.measure_pseudo(recipe.label)
+
+    @property
+    def stopping(self) -> Stopping | None:
+        """The recipe's rule, with the students that it judges; None without one."""
+        if self.recipe.stop is None:
+            return None
+        wanted = self.recipe.student
+        network = self.network(wanted.seeds[0], self.run.meter.classes)
+        return Stopping(self.recipe.stop, network, wanted.training)
 
     @property
     def unlabelled(self) -> Images | None:

@@ -7,7 +7,7 @@ work is cut into shards, so that a killed process continues where it stopped.
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -113,10 +113,12 @@ def grow_all(
     settings: Grow,
     *,
     earlier: "Growth | None" = None,
+    enough: Callable[[int], bool] | None = None,
 ) -> None:
     """Make and ask all new images that are not there yet; see `Run.grow`.
 
-    `earlier`: what was grown before; the students that choose learn from it as well.
+    `earlier`: what was grown before; the students that choose learn from it as well. `enough`: says
+    after so many shards, at the end of each round but the last, whether to stop there.
     """
     plan = GrowthPlan.of(
         settings,
@@ -124,14 +126,19 @@ def grow_all(
         shape=images.shape,
         eight_bit=kept_as_bytes(workspace, images),
     )
-    workspace.agree(
-        "grow",
-        {**json.loads(msgspec.json.encode(settings)), "total": plan.total, "size": plan.size},
-    )
-    if not plan.total or not workspace.pending("grow", plan.total, plan.size):
+    named = {**json.loads(msgspec.json.encode(settings)), "total": plan.total, "size": plan.size}
+    cut = workspace.configuration("grow")
+    if cut.get("planned") == plan.total:
+        named |= {"total": cut["total"], "planned": plan.total}
+    workspace.agree("grow", named)
+    if not named["total"] or not workspace.pending("grow", named["total"], plan.size):
         return
     work = _GrowingWork(workspace, images, teacher_labels, settings, plan, earlier)
-    workspace.work("grow", plan.total, plan.size, 1, work)
+    if enough is None:
+        workspace.work("grow", plan.total, plan.size, 1, work)
+        return
+    ends = [len(plan.before(number)) for number in range(plan.rounds)]
+    workspace.work_until("grow", plan.total, plan.size, work, ends=ends, enough=enough)
 
 
 def grow_up_to(
@@ -372,6 +379,11 @@ def _growth(workspace: Workspace, images: Images, shards: Iterable[int]) -> Grow
     seconds = float(sum(done[shard]["wall_s"] for shard in wanted))
     whole = {name: torch.cat([none, *found]) for name, found in columns.items()}
     return Growth(stored, whole["called"], whole["parents"], whole["partners"], seconds)
+
+
+def growth(workspace: Workspace, images: Images, shards: int) -> Growth:
+    """What the first shards have bought; these must be finished. Costs no query."""
+    return _growth(workspace, images, range(shards))
 
 
 def with_grown(

@@ -6,7 +6,7 @@ know at the start how many answers there will be.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ SHARDS = 64  # of all that may be bought: the first step, where own images do no
 QUARTERS = 4  # shards of new images that are as many as the own ones
 
 
-class Sequence(Protocol):
+@runtime_checkable
+class AnswerSequence(Protocol):
     """Answers that are bought in steps, `most` in all."""
 
     @property
@@ -77,12 +78,12 @@ class PseudoSequence:
 
     @property
     def steps(self) -> list[int]:
-        """See `Sequence`; the first step is a 64th of all."""
+        """See `AnswerSequence`; the first step is a 64th of all."""
         size = self._size
         return doubling(size, self.most // size * size)
 
     def upto(self, count: int) -> TransferSet:
-        """See `Sequence`."""
+        """See `AnswerSequence`."""
         found = synthesis.ask_up_to(
             self.workspace,
             self.shape,
@@ -122,7 +123,7 @@ class OwnSequence:
 
     @property
     def steps(self) -> list[int]:
-        """See `Sequence`; a step ends where the last own image is asked."""
+        """See `AnswerSequence`; a step ends where the last own image is asked."""
         count, most, size = len(self.images), self.most, self._size
         if most < count:
             return doubling(size, most // size * size)
@@ -133,7 +134,7 @@ class OwnSequence:
         return found + [count + each * shards for shards in _ends(parts, grown, halves=False)]
 
     def upto(self, count: int) -> TransferSet:
-        """See `Sequence`."""
+        """See `AnswerSequence`."""
         check_any(self.images)
         own = len(self.images)
         rows = self._order[: min(count, own)]

@@ -7,7 +7,7 @@ where it stopped. After each shard, the networks that a way has learned are kept
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import msgspec
@@ -103,7 +103,8 @@ def check_budget(total: int, *, budget: int | None, reserved: int) -> None:
 def planned(workspace: Workspace, settings: Synthesis, *, reserved: int) -> int:
     """How many queries are planned, or were when the stage began; see `Run.planned_synthesis`."""
     begun = workspace.configuration("synthesis")
-    if begun and settings.queries is None and settings.way != "ascent":
+    wanted = (None, begun.get("planned"))  # what is enough was bought, though more was wanted
+    if begun and settings.queries in wanted and settings.way != "ascent":
         return int(begun["total"])
     return planned_total(settings, budget=workspace.meter.budget.queries, reserved=reserved)
 
@@ -115,41 +116,62 @@ def synthesize(
     images: Images | None = None,
     *,
     reserved: int,
+    enough: Callable[[int], bool] | None = None,
 ) -> TransferSet:
-    """Make and ask all pseudo samples that are not there yet; see `Run.synthesize`."""
+    """Make and ask all pseudo samples that are not there yet; see `Run.synthesize`.
+
+    `enough`: says after so many shards, wherever students learn, whether to stop there.
+    """
     check_synthesis(settings, shape, workspace.meter.classes)
     total = planned(workspace, settings, reserved=reserved)
     check_budget(total, budget=workspace.meter.budget.queries, reserved=reserved)
-    more = images_for(network_of(settings.surrogate, shape), settings, shape, asked=total)
-    settings = msgspec.structs.replace(settings, ensemble_labels=more)
+    more = 0
     if settings.way == "ascent":
         ascend_all(workspace, shape, settings.ascent)
     else:
-        _ask_all(workspace, shape, settings, total, images)
+        more = _ask_all(workspace, shape, settings, total, images, enough)
     warn_of_missing(workspace)
     return whole(workspace, ensemble_labels=more > 0)
 
 
 def _ask_all(
-    workspace: Workspace, shape: Shape, settings: Synthesis, total: int, images: Images | None
-) -> None:
-    """Ask what is not there yet, and then let an ensemble label more images if that is wanted."""
-    size = shard_size(settings, total)
+    workspace: Workspace,
+    shape: Shape,
+    settings: Synthesis,
+    total: int,
+    images: Images | None,
+    enough: Callable[[int], bool] | None,
+) -> int:
+    """Ask what is not there yet, and then let an ensemble label more images if that is wanted.
+
+    Returns how many were to be labelled.
+    """
+    begun = workspace.configuration("synthesis")
+    planned = int(begun.get("planned", total))
+    size = shard_size(settings, planned)
     asked = json.loads(msgspec.json.encode(settings))
     del asked["ensemble_labels"]  # another student may want none, or want them later on
-    begun = workspace.configuration("synthesis")
     drawing = begun.get("drawing", 1) if begun else DRAWING  # the first one had no word
     plan = {"shape": list(shape), "total": total, "size": size}
     named = {"drawing": drawing} if drawing > 1 else {}
-    workspace.agree("synthesis", {**asked, **plan, **named})
-    taught = None if drawing < 2 else lessons(total, size, settings.rounds)
+    cut = {"planned": planned} if planned > total else {}
+    workspace.agree("synthesis", {**asked, **plan, **named, **cut})
+    learned = lessons(planned, size, settings.rounds)
+    taught = None if drawing < 2 else learned
     work = _SynthesisWork(
-        workspace, shape, settings, total, size, images, drawing=drawing, lessons=taught
+        workspace, shape, settings, planned, size, images, drawing=drawing, lessons=taught
     )
-    if workspace.pending("synthesis", total, size):
+    if workspace.pending("synthesis", total, size) and enough is None:
         workspace.work("synthesis", total, size, 1, work)
-    if settings.ensemble_labels:
+    elif enough is not None and not cut:
+        ends = sorted(count // size for count in learned)
+        workspace.work_until("synthesis", total, size, work, ends=ends, enough=enough)
+        total = int(workspace.configuration("synthesis")["total"])
+    more = images_for(network_of(settings.surrogate, shape), settings, shape, asked=total)
+    if more:
+        settings = msgspec.structs.replace(settings, ensemble_labels=more)
         invent(workspace, work.pool_before(shards_of(total, size)), settings)
+    return more
 
 
 def lessons(total: int, size: int, rounds: int) -> frozenset[int]:
@@ -205,7 +227,7 @@ def ask_up_to(
                 workspace, shape, settings, total, size, images, drawing=DRAWING, lessons=taught
             )
             workspace.work("synthesis", some, size, 1, work)
-    return _made(workspace, list(range(shards_of(wanted, size))))
+    return first(workspace, shards_of(wanted, size))
 
 
 class _SynthesisWork:
@@ -369,6 +391,11 @@ def made(workspace: Workspace) -> TransferSet:
     if not settings or workspace.pending("synthesis", settings["total"], settings["size"]):
         raise InputError("the pseudo samples are not all made yet; synthesize them first")
     return _made(workspace, sorted(workspace.done("synthesis")))
+
+
+def first(workspace: Workspace, shards: int) -> TransferSet:
+    """The pseudo samples of the first shards; these must be finished. Costs no query."""
+    return _made(workspace, list(range(shards)))
 
 
 def _made(workspace: Workspace, wanted: list[int]) -> TransferSet:

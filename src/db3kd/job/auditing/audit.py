@@ -17,12 +17,13 @@ from db3kd.errors import BudgetExhausted, Damaged, InputError
 from db3kd.job.auditing.curve import Curve, Step
 from db3kd.job.auditing.result import result, settled
 from db3kd.job.auditing.tail import Tail
-from db3kd.job.report import show, told
+from db3kd.job.report import show, shown, told
+from db3kd.job.reporting import write_curve
 from db3kd.job.session import Job, opened
 from db3kd.job.student import card_of
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
-from db3kd.stages.sequence import Sequence as Answers
+from db3kd.stages.sequence import AnswerSequence
 from db3kd.stages.synthesis import planned_total
 from db3kd.storage.files import Json, write_atomically
 from db3kd.storage.shards import read_shard, write_shard
@@ -76,12 +77,16 @@ def audit(
             "test": {"source": job.sets.source, "samples": int(audit_of.known.sum())},
             "seeds": list(audit_of.seeds),
             **result(steps, wanted, most=audit_of.most, seed=_drawn(recipe)),
+            "class_names": list(job.sets.names),
             "warnings": job.warnings,
             "recipe": told(job),
         }
         job.run.journal.append("audited", answers=[step["answers"] for step in found["steps"]])
         text = json.dumps(found, indent=2).encode() + b"\n"
         write_atomically(job.run.folder / "audit.json", text)
+        if steps:
+            file = job.run.folder / "audit.svg"
+            shown("audit.svg", lambda: write_curve(found["steps"], wanted, file))
         page = show(job.run.folder)
         return found if page is None else {**found, "report": page}
 
@@ -111,7 +116,7 @@ class _Audit:
     """
 
     job: Job
-    answers: Answers
+    answers: AnswerSequence
     way: str
     most: int
     seeds: tuple[int, ...]
@@ -124,7 +129,7 @@ class _Audit:
         """Ask for the test images, and get ready."""
         test, run, recipe = job.test, job.run, job.recipe
         most = _most(job)
-        answers: Answers
+        answers: AnswerSequence
         if job.sets.own is None:
             answers = run.pseudo_sequence(
                 job.shape, recipe.synthesis, most=most, images=job.unlabelled
