@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Grow,
         Search,
         Spend,
+        Stop,
         Synthesis,
         Training,
     )
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from db3kd.run import Run
     from db3kd.search import descent
     from db3kd.stages.accounts import status
+    from db3kd.stages.stopping import Stopping
     from db3kd.stages.students import Evaluation
     from db3kd.student import networks, soft_labels
     from db3kd.student.calibration import cascade_curve
@@ -80,6 +82,8 @@ _HOME = {
     "RunError": "errors",
     "Search": "config.settings",
     "Spend": "config.settings",
+    "Stop": "config.settings",
+    "Stopping": "stages.stopping",
     "Student": "student.loaded",
     "StudentCard": "student.card",
     "Synthesis": "config.settings",
@@ -131,6 +135,8 @@ __all__ = [
     "RunError",
     "Search",
     "Spend",
+    "Stop",
+    "Stopping",
     "Student",
     "StudentCard",
     "Synthesis",

@@ -22,7 +22,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd.config.methods import METHODS, Method, Metric
-from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training
+from db3kd.config.settings import Budget, Grow, Rule, Search, Spend, Synthesis, Training
 from db3kd.config.types import validated
 from db3kd.data import Images, TensorImages, images_of
 from db3kd.data.given import Given
@@ -30,11 +30,13 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.progress import Progress, chosen, ended
 from db3kd.search.robustness import RobustnessMap
-from db3kd.stages import distances, growing, synthesis, trial
+from db3kd.stages import distances, growing, stopping, synthesis, trial
 from db3kd.stages.answers import ask_first, ask_once, check_any, check_labels
 from db3kd.stages.costs import Costs
 from db3kd.stages.growing import Growth
 from db3kd.stages.pseudo_samples import PseudoSamples
+from db3kd.stages.sequence import OwnSequence, PseudoSequence
+from db3kd.stages.stopping import Stopping
 from db3kd.stages.students import Evaluation, distilled, evaluated
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.workspace import Workspace
@@ -161,6 +163,59 @@ class Run:
         """
         return ask_first(self._workspace, of, images_of(images), count)
 
+    def test_answers(self, images: Given) -> Int[Tensor, " sample"]:
+        """Ask for the class of every test image, as `evaluate` does; costs one query each, once.
+
+        Raises:
+            InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `answers`.
+        """
+        return ask_once(self._workspace, "evaluate", images_of(images))
+
+    def own_sequence(
+        self, images: Given, settings: Grow | None = None, *, most: int
+    ) -> OwnSequence:
+        """Own images, and then new ones made from them, to be bought in steps, `most` in all.
+
+        Of `settings`, `per_image` and `rounds` do not count: new images are as many as are bought,
+        and students learn at each step and between two of them. Costs no query yet. Random by the
+        run's seed: the order of the images, and what `grow` draws. This is not for a folder in
+        which `grow` was called.
+
+        Raises:
+            InputError: the students' network does not fit the images.
+        """
+        images, settings = images_of(images), validated(settings or Grow())
+        if settings.augmentations:
+            growing.check_growing(settings, images.shape, self.meter.classes)
+        return OwnSequence(self._workspace, images, settings, most)
+
+    def pseudo_sequence(
+        self,
+        shape: tuple[int, int, int],
+        settings: Synthesis | None = None,
+        *,
+        most: int,
+        images: Given | None = None,
+    ) -> PseudoSequence:
+        """Pseudo samples, to be bought in steps, `most` in all; costs no query yet.
+
+        Of `settings`, `queries`, `rounds`, `ensemble_labels` and `ascent` do not count: no image
+        gets ensemble labels. The other arguments, and what is random, are as for `synthesize`. This
+        is not for a folder in which `synthesize` was called.
+
+        Raises:
+            InputError: a network that does not fit; or way "ascent", which has no steps.
+        """
+        settings = validated(settings or Synthesis())
+        if settings.way == "ascent":
+            raise InputError(
+                'pseudo samples by way "ascent" cannot be bought in steps; take another'
+                " synthesis.way"
+            )
+        synthesis.check_synthesis(settings, shape, self.meter.classes)
+        some = None if images is None else images_of(images)
+        return PseudoSequence(self._workspace, shape, settings, some, most)
+
     def measure(self, images: Given, search: Search | None = None) -> None:
         """Measure every image's distances to the boundary, shard by shard (section 3.2.1).
 
@@ -182,12 +237,15 @@ class Run:
         distances.check_search(search, images.shape, self.meter.classes)
         distances.measure_all(self._workspace, images, self.answers(images), search)
 
-    def grow(self, images: Given, settings: Grow | None = None) -> None:
+    def grow(
+        self, images: Given, settings: Grow | None = None, *, stop: Stopping | None = None
+    ) -> None:
         """Make new images of these and ask for the class of each, in rounds (`docs/growing.md`).
 
-        Every image is the parent of equally many new ones. Costs one query for each image, and
-        then `settings.per_image` for each image. Random by the run's seed: the augmentations, and
-        the first weights and batches of the students that choose.
+        Every image is the parent of equally many new ones. `stop`: a rule that may end this before
+        the last round (`docs/stopping.md`). Costs one query for each image, and then at most
+        `settings.per_image` for each image. Random by the run's seed: the augmentations, and the
+        first weights and batches of the students that choose.
 
         Raises:
             InputError: as `answers`; or no augmentation is switched on; or the students' network
@@ -197,7 +255,9 @@ class Run:
         """
         images, settings = images_of(images), validated(settings or Grow())
         growing.check_growing(settings, images.shape, self.meter.classes)
-        growing.grow_all(self._workspace, images, self.answers(images), settings)
+        answers, workspace = self.answers(images), self._workspace
+        enough = stopping.of_growth(workspace, images, answers, stop)
+        growing.grow_all(workspace, images, answers, settings, enough=enough)
 
     def grown(self, images: Given) -> Growth:
         """What `grow` has bought; costs no query.
@@ -215,6 +275,7 @@ class Run:
         *,
         images: Given | None = None,
         reserved: int = 0,
+        stop: Stopping | None = None,
     ) -> TransferSet:
         """Make pseudo samples of a shape, without any data, and ask for the class of each.
 
@@ -224,6 +285,7 @@ class Run:
         - `images`: unlabelled images of something else, with values from 0 to 1, for the ways
           "unrelated" and "unrelated_chosen".
         - `reserved`: queries of the budget that are for something else, such as test images.
+        - `stop`: a rule that may end this before all are asked (`docs/stopping.md`).
 
         Images that an ensemble labels come last. `settings.ensemble_labels` says how many. Without
         it, they are as many as for a student of the surrogate's network.
@@ -240,7 +302,10 @@ class Run:
         """
         settings = validated(settings or Synthesis())
         some = None if images is None else images_of(images)
-        made = synthesis.synthesize(self._workspace, shape, settings, some, reserved=reserved)
+        enough = stopping.of_synthesis(self._workspace, stop)
+        made = synthesis.synthesize(
+            self._workspace, shape, settings, some, reserved=reserved, enough=enough
+        )
         return made.without(unsure_of(self.meter))
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
@@ -283,6 +348,7 @@ class Run:
         labels: Int[Tensor, " sample"] | None = None,
         reserved: int = 0,
         students: int = 1,
+        stop: Stopping | None = None,
     ) -> TransferSet:
         """Buy new images or distances, whichever teaches a student like `network` more.
 
@@ -297,6 +363,7 @@ class Run:
         - `reserved`: queries of the budget that are for something else, such as test images.
         - `labels`: true classes, if they are known.
         - `students`: how many will be trained afterwards; a trial never takes longer than the rest.
+        - `stop`: a rule that may end the making of new images before the last round.
 
         Costs one query for each image, and then at most `settings.per_image` for each image.
         Random by the run's seed. The students start from the weights of `network`, which itself
@@ -326,6 +393,7 @@ class Run:
             training=training,
             truth=labels,
             students=students,
+            enough=stopping.of_growth(self._workspace, images, answers, stop),
         )
         return self.transfer_set(images, "auto", labels=labels)
 
@@ -347,6 +415,18 @@ class Run:
     def selection(self) -> trial.Selection | None:
         """Which grown images `spend` chose to learn from; None if it did not try."""
         return trial.selected(self._workspace)
+
+    @property
+    def stopped(self) -> stopping.Stopped | None:
+        """The stage that a rule has ended before all was asked; None if none was."""
+        return stopping.stopped(self._workspace)
+
+    def settle(self, rule: Rule | None) -> None:
+        """Let a stage go on that an earlier rule has ended, unless this one ends it there, too.
+
+        Costs no query. It is a stage that asks, such as `grow`, that goes on when it is called.
+        """
+        stopping.settle(self._workspace, rule)
 
     def label(
         self,

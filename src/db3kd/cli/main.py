@@ -24,6 +24,7 @@ from db3kd.cli import report, reproduce, student
 from db3kd.cli.door import GONE, Lines, Work, cleaned, console, fault, folded, width_of
 from db3kd.cli.options import Common, Followed, Options
 from db3kd.cli.recipes import WORK, read
+from db3kd.config.audited import SEEDS, TARGETS, audited
 from db3kd.errors import BudgetExhausted, Db3kdError, InputError, RecipeError
 from db3kd.progress import Progress, shown
 
@@ -89,6 +90,46 @@ def distill(recipe: _Recipe, *, options: Followed = _FOLLOWED) -> None:
 def evaluate(recipe: _Recipe, *, options: Followed = _FOLLOWED) -> None:
     """Compare the students with the teacher, and with ground truth, on the test images."""
     _work("evaluate", recipe, options)
+
+
+@app.command
+def audit(
+    recipe: _Recipe,
+    *,
+    targets: Annotated[
+        tuple[float, ...],
+        Parameter(
+            negative=(),
+            consume_multiple=True,
+            help="Shares of the test images on which students agree with the teacher.",
+        ),
+    ] = TARGETS,
+    seeds: Annotated[int, Parameter(help="How many students there are at each step.")] = SEEDS,
+    options: Options = _DEFAULT,
+) -> None:
+    """Find out how many answers a copy needs: buy in steps until students agree with the teacher.
+
+    Everything goes to a folder of its own, that of the run with "-audit" at its end.
+    """
+    wanted = read(recipe, options.overrides)
+    shown_as = audited(wanted, max(1, seeds))
+    if (work := WORK.get(None)) is not None:
+        work.folder = Path(shown_as.run)
+    _begin("audit", recipe, shown_as, options)
+    from db3kd import job
+    from db3kd.cli.fidelity import fidelity
+
+    with shown(quiet=options.quiet) as progress:
+        found = job.audit(
+            wanted,
+            targets=targets,
+            seeds=seeds,
+            progress=_heeding(progress),
+            redo_damaged=options.redo_damaged,
+            anyway=options.anyway,
+        )
+    width = width_of(sys.stdout)
+    _print(json.dumps(found, indent=2) if options.json_ else fidelity(found, width=width))
 
 
 @app.command

@@ -35,6 +35,8 @@ def _parts(found: Mapping[str, Any], steps: int | None, width: int) -> Iterator[
         yield f"This is a quick look{many}: the figures are low."
     if "spending" in found:
         yield spending(found)
+    if "stopped" in found:
+        yield stopped(found["stopped"])
     if "classes" in found:
         yield met(found["classes"], found.get("class_names") or ())
     if "picture" in found:
@@ -188,6 +190,21 @@ def decided(found: Mapping[str, Any]) -> str:
             " distances"
         )
     return f"{_USES[found['use']]} ({why})"
+
+
+def stopped(found: Mapping[str, Any]) -> str:
+    """What a rule has saved, as text.
+
+    >>> print(stopped({"stage": "grow", "asked": 4500, "planned": 9000, "saved": 4500,
+    ...                "agreement": 0.972, "held": 300, "rule": "agreement of 97 %"}))
+    The rule (agreement of 97 %) saved 4,500 of 9,000 answers for new images: students agreed with
+    the teacher on 97.20% of 300 samples held back.
+    """
+    return (
+        f"The rule ({found['rule']}) saved {found['saved']:,} of {found['planned']:,} answers for"
+        f" {stage(found['stage']).words}: students agreed with the teacher on"
+        f" {100 * found['agreement']:.2f}% of {found['held']:,} samples held back."
+    )
 
 
 def selected(found: Mapping[str, Any]) -> str:

@@ -59,6 +59,20 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
     if needed(student.methods).grown and recipe.grow.per_image:
         yield from _growth(recipe.grow)
     yield from _student(student)
+    yield from _stop(recipe)
+
+
+def _stop(recipe: Recipe) -> Iterator[Problem]:
+    """Yield a rule that has nothing to stop."""
+    needs = needed(recipe.student.methods)
+    if recipe.stop is None:
+        return
+    text = "ends the asking of new images and of pseudo samples in rounds"
+    if not (needs.trial or needs.grown or needs.pseudo):
+        methods = ", ".join(f'"{name}"' for name in recipe.student.methods)
+        yield ("stop",), f"stop {text}; student.methods = [{methods}] asks none, so remove it"
+    elif needs.pseudo and recipe.synthesis.way == "ascent":
+        yield ("stop",), f'stop {text}; synthesis.way = "ascent" has no rounds, so remove it'
 
 
 def _student(student: StudentConfig) -> Iterator[Problem]:

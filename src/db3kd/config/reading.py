@@ -174,6 +174,8 @@ def told(recipe: Recipe) -> dict[str, Any]:
     """The same without secrets, as others may read it."""
     text = json.dumps(resolved(recipe))
     found: dict[str, Any] = json.loads(without_secrets(text, secrets_of([text])))
+    if found["stop"] is None:
+        del found["stop"]  # as in the summaries of earlier versions
     return found
 
 

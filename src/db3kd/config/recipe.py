@@ -14,6 +14,7 @@ from db3kd.config.settings import (
     Grow,
     Search,
     Spend,
+    Stop,
     Synthesis,
     Training,
 )
@@ -162,6 +163,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     - `device`: "cpu", "cuda", "cuda:1", "mps" and the like; "auto" takes a GPU if there is one.
     - `data`, `teacher`, `student`: the images, the classifier that is asked, what is trained.
     - `budget`: the most that may be spent.
+    - `stop`: when to stop buying new images or pseudo samples before that. A table with the
+      `agreement` of students on samples held back that is enough, or "flat", once the last two
+      rounds taught nothing more.
     - `label`: how distances are measured.
     - `grow`: how new images are made of own ones.
     - `spend`: what a trial may spend.
@@ -185,6 +189,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data: DataConfig
     teacher: TeacherConfig
     budget: Budget = Budget()
+    stop: Stop | Literal["flat"] | None = None
     spend: Spend = Spend()
     grow: Grow = Grow()
     synthesis: Synthesis = Synthesis()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from db3kd.job.reporting import write_report
 from db3kd.job.reporting.gallery import keep_gallery
 from db3kd.job.session import Job
 from db3kd.stages.costs import Price
+from db3kd.stages.stopping import told as rule_told
 from db3kd.stages.students import Evaluation
 from db3kd.storage.files import Json, write_atomically
 from db3kd.student.evaluate import interval
@@ -62,6 +64,9 @@ def summary(job: Job) -> Json:
         figures["spending"] = asdict(job.run.decision)
         if job.run.selection is not None:
             figures["selection"] = asdict(job.run.selection)
+    stopped, rule = job.run.stopped, job.recipe.stop
+    if stopped is not None and rule is not None:
+        figures["stopped"] = {**asdict(stopped), "saved": stopped.saved, "rule": rule_told(rule)}
     if job.recipe.quick:
         figures["quick"] = True
     text = json.dumps(figures, indent=2).encode() + b"\n"
@@ -123,20 +128,24 @@ def draw(job: Job, known: TransferSet) -> Path:
 
 
 def show(folder: Path) -> str | None:
-    """Write `report.html` beside the summary; returns the file, or None where it cannot be made.
+    """Write `report.html` beside the summary; as `shown`. Costs no query."""
+    return shown("report.html", lambda: write_report([folder]))
+
+
+def shown(name: str, make: Callable[[], Path]) -> str | None:
+    """Make a page or a picture; returns its file, or None where it cannot be made.
 
     Everything is saved by then, so what goes wrong here is a warning. Nothing is written where the
-    environment has DB3KD_REPORT=0, which saves a second for each of many short runs. Costs no
-    query.
+    environment has DB3KD_REPORT=0, which saves a second for each of many short runs.
     """
     if os.environ.get("DB3KD_REPORT") == "0":
         return None
     try:
-        return str(write_report([folder]))
+        return str(make())
     except InputError as error:  # jinja2 or matplotlib is missing
         _log.info("%s", error)
     except Exception as error:
-        _log.warning("report.html could not be made: %s", described(error))
+        _log.warning("%s could not be made: %s", name, described(error))
     return None
 
 

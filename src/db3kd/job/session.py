@@ -44,6 +44,7 @@ from db3kd.stages.clock import Clock
 from db3kd.stages.digests import Digests
 from db3kd.stages.identity import note_labels
 from db3kd.stages.speeds import Speeds
+from db3kd.stages.stopping import Stopping
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.devices import usable_device
@@ -61,11 +62,13 @@ def opened(
     progress: Progress = silent,
     redo_damaged: bool = False,
     anyway: bool = False,
+    announce: bool = True,
 ) -> Iterator["Job"]:
     """Open the run of a recipe, with its data sets and teacher, for the length of a `with` block.
 
     A recipe that cannot work is refused first, and so are damaged images. Then a "network" teacher
-    without weights is trained. `anyway` goes on with a teacher that makes no sense. Costs no query.
+    without weights is trained. `anyway` goes on with a teacher that makes no sense. `announce` logs
+    what an ordinary run costs at most. Costs no query.
 
     Raises:
         Db3kdError: see `Run`, `open_teacher` and `check_possible`.
@@ -91,6 +94,7 @@ def opened(
         ) as found,
     ):
         digests.save()
+        found.settle(recipe.stop)
         sets = matched(sets, pipeline.teacher)
         if pipeline.store is not None:
             account, journal = pipeline.account, found.journal
@@ -99,7 +103,8 @@ def opened(
         job.note_labels()
         if sets.own is not None and recipe.teacher.noise is None:
             arm(found, pipeline, sets.own.images, most=job.most["total"])
-        job.announce()
+        if announce:
+            job.announce()
         yield job
 
 
@@ -185,17 +190,17 @@ class Job:
         if own is not None and own.labels is None:
             _log.info("the own images have no labels; students learn from the teacher's classes")
 
-    def look(self) -> None:
+    def look(self, *, tests: bool = False) -> None:
         """Compare the teacher's first answers with the true classes, where there are such.
 
-        Own images are taken, or else test images. Costs at most a hundred queries; no image is
-        asked again later. Random by the recipe's seed: which images.
+        Own images are taken, or else test images; with `tests` these alone. Costs at most a hundred
+        queries; no image is asked again later. Random by the recipe's seed: which images.
 
         Raises:
             InputError: they make no sense, and nobody said to go on anyway.
             Db3kdError: see `Run.first_answers`.
         """
-        data = self.sets.labelled
+        data = self.sets.test if tests else self.sets.labelled
         if data is None or data.labels is None:
             return
         of: Literal["answers", "evaluate"] = "answers" if data is self.sets.own else "evaluate"
@@ -295,6 +300,7 @@ class Job:
             labels=self.truth,
             reserved=self.sets.tests,
             students=students_of(self.recipe),
+            stop=self.stopping,
         )
 
     def synthesize(self) -> None:
@@ -307,17 +313,37 @@ class Job:
             Db3kdError: see `Run.synthesize` and `Run.measure_pseudo`.
         """
         recipe, shape = self.recipe, self.shape
+        images, reserved, stop = self.unlabelled, self.sets.tests, self.stopping
+        if stop is not None:  # how many ensemble labels there are depends on what is asked
+            alone = msgspec.structs.replace(recipe.synthesis, ensemble_labels=0)
+            self.run.synthesize(shape, alone, images=images, reserved=reserved, stop=stop)
         settings = msgspec.structs.replace(recipe.synthesis, ensemble_labels=self.ensemble_labels)
-        named = settings.images
-        channels, height, width = shape
-        images: Images | None = None
-        if named is not None:
-            size = height if height == width else (height, width)
-            found = load(named, recipe.data.train_split, size=size, channels=channels)
-            images = found.images
-        self.run.synthesize(shape, settings, images=images, reserved=self.sets.tests)
+        self.run.synthesize(shape, settings, images=images, reserved=reserved, stop=stop)
         if self.needs.metric is not None:
             self.run.measure_pseudo(recipe.label)
+
+    @property
+    def stopping(self) -> Stopping | None:
+        """The recipe's rule, with the students that it judges; None without one."""
+        if self.recipe.stop is None:
+            return None
+        wanted = self.recipe.student
+        network = self.network(wanted.seeds[0], self.run.meter.classes)
+        return Stopping(self.recipe.stop, network, wanted.training)
+
+    @property
+    def unlabelled(self) -> Images | None:
+        """The unlabelled images of something else; None if the recipe names none.
+
+        Raises:
+            InputError: they cannot be used.
+        """
+        recipe, (channels, height, width) = self.recipe, self.shape
+        if recipe.synthesis.images is None:
+            return None
+        size = height if height == width else (height, width)
+        named, split = recipe.synthesis.images, recipe.data.train_split
+        return load(named, split, size=size, channels=channels).images
 
     def network(self, seed: int, classes: int | None = None) -> nn.Module:
         """A student before its training; random by `seed`: its first weights.

@@ -47,7 +47,7 @@ def grow(
         own = job.own.images
         job.look()
         job.begin("grow")
-        job.run.grow(own, recipe.grow)
+        job.run.grow(own, recipe.grow, stop=job.stopping)
         return job.books()
 
 
@@ -128,7 +128,7 @@ def run(
         if job.needs.trial:
             job.spend()
         if job.needs.grown:
-            job.run.grow(job.own.images, recipe.grow)
+            job.run.grow(job.own.images, recipe.grow, stop=job.stopping)
         if job.needs.metric is not None:
             job.run.measure(job.own.images, recipe.label)
         return summary(job)

@@ -191,14 +191,18 @@ def status(folder: str | Path) -> Json:
     students = list(journal.all("student"))
     decisions = [record["decision"] for record in journal.all("decision")]
     working = [name for name, stage in stages.items() if stage["pending"]]
+    audits = [r["kind"] for r in journal.records if r["kind"] in ("audit", "audited")]
+    ended = bool(figures) or audits[-1:] == ["audited"]
     if "spend" in settings and not decisions:
         working.append("trial")
+    elif audits and not ended:
+        working.append("audit")
     elif not students and not figures:
         copies = settings.get("ascent", {}).get("copies", 0)
         working += _ahead(stages, decisions[-1]["use"] if decisions else "mbd", copies=copies)
     return {
         "run": str(folder),
-        "stage": working[0] if working else "distill" if not figures else "done",
+        "stage": working[0] if working else "done" if ended else "distill",
         "stages": stages,
         "queries": {
             "spent": sum(books.spent.values()),

@@ -104,6 +104,7 @@ class Done:
     tried: bool = False
     selected: bool = False
     sizes: Mapping[str, int] = field(default_factory=dict)  # of shards of distances that have begun
+    cuts: Mapping[str, int] = field(default_factory=dict)  # shards of stages that a rule has ended
 
     @classmethod
     def of(cls, journal: Journal) -> "Done":
@@ -124,12 +125,17 @@ class Done:
                 for name, settings in configurations(journal).items()
                 if kind_of(name) == "distances"
             },
+            {
+                name: settings["total"] // settings["size"]
+                for name, settings in configurations(journal).items()
+                if "planned" in settings
+            },
         )
 
     def pending(self, stage: str, shards: int) -> list[int]:
         """The shards of a stage that are not there."""
         there = self.shards.get(stage, ())
-        return [shard for shard in range(shards) if shard not in there]
+        return [n for n in range(min(shards, self.cuts.get(stage, shards))) if n not in there]
 
     def unfitted(self, stage: str, fits: Iterable[int]) -> list[int]:
         """The fits of a stage that are not there."""

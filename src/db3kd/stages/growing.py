@@ -6,7 +6,8 @@ work is cut into shards, so that a killed process continues where it stopped.
 
 import json
 import math
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -42,14 +43,17 @@ KEPT = 0.9  # how often a flip must keep the class, as a share of how often othe
 class GrowthPlan:
     """`total` new images in shards of `size`, and which shard belongs to which of the `rounds`.
 
+    `ends`: after how many shards each round ends; without it, rounds are equally long.
+
     >>> plan = GrowthPlan.of(Grow(per_image=30), samples=300, shape=(1, 28, 28), eight_bit=True)
     >>> plan, [plan.round_of(shard) for shard in range(plan.shards)]
-    (GrowthPlan(total=9000, size=2250, rounds=4), [0, 1, 2, 3])
+    (GrowthPlan(total=9000, size=2250, rounds=4, ends=()), [0, 1, 2, 3])
     """
 
     total: int
     size: int
     rounds: int
+    ends: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -57,9 +61,8 @@ class GrowthPlan:
     ) -> "GrowthPlan":
         """Plan the growth of `samples` own images; with `eight_bit`, a value takes one byte."""
         total = samples * settings.per_image
-        each = math.prod(shape) * (1 if eight_bit else 4)
-        size = min(settings.shard, max(1, SHARD_BYTES // each), -(-total // settings.rounds))
-        size = max(1, size)
+        most = most_in_a_shard(settings, shape, eight_bit=eight_bit)
+        size = max(1, min(most, -(-total // settings.rounds)))
         return cls(total, size, max(1, min(settings.rounds, -(-total // size))))
 
     @property
@@ -69,10 +72,14 @@ class GrowthPlan:
 
     def round_of(self, shard: int) -> int:
         """The round that a shard belongs to."""
+        if self.ends:
+            return bisect_right(self.ends, shard)
         return shard * self.rounds // self.shards
 
     def before(self, number: int) -> range:
         """The shards of the rounds before round `number`."""
+        if self.ends:
+            return range(self.ends[number - 1] if number else 0)
         return range(-(-number * self.shards // self.rounds))
 
 
@@ -106,25 +113,72 @@ def grow_all(
     settings: Grow,
     *,
     earlier: "Growth | None" = None,
+    enough: Callable[[int], bool] | None = None,
 ) -> None:
     """Make and ask all new images that are not there yet; see `Run.grow`.
 
-    `earlier`: what was grown before; the students that choose learn from it as well.
+    `earlier`: what was grown before; the students that choose learn from it as well. `enough`: says
+    after so many shards, at the end of each round but the last, whether to stop there.
     """
     plan = GrowthPlan.of(
-        settings, samples=len(images), shape=images.shape, eight_bit=_eight_bit(workspace, images)
+        settings,
+        samples=len(images),
+        shape=images.shape,
+        eight_bit=kept_as_bytes(workspace, images),
     )
-    workspace.agree(
-        "grow",
-        {**json.loads(msgspec.json.encode(settings)), "total": plan.total, "size": plan.size},
-    )
-    if not plan.total or not workspace.pending("grow", plan.total, plan.size):
+    named = {**json.loads(msgspec.json.encode(settings)), "total": plan.total, "size": plan.size}
+    cut = workspace.configuration("grow")
+    if cut.get("planned") == plan.total:
+        named |= {"total": cut["total"], "planned": plan.total}
+    workspace.agree("grow", named)
+    if not named["total"] or not workspace.pending("grow", named["total"], plan.size):
         return
     work = _GrowingWork(workspace, images, teacher_labels, settings, plan, earlier)
-    workspace.work("grow", plan.total, plan.size, 1, work)
+    if enough is None:
+        workspace.work("grow", plan.total, plan.size, 1, work)
+        return
+    ends = [len(plan.before(number)) for number in range(plan.rounds)]
+    workspace.work_until("grow", plan.total, plan.size, work, ends=ends, enough=enough)
 
 
-def _eight_bit(workspace: Workspace, images: Images) -> bool:
+def grow_up_to(
+    workspace: Workspace,
+    images: Images,
+    teacher_labels: Int[Tensor, " sample"],
+    settings: Grow,
+    *,
+    wanted: int,
+    size: int,
+    ends: tuple[int, ...],
+) -> "Growth":
+    """Make and ask the first `wanted` new images, as far as they are not there; returns them.
+
+    More may be wanted later. `size`: of a shard. `ends`: after how many shards students learn; they
+    may go beyond what is wanted.
+
+    Costs at most `wanted` queries. Random, and errors: as `Run.grow`.
+    """
+    known: Json = json.loads(msgspec.json.encode(settings))
+    del known["per_image"], known["rounds"], known["shard"]
+    workspace.agree_up_to("grow", {**known, "total": wanted, "size": size, "learning": "doubling"})
+    plan = GrowthPlan(wanted, size, len(ends), ends)
+    if workspace.pending("grow", wanted, size):
+        work = _GrowingWork(workspace, images, teacher_labels, settings, plan, None)
+        workspace.work("grow", wanted, size, 1, work)
+    return _growth(workspace, images, range(plan.shards))
+
+
+def most_in_a_shard(settings: Grow, shape: tuple[int, int, int], *, eight_bit: bool) -> int:
+    """The most new images in one shard; with `eight_bit`, a value takes one byte.
+
+    >>> most_in_a_shard(Grow(), (3, 224, 224), eight_bit=True)
+    1783
+    """
+    each = math.prod(shape) * (1 if eight_bit else 4)
+    return min(settings.shard, max(1, SHARD_BYTES // each))
+
+
+def kept_as_bytes(workspace: Workspace, images: Images) -> bool:
     """Whether new images are kept as bytes: if own images are, and the teacher takes every byte."""
     low, high = bounds = workspace.meter.bounds
     if level_of(bounds):  # its levels are those of bytes only from 0 to 1
@@ -151,7 +205,7 @@ class _GrowingWork:
             earlier,
         )
         self.settings, self.plan = settings, plan
-        self.eight_bit = _eight_bit(workspace, images)
+        self.eight_bit = kept_as_bytes(workspace, images)
         aware = level_of(workspace.meter.bounds) > 0
         self.bounds = (0.0, 1.0) if self.eight_bit and not aware else workspace.meter.bounds
         seed = derive_seed(workspace.seed, "grow", "order")
@@ -320,11 +374,16 @@ def _growth(workspace: Workspace, images: Images, shards: Iterable[int]) -> Grow
     none = torch.zeros(0, dtype=torch.int64)
     records = [done[shard] for shard in wanted]
     stored = StoredImages.of(
-        workspace.folder, records, images.shape, eight_bit=_eight_bit(workspace, images)
+        workspace.folder, records, images.shape, eight_bit=kept_as_bytes(workspace, images)
     )
     seconds = float(sum(done[shard]["wall_s"] for shard in wanted))
     whole = {name: torch.cat([none, *found]) for name, found in columns.items()}
     return Growth(stored, whole["called"], whole["parents"], whole["partners"], seconds)
+
+
+def growth(workspace: Workspace, images: Images, shards: int) -> Growth:
+    """What the first shards have bought; these must be finished. Costs no query."""
+    return _growth(workspace, images, range(shards))
 
 
 def with_grown(

@@ -7,7 +7,7 @@ where it stopped. After each shard, the networks that a way has learned are kept
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import msgspec
@@ -103,7 +103,8 @@ def check_budget(total: int, *, budget: int | None, reserved: int) -> None:
 def planned(workspace: Workspace, settings: Synthesis, *, reserved: int) -> int:
     """How many queries are planned, or were when the stage began; see `Run.planned_synthesis`."""
     begun = workspace.configuration("synthesis")
-    if begun and settings.queries is None and settings.way != "ascent":
+    wanted = (None, begun.get("planned"))  # what is enough was bought, though more was wanted
+    if begun and settings.queries in wanted and settings.way != "ascent":
         return int(begun["total"])
     return planned_total(settings, budget=workspace.meter.budget.queries, reserved=reserved)
 
@@ -115,38 +116,62 @@ def synthesize(
     images: Images | None = None,
     *,
     reserved: int,
+    enough: Callable[[int], bool] | None = None,
 ) -> TransferSet:
-    """Make and ask all pseudo samples that are not there yet; see `Run.synthesize`."""
+    """Make and ask all pseudo samples that are not there yet; see `Run.synthesize`.
+
+    `enough`: says after so many shards, wherever students learn, whether to stop there.
+    """
     check_synthesis(settings, shape, workspace.meter.classes)
     total = planned(workspace, settings, reserved=reserved)
     check_budget(total, budget=workspace.meter.budget.queries, reserved=reserved)
-    more = images_for(network_of(settings.surrogate, shape), settings, shape, asked=total)
-    settings = msgspec.structs.replace(settings, ensemble_labels=more)
+    more = 0
     if settings.way == "ascent":
         ascend_all(workspace, shape, settings.ascent)
     else:
-        _ask_all(workspace, shape, settings, total, images)
+        more = _ask_all(workspace, shape, settings, total, images, enough)
     warn_of_missing(workspace)
     return whole(workspace, ensemble_labels=more > 0)
 
 
 def _ask_all(
-    workspace: Workspace, shape: Shape, settings: Synthesis, total: int, images: Images | None
-) -> None:
-    """Ask what is not there yet, and then let an ensemble label more images if that is wanted."""
-    size = shard_size(settings, total)
+    workspace: Workspace,
+    shape: Shape,
+    settings: Synthesis,
+    total: int,
+    images: Images | None,
+    enough: Callable[[int], bool] | None,
+) -> int:
+    """Ask what is not there yet, and then let an ensemble label more images if that is wanted.
+
+    Returns how many were to be labelled.
+    """
+    begun = workspace.configuration("synthesis")
+    planned = int(begun.get("planned", total))
+    size = shard_size(settings, planned)
     asked = json.loads(msgspec.json.encode(settings))
     del asked["ensemble_labels"]  # another student may want none, or want them later on
-    begun = workspace.configuration("synthesis")
     drawing = begun.get("drawing", 1) if begun else DRAWING  # the first one had no word
     plan = {"shape": list(shape), "total": total, "size": size}
     named = {"drawing": drawing} if drawing > 1 else {}
-    workspace.agree("synthesis", {**asked, **plan, **named})
-    work = _SynthesisWork(workspace, shape, settings, total, size, images, drawing=drawing)
-    if workspace.pending("synthesis", total, size):
+    cut = {"planned": planned} if planned > total else {}
+    workspace.agree("synthesis", {**asked, **plan, **named, **cut})
+    learned = lessons(planned, size, settings.rounds)
+    taught = None if drawing < 2 else learned
+    work = _SynthesisWork(
+        workspace, shape, settings, planned, size, images, drawing=drawing, lessons=taught
+    )
+    if workspace.pending("synthesis", total, size) and enough is None:
         workspace.work("synthesis", total, size, 1, work)
-    if settings.ensemble_labels:
+    elif enough is not None and not cut:
+        ends = sorted(count // size for count in learned)
+        workspace.work_until("synthesis", total, size, work, ends=ends, enough=enough)
+        total = int(workspace.configuration("synthesis")["total"])
+    more = images_for(network_of(settings.surrogate, shape), settings, shape, asked=total)
+    if more:
+        settings = msgspec.structs.replace(settings, ensemble_labels=more)
         invent(workspace, work.pool_before(shards_of(total, size)), settings)
+    return more
 
 
 def lessons(total: int, size: int, rounds: int) -> frozenset[int]:
@@ -162,6 +187,49 @@ def lessons(total: int, size: int, rounds: int) -> frozenset[int]:
     return frozenset(-(-number * shards // most) * size for number in range(1, most))
 
 
+def doublings(size: int, total: int) -> frozenset[int]:
+    """After how many answers students learn where the total may still grow: twice a doubling.
+
+    >>> sorted(doublings(10, 100))
+    [10, 20, 30, 40, 60, 80]
+    """
+    times = range(total.bit_length())
+    return frozenset(n for part in (1, 3) for k in times if (n := size * part << k) < total)
+
+
+def ask_up_to(
+    workspace: Workspace,
+    shape: Shape,
+    settings: Synthesis,
+    images: Images | None,
+    *,
+    wanted: int,
+    size: int,
+) -> TransferSet:
+    """Make and ask the first `wanted` pseudo samples, as far as they are not there; returns them.
+
+    More may be wanted later, so students learn at `doublings` of the shards' `size`.
+
+    Costs at most `wanted` queries. Random, and errors: as `Run.synthesize`.
+    """
+    check_synthesis(settings, shape, workspace.meter.classes)
+    known = json.loads(msgspec.json.encode(settings))
+    for name in ("ensemble_labels", "queries", "rounds", "shard"):
+        del known[name]
+    plan = {"shape": list(shape), "total": wanted, "size": size, "drawing": DRAWING}
+    begun = int(workspace.configuration("synthesis").get("total", 0))
+    for some in sorted({min(begun, wanted), wanted} - {0}):  # what was begun ends as it was planned
+        named = {**known, **plan, "total": some, "learning": "doubling"}
+        total = workspace.agree_up_to("synthesis", named)
+        if workspace.pending("synthesis", some, size):
+            taught = doublings(size, total)
+            work = _SynthesisWork(
+                workspace, shape, settings, total, size, images, drawing=DRAWING, lessons=taught
+            )
+            workspace.work("synthesis", some, size, 1, work)
+    return first(workspace, shards_of(wanted, size))
+
+
 class _SynthesisWork:
     """The work of one shard."""
 
@@ -175,6 +243,7 @@ class _SynthesisWork:
         images: Images | None,
         *,
         drawing: int,
+        lessons: frozenset[int] | None,
     ) -> None:
         self.workspace, self.settings, self.shape, self.total = workspace, settings, shape, total
         each = math.prod(shape) * (1 if _eight_bit(workspace) else 4)
@@ -192,7 +261,7 @@ class _SynthesisWork:
             members=settings.members,
             candidates=settings.candidates,
             images=images,
-            lessons=None if drawing < 2 else lessons(total, size, settings.rounds),
+            lessons=lessons,
             drawing=drawing,
         )
         self._next = -1  # the shard that pool and networks are ready for
@@ -321,8 +390,17 @@ def made(workspace: Workspace) -> TransferSet:
     settings = workspace.configuration("synthesis")
     if not settings or workspace.pending("synthesis", settings["total"], settings["size"]):
         raise InputError("the pseudo samples are not all made yet; synthesize them first")
+    return _made(workspace, sorted(workspace.done("synthesis")))
+
+
+def first(workspace: Workspace, shards: int) -> TransferSet:
+    """The pseudo samples of the first shards; these must be finished. Costs no query."""
+    return _made(workspace, list(range(shards)))
+
+
+def _made(workspace: Workspace, wanted: list[int]) -> TransferSet:
+    """The pseudo samples of some finished shards."""
     done = workspace.done("synthesis")
-    wanted = sorted(done)
     called = [workspace.read(done[shard])["called"].long() for shard in wanted]
     answers = torch.cat([torch.zeros(0, dtype=torch.int64), *called])
     stored = _stored(workspace, wanted)

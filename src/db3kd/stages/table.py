@@ -116,6 +116,7 @@ class Stage:
 STAGES = (
     Stage("first/answers", "the images' own answers", _one_each),
     Stage("answers", "the images' own answers", _one_each),
+    Stage("audit/answers", "the images' own answers", _planned),
     Stage("trial/grow", "new images in the trial", _planned),
     Stage("trial/distances", "distances in the trial", _distances),
     Stage("grow", "new images", _planned),

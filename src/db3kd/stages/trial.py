@@ -8,7 +8,7 @@ classes are known, students are judged a second time, to find which grown images
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -149,8 +149,12 @@ def spend(
     training: Training,
     truth: Int[Tensor, " sample"] | None,
     students: int = 1,
+    enough: Callable[[int], bool] | None = None,
 ) -> None:
-    """Decide what the answers buy, by a trial if need be, and buy it; see `Run.spend`."""
+    """Decide what the answers buy, by a trial if need be, and buy it; see `Run.spend`.
+
+    `enough`: as in `growing.grow_all`.
+    """
     training = training_here(workspace.journal, training)
     workspace.agree("spend", asdict(plan))
     decision = decided(workspace) or decide(
@@ -172,7 +176,9 @@ def spend(
             rounds = halves(rounds)[1]
             earlier = growing.grown(workspace.within("trial"), own.images)
         grow = msgspec.structs.replace(grow, per_image=plan.left, rounds=rounds)
-        growing.grow_all(workspace, own.images, own.teacher_labels, grow, earlier=earlier)
+        growing.grow_all(
+            workspace, own.images, own.teacher_labels, grow, earlier=earlier, enough=enough
+        )
         if truth is not None and len(own) >= SOME and selected(workspace) is None:
             select(workspace, replace(own, labels=truth), decision, network, training)
 

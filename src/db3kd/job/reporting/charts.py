@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from db3kd.errors import plain
+from db3kd.storage.files import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 SERIES = 6
 _INK, _FAINT = "#010101", "#020202"  # stand-ins
 _STANDINS = [f"#0{number}0{number}0{number}" for number in range(3, 3 + SERIES)]
+_PLAIN = ("#0072b2", "#d55e00", "#009e73", "#b0568a", "#b88700", "#2a8fc9")  # as the page's
 _MARKS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 _STYLE: Any = {
@@ -147,6 +150,39 @@ def frontier(points: Mapping[str, Points], best: Points) -> Markup:
         sheet.axes.xaxis.set_minor_formatter(lambda value, _: "")
         sheet.axes.legend(fontsize=8)
     return sheet.svg
+
+
+def fidelity(steps: Sequence[Json], targets: Sequence[float]) -> Markup:
+    """Agreement by answers: a dot for each student, their mean, its interval; dashed: the targets.
+
+    `steps`: as in `audit.json`.
+    """
+    about = "agreement of the students with the teacher by the answers they learned from"
+    with _sheet(about, "answers", "agreement, %", width=8.0) as sheet:
+        axes, colour = sheet.axes, _STANDINS[0]
+        answers = [step["answers"] for step in steps]
+        low, high = ([100 * step["interval"][end] for step in steps] for end in (0, 1))
+        axes.fill_between(answers, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(answers, [100 * step["mean"] for step in steps], color=colour, linewidth=1.5)
+        for step in steps:
+            shares = [100 * share for share in step["agreement"]]
+            axes.plot([step["answers"]] * len(shares), shares, "o", color=colour, markersize=3)
+        for target in targets:
+            axes.axhline(100 * target, color=_FAINT, linestyle="--", linewidth=1)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator([float(count) for count in answers]))
+        axes.xaxis.set_major_formatter(_whole)
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+    return sheet.svg
+
+
+def alone(svg: Markup) -> str:
+    """A chart as a file of its own, in the page's colours by day."""
+    text, known = str(svg), {"ink": "#1b1b1b", "faint": "#767676"}
+    known |= {f"series-{number}": colour for number, colour in enumerate(_PLAIN)}
+    for name, colour in known.items():
+        text = text.replace(f"var(--{name})", colour)
+    return text
 
 
 def label(text: object) -> str:

@@ -100,7 +100,7 @@ def numbers(records: Records, found: list[Standing]) -> list[tuple[str, str]]:
 
 def concerns(records: Records) -> Iterator[str]:
     """What a reader should know before believing the figures."""
-    yield from (str(text) for text in records.summary.get("warnings") or ())
+    yield from (str(text) for text in records.told.get("warnings") or ())
     yield from _rows(records.statuses)
     yield from _classes(records)
     accuracy = teacher_accuracy(records)
@@ -152,7 +152,7 @@ def _classes(records: Records) -> Iterator[str]:
 def class_counts(records: Records) -> dict[str, torch.Tensor]:
     """How many images the teacher gave each class, by what they are."""
     found: dict[str, torch.Tensor] = {}
-    for name in ("answers", "trial/grow", "grow", "synthesis", "ascent", "copies"):
+    for name in ("answers", "audit/answers", "trial/grow", "grow", "synthesis", "ascent", "copies"):
         called = records.called(name)
         called = called[(called >= 0) & (called < records.classes)]
         if len(called):

@@ -26,7 +26,7 @@ LONGEST = 2000  # signs of one foreign text
 def page(folders: Sequence[Path]) -> str:
     """The report of these runs as text; see `write_report`."""
     found = [Records.of(folder) for folder in folders]
-    secrets = secrets_of(json.dumps(records.summary.get("recipe")) for records in found)
+    secrets = secrets_of(json.dumps(records.told.get("recipe")) for records in found)
     environment = Environment(
         autoescape=True,
         finalize=_cleaned(secrets),
@@ -66,7 +66,17 @@ def _run(records: Records, *, whole: bool) -> Json:
         "students": found,
         "teacher": findings.teacher_accuracy(records),
         "chart": sections.students(records, found),
+        "audit": sections.audit(records),
     }
+    if known["audit"] and not found:
+        known["verdict"] = known["audit"]["basis"][0]
+        known["numbers"] = [
+            *(
+                (count, f"answers until {share} agree")
+                for share, count, *_ in known["audit"]["rows"]
+            ),
+            *known["numbers"][2:3],
+        ]
     if whole:
         known |= {
             "spending": sections.spending(records),

@@ -37,6 +37,7 @@ class Records:
     summary: Json
     journal: Journal
     faults: list[str] = field(default_factory=list)
+    audit: Json = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path) -> "Records":
@@ -46,16 +47,14 @@ class Records:
             InputError, Damaged, RunError: as `status`.
         """
         found, faults = status(folder), list[str]()
-        summary: Json = {}
-        try:
-            text = json.loads((folder / "summary.json").read_bytes())
-            summary = text if isinstance(text, dict) else {}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, RecursionError) as error:
-            faults.append(f"summary.json cannot be read ({error})")
+        summary, audit = (_plain(folder / name, faults) for name in ("summary.json", "audit.json"))
         journal = Journal(folder / "journal.jsonl", read_only=True)
-        return cls(folder, found, summary, journal, faults)
+        return cls(folder, found, summary, journal, faults, audit)
+
+    @property
+    def told(self) -> Json:
+        """What the run says of itself at its end, or an audit of itself."""
+        return self.summary or self.audit
 
     @property
     def classes(self) -> int:
@@ -65,7 +64,7 @@ class Records:
     @property
     def names(self) -> list[str]:
         """The names of the classes; numbers where nobody knows them."""
-        known = [str(name) for name in self.summary.get("class_names") or ()][: self.classes]
+        known = [str(name) for name in self.told.get("class_names") or ()][: self.classes]
         return known + [str(k) for k in range(len(known), self.classes)]
 
     @property
@@ -217,4 +216,16 @@ class Records:
     def _faulty(self, error: Damaged) -> dict[str, Tensor]:
         if str(error) not in self.faults:
             self.faults.append(str(error))
+        return {}
+
+
+def _plain(file: Path, faults: list[str]) -> Json:
+    """The table of a JSON file; nothing where there is none, and a fault if it cannot be read."""
+    try:
+        found = json.loads(file.read_bytes())
+        return found if isinstance(found, dict) else {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        faults.append(f"{file.name} cannot be read ({error})")
         return {}

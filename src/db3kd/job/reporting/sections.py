@@ -9,6 +9,8 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
+from db3kd.errors import described
+from db3kd.job.auditing.told import LIMITS, basis, beyond, needed, sentences, span
 from db3kd.job.reporting import charts
 from db3kd.job.reporting.distances import Distances, by_queries, distances_of
 from db3kd.job.reporting.findings import Standing, class_counts, lasting, teacher_accuracy
@@ -69,8 +71,30 @@ def spending(records: Records) -> Json:
         "parts": [(words, count, 100 * count / whole) for words, count in parts.items()],
         "budget": queries["budget"],
         "decision": records.status["decision"],
+        "stopped": records.summary.get("stopped"),
         "chart": charts.spent_over_time(points, queries["budget"]) if points else None,
     }
+
+
+def audit(records: Records) -> Json | None:
+    """How many answers a copy needs, by target; a curve; and sentences for the file of a risk."""
+    found = records.audit
+    try:
+        if not found.get("steps"):
+            return None
+        goals = [float(row["agreement"]) for row in found["targets"]]
+        return {
+            "chart": charts.fidelity(found["steps"], goals),
+            "rows": [
+                (f"{100 * row['agreement']:.4g} %", needed(row, found), span(row), row["status"])
+                for row in found["targets"]
+            ],
+            "sentences": list(sentences(found)),
+            "basis": [text for text in (basis(found), beyond(found), LIMITS) if text],
+        }
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        records.faults.append(f"audit.json is not as it was written ({described(error)})")
+        return None
 
 
 def confusion(records: Records) -> Json | None:
@@ -253,7 +277,7 @@ def provenance(records: Records) -> Iterator[tuple[str, str]]:
 
 def _recipe(records: Records) -> Iterator[tuple[str, str]]:
     """The recipe, a row for each setting; what a folder has without a summary of today."""
-    recipe = records.summary.get("recipe")
+    recipe = records.told.get("recipe")
     tables: Json = recipe if isinstance(recipe, dict) else records.status["configuration"]
     for name, value in _flat(tables, "recipe" if tables is recipe else "settings"):
         yield name, json.dumps(value, ensure_ascii=False)
