@@ -303,7 +303,7 @@ class Job:
         Costs as `Run.synthesize` and `Run.measure_pseudo`. Random by the recipe's seed.
 
         Raises:
-            InputError: the unrelated images cannot be used.
+            InputError: the images of `synthesis.images` cannot be used.
             Db3kdError: see `Run.synthesize` and `Run.measure_pseudo`.
         """
         recipe, shape = self.recipe, self.shape
@@ -313,7 +313,10 @@ class Job:
         images: Images | None = None
         if named is not None:
             size = height if height == width else (height, width)
-            found = load(named, recipe.data.train_split, size=size, channels=channels)
+            whole = settings.way == "public"  # of photographs of any size
+            found = load(
+                named, recipe.data.train_split, size=None if whole else size, channels=channels
+            )
             images = found.images
         self.run.synthesize(shape, settings, images=images, reserved=self.sets.tests)
         if self.needs.metric is not None:
