@@ -283,7 +283,7 @@ class Run:
 
         - `shape`: channels, height and width of an image.
         - `images`: unlabelled images of something else, with values from 0 to 1, for the ways
-          "unrelated" and "unrelated_chosen".
+          "public" (photographs of any size), "unrelated" and "unrelated_chosen".
         - `reserved`: queries of the budget that are for something else, such as test images.
         - `stop`: a rule that may end this before all are asked (`docs/stopping.md`).
 

@@ -142,50 +142,141 @@ def test_the_accounts_balance_and_the_better_gets_the_rest(tmp_path: Path) -> No
     assert (decision.why, decision.held, set(decision.agreement)) == (
         "by trial",
         6,
-        {"grown", "mbd"},
+        {"grown", "ce"},
     )
-    better = max(decision.agreement, key=lambda use: (decision.agreement[use], use == "grown"))
-    assert decision.use == better
+    assert (decision.use == "grown") == decision.gains["grown"].is_clear
     if decision.use == "grown":
         assert stages["grow"] == 30 * 5
         assert (len(transfer), transfer.soft) == (30 + 150 + 150, None)
         # Each is itself, and the parent of 5 in the trial and 5 after it.
         assert torch.equal(torch.bincount(transfer.ids), torch.full((30,), 11))
     else:
-        assert 0 < stages["rounds"] + stages["distances"] <= 30 * 5
         assert len(transfer) == 30
     found = status(tmp_path)["stages"]
     assert all(found[name]["pending"] == 0 for name in found)
     assert found["trial/grow"]["done"] == 2  # of four rounds the first two
 
 
-@pytest.mark.parametrize("use", ["grown", "mbd"])
-def test_either_use_can_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Use) -> None:
+def bend(monkeypatch: pytest.MonkeyPatch, **shares: float) -> None:
+    """Bend the judgement: how many of the images held back students get right, by what they learn.
+
+    "mbd" and "sd" stand for the distances of a few images, measured or not; "half" for half of what
+    was grown.
+    """
+
+    def right(judge: Any, transfer: TransferSet, *, seed: int = 0) -> Tensor:
+        judged.append(len(transfer))
+        if transfer.first is not None:
+            mine = "half" if len(transfer) < 30 + 150 else "grown"
+        elif len(transfer) == 30:
+            mine = "ce"
+        else:  # of 15 images, three students of sample distances come first
+            few.append(len(transfer))
+            mine = "sd" if len(few) <= 3 else "mbd"
+        found = torch.zeros(judge.held)
+        found[: round(shares[mine] * judge.held)] = 1
+        return found
+
+    judged: list[int] = []
+    few: list[int] = []
+    monkeypatch.setattr(judge.Judge, "right", right)
+
+
+GROWTH = {"grown": 1.0, "ce": 0.0}
+DISTANCES = {"grown": 0.5, "half": 0.5, "ce": 0.5, "sd": 0.2, "mbd": 0.9}
+NOTHING = {"grown": 0.5, "half": 0.5, "ce": 0.5, "sd": 0.5, "mbd": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("use", "shares"), [("grown", GROWTH), ("mbd", DISTANCES), ("ce", NOTHING)]
+)
+def test_each_use_can_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Use, shares: dict[str, float]
+) -> None:
     """The judgement is bent; all else is real."""
-    judged = judge.Judge.__call__
-
-    def bent(judge: Any, transfer: TransferSet) -> float:
-        mine = "mbd" if transfer.soft is not None else "grown"
-        return judged(judge, transfer) / 4 + (0.5 if mine == use else 0.0)
-
-    monkeypatch.setattr(judge.Judge, "__call__", bent)
-    transfer, decision, stages = spent(tmp_path, Counting())
+    bend(monkeypatch, **shares)
+    teacher = Counting()
+    transfer, decision, stages = spent(tmp_path, teacher)
     assert decision.use == use
+    assert sum(teacher.counts) == sum(stages.values()) <= COUNT * 11
+    measured = stages["trial/measured/rounds"] + stages["trial/measured/distances"]
     if use == "grown":
-        assert (stages["grow"], stages["rounds"], stages["distances"]) == (150, 0, 0)
+        assert (stages["grow"], measured, stages["rounds"], stages["distances"]) == (150, 0, 0, 0)
         assert (len(transfer), transfer.soft) == (330, None)
+        assert (decision.unspent, decision.next) == (0, {})
     else:
         assert stages["grow"] == 0
-        assert 0 < stages["rounds"] + stages["distances"] <= 150
-        assert len(transfer) == 30
-        assert transfer.soft is not None
+        assert 0 < measured <= 15 * 5  # of half of the images, at the price of all
+        assert (len(transfer), transfer.soft is None) == (30, False)
+    if use == "mbd":
+        assert 0 < stages["rounds"] + stages["distances"] <= 150 - 75
         with Run(tmp_path, Counting()) as run:
             distance = run.distances("mbd").distance
         assert torch.equal(transfer.soft, soft_labels(distance, transfer.teacher_labels))
+    if use == "ce":
+        assert stages["rounds"] + stages["distances"] == 0
+        assert decision.unspent == 150 - 75
+        assert set(decision.next) == {"grown", "mbd"}
+        assert all(gain.share == 0 for gain in decision.next.values())
+    found = status(tmp_path)
+    assert (found["stage"], found["decision"]["use"]) == ("distill", use)
+    assert all(stage["pending"] == 0 for stage in found["stages"].values())
     with Run(tmp_path, Counting()) as run:
         again = run.transfer_set(images(), "auto")
     assert torch.equal(again.ids, transfer.ids)
     assert torch.equal(again.labels, transfer.labels)
+    assert (again.soft is None) == (transfer.soft is None)
+
+
+def test_a_stop_anywhere_changes_nothing_where_nothing_pays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bend(monkeypatch, **NOTHING)
+    whole = Counting()
+    expected = spent(tmp_path / "whole", whole)
+    for number in range(0, len(whole.counts), 3):
+        folder, first, second = tmp_path / str(number), Counting(dies_at=number), Counting()
+        bend(monkeypatch, **NOTHING)
+        with pytest.raises(KeyboardInterrupt):
+            spent(folder, first)
+        bend(monkeypatch, **NOTHING)
+        assert spent(folder, second)[1] == expected[1]
+        assert first.counts + second.counts == whole.counts
+        assert files(folder) == files(tmp_path / "whole")
+
+
+def test_a_trial_that_an_earlier_version_began_decides_as_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, sample distances stood for measured ones, and everything was spent."""
+    bend(monkeypatch, grown=0.5, ce=0.8)
+    with Run(tmp_path, Counting()) as run:
+        plan = run.planned(COUNT, Spend(per_image=10))
+        run.journal.append("stage", stage="spend", configuration=trial.asdict(plan))
+    _, decision, stages = spent(tmp_path, Counting())
+    assert (decision.use, set(decision.agreement)) == ("mbd", {"grown", "mbd"})
+    assert stages["trial/measured/rounds"] == 0
+    assert 75 < stages["rounds"] + stages["distances"] <= 150
+
+
+def test_what_distances_add_is_judged_on_images_that_were_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    real = judge.Judge.right
+
+    def right(judge: Any, transfer: TransferSet, *, seed: int = 0) -> Tensor:
+        if transfer.first is not None or len(transfer) == COUNT:
+            return torch.zeros(judge.held)  # growth adds nothing
+        held = (judge.fold == 0).nonzero()[:, 0].tolist()
+        assert not set(held) & set(transfer.ids.tolist())
+        seen.append((len(transfer), len(held)))
+        return real(judge, transfer, seed=seed)
+
+    monkeypatch.setattr(judge.Judge, "right", right)
+    _, decision, _ = spent(tmp_path, Counting())
+    assert seen == [(15, 15)] * 6
+    assert "mbd" in decision.gains
 
 
 def test_parents_of_the_trial_are_the_rows_that_were_drawn(tmp_path: Path) -> None:
@@ -206,7 +297,7 @@ def test_parents_of_the_trial_are_the_rows_that_were_drawn(tmp_path: Path) -> No
 def test_students_that_choose_know_what_the_trial_grew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge.Judge, "__call__", lambda judge, transfer: 0.5)  # a tie: growth
+    bend(monkeypatch, **GROWTH)
     seen: list[int] = []
     real = fitting.teach
 
@@ -222,7 +313,7 @@ def test_students_that_choose_know_what_the_trial_grew(
 
 
 def test_no_second_is_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge.Judge, "__call__", lambda judge, transfer: 0.5)  # a tie: growth
+    bend(monkeypatch, **GROWTH)
     spent(tmp_path, Counting())
     with Run(tmp_path, Counting()) as run:
         assert list(run.journal.all("surrogate"))  # whose lessons are given within the shards
@@ -248,7 +339,7 @@ def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(
     monkeypatch.setattr(judge, "train", train)
     monkeypatch.setattr(judge, "predict", predict)
     spent(tmp_path, Counting())
-    assert len(seen) == len(asked) == 2 * judge.FOLDS
+    seen, asked = seen[: 2 * judge.FOLDS], asked[: 2 * judge.FOLDS]
     for ids, rows in zip(seen, asked, strict=True):
         assert not ids & set(rows.tolist())
         assert ids | set(rows.tolist()) == set(range(30))
@@ -441,7 +532,7 @@ def test_the_limit_of_a_stage_counts_what_the_trial_buys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = Counting()
-    monkeypatch.setattr(trial.Judge, "__call__", lambda _, transfer: float(transfer.soft is None))
+    bend(monkeypatch, **GROWTH)
     with pytest.raises(BudgetExhausted) as stopped:
         spent(tmp_path, teacher, budget=Budget(stages={"grow": 10}))
     bought = status(tmp_path)["queries"]["by_stage"]

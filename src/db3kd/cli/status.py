@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from db3kd.cli.terminal import decided
+from db3kd.stages.decisions import decided
 
 
 def status_text(found: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from db3kd.cli.door import WIDTH
 from db3kd.errors import plain
+from db3kd.stages.decisions import decided
 from db3kd.stages.table import stage
 
 SHOWN_SHARE = 0.2  # of the images, passed on to the teacher
@@ -173,25 +174,6 @@ def spending(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def decided(found: Mapping[str, Any]) -> str:
-    """What the answers buy, and why, as text.
-
-    >>> print(decided({"use": "mbd", "why": "by trial", "agreement": {"grown": 0.9, "mbd": 0.92},
-    ...                "held": 300}))
-    distances (by trial: on 300 images held back, agreement with the teacher is 90.0% for students
-    of new images, 92.0% for students of distances)
-    """
-    why = found["why"]
-    if found.get("agreement"):
-        shares = {use: f"{100 * share:.1f}%" for use, share in found["agreement"].items()}
-        why += (
-            f": on {found['held']:,} images held back, agreement with the teacher is"
-            f" {shares['grown']} for students of new images, {shares['mbd']} for students of"
-            " distances"
-        )
-    return f"{_USES[found['use']]} ({why})"
-
-
 def stopped(found: Mapping[str, Any]) -> str:
     """What a rule has saved, as text.
 
@@ -272,7 +254,6 @@ def met(counts: Sequence[int], names: Sequence[str] = ()) -> str:
     return f"{text}; none of class {', '.join(missing[:10])}{more}"
 
 
-_USES = {"ce": "the images' own answers alone", "grown": "new images", "mbd": "distances"}
 _SHARES = {
     "all": "all of these",
     "confirmed": "those that kept their parent's true class",

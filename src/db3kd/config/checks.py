@@ -7,6 +7,7 @@ from db3kd.config.methods import METHODS, Metric, needed
 from db3kd.config.patterns import compiled
 from db3kd.config.recipe import Recipe, StudentConfig, TeacherConfig
 from db3kd.config.settings import (
+    WITH_IMAGES,
     Grow,
     Search,
     is_joint,
@@ -151,8 +152,9 @@ def _of_data(recipe: Recipe) -> Iterator[Problem]:
     if data.train is not None:
         return
     synthesis = recipe.synthesis
-    if synthesis.way.startswith("unrelated") != (synthesis.images is not None):
-        text = 'synthesis.way = "unrelated" and synthesis.images, a data set, need each other'
+    if (synthesis.way in WITH_IMAGES) != (synthesis.images is not None):
+        way = synthesis.way if synthesis.way in WITH_IMAGES else WITH_IMAGES[0]
+        text = f'synthesis.way = "{way}" and synthesis.images, a data set, need each other'
         yield ("synthesis",), text
     if synthesis.way == "ascent" and synthesis.ensemble_labels:
         text = 'synthesis.ensemble_labels has no effect with synthesis.way = "ascent"; remove it'

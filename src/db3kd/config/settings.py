@@ -44,9 +44,11 @@ Ways = Literal[
     "dfms",
     "disguide",
     "ascent",
+    "public",
     "unrelated",
     "unrelated_chosen",
 ]
+WITH_IMAGES: tuple[Ways, ...] = ("public", "unrelated", "unrelated_chosen")
 AcquisitionName = Literal["random", "margin", "bald"]
 Optimiser = Literal["muon", "sgd", "adamw", "adam"]
 
@@ -347,18 +349,21 @@ class Synthesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     - `way`: "shapes" and "noise" ask random images. "chosen" and "latent" ask those shapes, and
       images derived from them, that students are least sure of. "dip_kd" makes images that a first
       student tells apart. "ideal", "qedg", "dfms" and "disguide" learn a generator. "ascent" is the
-      paper's ZSDB3KD. "unrelated" and "unrelated_chosen" ask unlabelled images of something else.
+      paper's ZSDB3KD. "public" asks crops of unlabelled photographs of anything, shapes, and shapes
+      filled with such crops, as a trial decides. "unrelated" and "unrelated_chosen" ask unlabelled
+      images of something else as they are.
     - `ascent`: the settings of way "ascent", which uses no others.
-    - `images`: the data set of way "unrelated" and "unrelated_chosen".
+    - `images`: the data set of way "public", whose images may be of any size, or of "unrelated" and
+      "unrelated_chosen".
     - `rounds`: how many times students learn from what was asked so far, at least; up to 16
       times, for large totals.
     - `surrogate`, `width`, `members`: the network of these students, its width, and how many there
       are; "auto" chooses the network by the size of the images.
     - `candidates`: how many images are made for each one that is asked, where students choose.
     - `ensemble_labels`: how many more images get labels by an ensemble of three wider students
-      instead of the teacher, as far as 2 GiB hold them. Without it, the ways "chosen" and "latent"
-      fill up what is asked to 60,000 images if the student is of the network `surrogate`. A student
-      of another network gets none, since it may come to know better than the ensemble.
+      instead of the teacher, as far as 2 GiB hold them. Without it, the ways "chosen", "latent" and
+      "public" fill up what is asked to 60,000 images if the student is of the network `surrogate`.
+      A student of another network gets none, since it may come to know better than the ensemble.
     - `shard`: the most images that are made, asked and resumed as one.
 
     >>> Synthesis(queries=5000).way

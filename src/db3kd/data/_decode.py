@@ -19,6 +19,7 @@ from db3kd.data._pixels import (
     depth_of,
     is_deep,
     pixels,
+    shrunk,
     top_of,
     turned,
 )
@@ -133,6 +134,17 @@ class Decoding:
             return str(error)
         return None
 
+    def photograph(self, row: int, channels: int, side: int) -> Any:
+        """One image in its own size, but no finer than `side`; see `photographs.Photograph`.
+
+        Raises:
+            InputError: it cannot be decoded.
+        """
+        form = Form(None, channels, self.form.top)
+        return _made(
+            self._where, row, lambda row: shrunk(pixels(self._image(row, side), form), side)
+        )
+
     def _pixels(self, row: int) -> Any:
         found = _made(self._where, row, lambda row: pixels(self._image(row), self.form))
         if found.shape != self.shape:
@@ -142,8 +154,12 @@ class Decoding:
             )
         return found
 
-    def _image(self, row: int) -> "Image":
+    def _image(self, row: int, side: int | None = None) -> "Image":
+        """An image, turned; with `side`, a JPEG file may be read at a fraction of its size."""
         image = _opened(self._encoded(row))
+        if side is not None:
+            scale = 2 * side / min(image.size)  # twice as fine as wanted, for the filter
+            image.draft(None, (round(scale * image.width), round(scale * image.height)))
         if not self._moving and image.format in MOVING:
             with suppress(Exception):  # damaged frames behind the first, which is well
                 self._moving = bool(getattr(image, "is_animated", False))

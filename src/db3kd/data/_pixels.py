@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 LARGEST = 8192  # pixels of a side that images are made into
 MOST_PIXELS = 2**28  # of an image that is resized, before its edges are cut off
 LARGEST_FILE = 2**28  # bytes of one encoded image
+LONGEST = 4  # times the shorter side of a photograph
 FULL = 65535.0  # white in 16 bits
 TOPS = (255.0, 1023.0, 4095.0, FULL)  # white in 8, 10, 12 and 16 bits
 ORIENTATION = 0x0112  # the tag of EXIF
@@ -146,6 +147,30 @@ def pixels(image: "Image", form: Form) -> Any:
     mode = "L" if grey else "RGB"
     found = np.asarray(_resized(image if image.mode == mode else image.convert(mode), form.box))
     return found[None] if grey else found.transpose(2, 0, 1)
+
+
+def shrunk(found: Any, side: int) -> "Image":
+    """Pixels of (channels, height, width) as an image whose shorter side has at most `side`.
+
+    Of an image that is more than four times as long as it is wide, the middle is kept.
+
+    >>> shrunk(np.zeros((3, 90, 1000), np.uint8), 45).size
+    (180, 45)
+    """
+    from PIL import Image
+
+    height, width = found.shape[1:]
+    most = LONGEST * min(height, width)
+    down, across = max(0, height - most) // 2, max(0, width - most) // 2
+    found = found[:, down : down + most, across : across + most]
+    image = Image.fromarray(
+        np.ascontiguousarray(found[0] if len(found) == 1 else found.transpose(1, 2, 0))
+    )
+    if min(image.size) <= side:
+        return image
+    scale = side / min(image.size)
+    size = max(side, round(scale * image.width)), max(side, round(scale * image.height))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _eight_bits(image: "Image", top: float) -> Any:

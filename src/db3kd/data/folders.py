@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -70,6 +71,10 @@ class FolderImages:
     def fault(self, row: int) -> str | None:
         """Why an image cannot be used, in one sentence; None if it can."""
         return self._decoding.fault(row)
+
+    def photograph(self, row: int, channels: int, side: int) -> Any:
+        """One image in its own size; see `db3kd.data.photographs.Photograph`."""
+        return self._decoding.photograph(row, channels, side)
 
     def digest(self) -> str:
         """SHA-256 of the files, `size` and `channels`; each file is read once."""

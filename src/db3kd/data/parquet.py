@@ -97,6 +97,10 @@ class ParquetImages:
         """Why an image cannot be used, in one sentence; None if it can."""
         return self._decoding.fault(row)
 
+    def photograph(self, row: int, channels: int, side: int) -> Any:
+        """One image in its own size; see `db3kd.data.photographs.Photograph`."""
+        return self._decoding.photograph(row, channels, side)
+
     def digest(self) -> str:
         """SHA-256 of the files, `size` and `channels`; each file is read once."""
         words = self._decoding.form.words

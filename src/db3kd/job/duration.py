@@ -14,7 +14,7 @@ from db3kd.config.settings import Grow
 from db3kd.job.plan import ensemble_labels
 from db3kd.job.sets import Sets
 from db3kd.progress import lasting
-from db3kd.stages import ahead, trial
+from db3kd.stages import ahead, trial, worth
 from db3kd.stages.ahead import Done, Images, Task
 from db3kd.stages.clock import Part
 from db3kd.stages.speeds import Speeds
@@ -279,20 +279,24 @@ def _pseudo(recipe: Recipe, size: Size, done: Done) -> Iterator[Task]:
 def _spending(recipe: Recipe, size: Size, use: Use, done: Done) -> Iterator[Task]:
     """A trial, unless it is over, and what it decides."""
     own, plan, grow, label = size.own, size.divided, recipe.grow, recipe.label
-    few, many = trial.halves(grow.rounds)
+    half, many = trial.halves(grow.rounds)
     training, batch = recipe.student.training, recipe.student.training.batch
     tried = _tries(recipe, plan)
     replaced = msgspec.structs.replace
     if tried and done.use is None:
         some = replace(own, samples=plan.tried)
         yield from ahead.growth(
-            some, replaced(grow, per_image=plan.each, rounds=few), done, place="trial/"
+            some, replaced(grow, per_image=plan.each, rounds=half), done, place="trial/"
         )
         yield from ahead.distances(some, replaced(label, metric="sd"), done, place="trial/")
         lessons = trial.least_lessons(label, grow)
         steps = steps_of(training, own.samples)
         folds, each = trial.trial_size(steps, students_of(recipe), lessons)
         yield ahead.judging("trial", each, trial.USES, folds, batch)
+    if use in ("mbd", "ce") and tried and done.use is None:
+        few = replace(own, samples=worth.measured_images(plan.tried))
+        search = replaced(label, per_image=plan.left)
+        yield from ahead.distances(few, search, done, place="trial/measured/")
     if use == "mbd":
         yield from ahead.distances(own, replaced(label, per_image=plan.left), done)
     if use != "grown":
@@ -320,7 +324,7 @@ def _uses(recipe: Recipe, size: Size, done: Done) -> tuple[Use, ...]:
         return ("ce",)
     if not recipe.grow.augmentations:
         return ("mbd",)
-    return ("grown", "mbd") if size.divided.tried else ("grown",)
+    return ("grown", "mbd", "ce") if size.divided.tried else ("grown",)
 
 
 def _learned(recipe: Recipe, size: Size, method: Method, use: Use) -> int:

@@ -309,7 +309,7 @@ class Job:
         Costs as `Run.synthesize` and `Run.measure_pseudo`. Random by the recipe's seed.
 
         Raises:
-            InputError: the unrelated images cannot be used.
+            InputError: the images of `synthesis.images` cannot be used.
             Db3kdError: see `Run.synthesize` and `Run.measure_pseudo`.
         """
         recipe, shape = self.recipe, self.shape
@@ -341,7 +341,9 @@ class Job:
         recipe, (channels, height, width) = self.recipe, self.shape
         if recipe.synthesis.images is None:
             return None
-        size = height if height == width else (height, width)
+        size: int | tuple[int, int] | None = height if height == width else (height, width)
+        if recipe.synthesis.way == "public":
+            size = None  # photographs of any size, from which parts are cut
         named, split = recipe.synthesis.images, recipe.data.train_split
         return load(named, split, size=size, channels=channels).images
 

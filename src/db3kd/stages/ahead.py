@@ -42,7 +42,7 @@ from db3kd.synthesis.rivals.generator import LESSON, asked_at_once
 
 Source = Literal["own", "shapes", "latents", "noise"]
 """Where images come from: changes of own ones, shapes, shapes by their latents, plain noise."""
-CHOOSING = ("chosen", "latent", "unrelated_chosen")
+CHOOSING = ("chosen", "latent", "public", "unrelated_chosen")
 RIVALS: Mapping[str, tuple[int, int, int]] = {  # most asked in a round, rounds, steps of a round
     "ideal": (ideal.BATCH, 100, ideal.GENERATOR_STEPS + ideal.STUDENT_STEPS),
     "qedg": (qedg.BATCH, qedg.ROUNDS, qedg.TRIES * qedg.GENERATOR_STEPS + qedg.STUDENT_STEPS),

@@ -39,7 +39,9 @@ class Costs:
     @classmethod
     def of(cls, workspace: Workspace) -> "Costs":
         """The costs of a run so far."""
-        return cls(workspace.journal, dict(workspace.meter.by_stage), surrogate_seconds(workspace))
+        places = (workspace, workspace.within("trial").within("measured"))
+        seconds = sum(map(surrogate_seconds, places))
+        return cls(workspace.journal, dict(workspace.meter.by_stage), seconds)
 
     def stages(self, *beginnings: str) -> Price:
         """The price of all stages whose names begin with one of these."""

@@ -28,12 +28,11 @@ from db3kd.student.networks import Shape, build, inference_batch, network_of
 from db3kd.student.steps import steps_of
 from db3kd.student.training import train
 from db3kd.synthesis.acquisition import acquire, margin
-from db3kd.synthesis.chosen import children, descendants, thoughts
-from db3kd.synthesis.latent import Near
+from db3kd.synthesis.chosen import Source, children, descendants, thoughts
 from db3kd.synthesis.pool import Pool
 
 IMAGES = 60_000  # with those that were asked, without `Synthesis.ensemble_labels`
-OWN = ("chosen", "latent")  # ways with ensemble labels; those of the literature have none
+OWN = ("chosen", "latent", "public")  # ways with ensemble labels; those of the literature have none
 STUDENTS, WIDER = 3, 2.0  # students of the ensemble; how much wider than those that choose
 LESSON, LEAST_STEPS, MOST_STEPS = Training(batch=64), 500, 20_000  # of each student
 SHARD = 4096  # images in one file
@@ -78,11 +77,14 @@ def lesson_steps(asked: int) -> int:
     return max(LEAST_STEPS, min(MOST_STEPS, steps_of(LESSON, asked) // 2))
 
 
-def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
+def invent(
+    workspace: Workspace, pool: Pool, settings: Synthesis, source: Source | None = None
+) -> None:
     """Teach the ensemble, and make the images that are wanted and not there yet; costs no query.
 
-    There are fewer if 2 GiB do not hold them all. Random by the run's seed: the students' first
-    weights and batches, and the candidates.
+    `source`: where candidates come from, by default that of way "chosen". There are fewer images if
+    2 GiB do not hold them all. Random by the run's seed: the students' first weights and batches,
+    and the candidates.
 
     Raises:
         ConfigurationDiffers: other settings than before.
@@ -98,10 +100,8 @@ def invent(workspace: Workspace, pool: Pool, settings: Synthesis) -> None:
     if not pending:
         return
     students = _ensemble(workspace, pool, network, settings.width)
-    # The candidates come from the source that the way itself has.
-    source = (
-        descendants if pool.origins is None else Near(seed=derive_seed(workspace.seed, "unasked"))
-    )
+    if source is None:
+        source = descendants
 
     def work(_: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "unasked", shard))

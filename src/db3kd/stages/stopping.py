@@ -157,7 +157,8 @@ def of_growth(
         transfer, partners = bought(shards)
         steps = steps_of(stopping.training, len(transfer))
         folds, steps = trial.selection_size(steps, len(images))
-        return _judge(workspace, stopping, plain, folds, steps).marks(transfer, partners)
+        judge = _judge(workspace, stopping, plain, folds, steps)
+        return judge.right(transfer, partners=partners).bool()
 
     return lambda shards: _decided(workspace, "grow", shards, stopping.rule, judge)
 
@@ -178,7 +179,7 @@ def of_synthesis(workspace: Workspace, stopping: Stopping | None) -> Callable[[i
         most = int(known["planned"] if "planned" in known else known["total"])
         fold = torch.randint(FOLDS, (most,), generator=draw)[: len(whole)]
         steps = steps_of(stopping.training, len(whole))
-        return _judge(workspace, stopping, whole, 1, steps, fold).marks(whole)
+        return _judge(workspace, stopping, whole, 1, steps, fold).right(whole).bool()
 
     return lambda shards: _decided(workspace, "synthesis", shards, stopping.rule, judge)
 

@@ -16,10 +16,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from db3kd.config.settings import Search, Synthesis
-from db3kd.data import Images
+from db3kd.data import Images, Joined
+from db3kd.data.digest import combined
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
-from db3kd.errors import Damaged, InputError
+from db3kd.errors import ConfigurationDiffers, Damaged, InputError, plain
 from db3kd.seeds import derive_seed
 from db3kd.stages.ascent import ascend_all, ascended, most_queries, with_copies
 from db3kd.stages.distances import check_search, measure_all, soft
@@ -31,12 +32,18 @@ from db3kd.storage.files import Json
 from db3kd.student.fast import fast_form
 from db3kd.student.networks import Shape, build, check_network, network_of
 from db3kd.synthesis import WAYS
+from db3kd.synthesis.chosen import Source, descendants
+from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
+from db3kd.synthesis.public import Public
 from db3kd.synthesis.way import DRAWING, Task, Way
+from db3kd.teachers.base import unsure_of
 
 QUERIES = 25_000  # without `Synthesis.queries` and without a budget
 LESSONS = 16  # how often students learn, at most, unless more `rounds` are wanted
+RARE = 5  # samples of a class that are too few to learn it from
 MEMORY = 2**28  # bytes of pseudo samples that are kept in memory; more of them stay in their shards
+POOL = "pool"  # the word for the digest of the images in the settings of a folder
 PLACE = "pseudo"  # before the names of stages that measure pseudo samples, on the books
 
 _log = logging.getLogger("db3kd")
@@ -153,9 +160,10 @@ def _ask_all(
     del asked["ensemble_labels"]  # another student may want none, or want them later on
     drawing = begun.get("drawing", 1) if begun else DRAWING  # the first one had no word
     plan = {"shape": list(shape), "total": total, "size": size}
-    named = {"drawing": drawing} if drawing > 1 else {}
+    named: Json = {"drawing": drawing} if drawing > 1 else {}
     cut = {"planned": planned} if planned > total else {}
-    workspace.agree("synthesis", {**asked, **plan, **named, **cut})
+    pool = _pool_named(workspace, settings, images, begun)
+    workspace.agree("synthesis", {**asked, **plan, **named, **pool, **cut})
     learned = lessons(planned, size, settings.rounds)
     taught = None if drawing < 2 else learned
     work = _SynthesisWork(
@@ -170,8 +178,36 @@ def _ask_all(
     more = images_for(network_of(settings.surrogate, shape), settings, shape, asked=total)
     if more:
         settings = msgspec.structs.replace(settings, ensemble_labels=more)
-        invent(workspace, work.pool_before(shards_of(total, size)), settings)
+        shards = shards_of(total, size)
+        invent(workspace, work.pool_before(shards), settings, work.source_after(shards))
     return more
+
+
+def _pool_named(
+    workspace: Workspace, settings: Synthesis, images: Images | None, begun: Json
+) -> Json:
+    """What the pool of images is known by, where there is one; earlier folders do not know it.
+
+    Raises:
+        ConfigurationDiffers: the folder was begun with other images.
+    """
+    if images is None or (begun and POOL not in begun):
+        return {}
+    found = _digest(workspace, images)
+    if begun and begun[POOL] != found:
+        raise ConfigurationDiffers(
+            f"the images of {plain(settings.images or 'the pool', 100)} are not those that"
+            f" {workspace.folder} was begun with: their content or their order is another; put"
+            " the old ones back, or use another folder"
+        )
+    return {POOL: found}
+
+
+def _digest(workspace: Workspace, images: Images) -> str:
+    """What a pool of images is known by: the content of all of them, in their order."""
+    if isinstance(images, Joined):  # of files perhaps, whose images may differ in size
+        return combined("joined", [_digest(workspace, p) for p in (images.first, images.second)])
+    return workspace.digests.of_images(images, max(1, len(images)))
 
 
 def lessons(total: int, size: int, rounds: int) -> frozenset[int]:
@@ -217,7 +253,9 @@ def ask_up_to(
     for name in ("ensemble_labels", "queries", "rounds", "shard"):
         del known[name]
     plan = {"shape": list(shape), "total": wanted, "size": size, "drawing": DRAWING}
-    begun = int(workspace.configuration("synthesis").get("total", 0))
+    before = workspace.configuration("synthesis")
+    plan |= _pool_named(workspace, settings, images, before)
+    begun = int(before.get("total", 0))
     for some in sorted({min(begun, wanted), wanted} - {0}):  # what was begun ends as it was planned
         named = {**known, **plan, "total": some, "learning": "doubling"}
         total = workspace.agree_up_to("synthesis", named)
@@ -281,7 +319,7 @@ class _SynthesisWork:
         )
         if pool.rest:
             raise InputError(f"way {self.settings.way!r} left {pool.rest} queries unspent")
-        if self._learns:
+        if _learns(self._way):
             self.workspace.keep("synthesis", shard + 1, self._way.networks)
         self._next = shard + 1
         called = pool.answers[before:]
@@ -289,7 +327,8 @@ class _SynthesisWork:
         columns = {"images": pool.values[-len(rows) :], "called": called.to(torch.int32)}
         if pool.origins is not None:
             columns["origins"] = pool.origins[before:]
-        return columns, {"counts": counts.tolist()}
+        facts = self._way.facts if isinstance(self._way, Public) else {}
+        return columns, {"counts": counts.tolist(), **facts}
 
     def _prepare(self, shard: int) -> None:
         """Pool and networks as they were before a shard."""
@@ -298,22 +337,29 @@ class _SynthesisWork:
             if self._room is not None:
                 self._pool.settle(_stored(workspace, range(shard)))
             return
-        self._way = WAYS[self.settings.way](self.task, seed=derive_seed(workspace.seed, "way"))
-        if (
-            self._learns
-            and shard
-            and workspace.recall("synthesis", shard, self._way.networks) < shard
-        ):
+        self._way = self._way_before(shard)
+        self._pool = self.pool_before(shard)
+
+    def _way_before(self, shard: int) -> Way:
+        """The way with what it had learned before a shard."""
+        workspace = self.workspace
+        way = WAYS[self.settings.way](self.task, seed=derive_seed(workspace.seed, "way"))
+        if shard and _learns(way) and workspace.recall("synthesis", shard, way.networks) < shard:
             raise Damaged(
                 f"what was learned before shard {shard} of {workspace.folder}/synthesis is missing;"
                 f" put a copy of surrogate-{shard:02}.safetensors back, or use another folder"
             )
-        self._pool = self.pool_before(shard)
+        return way
 
-    @property
-    def _learns(self) -> bool:
-        """Whether the way has anything to keep."""
-        return any(True for _ in self._way.networks.parameters())
+    def source_after(self, shards: int) -> Source:
+        """Where images come from that an ensemble labels, after all shards of the way."""
+        if self.settings.way == "latent":
+            return Near(seed=derive_seed(self.workspace.seed, "unasked"))
+        if self.settings.way != "public":
+            return descendants
+        way = self._way if self._next == shards else self._way_before(shards)
+        assert isinstance(way, Public)
+        return way.source
 
     def pool_before(self, shard: int) -> Pool:
         """All that was asked before a shard."""
@@ -341,6 +387,11 @@ class _SynthesisWork:
         self.workspace.progress(what, done, total, {})
 
 
+def _learns(way: Way) -> bool:
+    """Whether a way has anything to keep."""
+    return any(True for _ in way.networks.parameters())
+
+
 def _eight_bit(workspace: Workspace) -> bool:
     """Whether pseudo samples are rounded to 8 bits: if the teacher takes values from 0 to 1."""
     return tuple(workspace.meter.bounds) == (0.0, 1.0)
@@ -364,16 +415,37 @@ def counts(workspace: Workspace) -> Int[Tensor, " classes"]:
 
 
 def warn_of_missing(workspace: Workspace) -> None:
-    """Name the classes that the teacher gave to no pseudo sample."""
-    missing = (counts(workspace) == 0).nonzero()[:, 0].tolist()
+    """Name the classes that the teacher gave to no pseudo sample, or to very few."""
+    met, unsure = counts(workspace), unsure_of(workspace.meter)
+    if unsure is not None:
+        whole, unknown = int(met.sum()), int(met[unsure])
+        if 2 * unknown > whole:
+            _log.warning(
+                "the teacher did not know the class of %s of %s pseudo samples, so students learn"
+                " from the other %s",
+                f"{unknown:,}",
+                f"{whole:,}",
+                f"{whole - unknown:,}",
+            )
+        met = met[:unsure]
+    missing, rare = (met == 0).nonzero()[:, 0].tolist(), ((met > 0) & (met < RARE)).nonzero()[:, 0]
     if missing:
-        some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         _log.warning(
             "no pseudo sample is of class %s (%s of %s classes), so students cannot learn these",
-            some,
+            _named(missing),
             len(missing),
-            workspace.meter.classes,
+            len(met),
         )
+    if len(rare):
+        _log.warning(
+            "fewer than %s pseudo samples each are of class %s, so students hardly learn these",
+            RARE,
+            _named(rare.tolist()),
+        )
+
+
+def _named(classes: list[int]) -> str:
+    return ", ".join(map(str, classes[:10])) + (", ..." if len(classes) > 10 else "")
 
 
 def made(workspace: Workspace) -> TransferSet:

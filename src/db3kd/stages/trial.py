@@ -1,15 +1,17 @@
 """What a run's answers buy: new images and distances are tried, and the better use gets the rest.
 
-The trial grows a few new images from some own ones. Sample distances (Eq. 2), which cost nothing,
-stand for distances. Students learn from either. They are judged by their agreement with the teacher
-on own images that are held back from them, as are the new images made from these. Where true
-classes are known, students are judged a second time, to find which grown images to learn from.
+The trial grows a few new images from some own ones. Students learn from these, or from the own
+images alone, with sample distances (Eq. 2), which cost nothing. They are judged by their agreement
+with the teacher on own images that are held back from them, as are the new images made from these.
+If new images add nothing, distances are measured for a few own images and judged likewise. What
+nothing is better than stays unspent. Where true classes are known, students are judged a second
+time, to find which grown images to learn from.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -24,9 +26,10 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.search.joint.plan import LEAST_STEPS
 from db3kd.seeds import derive_seed
-from db3kd.stages import distances, growing
+from db3kd.stages import distances, growing, worth
+from db3kd.stages.decisions import decided as told
 from db3kd.stages.formats import training_here
-from db3kd.stages.judge import FOLDS, Judge
+from db3kd.stages.judge import FOLDS, Gain, Judge
 from db3kd.stages.workspace import Workspace
 from db3kd.student.evaluate import classes_of
 from db3kd.student.steps import steps_of
@@ -40,7 +43,7 @@ SOME, MANY = 1000, 5000  # own images: fewer learn from all that grew; for more,
 Share = Literal["all", "confirmed", "none"]
 """Which grown images a student learns from: all, those that the teacher gives their parent's true
 class, or none."""
-_NAMES: Mapping[Use, str] = {"ce": "nothing more", "grown": "new images", "mbd": "distances"}
+RULES = 2  # how a trial decides; a folder keeps what it was begun with
 _log = logging.getLogger("db3kd")
 
 
@@ -85,14 +88,21 @@ class SpendingPlan:
 class Decision:
     """What the answers buy, and why.
 
-    `agreement`: by use, how often the trial's students agreed with the teacher on `held` own images
-    that were held back from them. It is empty if there was no trial.
+    - `agreement`: by use, how often the trial's students agreed with the teacher on `held` own
+      images that were held back from them. "ce" stands for the own images alone, with sample
+      distances. It is empty if there was no trial.
+    - `gains`: by use, what it adds to these.
+    - `unspent`: how many answers are not bought, because nothing adds anything.
+    - `next`: by use, what the next thousand answers would then add.
     """
 
     use: Use
     why: str
     agreement: dict[Use, float]
     held: int
+    gains: dict[Use, Gain] = field(default_factory=dict)
+    unspent: int = 0
+    next: dict[Use, Gain] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,9 @@ def spend(
     `enough`: as in `growing.grow_all`.
     """
     training = training_here(workspace.journal, training)
-    workspace.agree("spend", asdict(plan))
+    begun = workspace.configuration("spend")
+    rules = begun.get("rules", 1) if begun else RULES
+    workspace.agree("spend", {**asdict(plan), **({"rules": rules} if rules > 1 else {})})
     decision = decided(workspace) or decide(
         workspace,
         own,
@@ -168,8 +180,16 @@ def spend(
         students=students,
     )
     if decision.use == "mbd":
-        search = msgspec.structs.replace(search, per_image=plan.left)
+        left = plan.left
+        if "mbd" in decision.gains:  # some of it bought the trial's
+            left = worth.left_after(left, samples=len(own), tried=plan.tried)
+        search = msgspec.structs.replace(search, per_image=left)
         distances.measure_all(workspace, own.images, own.teacher_labels, search)
+    elif decision.use == "ce" and decision.held:
+        free = workspace.within("sample")
+        free.agree("answers", {"samples": len(own)})
+        search = msgspec.structs.replace(search, metric="sd")
+        distances.measure_all(free, own.images, own.teacher_labels, search)
     elif decision.use == "grown":
         rounds, earlier = grow.rounds, None
         if decision.held:
@@ -214,11 +234,7 @@ def decide(
             students=students,
         )
     workspace.journal.append("decision", decision=asdict(decision), wall_s=round(seconds, 3))
-    shares = [f"{_NAMES[name]} {100 * share:.1f}%" for name, share in decision.agreement.items()]
-    facts = f", agreement on {decision.held:,} images held back: {', '.join(shares)}"
-    _log.info(
-        "the answers go to %s (%s%s)", _NAMES[decision.use], decision.why, facts if shares else ""
-    )
+    _log.info("the answers go to %s", told(asdict(decision)))
     return decision
 
 
@@ -260,22 +276,50 @@ def _by_trial(
         return Decision("grown", why, {}, 0), 0.0
     few = {"per_image": plan.each, "rounds": halves(grow.rounds)[0]}
     growing.grow_all(trial, some, answers, msgspec.structs.replace(grow, **few))
-    distances.measure_all(trial, some, answers, msgspec.structs.replace(search, metric="sd"))
+    sample = msgspec.structs.replace(search, metric="sd")
+    distances.measure_all(trial, some, answers, sample)
     plain = TransferSet(some, torch.arange(len(rows)), answers, answers)
     sets: dict[Use, TransferSet] = {
         "grown": growing.with_grown(trial, plain, some, plain.ids),
-        "mbd": plain.with_soft(distances.soft(trial, "sd", answers)),
+        "ce": plain.with_soft(distances.soft(trial, "sd", answers)),
     }
     steps, lessons = steps_of(training, len(own)), least_lessons(search, grow)
     folds, steps = trial_size(steps, students, lessons)
-    training = msgspec.structs.replace(training, steps=steps)
+    limited = msgspec.structs.replace(training, steps=steps)
     started = time.perf_counter()
-    judge = Judge(
-        trial, network, training, plain, plain.teacher_labels, sets=len(sets), folds=folds
-    )
-    agreement = {use: round(judge(transfer), 4) for use, transfer in sets.items()}
-    use: Use = "mbd" if agreement["mbd"] > agreement["grown"] else "grown"
-    return Decision(use, "by trial", agreement, judge.held), time.perf_counter() - started
+    judge = Judge(trial, network, limited, plain, plain.teacher_labels, sets=len(sets), folds=folds)
+    right = {use: judge.right(transfer) for use, transfer in sets.items()}
+    agreement = {use: round(float(found.mean()), 4) for use, found in right.items()}
+    gain = Gain.of(right["grown"], right["ce"])
+    if workspace.configuration("spend").get("rules", 1) < RULES:
+        agreement["mbd"] = agreement.pop("ce")  # they stood for measured ones
+        use: Use = "mbd" if agreement["mbd"] > agreement["grown"] else "grown"
+        decision = Decision(use, "by trial", agreement, judge.held)
+    elif gain.is_clear:
+        decision = Decision("grown", "by trial", agreement, judge.held, {"grown": gain})
+    else:
+        last = worth.of_the_last(judge, right["grown"], sets["grown"], len(plain))
+        search = msgspec.structs.replace(search, per_image=plan.left)
+        more = worth.of_distances(trial, network, training, plain, search, most_steps=steps)
+        none = Decision(
+            "ce", "by trial", agreement, judge.held, {"grown": gain}, 0, {"grown": last}
+        )
+        decision = _without_growth(none, plan, more, samples=len(own))
+    return decision, time.perf_counter() - started
+
+
+def _without_growth(
+    found: Decision, plan: SpendingPlan, more: Gain | None, *, samples: int
+) -> Decision:
+    """The decision where growth adds nothing; `more`: what measured distances add."""
+    if more is None:
+        return replace(found, unspent=plan.left * samples)
+    gains: dict[Use, Gain] = {**found.gains, "mbd": more}
+    if more.is_clear:
+        return replace(found, use="mbd", gains=gains, next={})
+    left = plan.left * (samples - worth.measured_images(plan.tried))
+    each = more.times(worth.THOUSAND / (plan.left * samples))  # of measuring all images
+    return replace(found, gains=gains, unspent=left, next={**found.next, "mbd": each})
 
 
 def trial_size(steps: int, students: int, lessons: int) -> tuple[int, int]:
@@ -329,6 +373,8 @@ def with_use(
     """Own images with all that was bought for the chosen use, in the trial and after it."""
     if decision.use == "mbd":
         return own.with_soft(distances.soft(workspace, "mbd", own.teacher_labels))
+    if decision.use == "ce" and decision.held:
+        return own.with_soft(distances.soft(workspace.within("sample"), "sd", own.teacher_labels))
     if decision.use != "grown" or share == "none":
         return own
     more, truth = own, own.labels if share == "confirmed" else None

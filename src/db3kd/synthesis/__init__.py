@@ -6,6 +6,7 @@ from db3kd.config.settings import Ways
 from db3kd.synthesis.at_random import plain_noise, plain_shapes
 from db3kd.synthesis.chosen import chosen_shapes
 from db3kd.synthesis.latent import latent_shapes
+from db3kd.synthesis.public import Public
 from db3kd.synthesis.rivals.dfms import Dfms
 from db3kd.synthesis.rivals.dip_kd import DipKd
 from db3kd.synthesis.rivals.disguide import Disguide
@@ -24,6 +25,7 @@ WAYS: Mapping[Ways, Callable[..., Way]] = {
     "qedg": Qedg,
     "dfms": Dfms,
     "disguide": Disguide,
+    "public": Public,
     "unrelated": Unrelated,
     "unrelated_chosen": doubtful,
 }

@@ -10,7 +10,7 @@ were asked before, with equal numbers of every class.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -81,7 +81,7 @@ class Chosen:
         """Ask `pool.rest` images."""
         draw = torch.Generator().manual_seed(derive_seed(seed, "images"))
         lessons, each = self.task.lessons, self.task.candidates
-        first = len(pool) < (1 if lessons is None else min(lessons, default=self.task.queries))
+        first = self.is_first(pool)
         if not first and (lessons is None or len(pool) in lessons):
             teach_all(
                 list(self.networks),
@@ -100,6 +100,11 @@ class Chosen:
                 rows = acquire(thoughts(self.networks, shown), margin, count)
                 shown, origins = shown[rows], None if origins is None else origins[rows.cpu()]
             pool.ask(shown, origins)
+
+    def is_first(self, pool: Pool) -> bool:
+        """Whether students have not learned yet, so that images are asked as they come."""
+        lessons = self.task.lessons
+        return len(pool) < (1 if lessons is None else min(lessons, default=self.task.queries))
 
 
 def lesson(asked: int, *, long: bool = False) -> Training:
@@ -188,10 +193,19 @@ def _made(
     pool: Pool, count: int, children: int, draw: Generator, new: _New, parents: _Parents
 ) -> Made:
     made = [new(count - children, pool.shape, draw, bounds=pool.bounds).to(pool.device)]
-    for rows in torch.split(parents(pool, children, draw), PIECE) if children else ():
-        block = pool.read(rows)
-        made.append(grow(block, rows, CHANGES, bounds=pool.bounds, draw=draw).images)
+    made += [images for _, images in offspring(pool, children, draw, parents)]
     return Made(torch.cat(made))
+
+
+def offspring(
+    pool: Pool, count: int, draw: Generator, parents: _Parents
+) -> Iterator[tuple[Int[Tensor, " row"], Tensor]]:
+    """Children of images that were asked, by augmentation, some at a time with their parents.
+
+    Costs no query. Random: `draw`.
+    """
+    for rows in torch.split(parents(pool, count, draw), PIECE) if count else ():
+        yield rows, grow(pool.read(rows), rows, CHANGES, bounds=pool.bounds, draw=draw).images
 
 
 def chosen_shapes(task: Task, *, seed: int) -> Chosen:

@@ -17,7 +17,7 @@ from db3kd.errors import BudgetExhausted, Damaged, InputError
 from db3kd.job.auditing.curve import Curve, Step
 from db3kd.job.auditing.result import result, settled
 from db3kd.job.auditing.tail import Tail
-from db3kd.job.report import show, shown, told
+from db3kd.job.report import show, shown
 from db3kd.job.reporting import write_curve
 from db3kd.job.session import Job, opened
 from db3kd.job.student import card_of

@@ -17,6 +17,7 @@ from db3kd.job.reporting.findings import Standing, class_counts, lasting, teache
 from db3kd.job.reporting.gallery import largest_cells
 from db3kd.job.reporting.pixels import address, change, thumbnails
 from db3kd.job.reporting.records import Records
+from db3kd.stages.decisions import decided
 from db3kd.stages.table import stage
 from db3kd.storage.files import Json
 
@@ -59,7 +60,7 @@ def students(records: Records, found: list[Standing]) -> Markup | None:
 
 def spending(records: Records) -> Json:
     """What the answers were spent on, and when."""
-    queries = records.status["queries"]
+    queries, decision = records.status["queries"], records.status["decision"]
     parts: dict[str, int] = {}
     for name, count in queries["by_stage"].items():
         if count:
@@ -70,7 +71,7 @@ def spending(records: Records) -> Json:
     return {
         "parts": [(words, count, 100 * count / whole) for words, count in parts.items()],
         "budget": queries["budget"],
-        "decision": records.status["decision"],
+        "decision": None if decision is None else decided(decision),
         "stopped": records.summary.get("stopped"),
         "chart": charts.spent_over_time(points, queries["budget"]) if points else None,
     }
