@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from db3kd.errors import Damaged, InputError, plain
 from db3kd.stages.formats import check_format, configurations
@@ -35,8 +36,8 @@ class Accounts:
 _FIGURE = ("name", "seed", "accuracy", "agreement", "teacher_accuracy")
 
 
-def finished(journal: Journal, stage: str) -> dict[int, Json]:
-    """The records of the finished shards of a stage, by number.
+def finished(journal: Journal, stage: str) -> Mapping[int, Json]:
+    """The records of the finished shards of a stage, by number, as they are at any moment.
 
     >>> import tempfile
     >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.jsonl")
@@ -46,14 +47,7 @@ def finished(journal: Journal, stage: str) -> dict[int, Json]:
     [1]
     >>> journal.close()
     """
-    done: dict[int, Json] = {}
-    for record in journal.records:
-        if record.get("stage") == stage:
-            if record["kind"] == "shard":
-                done[record["shard"]] = record
-            elif record["kind"] in ("redo", "undone"):
-                done.pop(record["shard"], None)
-    return done
+    return MappingProxyType(journal.finished[stage])
 
 
 def bounds(journal: Journal) -> dict[tuple[str, int], int]:
@@ -68,13 +62,7 @@ def bounds(journal: Journal) -> dict[tuple[str, int], int]:
     {('answers', 1): 20}
     >>> journal.close()
     """
-    found: dict[tuple[str, int], int] = {}
-    for record in journal.records:
-        if record["kind"] == "tape":
-            found[record["stage"], record["shard"]] = record["bound"]
-        elif record["kind"] in ("shard", "redo"):
-            found.pop((record["stage"], record["shard"]), None)
-    return found
+    return dict(journal.bounds)
 
 
 def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:

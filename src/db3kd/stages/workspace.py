@@ -139,7 +139,6 @@ class Workspace:
         spent = books.spent
         agree_on_teacher(self.folder, self.journal, known, answered=books.answered > 0)
         self.meter.by_stage.update(spent)
-        self._bounds = bounds(self.journal)  # of shards in progress; kept as the journal grows
         self._say_what_differs()
         budget_now = msgspec.to_builtins(self.meter.budget)
         self.journal.append("opened", versions=versions(), budget=budget_now, spent=spent)
@@ -266,7 +265,6 @@ class Workspace:
         self.journal.append(
             "shard", stage=stage, shard=shard, samples=len(rows), file=file, sha256=digest, **facts
         )
-        self._bounds.pop((stage, shard), None)
         self._forget_tapes()
         self._done_with.append(tape.path)
 
@@ -281,12 +279,11 @@ class Workspace:
 
         def allow(bound: int) -> None:
             self.journal.append("tape", stage=stage, shard=shard, bound=bound)
-            self._bounds[stage, shard] = bound
 
         return Tape(
             self.folder / stage / f"{shard:05}.tape",
             classes=self.meter.classes,
-            allowed=self._bounds.get((stage, shard), 0),
+            allowed=self.journal.bounds.get((stage, shard), 0),
             allow=allow,
         )
 
@@ -361,7 +358,7 @@ class Workspace:
                 draft.replace(target)  # a power cut took back its name
             draft.unlink(missing_ok=True)
         for stage in NAMES:
-            for shard, record in self.done(stage).items():
+            for shard, record in list(self.done(stage).items()):
                 tape = self.folder / stage / f"{shard:05}.tape"
                 if not tape.exists():
                     continue
@@ -453,14 +450,14 @@ class Workspace:
         """What `agree` recorded, in today's words; empty if the stage has not begun."""
         return configurations(self.journal).get(self._prefix + stage, {})
 
-    def done(self, stage: str) -> dict[int, Json]:
-        """The records of the finished shards of a stage, by number."""
+    def done(self, stage: str) -> Mapping[int, Json]:
+        """The records of the finished shards of a stage, by number, as they are at any moment."""
         return finished(self.journal, self._prefix + stage)
 
     def _redo_damaged(self) -> None:
         """Mark damaged shards to be bought again; their price stays on the books."""
         for row in STAGES:
-            for shard, record in self.done(row.name).items():
+            for shard, record in list(self.done(row.name).items()):
                 try:
                     self.read(record)
                 except Damaged as error:
