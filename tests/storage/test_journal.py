@@ -1,7 +1,7 @@
 import hashlib
 import json
-import random
 import os
+import random
 import sys
 from pathlib import Path
 from typing import Any

@@ -59,6 +59,25 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
     if needed(student.methods).grown and recipe.grow.per_image:
         yield from _growth(recipe.grow)
     yield from _student(student)
+    yield from _cluster(recipe)
+
+
+def _cluster(recipe: Recipe) -> Iterator[Problem]:
+    """Workers ask teachers themselves; one store or one vote cannot be theirs yet."""
+    teacher = recipe.teacher
+    if recipe.cluster.engine == "none":
+        return
+    for name, there in (
+        ("a remote teacher", teacher.kind == "remote"),
+        ("teacher.store", teacher.store is not None),
+        ("teacher.noise", teacher.noise is not None),
+    ):
+        if there:
+            yield (
+                ("cluster", "engine"),
+                f"cluster.engine is {recipe.cluster.engine!r}, but {name} is asked by one process"
+                ' only; set cluster.engine = "none"',
+            )
 
 
 def _student(student: StudentConfig) -> Iterator[Problem]:

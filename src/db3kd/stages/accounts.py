@@ -11,6 +11,7 @@ from db3kd.stages.table import FIRST, NAMES, stage
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 from db3kd.storage.layout import check_journal, numbered
+from db3kd.storage.leases import lent, tape_of
 from db3kd.storage.tape import Tape
 
 
@@ -90,10 +91,13 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     for name in NAMES:
         done = finished(journal, name)
         there = {shard for shard, _ in numbered(folder / name, ".tape")}
-        for shard in sorted(there | {number for some, number in known if some == name}):
+        away = lent(folder / name)
+        begun = there | away.keys() | {number for some, number in known if some == name}
+        for shard in sorted(begun):
             if shard in done:
                 continue  # on the books already; the process died before it removed the tape
-            path, bound = folder / name / f"{shard:05}.tape", known.get((name, shard), 0)
+            own, bound = tape_of(folder / name, shard), known.get((name, shard), 0)
+            path = own if shard in there else away.get(shard, own)
             tape = Tape(path, classes=classes, read_only=True, allowed=bound)
             spent[name] += tape.booked
             open_[name] += tape.reserved

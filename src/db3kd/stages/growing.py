@@ -121,7 +121,11 @@ def grow_all(
     if not plan.total or not workspace.pending("grow", plan.total, plan.size):
         return
     work = _GrowingWork(workspace, images, teacher_labels, settings, plan, earlier)
-    workspace.work("grow", plan.total, plan.size, 1, work)
+    for number in range(plan.rounds):
+        shards = range(plan.before(number).stop, plan.before(number + 1).stop)
+        if workspace.executor.apart and not all(n in workspace.done("grow") for n in shards):
+            work.teach(number)
+        workspace.work("grow", plan.total, plan.size, 1, work, shards=shards, apart=True)
 
 
 def _eight_bit(workspace: Workspace, images: Images) -> bool:
@@ -164,7 +168,7 @@ class _GrowingWork:
         self, teacher: ReplayTeacher, rows: Tensor, shard: int
     ) -> tuple[dict[str, Tensor], Json]:
         number = self.plan.round_of(shard)
-        students = None if self.settings.choose == "random" else self._students(number)
+        students = self.teach(number)
         draw = torch.Generator().manual_seed(derive_seed(self.workspace.seed, "grow", shard))
         parts = [
             self._asked(teacher, block, self._changes(number), students, draw)
@@ -173,8 +177,10 @@ class _GrowingWork:
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return columns, self._facts(columns)
 
-    def _students(self, number: int) -> Ensemble:
-        """The students that choose in a round, taught with every answer before it."""
+    def teach(self, number: int) -> Ensemble | None:
+        """The students that choose in a round, taught with every answer before it, if any do."""
+        if self.settings.choose == "random":
+            return None
         if number not in self._taught:
             workspace, shape = self.workspace, self.images.shape
             students = Ensemble(

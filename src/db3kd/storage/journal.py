@@ -50,7 +50,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.path = path
+        self.path, self._read_only = path, read_only
         self.records: list[Json] = []
         self.finished: defaultdict[str, dict[int, Json]] = defaultdict(dict)
         self.bounds: dict[tuple[str, int], int] = {}
@@ -112,6 +112,8 @@ class Journal:
         """
         if os.getpid() != self._owner:
             raise RunError(f"{self.path} was opened by another process; {OPEN_AGAIN}")
+        if self._read_only:
+            raise RunError(f"{self.path} is only read here, so nothing ({kind!r}) can be noted")
         record = json.loads(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}))
         line = json.dumps({**record, "crc": _checksum(record)}, sort_keys=True).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)
