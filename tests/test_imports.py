@@ -44,6 +44,7 @@ LATE = (
     "httpx2",
     "pyrate_limiter",
     "tenacity",
+    "ray",
 )
 
 
