@@ -47,6 +47,7 @@ LATE = (
     "tensorboard",
     "mlflow",
     "wandb",
+    "ray",
 )
 
 

@@ -33,6 +33,7 @@ from db3kd.search.robustness import RobustnessMap
 from db3kd.stages import distances, growing, stopping, synthesis, trial
 from db3kd.stages.answers import ask_first, ask_once, check_any, check_labels
 from db3kd.stages.costs import Costs
+from db3kd.stages.executor import Executor
 from db3kd.stages.growing import Growth
 from db3kd.stages.pseudo_samples import PseudoSamples
 from db3kd.stages.sequence import OwnSequence, PseudoSequence
@@ -64,6 +65,7 @@ class Run:
     - `identity`: what the teacher is known by, a digest for each part; by default what the teacher
       says of itself (`db3kd.teachers.base.identity_of`). A part that is another one than before is
       an error.
+    - `executor`: who does the shards of a stage; by default this process (`docs/cluster.md`).
 
     Images are those that `db3kd.load` opens, tensors or NumPy arrays of (sample, channels, height,
     width), or lists of PIL images.
@@ -101,6 +103,7 @@ class Run:
         redo_damaged: bool = False,
         progress: Progress | bool | None = None,
         identity: Mapping[str, str] | None = None,
+        executor: Executor | None = None,
     ) -> None:
         check_teacher(teacher)
         device = usable_device(device)
@@ -116,8 +119,18 @@ class Run:
             redo_damaged=redo_damaged,
             progress=self.progress,
             identity=identity,
+            executor=executor,
         )
         self.journal, self.meter = self._workspace.journal, self._workspace.meter
+
+    @classmethod
+    def within(cls, workspace: Workspace) -> "Run":
+        """A run in a workspace that is open already."""
+        self = cls.__new__(cls)
+        self.folder, self.seed, self.device = workspace.folder, workspace.seed, workspace.device
+        self.progress, self._workspace = workspace.progress, workspace
+        self.journal, self.meter = workspace.journal, workspace.meter
+        return self
 
     def __enter__(self) -> "Run":
         return self
@@ -147,7 +160,8 @@ class Run:
             ConfigurationDiffers: other images than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        return ask_once(self._workspace, "answers", images_of(images))
+        with self._workspace.calling("answers"):
+            return ask_once(self._workspace, "answers", images_of(images))
 
     def first_answers(
         self, images: Given, count: int = 100, *, of: Literal["answers", "evaluate"] = "answers"
@@ -162,14 +176,6 @@ class Run:
             InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `answers`.
         """
         return ask_first(self._workspace, of, images_of(images), count)
-
-    def test_answers(self, images: Given) -> Int[Tensor, " sample"]:
-        """Ask for the class of every test image, as `evaluate` does; costs one query each, once.
-
-        Raises:
-            InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `answers`.
-        """
-        return ask_once(self._workspace, "evaluate", images_of(images))
 
     def own_sequence(
         self, images: Given, settings: Grow | None = None, *, most: int
@@ -235,7 +241,9 @@ class Run:
         """
         images, search = images_of(images), validated(search or Search())
         distances.check_search(search, images.shape, self.meter.classes)
-        distances.measure_all(self._workspace, images, self.answers(images), search)
+        answers = self.answers(images)
+        with self._workspace.calling("measure"):
+            distances.measure_all(self._workspace, images, answers, search)
 
     def grow(
         self, images: Given, settings: Grow | None = None, *, stop: Stopping | None = None
@@ -257,7 +265,8 @@ class Run:
         growing.check_growing(settings, images.shape, self.meter.classes)
         answers, workspace = self.answers(images), self._workspace
         enough = stopping.of_growth(workspace, images, answers, stop)
-        growing.grow_all(workspace, images, answers, settings, enough=enough)
+        with workspace.calling("grow"):
+            growing.grow_all(workspace, images, answers, settings, enough=enough)
 
     def grown(self, images: Given) -> Growth:
         """What `grow` has bought; costs no query.
@@ -303,9 +312,10 @@ class Run:
         settings = validated(settings or Synthesis())
         some = None if images is None else images_of(images)
         enough = stopping.of_synthesis(self._workspace, stop)
-        made = synthesis.synthesize(
-            self._workspace, shape, settings, some, reserved=reserved, enough=enough
-        )
+        with self._workspace.calling("synthesize"):
+            made = synthesis.synthesize(
+                self._workspace, shape, settings, some, reserved=reserved, enough=enough
+            )
         return made.without(unsure_of(self.meter))
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
@@ -333,7 +343,8 @@ class Run:
             ConfigurationDiffers: other settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        synthesis.measure(self._workspace, validated(search or Search()))
+        with self._workspace.calling("synthesize"):
+            synthesis.measure(self._workspace, validated(search or Search()))
         return self.pseudo.measured()
 
     def spend(
@@ -383,18 +394,19 @@ class Run:
         plan = self.planned(len(images), settings, reserved=reserved)
         trial.check_spending(search, grow, network, images, self.meter.classes)
         answers = self.answers(images)
-        trial.spend(
-            self._workspace,
-            TransferSet(images, torch.arange(len(images)), answers, answers),
-            network,
-            plan,
-            search=search,
-            grow=grow,
-            training=training,
-            truth=labels,
-            students=students,
-            enough=stopping.of_growth(self._workspace, images, answers, stop),
-        )
+        with self._workspace.calling("spend"):
+            trial.spend(
+                self._workspace,
+                TransferSet(images, torch.arange(len(images)), answers, answers),
+                network,
+                plan,
+                search=search,
+                grow=grow,
+                training=training,
+                truth=labels,
+                students=students,
+                enough=stopping.of_growth(self._workspace, images, answers, stop),
+            )
         return self.transfer_set(images, "auto", labels=labels)
 
     def planned(
@@ -565,7 +577,19 @@ class Run:
         self._check_labels(labels, images)
         check_any(images)
         classes_of(network, images)  # may fail, so before anything is asked
-        return evaluated(self._workspace, network, images, labels, seed=seed, name=name)
+        with self._workspace.calling("evaluate"):
+            return evaluated(self._workspace, network, images, labels, seed=seed, name=name)
+
+    def test_answers(self, images: Given) -> Int[Tensor, " sample"]:
+        """Ask the teacher once for the class of every test image; costs one query each.
+
+        `evaluate` takes these answers as they are.
+
+        Raises:
+            InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `answers`.
+        """
+        with self._workspace.calling("evaluate"):
+            return ask_once(self._workspace, "evaluate", images_of(images))
 
     @property
     def costs(self) -> Costs:

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -295,3 +296,19 @@ def test_a_missing_journal_is_empty_and_reading_does_not_make_it(tmp_path: Path)
     assert reader.records == []
     assert not path.parent.exists()
     reader.close()
+
+
+def test_what_is_kept_is_what_a_replay_finds(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    journal = Journal(tmp_path / "journal.jsonl")
+    first = journal.finished["answers"]  # a view of any moment
+    for number in range(60):
+        place = {"stage": draw.choice(["answers", "grow"]), "shard": draw.randrange(4)}
+        kind = draw.choice(["shard", "tape", "redo", "undone"])
+        journal.append(kind, **place, bound=number)
+    journal.close()
+    again = Journal(tmp_path / "journal.jsonl", read_only=True)
+    assert journal.finished == again.finished
+    assert journal.bounds == again.bounds
+    assert first == again.finished["answers"] != {}
+    assert list(again.all("redo")) == [r for r in again.records if r["kind"] == "redo"]

@@ -103,9 +103,9 @@ def settings(recipe: Recipe) -> Iterator[str]:
 def _useless(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     """Settings, and tables of them, that change nothing for this recipe."""
     needs, label = needed(recipe.student.methods), recipe.label
-    if not recipe.quick:
-        yield ("quick",)
     for table, used in (
+        ("quick", recipe.quick),
+        ("cluster", recipe.cluster.engine != "none"),
         ("spend", needs.trial),
         ("grow", needs.trial or needs.grown),
         ("label", needs.trial or needs.metric is not None),

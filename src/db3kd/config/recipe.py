@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from db3kd.config.cluster import Cluster
 from db3kd.config.methods import Method
 from db3kd.config.remote import Encoding, Noise, Price, Remote
 from db3kd.config.settings import (
@@ -170,6 +171,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     - `grow`: how new images are made of own ones.
     - `spend`: what a trial may spend.
     - `synthesis`: how pseudo samples are made.
+    - `cluster`: where the shards of the run are done.
     - `quick`: a first look within minutes: few images, short trainings, and "-quick" added to the
       name of `run` (`db3kd.config.quick.quick`). `db3kd run --quick` sets it.
 
@@ -195,4 +197,5 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     synthesis: Synthesis = Synthesis()
     label: Search = Search()
     student: StudentConfig
+    cluster: Cluster = Cluster()
     quick: bool = False

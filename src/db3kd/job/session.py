@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +42,7 @@ from db3kd.stages.accounts import by_stage
 from db3kd.stages.ahead import Done
 from db3kd.stages.clock import Clock
 from db3kd.stages.digests import Digests
+from db3kd.stages.executor import Executor
 from db3kd.stages.identity import note_labels
 from db3kd.stages.speeds import Speeds
 from db3kd.stages.stopping import Stopping
@@ -91,6 +92,7 @@ def opened(
             redo_damaged=redo_damaged,
             progress=clock,
             identity=pipeline.parts,
+            executor=_executor(recipe),
         ) as found,
     ):
         digests.save()
@@ -106,6 +108,18 @@ def opened(
         if announce:
             job.announce()
         yield job
+
+
+def _executor(recipe: Recipe) -> Executor | None:
+    """Who does the shards; None for this process."""
+    if recipe.cluster.engine == "none":
+        return None
+    from db3kd.job.worker import helping  # which knows of jobs
+    from db3kd.stages.foreman import Foreman
+    from db3kd.stages.ray_crew import RayCrew
+
+    crew = RayCrew(recipe.cluster, partial(helping, recipe))
+    return Foreman(crew, recipe.cluster.patience)
 
 
 def _stable(recipe: Recipe) -> Json:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from db3kd.errors import Damaged, InputError, plain
 from db3kd.stages.formats import check_format, configurations
@@ -10,6 +11,7 @@ from db3kd.stages.table import FIRST, NAMES, stage
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 from db3kd.storage.layout import check_journal, numbered
+from db3kd.storage.leases import lent, tape_of
 from db3kd.storage.tape import Tape
 
 
@@ -35,8 +37,8 @@ class Accounts:
 _FIGURE = ("name", "seed", "accuracy", "agreement", "teacher_accuracy")
 
 
-def finished(journal: Journal, stage: str) -> dict[int, Json]:
-    """The records of the finished shards of a stage, by number.
+def finished(journal: Journal, stage: str) -> Mapping[int, Json]:
+    """The records of the finished shards of a stage, by number, as they are at any moment.
 
     >>> import tempfile
     >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.jsonl")
@@ -46,14 +48,7 @@ def finished(journal: Journal, stage: str) -> dict[int, Json]:
     [1]
     >>> journal.close()
     """
-    done: dict[int, Json] = {}
-    for record in journal.records:
-        if record.get("stage") == stage:
-            if record["kind"] == "shard":
-                done[record["shard"]] = record
-            elif record["kind"] in ("redo", "undone"):
-                done.pop(record["shard"], None)
-    return done
+    return MappingProxyType(journal.finished[stage])
 
 
 def bounds(journal: Journal) -> dict[tuple[str, int], int]:
@@ -68,13 +63,7 @@ def bounds(journal: Journal) -> dict[tuple[str, int], int]:
     {('answers', 1): 20}
     >>> journal.close()
     """
-    found: dict[tuple[str, int], int] = {}
-    for record in journal.records:
-        if record["kind"] == "tape":
-            found[record["stage"], record["shard"]] = record["bound"]
-        elif record["kind"] in ("shard", "redo"):
-            found.pop((record["stage"], record["shard"]), None)
-    return found
+    return dict(journal.bounds)
 
 
 def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
@@ -102,10 +91,13 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     for name in NAMES:
         done = finished(journal, name)
         there = {shard for shard, _ in numbered(folder / name, ".tape")}
-        for shard in sorted(there | {number for some, number in known if some == name}):
+        away = lent(folder / name)
+        begun = there | away.keys() | {number for some, number in known if some == name}
+        for shard in sorted(begun):
             if shard in done:
                 continue  # on the books already; the process died before it removed the tape
-            path, bound = folder / name / f"{shard:05}.tape", known.get((name, shard), 0)
+            own, bound = tape_of(folder / name, shard), known.get((name, shard), 0)
+            path = own if shard in there else away.get(shard, own)
             tape = Tape(path, classes=classes, read_only=True, allowed=bound)
             spent[name] += tape.booked
             open_[name] += tape.reserved

@@ -50,7 +50,7 @@ def ask_once(workspace: Workspace, stage: str, images: Images) -> Int[Tensor, " 
             found[~there] = asked.cpu().to(torch.int32)
         return {"own": found}, {}
 
-    workspace.work(stage, len(images), ANSWERS_SHARD, 1, work)
+    workspace.work(stage, len(images), ANSWERS_SHARD, 1, work, apart=True)
     return _answers(workspace, stage)
 
 

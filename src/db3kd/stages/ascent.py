@@ -69,7 +69,8 @@ def ascend_all(workspace: Workspace, shape: Shape, plan: AscentPlan) -> None:
     workspace.agree("ascent", {**settings, "size": plan.shard, "price": plan.queries})
     if workspace.pending("ascent", len(teacher_labels), plan.shard):
         work = _AscentWork(workspace, images, teacher_labels, plan)
-        workspace.work("ascent", len(teacher_labels), plan.shard, plan.queries, work)
+        size, price = plan.shard, plan.queries
+        workspace.work("ascent", len(teacher_labels), size, price, work, apart=True)
     if plan.copies:
         _copy(workspace, plan)
 
@@ -114,7 +115,7 @@ def _copy(workspace: Workspace, plan: AscentPlan) -> None:
         counts = torch.bincount(called, minlength=workspace.meter.classes)
         return {"images": made.cpu(), "called": called.to(torch.int32)}, {"counts": counts.tolist()}
 
-    workspace.work("copies", held, plan.shard, count, work)
+    workspace.work("copies", held, plan.shard, count, work, apart=True)
 
 
 def _starts(workspace: Workspace, shape: Shape, plan: AscentPlan) -> tuple[Tensor, Tensor]:

@@ -23,12 +23,13 @@ from db3kd.search.joint.plan import JointPlan, check_joint, shard_of
 from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
 from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
+from db3kd.stages.executor import Work
 from db3kd.stages.nearest import MOST_BYTES, keep_nearest, wanted
 from db3kd.stages.rounds import KeptRounds, probes_of
 from db3kd.stages.surrogates import KeptSurrogates
 from db3kd.stages.table import ANSWERS_SHARD, search_of, shards_of
 from db3kd.stages.taped import ReplayTeacher
-from db3kd.stages.workspace import Work, Workspace
+from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.student.soft_labels import concentrate, reciprocal_activations
 
@@ -70,7 +71,7 @@ def measure_all(
     make = _jointly if is_joint(search) else _by_rows
     work = make(workspace, images, teacher_labels, search, references)
     price = most_queries(search, workspace.meter.classes)
-    workspace.work("distances", len(images), search.shard, price, work)
+    workspace.work("distances", len(images), search.shard, price, work, apart=True)
 
 
 def _agreed(workspace: Workspace, images: Images, search: Search) -> Search:
@@ -242,6 +243,8 @@ def _jointly(
         workspace.device,
     )
     joint.run()
+    if workspace.executor.apart and len(plan.shards) < shards_of(len(images), search.shard):
+        joint.surrogate(plan.rounds)  # which is kept then, for those that do the other shards
 
     def work(teacher: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         front = rounds.front(rows, shard, plan.rounds)

@@ -134,11 +134,15 @@ def grow_all(
     if not named["total"] or not workspace.pending("grow", named["total"], plan.size):
         return
     work = _GrowingWork(workspace, images, teacher_labels, settings, plan, earlier)
-    if enough is None:
-        workspace.work("grow", plan.total, plan.size, 1, work)
+    if enough is not None:
+        ends = [len(plan.before(number)) for number in range(plan.rounds)]
+        workspace.work_until("grow", plan.total, plan.size, work, ends=ends, enough=enough)
         return
-    ends = [len(plan.before(number)) for number in range(plan.rounds)]
-    workspace.work_until("grow", plan.total, plan.size, work, ends=ends, enough=enough)
+    for number in range(plan.rounds):
+        shards = range(plan.before(number).stop, plan.before(number + 1).stop)
+        if workspace.executor.apart and not all(n in workspace.done("grow") for n in shards):
+            work.teach(number)
+        workspace.work("grow", plan.total, plan.size, 1, work, shards=shards, apart=True)
 
 
 def grow_up_to(
@@ -218,7 +222,7 @@ class _GrowingWork:
         self, teacher: ReplayTeacher, rows: Tensor, shard: int
     ) -> tuple[dict[str, Tensor], Json]:
         number = self.plan.round_of(shard)
-        students = None if self.settings.choose == "random" else self._students(number)
+        students = self.teach(number)
         draw = torch.Generator().manual_seed(derive_seed(self.workspace.seed, "grow", shard))
         parts = [
             self._asked(teacher, block, self._changes(number), students, draw)
@@ -227,8 +231,10 @@ class _GrowingWork:
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return columns, self._facts(columns)
 
-    def _students(self, number: int) -> Ensemble:
-        """The students that choose in a round, taught with every answer before it."""
+    def teach(self, number: int) -> Ensemble | None:
+        """The students that choose in a round, taught with every answer before it, if any do."""
+        if self.settings.choose == "random":
+            return None
         if number not in self._taught:
             workspace, shape = self.workspace, self.images.shape
             students = Ensemble(

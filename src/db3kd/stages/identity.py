@@ -45,6 +45,31 @@ def agree_on_teacher(
     moved.onnx changed); put the old one back, or use another folder
     >>> journal.close()
     """
+    recorded = check_teacher(folder, journal, parts, answered=answered)
+    here = set(parts.values())
+    silent = {
+        name: value
+        for name, value in recorded.items()
+        if name not in parts and not (_is_named(name) and value in here)
+    }
+    if {**silent, **parts} != recorded:
+        journal.append("identity", of="teacher", parts={**silent, **parts})
+
+
+def check_teacher(
+    folder: Path, journal: Journal, parts: Mapping[str, str], *, answered: bool = True
+) -> dict[str, str]:
+    """Insist on the teacher that is recorded, as `agree_on_teacher`; returns what is recorded.
+
+    Raises:
+        ConfigurationDiffers: a part is another one than before.
+
+    >>> import tempfile
+    >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.jsonl")
+    >>> check_teacher(Path("runs/a"), journal, {"version": "1"})
+    {}
+    >>> journal.close()
+    """
     recorded = _recorded(journal, "teacher") if answered else {}
     changed = changes(recorded, {k: v for k, v in parts.items() if not _is_state(k)})
     if changed:
@@ -60,14 +85,7 @@ def agree_on_teacher(
                 name,
                 folder,
             )
-    here = set(parts.values())
-    silent = {
-        name: value
-        for name, value in recorded.items()
-        if name not in parts and not (_is_named(name) and value in here)
-    }
-    if {**silent, **parts} != recorded:
-        journal.append("identity", of="teacher", parts={**silent, **parts})
+    return recorded
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

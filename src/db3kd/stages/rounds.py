@@ -18,6 +18,7 @@ from db3kd.search.joint.loop import Ask
 from db3kd.search.joint.plan import JointPlan
 from db3kd.search.joint.surrogate import Known
 from db3kd.search.robustness import References
+from db3kd.stages.executor import Part
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
@@ -95,16 +96,19 @@ class KeptRounds:
             asked, moved = ask(teacher, front)
             return _tensors_of(front, asked, teacher.bounds), {"moved": round(moved, 4)}
 
-        for unit, rows in zip(units, blocks, strict=True):
-            if unit in workspace.done("rounds"):
-                continue
-            ready = most * unit // (self.plan.rounds * len(blocks))
+        all_units, done = self.plan.rounds * len(blocks), workspace.done("rounds")
+        parts = [
+            Part(unit, rows, most * (unit + 1) // all_units - most * unit // all_units)
+            for unit, rows in zip(units, blocks, strict=True)
+            if unit not in done
+        ]
+        ready = most * units.stop // all_units - sum(part.most for part in parts)
 
-            def report(used: int, ready: int = ready) -> None:
-                figures = {"queries": float(workspace.meter.spent)}
-                workspace.progress("rounds", min(most, ready + used), most, figures)
+        def tell(used: int) -> None:
+            figures = {"queries": float(workspace.meter.spent), **workspace.executor.figures()}
+            workspace.progress("rounds", ready + used, most, figures)
 
-            workspace.shard("rounds", unit, rows, work, report)
+        workspace.do("rounds", parts, work, tell, apart=True)
 
     def _rows(self, shard: int) -> Int[Tensor, " row"]:
         return torch.arange(len(self.images))[shard * self.size :][: self.size]

@@ -11,8 +11,8 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,20 @@ from db3kd.config.settings import Budget
 from db3kd.config.types import differences
 from db3kd.data.digest import of_file
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged, RunError
-from db3kd.progress import Progress
+from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
 from db3kd.stages.accounts import add_up, bounds, finished
 from db3kd.stages.digests import Digests
+from db3kd.stages.executor import Executor, InThisProcess, Part, Tell, Work
 from db3kd.stages.formats import FORMAT, check_format, configurations
-from db3kd.stages.identity import agree_on_teacher
+from db3kd.stages.identity import agree_on_teacher, check_teacher
 from db3kd.stages.table import NAMES, STAGES, shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.versions import versions
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import OPEN_AGAIN, WAIT, Journal
 from db3kd.storage.layout import check_journal, numbered
+from db3kd.storage.leases import lent, take_back, tape_of
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
 from db3kd.teachers.base import Teacher, identity_of
@@ -44,8 +46,6 @@ from db3kd.teachers.meter import Meter
 from db3kd.teachers.parts import Ledger
 
 _log = logging.getLogger("db3kd")
-Work = Callable[[ReplayTeacher, Tensor, int], tuple[dict[str, Tensor], Json]]
-"""The work of one shard: its teacher, rows and number give tensors to keep, and facts."""
 
 
 class Workspace:
@@ -79,9 +79,12 @@ class Workspace:
         redo_damaged: bool,
         progress: Progress,
         identity: Mapping[str, str] | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self.folder, self.seed, self.device, self.progress = folder, seed, device, progress
         self._prefix = ""  # before the names of stages
+        self.call = ""  # what the run is asked to do, by the name of its method
+        self.executor: Executor = executor or InThisProcess()
         self.digests = Digests(self.folder / "digests.json", progress)
         self._lock = filelock.FileLock(self.folder / "lock")
         with writing(self.folder):
@@ -105,6 +108,38 @@ class Workspace:
             self._lock.release()
             raise
 
+    @classmethod
+    def followed(
+        cls,
+        folder: Path,
+        teacher: Teacher,
+        *,
+        seed: int,
+        device: str,
+        parts: Mapping[str, str],
+        executor: Executor,
+    ) -> "Workspace":
+        """The workspace of another process, as one that helps it sees it: nothing can be noted.
+
+        `parts`: what the teacher is known by here; it must be the teacher of the run.
+
+        Raises:
+            ConfigurationDiffers: it is another one.
+            Damaged: the journal cannot be trusted.
+        """
+        self = cls.__new__(cls)
+        self.folder, self.seed, self.device, self.progress = folder, seed, device, silent
+        self._prefix, self.call, self.executor = "", "", executor
+        self._owner, self._done_with = os.getpid(), []
+        self.digests, self.meter = Digests(folder / "digests.json"), Meter(teacher)
+        self.look_again()
+        check_teacher(folder, self.journal, parts)
+        return self
+
+    def look_again(self) -> None:
+        """Read the journal of another process as it is now."""
+        self.journal = Journal(self.folder / "journal.jsonl", read_only=True)
+
     def _open(
         self,
         teacher: Teacher,
@@ -114,6 +149,9 @@ class Workspace:
         known: Mapping[str, str],
     ) -> None:
         check_format(self.folder, self.journal)
+        for stage in NAMES:
+            for path in lent(self.folder / stage).values():
+                take_back(path)
         self._check_nothing_forgotten()
         self.agree(
             "run",
@@ -139,7 +177,6 @@ class Workspace:
         spent = books.spent
         agree_on_teacher(self.folder, self.journal, known, answered=books.answered > 0)
         self.meter.by_stage.update(spent)
-        self._bounds = bounds(self.journal)  # of shards in progress; kept as the journal grows
         self._say_what_differs()
         budget_now = msgspec.to_builtins(self.meter.budget)
         self.journal.append("opened", versions=versions(), budget=budget_now, spent=spent)
@@ -155,6 +192,8 @@ class Workspace:
 
     def close(self) -> None:
         """Release the folder; a process that was forked from the one that holds it does not."""
+        if os.getpid() == self._owner:
+            self.executor.close()
         self.journal.close()
         if os.getpid() == self._owner:
             self._forget_tapes()
@@ -193,32 +232,59 @@ class Workspace:
         done = self.done(stage)
         return [shard for shard in range(shards_of(samples, size)) if shard not in done]
 
-    def work(self, stage: str, samples: int, size: int, price: int, work: Work) -> None:
-        """Do every shard of a stage that is not done.
+    @contextmanager
+    def calling(self, name: str) -> Iterator[None]:
+        """Note what the run is asked to do, for the length of a `with` block."""
+        before, self.call = self.call, name
+        try:
+            yield
+        finally:
+            self.call = before
 
-        `price` is the most that a sample costs. It is used only to report progress.
+    def work(
+        self,
+        stage: str,
+        samples: int,
+        size: int,
+        price: int,
+        work: Work,
+        *,
+        shards: range | None = None,
+        apart: bool = False,
+    ) -> None:
+        """Do every shard of a stage that is not done, or of some of its `shards`.
+
+        `price` is the most that a sample costs. It is used only to report progress. `apart`: each
+        shard can be done without the others, so they may be done elsewhere.
 
         Raises:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
             Damaged: a tape cannot be trusted, or the work asks different questions each time.
             RunError: a file cannot be written.
         """
+
+        def rows_of(shard: int) -> Tensor:
+            return torch.arange(shard * size, min(samples, (shard + 1) * size))
+
         pending = self.pending(stage, samples, size)
-        ready = samples - sum(min(size, samples - shard * size) for shard in pending)
-        for shard in pending:
-            rows = torch.arange(shard * size, min(samples, (shard + 1) * size))
+        ready = samples - sum(len(rows_of(shard)) for shard in pending)
+        wanted = [shard for shard in pending if shards is None or shard in shards]
+        if not wanted:
+            return
+        parts = [Part(shard, rows := rows_of(shard), len(rows) * price) for shard in wanted]
 
-            def report(used: int, ready: int = ready, most: int = len(rows) * price) -> None:
-                figures = {"queries": float(self.meter.spent)}
-                self.progress(stage, ready * price + min(used, most), samples * price, figures)
+        def tell(done: int) -> None:
+            figures = {"queries": float(self.meter.spent), **self.executor.figures()}
+            self.progress(stage, ready * price + done, samples * price, figures)
 
-            report(0)
-            self.shard(stage, shard, rows, work, report)
-            ready += len(rows)
-        if pending:
-            self.progress(
-                stage, samples * price, samples * price, {"queries": float(self.meter.spent)}
-            )
+        self.do(stage, parts, work, tell, apart=apart)
+        tell(sum(part.most for part in parts))
+
+    def do(
+        self, stage: str, parts: Sequence[Part], work: Work, tell: Tell, *, apart: bool = False
+    ) -> None:
+        """Do some shards of a stage; `apart`, `tell` and errors are as those of `work`."""
+        self.executor.do(self, stage, parts, work, tell, apart)
 
     def work_until(
         self,
@@ -253,46 +319,51 @@ class Workspace:
             BudgetExhausted, TeacherError, Damaged, RunError: as `work`.
         """
         stage = self._prefix + stage
-        file = f"{stage}/{shard:05}.safetensors"
-        path = self.folder / file
         started = time.perf_counter()
         if os.getpid() != self._owner:
             raise RunError(f"{self.folder} was opened by another process; {OPEN_AGAIN}")
         for _ in range(2):
-            tape = self._tape(stage, shard)
+            tape = self.tape(stage, shard)
             teacher = ReplayTeacher(self.meter, tape, report)
             try:
                 with self.meter.stage(stage), torch.no_grad():
                     tensors, facts = work(teacher, rows, shard)
                 break
             except Drifted:
-                _log.warning(
-                    "%s was begun where numbers are rounded differently; its %s answers cannot be"
-                    " used and stay on the books as lost",
-                    tape.path,
-                    f"{tape.booked:,}",
-                )
-                tape.discard()
+                self.drifted(tape)
             finally:
                 tape.close()
         else:
-            raise Damaged(
-                f"{tape.path} gets different questions each time; is the teacher's code"
-                " deterministic?"
-            )
-        facts = {
-            "wall_s": round(time.perf_counter() - started, 3),
-            "queries": tape.booked,
-            "lost": tape.booked - teacher.used,
-            **facts,
-        }
-        digest = write_shard(path, tensors)
-        self.journal.append(
-            "shard", stage=stage, shard=shard, samples=len(rows), file=file, sha256=digest, **facts
+            raise Damaged(changing(tape.path))
+        facts = facts_of(started, tape, teacher, facts)
+        digest = write_shard(self.folder / f"{stage}/{shard:05}.safetensors", tensors)
+        self.book(stage, shard, rows, digest, facts, tape.path)
+
+    def drifted(self, tape: Tape) -> None:
+        """Give up what a tape recorded, as its questions are asked otherwise now."""
+        _log.warning(
+            "%s was begun where numbers are rounded differently; its %s answers cannot be"
+            " used and stay on the books as lost",
+            tape.path,
+            f"{tape.booked:,}",
         )
-        self._bounds.pop((stage, shard), None)
+        tape.discard()
+
+    def book(
+        self, stage: str, shard: int, rows: Tensor, digest: str, facts: Json, tape: Path
+    ) -> None:
+        """Put a shard that is written on the books; `stage` is its name there."""
+        self.journal.append(
+            "shard",
+            stage=stage,
+            shard=shard,
+            samples=len(rows),
+            file=f"{stage}/{shard:05}.safetensors",
+            sha256=digest,
+            **facts,
+        )
         self._forget_tapes()
-        self._done_with.append(tape.path)
+        self._done_with.append(tape)
 
     def _forget_tapes(self) -> None:
         """Remove the tapes of finished shards, one line later: a power cut can take the last."""
@@ -300,19 +371,22 @@ class Workspace:
             with suppress(OSError):  # Windows: somebody reads it; the next opening removes it
                 self._done_with.pop().unlink(missing_ok=True)
 
-    def _tape(self, stage: str, shard: int) -> Tape:
+    def tape(self, stage: str, shard: int) -> Tape:
         """The tape of a shard; the journal hears how much is allowed to be asked."""
 
         def allow(bound: int) -> None:
-            self.journal.append("tape", stage=stage, shard=shard, bound=bound)
-            self._bounds[stage, shard] = bound
+            self.allow(stage, shard, bound)
 
         return Tape(
-            self.folder / stage / f"{shard:05}.tape",
+            tape_of(self.folder / stage, shard),
             classes=self.meter.classes,
-            allowed=self._bounds.get((stage, shard), 0),
+            allowed=self.journal.bounds.get((stage, shard), 0),
             allow=allow,
         )
+
+    def allow(self, stage: str, shard: int, bound: int) -> None:
+        """Make it last that a shard may ask so much in all; `stage` is its name on the books."""
+        self.journal.append("tape", stage=stage, shard=shard, bound=bound)
 
     # Networks that learn between rounds
 
@@ -385,8 +459,8 @@ class Workspace:
                 draft.replace(target)  # a power cut took back its name
             draft.unlink(missing_ok=True)
         for stage in NAMES:
-            for shard, record in self.done(stage).items():
-                tape = self.folder / stage / f"{shard:05}.tape"
+            for shard, record in list(self.done(stage).items()):
+                tape = tape_of(self.folder / stage, shard)
                 if not tape.exists():
                     continue
                 try:
@@ -500,23 +574,38 @@ class Workspace:
     def begun(self, stage: str, shard: int) -> bool:
         """Whether anything was asked of a shard, or of one after it."""
         name = self._prefix + stage
-        asked = {number for some, number in self._bounds if some == name}
+        asked = {number for some, number in bounds(self.journal) if some == name}
         return any(number >= shard for number in asked | set(self.done(stage)))
 
     def configuration(self, stage: str) -> Json:
         """What `agree` recorded, in today's words; empty if the stage has not begun."""
         return configurations(self.journal).get(self._prefix + stage, {})
 
-    def done(self, stage: str) -> dict[int, Json]:
-        """The records of the finished shards of a stage, by number."""
+    def done(self, stage: str) -> Mapping[int, Json]:
+        """The records of the finished shards of a stage, by number, as they are at any moment."""
         return finished(self.journal, self._prefix + stage)
 
     def _redo_damaged(self) -> None:
         """Mark damaged shards to be bought again; their price stays on the books."""
         for row in STAGES:
-            for shard, record in self.done(row.name).items():
+            for shard, record in list(self.done(row.name).items()):
                 try:
                     self.read(record)
                 except Damaged as error:
                     _log.warning("%s: to be bought again", error)
                     self.journal.append("redo", stage=row.name, shard=shard)
+
+
+def facts_of(started: float, tape: Tape, teacher: ReplayTeacher, facts: Json) -> Json:
+    """What the books say of a shard: how long it took since `started`, what it cost, its facts."""
+    return {
+        "wall_s": round(time.perf_counter() - started, 3),
+        "queries": tape.booked,
+        "lost": tape.booked - teacher.used,
+        **facts,
+    }
+
+
+def changing(path: Path) -> str:
+    """What is wrong with a tape whose questions are others each time."""
+    return f"{path} gets different questions each time; is the teacher's code deterministic?"

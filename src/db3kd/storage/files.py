@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, whatever happens to the process."""
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,16 +46,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+        mine = f"{os.getpid()}-{secrets.token_hex(4)}"  # two machines may know one number
+        draft = path.with_name(f".{path.name}.{mine}.part")
         try:
             with draft.open("wb") as file:
                 file.write(content)
                 file.flush()
                 sync_data(file.fileno())
-            draft.replace(path)
-            _sync_folder(path.parent)
+            rename(draft, path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give a file another name, also through a power cut; a file of that name is replaced.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a").write_bytes(b"one")
+    >>> rename(folder / "a", folder / "b"); [path.name for path in folder.iterdir()]
+    ['b']
+    """
+    path.replace(target)
+    _sync_folder(target.parent)
 
 
 def sync_data(descriptor: int) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +32,9 @@ class Journal:
     damaged end is cut off before the next append. `read_only` leaves the file as it is; otherwise
     the file is locked, where the system can (POSIX).
 
+    What is asked for again and again is kept as the journal grows: the records of `finished` shards
+    by stage and number, and the `bounds` of those in progress. Nobody else changes these.
+
     Raises:
         Damaged: a line before the last good one cannot be trusted; the text names file and line.
         Busy: another process has it open.
@@ -46,8 +50,11 @@ class Journal:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.path = path
+        self.path, self._read_only = path, read_only
         self.records: list[Json] = []
+        self.finished: defaultdict[str, dict[int, Json]] = defaultdict(dict)
+        self.bounds: dict[tuple[str, int], int] = {}
+        self._kinds: dict[str, list[Json]] = {}
         self._owner = os.getpid()
         self._file: BinaryIO = BytesIO()  # for a read-only journal, so that `close` works
         if read_only:
@@ -91,7 +98,7 @@ class Journal:
             if bad:
                 raise Damaged(f"{self.path}, line {bad} is damaged; put a copy of the file back")
             if line not in seen:
-                self.records.append(record)
+                self._take_up(record)
             seen.add(line)
             good = at
         return good
@@ -105,6 +112,8 @@ class Journal:
         """
         if os.getpid() != self._owner:
             raise RunError(f"{self.path} was opened by another process; {OPEN_AGAIN}")
+        if self._read_only:
+            raise RunError(f"{self.path} is only read here, so nothing ({kind!r}) can be noted")
         record = json.loads(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}))
         line = json.dumps({**record, "crc": _checksum(record)}, sort_keys=True).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)
@@ -116,11 +125,25 @@ class Journal:
         except RunError:
             self._file.truncate(end)
             raise
+        self._take_up(record)
+
+    def _take_up(self, record: Json) -> None:
+        """Keep a record, and what follows from it."""
         self.records.append(record)
+        kind, stage, shard = record["kind"], record.get("stage", ""), record.get("shard", -1)
+        self._kinds.setdefault(kind, []).append(record)
+        if kind == "shard":
+            self.finished[stage][shard] = record
+        elif kind in ("redo", "undone"):
+            self.finished[stage].pop(shard, None)
+        if kind == "tape":
+            self.bounds[stage, shard] = record["bound"]
+        elif kind in ("shard", "redo"):
+            self.bounds.pop((stage, shard), None)
 
     def all(self, kind: str) -> Iterator[Json]:
-        """Every record of one kind, oldest first."""
-        return (record for record in self.records if record["kind"] == kind)
+        """Every record of one kind so far, oldest first."""
+        return iter(tuple(self._kinds.get(kind, ())))
 
     def close(self) -> None:
         """Close the file."""

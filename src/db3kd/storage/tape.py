@@ -45,6 +45,8 @@ class Tape:
       or its end may be, that is what was asked.
     - `allow`: is called before more is asked than was ever allowed. It must make the new bound
       last through a power cut.
+    - `leased`: the file was lent to this process (`db3kd.storage.leases`). It must be there, and
+      nothing is claimed once it was taken back.
 
     A killed process loses the answers on their way. A power cut may also take those of the last
     second.
@@ -52,6 +54,7 @@ class Tape:
     Raises:
         Damaged: the file cannot be read.
         RunError: it cannot be written.
+        Fenced: it was lent, and is taken back.
 
     >>> import tempfile, torch
     >>> path = Path(tempfile.mkdtemp()) / "0.tape"
@@ -74,8 +77,9 @@ class Tape:
         read_only: bool = False,
         allowed: int = 0,
         allow: Callable[[int], None] = lambda bound: None,
+        leased: bool = False,
     ) -> None:
-        self.path = path
+        self.path, self._leased = path, leased
         self.width = 1 if classes <= 256 else 4  # bytes of an answer
         self._allowed, self._allow = allowed, allow
         self._questions: list[Question] = []
@@ -185,7 +189,13 @@ class Tape:
             if is_old(content):
                 write_atomically(self.path, self._renewed())
                 end = self.path.stat().st_size
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY, 0o644)
+            made = 0 if self._leased else os.O_CREAT
+            try:
+                descriptor = os.open(self.path, os.O_RDWR | made | _BINARY, 0o644)
+            except FileNotFoundError:
+                if self._leased:
+                    raise Fenced(str(self.path)) from None
+                raise
         self._descriptor, self._end, self._room = descriptor, end, 0
         self._synced = time.monotonic()
         try:
@@ -269,6 +279,31 @@ class Tape:
             bound = max(self.asked + rows, 2 * self.asked)
             self._allow(bound)
             self._allowed = bound
+
+    @property
+    def allowed(self) -> int:
+        """How much may be asked in all without a new bound."""
+        return self._allowed
+
+    def raise_to(self, bound: int) -> None:
+        """Note that so much may be asked by now; whoever says so has made it last."""
+        self._allowed = max(self._allowed, bound)
+
+    def _check_lease(self) -> None:
+        """Refuse to go on with a file that has its name no more.
+
+        What is claimed is in the file by now. Who takes the file back gives it another name first,
+        and reads it then. So either they read of the claim, or it is not sent.
+        """
+        if not self._leased:
+            return
+        mine = os.fstat(self._descriptor)
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            raise Fenced(str(self.path)) from None
+        if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise Fenced(str(self.path))
 
     def _append(self, content: bytes) -> None:
         with writing(self.path):
@@ -375,6 +410,7 @@ class Question:
 
         Raises:
             RunError: the tape cannot be written; nothing may be sent.
+            Fenced: the tape was lent, and is taken back; nothing may be sent.
         """
         with self._tape._lock:
             state = self._state
@@ -387,6 +423,7 @@ class Question:
             self._send(runs)
             tape.asked += len(mine)
             tape._put_head()
+            tape._check_lease()
             return mine
 
     def settle(self, rows: Rows, classes: Any, /, *, failed: Rows = (), retried: int = 0) -> None:
@@ -445,6 +482,10 @@ def _not_any_more(bound: int) -> None:
 
 class Drifted(Exception):
     """A resumed shard asks another question than the one recorded; its answers cannot be used."""
+
+
+class Fenced(Exception):
+    """A tape that was lent is taken back; whoever has it still may ask and write nothing more."""
 
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would change line ends

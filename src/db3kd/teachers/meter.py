@@ -43,6 +43,7 @@ class Meter(Middleware):
         super().__init__(teacher)
         self._stage = ""
         self.before_asking: Callable[[], None] | None = None  # called once, before a question
+        self.lease: Callable[[int], None] | None = None  # gets leave for so many, or raises
         self.budget = validated(budget or Budget())
         self.by_stage: dict[str, int] = dict(spent or {})
         self._limits = {str(name): limit for name, limit in self.budget.stages.items()}
@@ -71,9 +72,11 @@ class Meter(Middleware):
         ):
             if budget is not None and spent + asked > budget:
                 raise BudgetExhausted(spent=spent, asked=asked, budget=budget, stage=name)
+        if self.lease is not None:
+            self.lease(asked)
 
     def book(self, asked: int) -> None:
-        """Count queries that were asked elsewhere, or in an earlier process."""
+        """Count queries that were asked elsewhere; less than none where a lease had unused ones."""
         self.by_stage[self._stage] = self.by_stage.get(self._stage, 0) + asked
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:

@@ -1,0 +1,92 @@
+"""Who does the shards of a stage: this process, one after the other, or workers elsewhere.
+
+`docs/design/2026-11-30-leases.md` says how workers go about it and why nothing is asked twice.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Int
+from torch import Tensor
+
+from db3kd.storage.files import Json
+
+Work = Callable[[Any, Tensor, int], tuple[dict[str, Tensor], Json]]
+"""The work of one shard: its `ReplayTeacher`, rows and number give tensors to keep, and facts."""
+Tell = Callable[[int], None]
+"""Is told how many queries of some parts are behind us, by their prices."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shard to do: its number, its rows, and the most queries that it is worth in a report.
+
+    >>> import torch
+    >>> Part(3, torch.arange(6, 8), 20).shard
+    3
+    """
+
+    shard: int
+    rows: Int[Tensor, " row"]
+    most: int
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Does the shards of a stage.
+
+    `apart`: whether they are done in other processes, which know of no network that is not kept.
+    """
+
+    @property
+    def apart(self) -> bool:
+        """Whether the work is done in other processes."""
+
+    def do(
+        self, workspace: Any, stage: str, parts: Sequence[Part], work: Work, tell: Tell, apart: bool
+    ) -> None:
+        """Do these shards, whole, and put each on the books of a `Workspace`.
+
+        `apart`: each can be done without the others.
+
+        Raises:
+            BudgetExhausted, TeacherError, Damaged, RunError: as `Workspace.work`.
+        """
+
+    def figures(self) -> dict[str, float]:
+        """What there is to report beside how far a stage is."""
+
+    def close(self) -> None:
+        """Let go of all that was started."""
+
+
+class InThisProcess:
+    """Does shards here, one after the other.
+
+    >>> InThisProcess().apart
+    False
+    """
+
+    apart = False
+
+    def do(
+        self, workspace: Any, stage: str, parts: Sequence[Part], work: Work, tell: Tell, apart: bool
+    ) -> None:
+        """Do these shards."""
+        ready = 0
+        for part in parts:
+
+            def report(used: int, ready: int = ready, most: int = part.most) -> None:
+                tell(ready + min(used, most))
+
+            report(0)
+            workspace.shard(stage, part.shard, part.rows, work, report)
+            ready += part.most
+
+    def figures(self) -> dict[str, float]:
+        """There is nothing to report."""
+        return {}
+
+    def close(self) -> None:
+        """There is nothing to let go of."""

@@ -1,0 +1,426 @@
+"""The process that holds a folder leads workers: it lends them tapes, and alone keeps the books.
+
+A worker asks for leave before it asks the teacher. The bound that it gets is in the journal, and
+within the budget, before it hears of it. A worker that ends, or gives no sign, is not waited for:
+its tape is taken back (`db3kd.storage.leases`), what it has asked is counted, and another worker
+goes on there.
+"""
+
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from db3kd.errors import (
+    BudgetExhausted,
+    Busy,
+    ConfigurationDiffers,
+    Damaged,
+    Db3kdError,
+    InputError,
+    RunError,
+    TeacherError,
+)
+from db3kd.stages.executor import InThisProcess, Part, Tell, Work
+from db3kd.stages.hand import (
+    Alive,
+    Begin,
+    Done,
+    Event,
+    Failed,
+    Go,
+    Grant,
+    Need,
+    Order,
+    Stop,
+    Stopped,
+)
+from db3kd.stages.versions import versions
+from db3kd.stages.workspace import Workspace, changing
+from db3kd.storage.files import rename, write_atomically, writing
+from db3kd.storage.leases import lend, take_back, tape_of
+from db3kd.storage.tape import Tape
+from db3kd.teachers.parts import interrupts_wait
+
+LEAST_START_S = 300.0  # a worker may take to open images and teacher
+STOP_S = 20.0  # workers may take to stop at their next question
+MOST_ENDS = 10  # workers that a shard may end without getting on
+SAME = ("db3kd", "torch", "numpy", "commit")  # versions that workers must have, too
+_KINDS: Mapping[str, type[Db3kdError]] = {
+    kind.__name__: kind
+    for kind in (InputError, TeacherError, RunError, ConfigurationDiffers, Damaged, Busy)
+}
+_log = logging.getLogger("db3kd")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker has opened everything: what it computes with, and `where` it is."""
+
+    told: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker has ended."""
+
+    why: str
+
+
+News: TypeAlias = Event | Ready | Lost
+
+
+@runtime_checkable
+class Crew(Protocol):
+    """The workers of an engine, by their names; each runs a `db3kd.stages.hand.Hand`."""
+
+    def start(self, folder: Path, word: str) -> Sequence[str]:
+        """Start the workers, and have each greet; returns their names.
+
+        Raises:
+            InputError: the engine cannot be used.
+        """
+
+    def send(self, name: str, order: Order) -> None:
+        """Have a worker take a turn."""
+
+    def news(self, seconds: float) -> list[tuple[str, News]]:
+        """What workers answered to their last orders; waits for it, so long at most."""
+
+    def replace(self, name: str) -> None:
+        """End a worker, if it has not ended, and start another of this name."""
+
+    def close(self) -> None:
+        """End all workers."""
+
+
+@dataclass
+class _Lease:
+    """A shard that a worker is at: its tape is `path`, and `booked` queries are set aside."""
+
+    part: Part
+    path: Path
+    draft: Path
+    booked: int
+    heard: float
+    used: int = 0
+    need: Need | None = None
+
+
+@dataclass
+class _Task:
+    """The shards of one call of `Executor.do`."""
+
+    workspace: Workspace
+    stage: str  # on the books
+    parts: list[Part]
+    tight: bool = False  # a worker was refused: the budget is nearly spent
+    behind: int = 0
+    ends: Counter[int] = field(default_factory=Counter)
+    drifts: Counter[int] = field(default_factory=Counter)
+
+
+class Foreman:
+    """An `Executor` whose shards are done by a crew.
+
+    `patience`: seconds without a sign of a worker, after which its shard goes to another.
+    """
+
+    apart = True
+
+    def __init__(self, crew: Crew, patience: float) -> None:
+        self._crew, self._patience = crew, patience
+        self._free: dict[str, str] = {}  # workers without a shard, and where they are
+        self._where: dict[str, str] = {}
+        self._names: Sequence[str] = ()
+        self._leases: dict[str, _Lease] = {}
+        self._tasks = self._lent = self._epoch = 0
+        self._word = (Path(), Path())
+
+    def figures(self) -> dict[str, float]:
+        """How many workers there are."""
+        return {"workers": float(len(self._free) + len(self._leases))}
+
+    def do(
+        self, workspace: Any, stage: str, parts: Sequence[Part], work: Work, tell: Tell, apart: bool
+    ) -> None:
+        """Have workers do these shards; a single one, or those of a chain, are done here."""
+        self._start(workspace)
+        if not apart or len(parts) == 1:
+            InThisProcess().do(workspace, stage, parts, work, tell, apart)
+            return
+        self._tasks += 1
+        task = _Task(workspace, workspace.named(stage), sorted(parts, key=lambda p: p.shard))
+        try:
+            while task.parts or self._leases:
+                with interrupts_wait():
+                    self._assign(task)
+                news = self._crew.news(0.5)
+                with interrupts_wait():
+                    self._take_in(task, news)
+                tell(task.behind + sum(min(x.used, x.part.most) for x in self._leases.values()))
+        except BaseException:
+            self._call_back(task)
+            raise
+
+    def close(self) -> None:
+        """End all workers."""
+        if self._names:
+            self._names = ()
+            self._crew.close()
+        for path in self._word:
+            with suppress(OSError):
+                path.unlink()
+
+    # Workers
+
+    def _start(self, workspace: Workspace) -> None:
+        """Start the workers, once, and wait for all of them."""
+        if self._names:
+            return
+        self._epoch = 1 + sum(1 for _ in workspace.journal.all("epoch"))
+        word, reply = secrets.token_hex(8), secrets.token_hex(8)
+        path = workspace.folder / f".word-{word}"
+        write_atomically(path, reply.encode())
+        self._word = path, path.with_name(f"{path.name}-{reply}")
+        try:
+            self._names = self._crew.start(workspace.folder.absolute(), word)
+            until = time.monotonic() + max(LEAST_START_S, self._patience)
+            while len(self._free) < len(self._names):
+                for name, event in self._crew.news(1.0):
+                    if isinstance(event, Lost):
+                        raise InputError(f"a worker cannot start: {event.why}")
+                    self._welcome(workspace, name, event)
+                if time.monotonic() > until:
+                    raise InputError(
+                        f"{len(self._free)} of {len(self._names)} workers have started, and the"
+                        " cluster has no room for the others; lower cluster.workers, or what each"
+                        " takes (cluster.cpus, cluster.gpus)"
+                    )
+        except BaseException:
+            self.close()
+            raise
+        places = [self._where[name] for name in self._names]
+        workspace.journal.append("epoch", number=self._epoch, workers=places)
+        _log.info("%s workers: %s", len(places), "; ".join(places))
+
+    def _welcome(self, workspace: Workspace, name: str, event: News) -> None:
+        """Take up a worker that is ready.
+
+        Raises:
+            InputError: it has another version, or sees another folder.
+            Db3kdError: it cannot open the images or the teacher.
+        """
+        if isinstance(event, Failed):
+            raise _KINDS.get(event.kind, InputError)(f"a worker cannot start: {event.text}")
+        if not isinstance(event, Ready):
+            return
+        here, where = versions(), event.told["where"]
+        for what in SAME:
+            if event.told.get(what) != here.get(what):
+                raise InputError(
+                    f"the worker on {where} has {what} {event.told.get(what)}, but this process has"
+                    f" {here.get(what)}; install the same everywhere"
+                )
+        if not self._word[1].exists():
+            raise InputError(
+                f"the worker on {where} sees another folder {workspace.folder} than this process;"
+                " put it where all machines have it under the same name"
+            )
+        self._free[name] = self._where[name] = where
+
+    # Leases
+
+    def _assign(self, task: _Task) -> None:
+        """Lend tapes to workers that have none."""
+        for name in list(self._free):
+            if not task.parts or (task.tight and self._leases):
+                return
+            part, workspace, self._lent = task.parts.pop(0), task.workspace, self._lent + 1
+            folder = workspace.folder / task.stage
+            tape = workspace.tape(task.stage, part.shard)
+            path = lend(tape, self._epoch, self._lent)
+            draft = folder / f".{part.shard:05}.safetensors.{self._epoch}-{self._lent}.part"
+            del self._free[name]
+            self._leases[name] = _Lease(part, path, draft, tape.booked, time.monotonic())
+            bound = workspace.journal.bounds.get((task.stage, part.shard), 0)
+            order = Begin(self._tasks, workspace.call, task.stage, part.shard, path, draft, bound)
+            self._crew.send(name, order)
+
+    def _take_in(self, task: _Task, news: list[tuple[str, News]]) -> None:
+        """Take in what workers say, and miss those that say nothing."""
+        for name, event in news:
+            lease = self._leases.get(name)
+            if lease is None:  # it has started again, or failed to
+                if isinstance(event, Lost):
+                    self._crew.replace(name)
+                else:
+                    self._welcome(task.workspace, name, event)
+                continue
+            lease.heard = time.monotonic()
+            if isinstance(event, Lost):
+                self._lose(task, name, event.why)
+            else:
+                self._hear(task, name, lease, event)
+        for name, lease in list(self._leases.items()):
+            if lease.need is None and time.monotonic() - lease.heard > self._patience:
+                self._lose(task, name, f"no sign for {self._patience:g} seconds")
+        self._answer_needs(task)
+
+    def _hear(self, task: _Task, name: str, lease: _Lease, event: News) -> None:
+        if isinstance(event, Alive):
+            lease.used = event.used
+            self._crew.send(name, Go())
+        elif isinstance(event, Need):
+            lease.need = event
+        elif isinstance(event, Done):
+            self._accept(task, name, event)
+        elif isinstance(event, Stopped):
+            self._back(task, name)
+            self._free[name] = self._where[name]
+            if event.drifted:
+                self._drift(task, lease.part.shard)
+        elif isinstance(event, Failed):
+            self._back(task, name)
+            self._free[name] = self._where[name]
+            text = event.text
+            if event.kind not in _KINDS:
+                text = f"the worker on {self._where[name]} failed: {text}"
+            raise _KINDS.get(event.kind, RunError)(text)
+
+    def _accept(self, task: _Task, name: str, event: Done) -> None:
+        """Put a shard on the books that was done on the lease that is current."""
+        lease, workspace = self._leases.pop(name), task.workspace
+        self._free[name] = self._where[name]
+        shard = lease.part.shard
+        path = lease.path.with_name(f"{shard:05}.safetensors")
+        with writing(path):
+            rename(lease.draft, path)
+        rows = lease.part.rows
+        workspace.book(task.stage, shard, rows, event.sha256, event.facts, lease.path)
+        with workspace.meter.stage(task.stage):
+            workspace.meter.book(event.facts["queries"] - lease.booked)
+        task.behind += lease.part.most
+
+    def _back(self, task: _Task, name: str) -> int:
+        """Take a tape back and give what was set aside but not asked; returns what was asked."""
+        lease, workspace = self._leases.pop(name), task.workspace
+        take_back(lease.path)
+        shard = lease.part.shard
+        tape = Tape(
+            tape_of(workspace.folder / task.stage, shard),
+            classes=workspace.meter.classes,
+            read_only=True,
+            allowed=workspace.journal.bounds.get((task.stage, shard), 0),
+        )
+        with workspace.meter.stage(task.stage):
+            workspace.meter.book(tape.booked - lease.booked)
+        task.parts = sorted([*task.parts, lease.part], key=lambda part: part.shard)
+        return tape.booked
+
+    def _lose(self, task: _Task, name: str, why: str) -> None:
+        """Have another worker go on where one ended.
+
+        Raises:
+            RunError: too many have ended at this shard.
+        """
+        lease, where = self._leases[name], self._where[name]
+        before = lease.booked if lease.need is None else 0
+        shard = lease.part.shard
+        self._back(task, name)
+        task.ends[shard] += 1
+        _log.warning(
+            "worker %s (%s) is gone (%s); another goes on with shard %s of %s",
+            name,
+            where,
+            why,
+            shard,
+            task.stage,
+        )
+        if task.ends[shard] > MOST_ENDS and not before:
+            raise RunError(
+                f"shard {shard} of {task.stage} has ended {task.ends[shard]} workers; give each"
+                " more memory, or fewer of them"
+            )
+        self._crew.replace(name)
+
+    def _drift(self, task: _Task, shard: int) -> None:
+        tape = task.workspace.tape(task.stage, shard)
+        task.drifts[shard] += 1
+        if task.drifts[shard] > 1:
+            tape.close()
+            raise Damaged(changing(tape.path))
+        task.workspace.drifted(tape)
+
+    # Budgets
+
+    def _answer_needs(self, task: _Task) -> None:
+        """Grant what the budget has; where all wait, the last ones give theirs back.
+
+        Raises:
+            BudgetExhausted: there is only one left, and it needs more than there is.
+        """
+        waiting = {name: lease for name, lease in self._leases.items() if lease.need is not None}
+        for name, lease in waiting.items():
+            if lease.need is not None and self._grant(task, name, lease, lease.need):
+                lease.need = None
+            else:
+                task.tight = True
+        held = {name: lease for name, lease in waiting.items() if lease.need is not None}
+        if not held or len(held) < len(self._leases):
+            return
+        if len(held) > 1:
+            name = max(held, key=lambda name: held[name].part.shard)
+            held[name].need = None
+            held[name].heard = time.monotonic()
+            self._crew.send(name, Stop())
+            return
+        [(name, lease)] = held.items()
+        assert lease.need is not None
+        with task.workspace.meter.stage(task.stage):
+            task.workspace.meter.check(lease.need.least - lease.booked)
+
+    def _grant(self, task: _Task, name: str, lease: _Lease, need: Need) -> bool:
+        """Give leave within the budget, once it is in the journal; whether there was room."""
+        meter, shard = task.workspace.meter, lease.part.shard
+        for bound in (need.most, need.least):
+            more = max(0, bound - lease.booked)
+            with meter.stage(task.stage), suppress(BudgetExhausted):
+                meter.check(more)
+                task.workspace.allow(task.stage, shard, bound)
+                meter.book(more)
+                lease.booked += more
+                lease.heard = time.monotonic()
+                self._crew.send(name, Grant(bound))
+                return True
+        return False
+
+    # The end
+
+    def _call_back(self, task: _Task) -> None:
+        """Have all workers stop at their next question; what each has is kept."""
+        until = time.monotonic() + STOP_S
+        for name, lease in self._leases.items():
+            lease.need = None
+            with suppress(Exception):
+                self._crew.send(name, Stop())
+        with suppress(Exception):
+            while self._leases and time.monotonic() < until:
+                for name, event in self._crew.news(0.5):
+                    if name not in self._leases:
+                        continue
+                    if isinstance(event, Done):
+                        self._accept(task, name, event)
+                    elif isinstance(event, Alive | Need):
+                        self._crew.send(name, Stop())
+                    else:
+                        self._back(task, name)
+                        self._free[name] = self._where[name]
+        for name in list(self._leases):
+            with suppress(Db3kdError):
+                self._back(task, name)

@@ -1,0 +1,193 @@
+"""Real workers of Ray, killed and held up at random moments, end as one process left alone.
+
+A run is killed as well, and continued with and without workers. What the teacher has counted itself
+is on the books at each moment.
+"""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from conftest import Sandbox
+from db3kd.errors import InputError
+from db3kd.stages.accounts import status
+from faults.test_kill import LARGEST, Undisturbed, left_alone, opened, prepared
+
+pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are found in /proc"),
+]
+COMMAND = ("label", "recipe.toml", "--quiet", "-s", f"teacher.batch={LARGEST}")
+PATIENCE = 3.0
+RAY = ("-s", "cluster.engine=ray", "-s", f"cluster.patience={PATIENCE}")
+PAUSE = 0.02
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Undisturbed:
+    return left_alone(tmp_path_factory.mktemp("undisturbed"), digits, COMMAND)
+
+
+def children(of: int) -> dict[int, str]:
+    """All processes below one, and what they call themselves."""
+    parents: dict[int, list[tuple[int, str]]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, IndexError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                name = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                parents.setdefault(parent, []).append((int(entry.name), name))
+    found, todo = {}, [of]
+    while todo:
+        for child, name in parents.get(todo.pop(), ()):
+            found[child] = name
+            todo.append(child)
+    return found
+
+
+@contextmanager
+def ended_at_last(known: set[int]) -> Iterator[None]:
+    """No process of a run outlives a test, whatever becomes of it."""
+    try:
+        yield
+    finally:
+        for process in known:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+@dataclass
+class Life:
+    """A run with workers, which are killed, or held up, or killed with all of it."""
+
+    sandbox: Sandbox
+    budget: int
+    draw: random.Random
+    kills: Counter[str] = field(default_factory=Counter)
+    known: set[int] = field(default_factory=set)
+
+    def check(self) -> None:
+        really = self.sandbox.asked()  # first: the books only grow
+        try:
+            queries = status(self.sandbox.run)["queries"]
+        except InputError:
+            assert really == 0
+            return
+        assert really <= queries["spent"] <= self.budget
+
+    def live(self, what: tuple[str, ...], kills: int) -> bool:
+        """Start the command, and disturb it; whether it came to its end."""
+        words = (*COMMAND, *RAY, "-s", f"budget.queries={self.budget}")
+        process = self.sandbox.start(*words, pause=PAUSE)
+        before, held = opened(self.sandbox), {}
+        at = 0.0
+        while process.poll() is None:
+            below = children(process.pid)
+            self.known |= below.keys()
+            self.check()
+            now = time.monotonic()
+            for worker, until in list(held.items()):
+                if now > until:
+                    del held[worker]
+                    with suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGCONT)
+            workers = [pid for pid, name in below.items() if "ray::Hand" in name]
+            if opened(self.sandbox) > before and workers and not at:
+                at = now + self.draw.uniform(0.0, 6.0)
+            if at and now > at and self.kills.total() < kills:
+                at = 0.0
+                kind = self.draw.choice(what)
+                self.kills[kind] += 1
+                if kind == "run":
+                    process.kill()
+                    break
+                worker = self.draw.choice([pid for pid in workers if pid not in held] or workers)
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL if kind == "worker" else signal.SIGSTOP)
+                if kind == "held up":
+                    held[worker] = now + PATIENCE + self.draw.uniform(0.5, 3.0)
+            time.sleep(0.05)
+        _, errors = process.communicate()
+        for worker in held:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
+        if process.returncode == -signal.SIGKILL:
+            return False
+        assert process.returncode == 0, errors
+        return True
+
+    def compare(self, expected: Undisturbed) -> None:
+        assert self.sandbox.shards() == expected.shards
+        queries, kills = status(self.sandbox.run)["queries"], self.kills.total()
+        assert queries["spent"] - queries["lost"] == expected.asked
+        assert queries["lost"] <= 2 * kills * LARGEST  # one question of each worker
+        assert expected.asked <= self.sandbox.asked() <= queries["spent"] <= self.budget
+        left = {path.name for path in self.sandbox.run.rglob("*") if path.is_file()}
+        assert not [n for n in left if n.endswith((".tape", ".fenced")) or n.startswith(".word")]
+
+
+def lived(folder: Path, digits: Path, expected: Undisturbed, seed: int, kills: int) -> Life:
+    life = Life(prepared(folder, digits), expected.asked + 2 * kills * LARGEST, random.Random(seed))
+    with ended_at_last(life.known):
+        while not life.live(("worker", "worker", "held up", "run"), kills):
+            pass
+        life.compare(expected)
+    return life
+
+
+def test_killed_and_held_up_at_random_moments(
+    tmp_path: Path, digits: Path, undisturbed: Undisturbed
+) -> None:
+    kinds, seed = Counter[str](), 0
+    while kinds.total() < 12:
+        seed += 1
+        life = lived(tmp_path / str(seed), digits, undisturbed, seed, 3)
+        kinds += life.kills
+        shutil.rmtree(life.sandbox.folder)
+    print(dict(kinds))  # noqa: T201
+    assert set(kinds) == {"worker", "held up", "run"}
+
+
+def test_from_one_process_to_workers_and_back(
+    tmp_path: Path, digits: Path, undisturbed: Undisturbed
+) -> None:
+    sandbox, known = prepared(tmp_path / "run", digits), set[int]()
+    words = (*COMMAND, "-s", f"budget.queries={undisturbed.asked + 6 * LARGEST}")
+    with ended_at_last(known):
+        for more in ((), RAY, ()):
+            process = sandbox.start(*words, *more, pause=PAUSE)
+            before, begun = opened(sandbox), sandbox.asked()
+            while process.poll() is None and not (
+                opened(sandbox) > before and sandbox.asked() > begun + 3000
+            ):
+                known |= children(process.pid).keys()
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT if more else signal.SIGKILL)
+            process.communicate()
+        assert sandbox.call(*words, *RAY).returncode == 0
+    assert sandbox.shards() == undisturbed.shards
+    queries = status(sandbox.run)["queries"]
+    assert queries["spent"] - queries["lost"] == undisturbed.asked
+    assert sandbox.asked() <= queries["spent"]
+
+
+def test_a_run_ends_as_one_process_ends_it(tmp_path: Path, digits: Path) -> None:
+    alone, led = prepared(tmp_path / "alone", digits), prepared(tmp_path / "led", digits)
+    words = ("run", "recipe.toml", "--quiet")
+    assert alone.call(*words).returncode == 0
+    done = led.call(*words, *RAY)
+    assert done.returncode == 0, done.stderr
+    assert led.shards() == alone.shards()
+    assert led.asked() == alone.asked()
