@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         Grow,
         Search,
         Spend,
-        Stop,
         Synthesis,
         Training,
     )
+    from db3kd.config.stopping import Stop
     from db3kd.data import DataSet, TensorImages, load
     from db3kd.data.transfer_set import TransferSet
     from db3kd.errors import (
@@ -82,7 +82,7 @@ _HOME = {
     "RunError": "errors",
     "Search": "config.settings",
     "Spend": "config.settings",
-    "Stop": "config.settings",
+    "Stop": "config.stopping",
     "Stopping": "stages.stopping",
     "Student": "student.loaded",
     "StudentCard": "student.card",

@@ -22,7 +22,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from db3kd.config.methods import METHODS, Method, Metric
-from db3kd.config.settings import Budget, Grow, Rule, Search, Spend, Synthesis, Training
+from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training
+from db3kd.config.stopping import Rule
 from db3kd.config.types import validated
 from db3kd.data import Images, TensorImages, images_of
 from db3kd.data.given import Given

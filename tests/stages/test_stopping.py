@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from db3kd.config.settings import Budget, Grow, Rule, Search, Spend, Stop, Synthesis, Training
+from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training
+from db3kd.config.stopping import Rule, Stop
 from db3kd.data import TensorImages
 from db3kd.errors import ConfigurationDiffers
 from db3kd.run import Run
@@ -72,32 +73,39 @@ def by(rule: Rule) -> Stopping:
     return Stopping(rule, build("small", SHAPE, 2, seed=0), TRAINING)
 
 
-def grown(folder: Path, rule: Rule | None, teacher: Asked | None = None) -> Run:
+def made(folder: Path, rule: Rule | None, teacher: Asked | None, ask: Callable[..., Any]) -> Run:
     run = Run(folder, teacher or Asked(), seed=3)
-    run.settle(rule)
-    run.grow(IMAGES, GROW, stop=None if rule is None else by(rule))
+    try:
+        run.settle(rule)
+        ask(run, None if rule is None else by(rule))
+    except BaseException:
+        run.close()
+        raise
     return run
+
+
+def grown(folder: Path, rule: Rule | None, teacher: Asked | None = None) -> Run:
+    return made(folder, rule, teacher, lambda run, stop: run.grow(IMAGES, GROW, stop=stop))
 
 
 def synthesized(folder: Path, rule: Rule | None, teacher: Asked | None = None) -> Run:
-    run = Run(folder, teacher or Asked(), seed=3)
-    run.settle(rule)
     settings = Synthesis(queries=120, rounds=4, members=1, surrogate="small", ensemble_labels=0)
-    run.synthesize(SHAPE, settings, stop=None if rule is None else by(rule))
-    return run
+    return made(
+        folder, rule, teacher, lambda run, stop: run.synthesize(SHAPE, settings, stop=stop)
+    )
 
 
 def decide(monkeypatch: pytest.MonkeyPatch, ends: int) -> list[int]:
     """Let measured agreement be 1 after so many answers, and 0 before; returns what is judged."""
     judged: list[int] = []
 
-    def marks(self: Judge, transfer: Any, partners: Tensor | None = None) -> Tensor:
+    def right(self: Judge, transfer: Any, partners: Tensor | None = None) -> Tensor:
         size = len(transfer) - (20 if transfer.first is not None else 0)
         judged.append(size)
         held = (self.fold < self.folds).sum()
-        return torch.full((int(held),), size >= ends)
+        return torch.full((int(held),), float(size >= ends))
 
-    monkeypatch.setattr(Judge, "marks", marks)
+    monkeypatch.setattr(Judge, "right", right)
     return judged
 
 
@@ -156,11 +164,11 @@ def test_a_higher_goal_goes_on_with_what_was_measured(
 ) -> None:
     judged: list[int] = []
 
-    def marks(self: Judge, transfer: Any, partners: Tensor | None = None) -> Tensor:
+    def right(self: Judge, transfer: Any, partners: Tensor | None = None) -> Tensor:
         judged.append(len(transfer))
         return torch.arange(20) < len(transfer) // 5  # 20 %, 60 %, 100 %
 
-    monkeypatch.setattr(Judge, "marks", marks)
+    monkeypatch.setattr(Judge, "right", right)
     teacher = Asked()
     with grown(tmp_path, Stop(agreement=0.5), teacher):
         assert teacher.count == 60

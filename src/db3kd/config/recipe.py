@@ -15,10 +15,10 @@ from db3kd.config.settings import (
     Grow,
     Search,
     Spend,
-    Stop,
     Synthesis,
     Training,
 )
+from db3kd.config.stopping import Rule
 from db3kd.config.types import Above0, Count, Natural
 
 _FACTORY = r"^\w+(\.\w+)*:\w+(\.\w+)*$"
@@ -191,7 +191,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data: DataConfig
     teacher: TeacherConfig
     budget: Budget = Budget()
-    stop: Stop | Literal["flat"] | None = None
+    stop: Rule | None = None
     spend: Spend = Spend()
     grow: Grow = Grow()
     synthesis: Synthesis = Synthesis()

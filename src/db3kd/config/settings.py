@@ -220,22 +220,6 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     trial: Natural = 1000
 
 
-class Stop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When enough was bought: the share of samples held back on which students agree.
-
-    In a recipe it is `stop = { agreement = 0.97 }`; `stop = "flat"` ends a run where more answers
-    teach nothing more (`docs/stopping.md`).
-
-    >>> Stop(agreement=0.97).agreement
-    0.97
-    """
-
-    agreement: Annotated[float, msgspec.Meta(gt=0, le=1)]
-
-
-Rule = Stop | Literal["flat"]
-
-
 class AscentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How noise is pushed away from the boundary: ZSDB3KD (section 3.3).
 

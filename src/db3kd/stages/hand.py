@@ -264,7 +264,7 @@ class Hand:
                 self._helper.follow(order.call)
             except Found as come_to:
                 self._found, self._task = come_to, order.task
-        found = getattr(self, "_found", None)
+        found: Found | None = getattr(self, "_found", None)
         if self._task != order.task or found is None or found.stage != order.stage:
             raise RunError(
                 f"the worker on {platform.node()} sees another state of"

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from db3kd.config.settings import Rule, Stop, Training
+from db3kd.config.settings import Training
+from db3kd.config.stopping import Rule, Stop
 from db3kd.data import Images
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged
