@@ -23,21 +23,21 @@ from torch import Tensor, nn
 
 from db3kd.config.settings import Budget
 from db3kd.config.types import differences
-from db3kd.data.digest import of_file
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged, RunError
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
+from db3kd.stages import recovery
 from db3kd.stages.accounts import add_up, bounds, finished
 from db3kd.stages.digests import Digests
 from db3kd.stages.executor import Executor, InThisProcess, Part, Tell, Work
 from db3kd.stages.formats import FORMAT, check_format, configurations
 from db3kd.stages.identity import agree_on_teacher, check_teacher
-from db3kd.stages.table import NAMES, STAGES, shards_of
+from db3kd.stages.table import NAMES, shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.versions import versions
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import OPEN_AGAIN, WAIT, Journal
-from db3kd.storage.layout import check_journal, numbered
+from db3kd.storage.layout import check_journal
 from db3kd.storage.leases import lent, take_back, tape_of
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
@@ -152,7 +152,7 @@ class Workspace:
         for stage in NAMES:
             for path in lent(self.folder / stage).values():
                 take_back(path)
-        self._check_nothing_forgotten()
+        recovery.check_nothing_forgotten(self.folder, self.journal)
         self.agree(
             "run",
             {
@@ -164,20 +164,20 @@ class Workspace:
                 **configuration,
             },
         )
-        self._sweep()
+        recovery.sweep(self.folder, self.journal)
         if redo:
-            self._redo_damaged()
+            recovery.redo_damaged(self.folder, self.journal)
         self.meter = Meter(teacher, budget)
         ledger: Ledger | None = self.meter.ledger
         if ledger is None:
-            self._keep_booked(teacher.classes)
+            recovery.keep_booked(self.folder, self.journal, teacher.classes)
         else:
-            self._book_lost(ledger)
+            recovery.book_lost(self.folder, self.journal, ledger, self.meter, run=self.identity)
         books = add_up(self.folder, self.journal, teacher.classes)
         spent = books.spent
         agree_on_teacher(self.folder, self.journal, known, answered=books.answered > 0)
         self.meter.by_stage.update(spent)
-        self._say_what_differs()
+        recovery.say_what_differs(self.journal)
         budget_now = msgspec.to_builtins(self.meter.budget)
         self.journal.append("opened", versions=versions(), budget=budget_now, spent=spent)
 
@@ -428,108 +428,6 @@ class Workspace:
         """How many own images there are; 0 before any was asked."""
         return int(self.configuration("answers").get("samples", 0))
 
-    def _check_nothing_forgotten(self) -> None:
-        """Refuse a journal that is missing or cut: shards would be bought twice, but booked once.
-
-        A shard is written before it is in the journal, and its tape is removed only after that. So
-        a shard that is not in the journal must have a tape, or the journal a bound of what it cost.
-        """
-        known = {(record["stage"], record["shard"]) for record in self.journal.all("shard")}
-        known |= set(bounds(self.journal))
-        for stage in NAMES:
-            for shard, path in numbered(self.folder / stage, ".safetensors"):
-                if (stage, shard) in known or path.with_suffix(".tape").exists():
-                    continue
-                raise Damaged(
-                    f"{self.journal.path} does not know {path}, so its end is missing; put a copy"
-                    " of the journal back, or use another folder"
-                )
-
-    def _sweep(self) -> None:
-        """Remove what killed processes left: drafts, and tapes of shards that are finished.
-
-        A shard that is not what the journal says, as a power cut may leave it, is made again from
-        its tape.
-        """
-        written = {record.get("file"): record.get("sha256") for record in self.journal.records}
-        for draft in self.folder.rglob(".*.part"):
-            target = draft.with_name(draft.name[1:].rsplit(".", 2)[0])
-            digest = written.get(target.relative_to(self.folder).as_posix())
-            if digest and not target.exists() and of_file(draft) == digest:
-                draft.replace(target)  # a power cut took back its name
-            draft.unlink(missing_ok=True)
-        for stage in NAMES:
-            for shard, record in list(self.done(stage).items()):
-                tape = tape_of(self.folder / stage, shard)
-                if not tape.exists():
-                    continue
-                try:
-                    self.read(record)
-                except Damaged as error:
-                    _log.warning("%s; it is made again from its tape", error)
-                    self.journal.append("undone", stage=stage, shard=shard)
-                else:
-                    tape.unlink(missing_ok=True)
-
-    def _keep_booked(self, classes: int) -> None:
-        """Book as lost what was on the books when the run was last opened, and is not any more."""
-        opened = list(self.journal.all("opened"))
-        known = opened[-1]["spent"] if opened else {}
-        spent = add_up(self.folder, self.journal, classes).spent
-        for stage, before in known.items():
-            self._lose(stage, before - spent[stage])
-
-    def _book_lost(self, ledger: Ledger) -> None:
-        """Book what a teacher with its own books says that earlier processes have lost.
-
-        It belongs to the stage whose question was on its way.
-
-        Raises:
-            ConfigurationDiffers: these are other books than those that the run was begun with.
-        """
-        kept = [record["name"] for record in self.journal.all("books")]
-        if not kept:
-            self.journal.append("books", name=ledger.name)
-        elif kept[-1] != ledger.name:
-            raise ConfigurationDiffers(
-                f"the answers of {self.folder} are kept in another store than the one that is named"
-                " now, and so is what they cost; name that store (teacher.store), or use another"
-                " folder"
-            )
-        ledger.begin(self.identity, str(self.folder), self.meter.budget.queries)
-        booked = sum(
-            record["queries"] for record in self.journal.all("lost") if record.get("ledger")
-        )
-        begun = [stage for stage in NAMES if self.configuration(stage)] or [NAMES[0]]
-        open_ = add_up(self.folder, self.journal, self.meter.classes).open
-        asking = [stage for stage in NAMES if open_[stage]] or begun[-1:]
-        self._lose(asking[0], ledger.lost() - booked, ledger=True)
-
-    def _lose(self, stage: str, queries: int, *, ledger: bool = False) -> None:
-        if queries > 0:
-            _log.warning(
-                "the answers to %s queries of %s are gone; they stay on the books as lost",
-                f"{queries:,}",
-                stage,
-            )
-            self.journal.append("lost", stage=stage, queries=queries, ledger=ledger)
-
-    def _say_what_differs(self) -> None:
-        """Say where numbers may be rounded otherwise than in the process before."""
-        opened = list(self.journal.all("opened"))
-        before, now = opened[-1]["versions"] if opened else {}, versions()
-        other = [
-            f"{name} {before[name]} -> {now[name]}"
-            for name in ("torch", "threads", "machine")
-            if before.get(name, now[name]) != now[name]
-        ]
-        if other:
-            _log.warning(
-                "this run was begun otherwise (%s), so numbers may be rounded otherwise, and"
-                " students that are trained from here on may be slightly others",
-                ", ".join(other),
-            )
-
     def agree(self, stage: str, configuration: Json) -> None:
         """Record the configuration of a stage, or insist on the recorded one.
 
@@ -584,16 +482,6 @@ class Workspace:
     def done(self, stage: str) -> Mapping[int, Json]:
         """The records of the finished shards of a stage, by number, as they are at any moment."""
         return finished(self.journal, self._prefix + stage)
-
-    def _redo_damaged(self) -> None:
-        """Mark damaged shards to be bought again; their price stays on the books."""
-        for row in STAGES:
-            for shard, record in list(self.done(row.name).items()):
-                try:
-                    self.read(record)
-                except Damaged as error:
-                    _log.warning("%s: to be bought again", error)
-                    self.journal.append("redo", stage=row.name, shard=shard)
 
 
 def facts_of(started: float, tape: Tape, teacher: ReplayTeacher, facts: Json) -> Json:
