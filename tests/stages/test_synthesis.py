@@ -16,7 +16,15 @@ import db3kd.stages.synthesis as synthesis
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
 from closed_form import Watched, Watching, prototypes
-from db3kd.config.settings import AscentPlan, Budget, Search, Synthesis, Training, Ways
+from db3kd.config.settings import (
+    WITH_IMAGES,
+    AscentPlan,
+    Budget,
+    Search,
+    Synthesis,
+    Training,
+    Ways,
+)
 from db3kd.data import TensorImages
 from db3kd.data.digest import of_file
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
@@ -341,7 +349,7 @@ def test_the_limit_of_a_stage_counts_what_pseudo_samples_buy(tmp_path: Path, sta
 
 
 @pytest.mark.usefixtures("hasty_rivals")
-@pytest.mark.parametrize("way", sorted(set(WAYS) - {"unrelated", "unrelated_chosen"}))
+@pytest.mark.parametrize("way", sorted(set(WAYS) - set(WITH_IMAGES)))
 def test_a_teacher_that_answers_one_class_ends_and_is_named(
     tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -120,6 +120,8 @@ class Public:
         del before
         made, origins = [], []
         for number, some in enumerate(divided(count - children, self.shares.of_sources)):
+            if not some:
+                continue
             made.append(self._new(number, some, pool, draw).to(pool.device))
             origins.append(torch.tensor([[number, -1]]).expand(some, 2))
         for rows, images in offspring(pool, children, draw, Pool.balanced):
