@@ -27,6 +27,7 @@ VERBS = (
     "synthesize",
     "distill",
     "evaluate",
+    "audit",
     "check",
     "answers",
     "status",

@@ -219,10 +219,9 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When enough was bought: the share of samples held back on which students agree.
+    """When enough was bought (`docs/stopping.md`).
 
-    In a recipe it is `stop = { agreement = 0.97 }`; `stop = "flat"` ends a run where more answers
-    teach nothing more (`docs/stopping.md`).
+    - `agreement`: the share of samples held back on which students agree with the teacher.
 
     >>> Stop(agreement=0.97).agreement
     0.97

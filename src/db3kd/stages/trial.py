@@ -167,6 +167,8 @@ def spend(
         training=training,
         students=students,
     )
+    if enough is not None and decision.use != "grown":
+        _log.info("no new images are asked, so the rule of `stop` has nothing to decide")
     if decision.use == "mbd":
         search = msgspec.structs.replace(search, per_image=plan.left)
         distances.measure_all(workspace, own.images, own.teacher_labels, search)
