@@ -33,7 +33,7 @@ from db3kd.student.evaluate import predict
 from db3kd.student.training import train
 from teachers import FOLDER
 
-TARGETS = (0.80, 0.90, 0.95, 0.99)
+TARGETS = (0.60, 0.70, 0.80, 0.85)  # these students learn briefly
 STEPS = (20, 40, 80, 160, 320, 600)
 THEIRS = 600  # images that a teacher is fitted on; as many are own ones, the rest are test images
 DRAWS = 500  # of the bootstrap of each audit

@@ -135,7 +135,10 @@ def row(path: str, several: Sequence[Field], meaning: str, home: dict[str, str])
         inner, where = struct(field.type), f"{path}.{field.name}".lstrip(".")
         place = "" if inner is None else home[inner.cls.__name__]
         as_another = f" as [{place}]" if place != where else ""
-        kinds.append(typed(field.type) if inner is None else f"a table{as_another}")
+        others = (k for k in getattr(field.type, "types", ()) if inner and not struct(k))
+        also = [typed(kind) for kind in others if type(kind).__name__ != "NoneType"]
+        table_or = " or ".join([f"a table{as_another}", *also])
+        kinds.append(typed(field.type) if inner is None else table_or)
         defaults.append(default(field, inner is not None))
     kinds, defaults = ([some[0]] if len(set(some)) == 1 else some for some in (kinds, defaults))
     names = [f"`{field.name}`" for field in several]

@@ -22,6 +22,7 @@ VERBS = (
     "synthesize",
     "distill",
     "evaluate",
+    "audit",
     "check",
     "answers",
     "status",

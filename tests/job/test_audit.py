@@ -22,8 +22,10 @@ from db3kd.job.auditing.result import result
 from db3kd.job.auditing.tail import Tail, falls_short
 from db3kd.job.auditing.told import sentences
 from db3kd.job.reporting import write_report
+from db3kd.search.joint import plan
 from db3kd.stages.accounts import status
 from db3kd.storage.journal import Journal
+from db3kd.synthesis import chosen
 
 OWN, TESTS = 30, 50  # images of the sandbox
 RUN = "run-audit"
@@ -34,6 +36,14 @@ def _no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here loses power, and waiting for the disk takes long."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: None, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that choose are hardly taught."""
+    for module in (plan, chosen):
+        monkeypatch.setattr(module, "LEAST_STEPS", 4)
+        monkeypatch.setattr(module, "MOST_STEPS", 4)
 
 
 @pytest.fixture
@@ -156,8 +166,8 @@ def test_pseudo_samples_are_bought_in_steps(here: Sandbox) -> None:
         ((), {"targets": (float("nan"),)}, "above 0 and below 1"),
         ((), {"targets": ()}, "none is given"),
         ((), {"seeds": 1}, "needs 2 to 100 students at each step, got 1"),
-        (("budget.queries=60",), {}, "leaves 10 after 50 test images, too few for a first step"),
-        (("budget.queries=20",), {}, "leaves 0 after 50 test images"),
+        (("budget.queries=60",), {}, "10 answers, besides 50 test images, are too few for a first"),
+        (("budget.queries=20",), {}, "0 answers, besides 50 test images"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_asked(
@@ -177,6 +187,8 @@ def test_without_test_images_or_by_ascent_there_is_no_audit(here: Sandbox) -> No
         job.audit(nothing)
     with pytest.raises(InputError, match='by way "ascent" cannot be bought in steps'):
         job.audit(recipe("synthesis.way=ascent", file="without_data.toml"))
+    with pytest.raises(InputError, match="5 answers, besides 50 test images, are too few"):
+        job.audit(recipe("synthesis.queries=5", file="without_data.toml"))
     assert here.asked() == 0
 
 

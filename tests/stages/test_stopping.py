@@ -73,11 +73,17 @@ def by(rule: Rule) -> Stopping:
     return Stopping(rule, build("small", SHAPE, 2, seed=0), TRAINING)
 
 
-def made(folder: Path, rule: Rule | None, teacher: Asked | None, ask: Callable[..., Any]) -> Run:
-    run = Run(folder, teacher or Asked(), seed=3)
+def bought(
+    folder: Path,
+    teacher: Asked | None,
+    rule: Rule | None,
+    buy: Callable[[Run, Stopping | None], object],
+) -> Run:
+    """An open run in which something was bought; it is closed if that fails."""
+    run = Run(folder, teacher or Asked(), seed=3, progress=False)
     try:
         run.settle(rule)
-        ask(run, None if rule is None else by(rule))
+        buy(run, None if rule is None else by(rule))
     except BaseException:
         run.close()
         raise
@@ -85,14 +91,13 @@ def made(folder: Path, rule: Rule | None, teacher: Asked | None, ask: Callable[.
 
 
 def grown(folder: Path, rule: Rule | None, teacher: Asked | None = None) -> Run:
-    return made(folder, rule, teacher, lambda run, stop: run.grow(IMAGES, GROW, stop=stop))
+    return bought(folder, teacher, rule, lambda run, stop: run.grow(IMAGES, GROW, stop=stop))
 
 
 def synthesized(folder: Path, rule: Rule | None, teacher: Asked | None = None) -> Run:
     settings = Synthesis(queries=120, rounds=4, members=1, surrogate="small", ensemble_labels=0)
-    return made(
-        folder, rule, teacher, lambda run, stop: run.synthesize(SHAPE, settings, stop=stop)
-    )
+    buy = lambda run, stop: run.synthesize(SHAPE, settings, stop=stop)  # noqa: E731
+    return bought(folder, teacher, rule, buy)
 
 
 def decide(monkeypatch: pytest.MonkeyPatch, ends: int) -> list[int]:
@@ -194,7 +199,7 @@ def test_killed_at_any_line_the_run_takes_the_same_decisions(
         whole, end = run.stopped, len(run.journal.records)
         assert whole is not None
     append, kept = Journal.append, content(tmp_path / "whole")
-    for line in range(3, end, 3):
+    for line in range(3, end, 4):
         folder, count, teacher = tmp_path / f"{line}", 0, Asked()
 
         def failing(journal: Journal, kind: str, line: int = line, **fields: Any) -> None:
@@ -286,6 +291,24 @@ def test_other_settings_are_refused_though_a_rule_has_ended_the_stage(
         pytest.raises(ConfigurationDiffers, match="per_image"),
     ):
         run.grow(IMAGES, other)
+
+
+def test_pseudo_samples_do_not_go_on_once_an_ensemble_has_labelled_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from db3kd.stages import ensemble_labels
+
+    monkeypatch.setattr(ensemble_labels, "LEAST_STEPS", 2)
+    monkeypatch.setattr(ensemble_labels, "MOST_STEPS", 2)
+    decide(monkeypatch, 60)
+    rule = by(Stop(agreement=0.9))
+    settings = Synthesis(queries=120, rounds=4, members=1, surrogate="small", ensemble_labels=10)
+    with Run(tmp_path, Asked(), seed=3, progress=False) as run:
+        for _ in range(2):
+            assert len(run.synthesize(SHAPE, settings, stop=rule)) == 70
+        run.settle(rule.rule)
+        with pytest.raises(ConfigurationDiffers, match="set `stop` as it was"):
+            run.settle(None)
 
 
 def test_flat_looks_at_the_gain_on_the_same_samples() -> None:

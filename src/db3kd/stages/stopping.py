@@ -20,7 +20,7 @@ from db3kd.config.settings import Training
 from db3kd.config.stopping import Rule, Stop
 from db3kd.data import Images
 from db3kd.data.transfer_set import TransferSet
-from db3kd.errors import Damaged
+from db3kd.errors import ConfigurationDiffers, Damaged
 from db3kd.seeds import derive_seed
 from db3kd.stages import growing, synthesis, trial
 from db3kd.stages.formats import training_here
@@ -101,14 +101,25 @@ def settle(workspace: Workspace, rule: Rule | None) -> None:
     """Let stages go on that an earlier rule has ended, unless this one ends them there, too.
 
     Costs no query.
+
+    Raises:
+        ConfigurationDiffers: an ensemble has labelled images since, or distances were measured,
+            so that more pseudo samples would not fit what is there.
     """
     for stage in STAGES:
         known = workspace.configuration(stage)
         if "planned" not in known:
             continue
         marks = _marks(workspace, stage, known["total"] // known["size"])
-        if rule is None or not marks or not enough(rule, marks):
-            workspace.cut(stage, known["planned"])
+        if rule is not None and marks and enough(rule, marks):
+            continue
+        measured = workspace.within(synthesis.PLACE).configuration("answers")
+        if stage == "synthesis" and (workspace.configuration("unasked") or measured):
+            raise ConfigurationDiffers(
+                f"a rule ended the asking of pseudo samples in {workspace.folder}, and what came"
+                " after that is made for these; set `stop` as it was, or use another folder"
+            )
+        workspace.cut(stage, known["planned"])
 
 
 def stopped(workspace: Workspace) -> Stopped | None:

@@ -179,6 +179,8 @@ def spend(
         training=training,
         students=students,
     )
+    if enough is not None and decision.use != "grown":
+        _log.info("no new images are asked, so the rule of `stop` has nothing to decide")
     if decision.use == "mbd":
         left = plan.left
         if "mbd" in decision.gains:  # some of it bought the trial's

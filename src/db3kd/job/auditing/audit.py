@@ -140,9 +140,9 @@ class _Audit:
             way = f"{len(job.own):,} own images, and then new ones made from them"
         if not answers.steps:
             raise InputError(
-                f"the budget of {run.meter.budget.queries:,} queries leaves {max(0, most):,} after"
-                f" {job.sets.tests:,} test images, too few for a first step; raise budget.queries,"
-                " or lower data.test_samples"
+                f"{max(0, most):,} answers, besides {job.sets.tests:,} test images, are too few for"
+                " a first step; raise budget.queries, or what else limits them, or lower"
+                " data.test_samples"
             )
         _log.info(
             "at most %s queries: %s for test images, the others for %s",

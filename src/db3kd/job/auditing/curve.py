@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from db3kd.seeds import derive_seed
+
 DRAWS = 2000  # of the bootstrap
 PART = 250  # of them at a time
 LEVEL = 0.95  # of all intervals
@@ -74,8 +76,15 @@ class Curve:
 
     @classmethod
     def of(cls, steps: Sequence[Step], *, draws: int = DRAWS, seed: int = 0) -> "Curve":
-        """The curve of some steps, in ascending order; random by `seed`: the draws."""
-        draw = torch.Generator().manual_seed(seed)
+        """The curve of some steps, in ascending order; random by `seed`: the draws.
+
+        Those of a step do not depend on the steps after it.
+        """
+        draw = torch.Generator().manual_seed(derive_seed(seed, "images"))
+        picks = [
+            torch.Generator().manual_seed(derive_seed(seed, "students", step.answers))
+            for step in steps
+        ]
         images = steps[0].agrees.shape[1]
         found = []
         for begin in range(0, draws, PART):

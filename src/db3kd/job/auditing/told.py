@@ -45,7 +45,7 @@ def basis(found: Found) -> str:
     images = source or "test images"
     return (
         f"Measured on {found['test']['samples']:,} {images} with {len(found['seeds'])} students"
-        f" ({found['student']}) at each of {len(found['steps'])} steps; the teacher was asked about"
+        f" ({found['student']}) at each of {len(found['steps'])} steps. What is asked:"
         f" {found['way']}. Answers to these test images are not counted."
     )
 
