@@ -69,9 +69,8 @@ def filled(
     """
     made, shape = torch.empty_like(textures), (textures.shape[1], *textures.shape[2:])
     some = BLOCKS * inference_batch(shape)
-    for block, part in (
-        zip(made.split(some), textures.split(some), strict=True) if len(made) else ()
-    ):
+    blocks = zip(torch.split(made, some), torch.split(textures, some), strict=True)
+    for block, part in blocks if len(made) else ():
         _paint(block, _Fresh(len(block), draw), bounds, part)
     return made
 

@@ -93,7 +93,9 @@ class Curve:
             weights = torch.zeros(count, images)
             weights.scatter_add_(1, rows, torch.ones(count, images))
             weights /= images
-            found.append(torch.stack([_drawn(step.agrees, weights, draw) for step in steps], dim=1))
+            some = zip(steps, picks, strict=True)
+            drawn = [_drawn(step.agrees, weights, pick) for step, pick in some]
+            found.append(torch.stack(drawn, dim=1))
         mean = torch.tensor([sum(step.shares) / len(step.shares) for step in steps])
         return cls([step.answers for step in steps], mean, torch.cat(found))
 
