@@ -9,8 +9,7 @@ RUN python -m venv /opt/db3kd
 ENV PATH=/opt/db3kd/bin:$PATH
 # What is large first, so that a change of the source installs none of it again.
 COPY constraints.txt .
-RUN grep -E '^torch==' constraints.txt > torch.txt \
-    && pip install --index-url https://download.pytorch.org/whl/cpu -r torch.txt
+RUN pip install --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install -c constraints.txt '.[onnx,sklearn,remote,parquet,report]'

@@ -38,37 +38,41 @@ def tensorboard(folder: str | Path) -> Tracker:
     return Tracker("TensorBoard", lambda: _TensorBoard(place))
 
 
-def mlflow(folder: str | Path, *, experiment: str = PROJECT) -> Tracker:
+def mlflow(folder: str | Path, *, experiment: str | None = None) -> Tracker:
     """Follow a run in MLflow: where MLFLOW_TRACKING_URI says, or else in MLflow's own default.
 
-    `folder`: the folder of the run, whose name the run in MLflow has. Without that variable, MLflow
-    writes `mlflow.db` in the current folder, and nothing leaves this machine: its own telemetry is
-    off unless MLFLOW_DISABLE_TELEMETRY says otherwise.
+    `folder`: the folder of the run, whose name the run in MLflow has. `experiment`: by default what
+    MLFLOW_EXPERIMENT_NAME says, or else "db3kd". Without an address, MLflow writes `mlflow.db` in
+    the current folder, and nothing leaves this machine: its own telemetry is off unless
+    MLFLOW_DISABLE_TELEMETRY says otherwise.
 
     Raises:
         InputError: the extra `mlflow` is missing.
     """
     _needs("mlflow", "MLflow")
-    return Tracker("MLflow", lambda: _MLflow(Path(folder), experiment))
+    name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
+    return Tracker("MLflow", lambda: _MLflow(Path(folder), name))
 
 
-def wandb(folder: str | Path, *, project: str = PROJECT) -> Tracker:
+def wandb(folder: str | Path, *, project: str | None = None) -> Tracker:
     """Follow a run in Weights & Biases: offline, in `folder/wandb`, unless WANDB_MODE says online.
 
-    `folder`: the folder of the run, whose name the run there has. Neither code, nor the state of a
-    repository, nor what the machine does is recorded.
+    `folder`: the folder of the run, whose name the run there has. `project`: by default what
+    WANDB_PROJECT says, or else "db3kd". Neither code, nor the state of a repository, nor what the
+    machine does is recorded.
 
     Raises:
         InputError: the extra `wandb` is missing.
     """
     _needs("wandb", "Weights & Biases")
-    return Tracker("Weights & Biases", lambda: _Wandb(Path(folder), project))
+    name = project or os.environ.get("WANDB_PROJECT") or PROJECT
+    return Tracker("Weights & Biases", lambda: _Wandb(Path(folder), name))
 
 
 def _needs(package: str, name: str) -> None:
     found = find_spec(package)
     if found is None or found.origin is None:  # a mere folder of that name is no package
-        raise InputError(f"{name} is followed by the extra: {hint(package)}")
+        raise InputError(f"{name} needs its extra: {hint(package)}")
 
 
 def _known(folder: Path, tracker: str) -> str | None:
