@@ -36,6 +36,8 @@ def _parts(found: Mapping[str, Any], steps: int | None, width: int) -> Iterator[
         yield f"This is a quick look{many}: the figures are low."
     if "spending" in found:
         yield spending(found)
+    if "sources" in found:
+        yield sources(found["sources"])
     if "classes" in found:
         yield met(found["classes"], found.get("class_names") or ())
     if "picture" in found:
@@ -170,6 +172,21 @@ def spending(summary: Mapping[str, Any]) -> str:
     if "selection" in summary:
         lines.insert(1, selected(summary["selection"]))
     return "\n".join(lines)
+
+
+def sources(found: Mapping[str, Any]) -> str:
+    """What was asked from which source, and why, as text.
+
+    >>> print(sources({"asked": {"shapes": 40, "crops": 30, "descendants": 0}, "photographs": 9,
+    ...                "damaged": 1, "trial": "crops (by trial)"}))
+    Asked 40 shapes, 30 crops; new images are crops (by trial); 9 photographs, 1 damaged
+    """
+    asked = [f"{count:,} {name}" for name, count in found["asked"].items() if count]
+    parts = [f"Asked {', '.join(asked)}"]
+    if found["trial"]:
+        parts.append(f"new images are {found['trial']}")
+    damaged = f", {found['damaged']:,} damaged" if found["damaged"] else ""
+    return "; ".join([*parts, f"{found['photographs']:,} photographs{damaged}"])
 
 
 def selected(found: Mapping[str, Any]) -> str:
