@@ -31,6 +31,13 @@ def said(value: object, at: str = "") -> set[tuple[str, str]]:
     return {line for key, inner in value.items() for line in said(inner, f"{at}.{key}")}
 
 
+def spent(queries: dict[str, object]) -> dict[str, object]:
+    """The books without stages that bought nothing, which later versions have more of."""
+    stages = queries["by_stage"]
+    assert isinstance(stages, dict)
+    return {**queries, "by_stage": {name: count for name, count in stages.items() if count}}
+
+
 @pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     shutil.copytree(FIXTURES / "folders" / "images", tmp_path / "images")
@@ -48,7 +55,7 @@ def test_a_finished_run_is_continued_and_evaluated_without_a_question(folder: Pa
         assert {name: now.get(name) for name in expected["files"]} == expected["files"]
         assert all(map(NEW.fullmatch, now.keys() - expected["files"].keys()))
         found = json.loads(call(folder, "status", "run", "--json").stdout)
-        assert found["queries"] == expected["queries"]
+        assert spent(found["queries"]) == spent(expected["queries"])
         assert found["figures"] == expected["figures"]
         assert found["stage"] == "done"
         told = summary(folder)

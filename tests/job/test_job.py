@@ -91,7 +91,9 @@ def test_a_trial_decides_what_is_bought(here: Sandbox, caplog: pytest.LogCapture
     assert "the answers go to " in caplog.text
     spent, found = summary["queries"]["by_stage"], summary["spending"]
     assert spent["trial/grow"] == 150
-    assert found["agreement"][found["use"]] == max(found["agreement"].values())
+    gain = found["gains"]["grown"]
+    assert (found["use"] == "grown") == (0 < gain["share"] >= gain["error"])
+    assert (found["unspent"] > 0) == (found["use"] == "ce")
     assert summary["queries"]["spent"] == here.asked() <= 30 * 11 + 50
     methods = summary["methods"]
     assert methods["ce"]["queries"] == 30

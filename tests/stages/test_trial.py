@@ -259,6 +259,16 @@ def test_a_trial_that_an_earlier_version_began_decides_as_it_did(
     assert 75 < stages["rounds"] + stages["distances"] <= 150
 
 
+def test_where_the_own_images_teach_all_nothing_more_is_bought(tmp_path: Path) -> None:
+    """Nothing is bent: four clusters are learned from the own images alone."""
+    training = Training(steps=60, batch=16)
+    transfer, decision, stages = spent(tmp_path, Counting(), training=training)
+    assert decision.agreement["ce"] == 1.0
+    assert (decision.use, decision.unspent) == ("ce", 75)
+    assert stages["grow"] + stages["rounds"] + stages["distances"] == 0
+    assert transfer.soft is not None
+
+
 def test_what_distances_add_is_judged_on_images_that_were_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,8 @@ def _parts(found: Mapping[str, Any], steps: int | None, width: int) -> Iterator[
         yield spending(found)
     if "stopped" in found:
         yield stopped(found["stopped"])
+    if "sources" in found:
+        yield sources(found["sources"])
     if "classes" in found:
         yield met(found["classes"], found.get("class_names") or ())
     if "picture" in found:
@@ -187,6 +189,21 @@ def stopped(found: Mapping[str, Any]) -> str:
         f" {stage(found['stage']).words}: students agreed with the teacher on"
         f" {100 * found['agreement']:.2f}% of {found['held']:,} samples held back."
     )
+
+
+def sources(found: Mapping[str, Any]) -> str:
+    """What was asked from which source, and why, as text.
+
+    >>> print(sources({"asked": {"shapes": 40, "crops": 30, "descendants": 0}, "photographs": 9,
+    ...                "damaged": 1, "trial": "crops (by trial)"}))
+    Asked 40 shapes, 30 crops; new images are crops (by trial); 9 photographs, 1 damaged
+    """
+    asked = [f"{count:,} {name}" for name, count in found["asked"].items() if count]
+    parts = [f"Asked {', '.join(asked)}"]
+    if found["trial"]:
+        parts.append(f"new images are {found['trial']}")
+    damaged = f", {found['damaged']:,} damaged" if found["damaged"] else ""
+    return "; ".join([*parts, f"{found['photographs']:,} photographs{damaged}"])
 
 
 def selected(found: Mapping[str, Any]) -> str:

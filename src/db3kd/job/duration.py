@@ -34,6 +34,7 @@ NAMED = {  # tasks that have no stage of their own, or another one's
     "trial/students": "students in the trial",
     "selection/students": "students that tell which new images help",
     "ensemble": "an ensemble that labels images",
+    "sources": "students that tell which source teaches more",
 }
 LIMITED = "waiting for the service's limits"
 DAY = 86_400.0

@@ -57,6 +57,8 @@ def summary(job: Job) -> Json:
         figures["test"]["unsure"] = last.unsure
     if pseudo:
         figures |= {"classes": job.run.pseudo.counts}
+        if job.run.pseudo.sources is not None:
+            figures |= {"sources": job.run.pseudo.sources}
     known = learned(job)
     figures["picture"] = str(draw(job, known))
     keep_gallery(job, known)

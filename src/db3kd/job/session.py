@@ -248,7 +248,8 @@ class Job:
         if self.needs.trial and self.run.decision is None and divided.tried:
             _log.info(
                 "what pays depends on teacher and images, so both are tried on %s images, with %s"
-                " new ones of each; the better use gets the other %s answers per image",
+                " new ones of each; what teaches more than these images alone gets the other %s"
+                " answers per image",
                 f"{divided.tried:,}",
                 divided.each,
                 divided.left,

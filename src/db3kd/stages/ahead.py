@@ -35,7 +35,7 @@ from db3kd.stages.table import ANSWERS_SHARD, NAMES, search_of
 from db3kd.storage.journal import Journal
 from db3kd.student.networks import Shape, network_of
 from db3kd.student.steps import steps_of
-from db3kd.synthesis import chosen
+from db3kd.synthesis import chosen, public
 from db3kd.synthesis.rivals import dfms, disguide, ideal, qedg
 from db3kd.synthesis.rivals.dip_kd import UPDATES
 from db3kd.synthesis.rivals.generator import LESSON, asked_at_once
@@ -300,6 +300,8 @@ def _asked(
             if shard:
                 steps = settings.members * (chosen.lesson(shard * size).steps or 0)
                 yield Task("students", "synthesis", steps=steps, learner=learner)
+        if way == "public" and public.trial_shard(total, size) in pending:
+            yield Task("sources", "synthesis", steps=public.TRIAL_STEPS, learner=learner)
         drawn = left * settings.candidates
         looked = drawn * settings.members
         yield Task("synthesis", "synthesis", left, 0, learner, looked, 0, drawn, source)

@@ -7,7 +7,7 @@ numbers of every class. The books call this stage "unasked".
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 import torch
@@ -78,13 +78,16 @@ def lesson_steps(asked: int) -> int:
 
 
 def invent(
-    workspace: Workspace, pool: Pool, settings: Synthesis, source: Source | None = None
+    workspace: Workspace,
+    pool: Pool,
+    settings: Synthesis,
+    find: Callable[[], Source] = lambda: descendants,
 ) -> None:
     """Teach the ensemble, and make the images that are wanted and not there yet; costs no query.
 
-    `source`: where candidates come from, by default that of way "chosen". There are fewer images if
-    2 GiB do not hold them all. Random by the run's seed: the students' first weights and batches,
-    and the candidates.
+    `find`: gives the source of candidates, by default that of way "chosen". There are fewer images
+    if 2 GiB do not hold them all. Random by the run's seed: the students' first weights and
+    batches, and the candidates.
 
     Raises:
         ConfigurationDiffers: other settings than before.
@@ -100,8 +103,7 @@ def invent(
     if not pending:
         return
     students = _ensemble(workspace, pool, network, settings.width)
-    if source is None:
-        source = descendants
+    source = find()
 
     def work(_: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         draw = torch.Generator().manual_seed(derive_seed(workspace.seed, "unasked", shard))

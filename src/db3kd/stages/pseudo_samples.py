@@ -67,6 +67,14 @@ class PseudoSamples:
         """How many pseudo samples, copies included, the teacher gave each class."""
         return [int(count) for count in synthesis.counts(self.workspace)]
 
+    @property
+    def sources(self) -> dict[str, object] | None:
+        """How many images the way "public" asked from each source, and what its trial found.
+
+        None by other ways.
+        """
+        return synthesis.sources(self.workspace)
+
     def evolution(self, classes: int) -> Float[Tensor, "down across *image"] | None:
         """A pseudo sample of each class, from noise to the end of its ascent (Fig. 6).
 

@@ -179,7 +179,7 @@ def _ask_all(
     if more:
         settings = msgspec.structs.replace(settings, ensemble_labels=more)
         shards = shards_of(total, size)
-        invent(workspace, work.pool_before(shards), settings, work.source_after(shards))
+        invent(workspace, work.pool_before(shards), settings, lambda: work.source_after(shards))
     return more
 
 
@@ -412,6 +412,22 @@ def counts(workspace: Workspace) -> Int[Tensor, " classes"]:
         for record in workspace.done(stage).values():
             whole += torch.tensor(record["counts"])
     return whole
+
+
+def sources(workspace: Workspace) -> Json | None:
+    """What the way "public" asked from which source, and what its trial found; None by others.
+
+    `photographs` says how many were there to crop from, `damaged` how many could not be used.
+    """
+    records = [r for _, r in sorted(workspace.done("synthesis").items()) if "sources" in r]
+    if not records:
+        return None
+    asked = {
+        name: sum(r["sources"].get(name, 0) for r in records) for name in records[0]["sources"]
+    }
+    trial = next((r["trial"] for r in records if "trial" in r), None)
+    known = {name: records[-1][name] for name in ("photographs", "damaged")}
+    return {"asked": asked, "trial": trial, **known}
 
 
 def warn_of_missing(workspace: Workspace) -> None:

@@ -36,6 +36,7 @@ MIXTURE = "all of them"
 FEWEST = 600  # answers that a trial wants, if these are at most half of all
 FOLDS = 4  # each is held back once
 LESSON = Training(batch=64, steps=200)  # of each student of a trial
+TRIAL_STEPS = FOLDS * (len(SOURCES) + 1) * 200  # of all students of a trial
 _log = logging.getLogger("db3kd")
 DESCENDANT = -1  # the source of what descends from asked images
 
@@ -108,8 +109,8 @@ class Public:
         """Ask `pool.rest` images."""
         before, kept = len(pool), self.photographs
         self.facts = {"photographs": len(kept.kept), "damaged": kept.damaged}
-        wanted = min(FEWEST, self.task.queries // 2)
-        if not self.shares.decided and before >= wanted and not self.chosen.is_first(pool):
+        enough = before >= _wanted(self.task.queries)
+        if not self.shares.decided and enough and not self.chosen.is_first(pool):
             self._decide(pool, seed=seed, report=report)
         self.chosen.spend(pool, seed=seed, report=report)
         if pool.origins is not None:
@@ -146,6 +147,20 @@ class Public:
         self.shares.shares.copy_(torch.tensor(shares))
         self.facts["trial"] = found.words
         _log.info("new images are %s", found.words)
+
+
+def _wanted(queries: int) -> int:
+    """After how many of all answers there is a trial."""
+    return min(FEWEST, queries // 2)
+
+
+def trial_shard(queries: int, size: int) -> int:
+    """Before which shard of `size` there is a trial, of so many queries in all.
+
+    >>> trial_shard(2000, 250), trial_shard(100, 25)
+    (3, 2)
+    """
+    return max(1, -(-_wanted(queries) // size))
 
 
 @dataclass(frozen=True)
