@@ -93,7 +93,8 @@ class Curve:
             weights = torch.zeros(count, images)
             weights.scatter_add_(1, rows, torch.ones(count, images))
             weights /= images
-            found.append(torch.stack([_drawn(step.agrees, weights, draw) for step in steps], dim=1))
+            each = zip(steps, picks, strict=True)
+            found.append(torch.stack([_drawn(s.agrees, weights, pick) for s, pick in each], dim=1))
         mean = torch.tensor([sum(step.shares) / len(step.shares) for step in steps])
         return cls([step.answers for step in steps], mean, torch.cat(found))
 
