@@ -154,7 +154,7 @@ def audited(name: str, agrees: list[Tensor], size: Size) -> Iterator[common.Json
             tail = Tail.of(Curve.of(steps[:5], draws=DRAWS)) if len(steps) > 5 else None
             ahead = None
             if tail is not None:
-                span = Interval.of(tail.at(STEPS[5]))
+                span = Interval.of(tail.at(STEPS[5]).flatten())
                 ahead = span.low <= float(final[5]) <= span.high
             for at, target in enumerate(TARGETS):
                 found, interval = curve.reached(target)

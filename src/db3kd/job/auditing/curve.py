@@ -93,9 +93,8 @@ class Curve:
             weights = torch.zeros(count, images)
             weights.scatter_add_(1, rows, torch.ones(count, images))
             weights /= images
-            some = zip(steps, picks, strict=True)
-            drawn = [_drawn(step.agrees, weights, pick) for step, pick in some]
-            found.append(torch.stack(drawn, dim=1))
+            each = zip(steps, picks, strict=True)
+            found.append(torch.stack([_drawn(s.agrees, weights, pick) for s, pick in each], dim=1))
         mean = torch.tensor([sum(step.shares) / len(step.shares) for step in steps])
         return cls([step.answers for step in steps], mean, torch.cat(found))
 

@@ -67,7 +67,7 @@ def result(steps: Sequence[Step], targets: Sequence[float], *, most: int, seed: 
         if tail is None
         else {
             "limit": _shares(tail.limit()),
-            "at": {"answers": most, "agreement": _shares(Interval.of(tail.at(most)))},
+            "at": {"answers": most, "agreement": _shares(Interval.of(tail.at(most).flatten()))},
         },
     }
 

@@ -51,13 +51,13 @@ class Tail:
         fits = [_fitted(places, wrong, 1 / spread, floor=floor) for floor in (True, False)]
         return cls(unit, *fits)
 
-    def at(self, answers: int) -> Float[Tensor, " draw"]:
-        """The agreement after so many answers, in the more hopeful of the two readings."""
-        found = [
+    def at(self, answers: int) -> Float[Tensor, "2 draw"]:
+        """The agreement after so many answers, in both readings."""
+        readings = [
             1 - (f[:, 0] + f[:, 1] * (answers / self.unit) ** -f[:, 2])
             for f in (self.fits, self.hopeful)
         ]
-        return torch.maximum(*found).float()
+        return torch.stack(readings).float()
 
     def limit(self) -> Interval:
         """The agreement that no number of answers exceeds, by the reading with a floor."""
@@ -112,4 +112,4 @@ def falls_short(tail: Tail | None, target: float, answers: int) -> bool:
     >>> falls_short(None, 0.9, 1000)
     False
     """
-    return tail is not None and Interval.of(tail.at(answers)).high < target
+    return tail is not None and Interval.of(tail.at(answers).amax(0)).high < target
