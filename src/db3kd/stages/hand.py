@@ -125,6 +125,10 @@ class Found(BaseException):
         self.workspace, self.stage, self.work = workspace, workspace.named(stage), work
         self.parts = {part.shard: part for part in parts}
 
+    def at(self, stage: str) -> dict[int, Part]:
+        """The shards, if they are those of this stage."""
+        return self.parts if self.stage == stage else {}
+
 
 class Finder:
     """An executor that does nothing, but raises what it was to do."""
@@ -165,6 +169,7 @@ class Hand:
     _halted: bool = False
     _used: int = 0
     _task: int = -1
+    _found: "Found | None" = None
 
     def greet(self, folder: Path, word: str) -> dict[str, str]:
         """Open everything; returns what this worker computes with, and where it is.
@@ -262,10 +267,10 @@ class Hand:
             self._helper.workspace.look_again()
             try:
                 self._helper.follow(order.call)
-            except Found as found:
-                self._found, self._task = found, order.task
-        found = getattr(self, "_found", None)
-        if self._task != order.task or found is None or found.stage != order.stage:
+            except Found as work:
+                self._found, self._task = work, order.task
+        found = self._found
+        if self._task != order.task or found is None or order.shard not in found.at(order.stage):
             raise RunError(
                 f"the worker on {platform.node()} sees another state of"
                 f" {self._helper.workspace.folder} than the process that holds it; use a file"

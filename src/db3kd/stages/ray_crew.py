@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 import warnings
 from collections.abc import Sequence
 from math import ceil
@@ -66,7 +67,7 @@ class RayCrew:
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        settings, more = self._settings, {}
+        settings, more = self._settings, dict[str, Any]()
         if settings.address == "local":
             more = {
                 "num_cpus": ceil(settings.workers * settings.cpus),
@@ -75,6 +76,7 @@ class RayCrew:
                 "include_dashboard": False,
             }
         try:
+            _knock(settings.address)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ray.init(
@@ -91,7 +93,7 @@ class RayCrew:
 
         settings = self._settings
         actor = ray.remote(Hand).options(num_cpus=settings.cpus, num_gpus=settings.gpus)
-        made = actor.remote(self._open_run, Path.cwd(), torch.get_num_threads())
+        made: Any = actor.remote(self._open_run, Path.cwd(), torch.get_num_threads())
         self._actors[name] = made
         self._turns[made.greet.remote(*self._greeting)] = name
 
@@ -127,6 +129,14 @@ class RayCrew:
         self._actors, self._turns = {}, {}
         if self._own:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See whether anybody is there; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        with socket.create_connection((host, int(port)), timeout=10):
+            return
 
 
 def _answer(turn: Any) -> News:
