@@ -42,7 +42,7 @@ from db3kd.stages.hand import (
     Stopped,
 )
 from db3kd.stages.versions import versions
-from db3kd.stages.workspace import Workspace, changing
+from db3kd.stages.workspace import WORD, Workspace, changing
 from db3kd.storage.files import rename, write_atomically, writing
 from db3kd.storage.leases import lend, take_back, tape_of
 from db3kd.storage.tape import Tape
@@ -190,7 +190,7 @@ class Foreman:
             return
         self._epoch = 1 + sum(1 for _ in workspace.journal.all("epoch"))
         word, reply = secrets.token_hex(8), secrets.token_hex(8)
-        path = workspace.folder / f".word-{word}"
+        path = workspace.folder / f"{WORD}{word}"
         write_atomically(path, reply.encode())
         self._word = path, path.with_name(f"{path.name}-{reply}")
         try:

@@ -23,7 +23,7 @@ from db3kd.errors import Db3kdError, InputError, RunError, described
 from db3kd.stages.executor import Executor, Part, Tell, Work
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.versions import versions
-from db3kd.stages.workspace import Workspace, facts_of
+from db3kd.stages.workspace import WORD, Workspace, facts_of
 from db3kd.storage.files import Json, write_atomically
 from db3kd.storage.shards import write_shard
 from db3kd.storage.tape import Drifted, Fenced, Tape
@@ -184,13 +184,13 @@ class Hand:
         where = f"{platform.node()}, process {os.getpid()}"
         try:
             os.chdir(self.start)
-            told = (folder / f".word-{word}").read_text()
+            told = (folder / f"{WORD}{word}").read_text()
         except OSError:
             raise InputError(
                 f"the worker on {platform.node()} does not see {folder.absolute()}; put the folders"
                 " of run, images and teacher where all machines have them under the same names"
             ) from None
-        write_atomically(folder / f".word-{word}-{told}", b"")
+        write_atomically(folder / f"{WORD}{word}-{told}", b"")
         opening = self.open_run(Finder())
         try:
             self._helper = opening.__enter__()

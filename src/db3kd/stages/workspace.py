@@ -45,6 +45,7 @@ from db3kd.teachers.base import Teacher, identity_of
 from db3kd.teachers.meter import Meter
 from db3kd.teachers.parts import Ledger
 
+WORD = ".word-"  # begins the names of files by which workers know the folder
 _log = logging.getLogger("db3kd")
 
 
@@ -422,11 +423,13 @@ class Workspace:
                 )
 
     def _sweep(self) -> None:
-        """Remove what killed processes left: drafts, and tapes of shards that are finished.
+        """Remove what killed processes left: drafts, words, and tapes of shards that are finished.
 
         A shard that is not what the journal says, as a power cut may leave it, is made again from
         its tape.
         """
+        for word in self.folder.glob(f"{WORD}*"):
+            word.unlink(missing_ok=True)
         written = {record.get("file"): record.get("sha256") for record in self.journal.records}
         for draft in self.folder.rglob(".*.part"):
             target = draft.with_name(draft.name[1:].rsplit(".", 2)[0])
