@@ -1,10 +1,10 @@
 """Workers by Ray: an actor each, which is replaced as it ends. Ray itself repeats nothing."""
 
-import importlib.util
 import os
 import socket
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def check_ray() -> None:
     Raises:
         InputError: it is not.
     """
-    if importlib.util.find_spec("ray") is None:
+    if find_spec("ray") is None:
         raise InputError(f'cluster.engine = "ray" needs the package ray; {hint("ray")}')
 
 
@@ -67,6 +67,7 @@ class RayCrew:
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as the process that leads
         settings, more = self._settings, dict[str, Any]()
         if settings.address == "local":
             more = {
