@@ -171,18 +171,19 @@ class Cluster:
     lease: float  # for a line in the journal
     life: float  # of a worker, on average
     start: float  # of a worker, until it asks
+    beat: float  # between signs of life
 
 
 def simulated(cluster: Cluster, seed: int = 0) -> Json:
     """Let workers do shards, and one process lead them.
 
     A worker comes to the leading process for a shard, for each doubling of its bound, and at the
-    end; these are served one after the other. Signs of life take a turn each second.
+    end; these are served one after the other. Signs of life take a turn each.
     """
     draw = random.Random(seed)
     left, served, busy, lost, now = -(-cluster.answers // SHARD), 0.0, 0.0, 0, 0.0
     bounds = [QUESTION, QUESTION, 2 * QUESTION]  # answers between leases
-    beats = min(0.95, cluster.workers * cluster.turn)  # share of the leading process
+    beats = min(0.95, cluster.workers * cluster.turn / cluster.beat)  # share of the leading process
     ready = [
         (draw.uniform(0, cluster.start), worker, len(bounds)) for worker in range(cluster.workers)
     ]
@@ -217,6 +218,9 @@ def simulated(cluster: Cluster, seed: int = 0) -> Json:
 
 def main() -> None:
     """Measure, simulate and write."""
+    from db3kd.config.cluster import Cluster as Settings
+    from db3kd.stages.ray_crew import beat_of
+
     options = common.parser(__doc__).parse_args()
     repeats, samples, per_image = (2, 1000, 20) if options.quick else (5, 3000, 30)
     known = costs(300)
@@ -233,6 +237,7 @@ def main() -> None:
                     lease=known["lease_ms"] / 1000,
                     life=6 * 3600.0,
                     start=30.0,
+                    beat=beat_of(Settings(engine="ray", workers=workers)),
                 )
             )
             table.append(found)

@@ -95,7 +95,7 @@ class Threads:
         return names
 
     def hire(self, name: str) -> None:
-        hand = self.hands[name] = Hand(self.open_run, Path.cwd(), torch.get_num_threads())  # type: ignore[arg-type]
+        hand = self.hands[name] = Hand(self.open_run, Path.cwd(), torch.get_num_threads(), 0.2)  # type: ignore[arg-type]
         self._call(name, hand, lambda: Ready(hand.greet(*self.greeting)))
 
     def send(self, name: str, order: Order) -> None:

@@ -28,8 +28,6 @@ from db3kd.storage.files import Json, write_atomically
 from db3kd.storage.shards import write_shard
 from db3kd.storage.tape import Drifted, Fenced, Tape
 
-BEAT_S = 1.0  # at least that often a worker gives a sign
-
 
 @dataclass(frozen=True)
 class Begin:
@@ -155,15 +153,18 @@ class _Halt(BaseException):
 
 @dataclass
 class Hand:
-    """A worker: told by `turn` what to do, it answers what became of it, once a second at least.
+    """A worker: told by `turn` what to do, it answers what became of it.
 
-    `start` is the current directory of the run, and `threads` how many threads of torch it has:
-    numbers are rounded the same only where these are.
+    - `start`: the current directory of the run.
+    - `threads`: how many threads of torch it has; only where these are as many, numbers are rounded
+      the same.
+    - `beat`: seconds after which it answers that it goes on, if there is nothing else.
     """
 
     open_run: Opener
     start: Path
     threads: int
+    beat: float
     _events: "queue.Queue[Event]" = field(default_factory=queue.Queue)
     _grants: "queue.Queue[int | None]" = field(default_factory=queue.Queue)
     _halted: bool = False
@@ -210,7 +211,7 @@ class Hand:
             self._halted = True
             self._grants.put(None)
         try:
-            return self._events.get(timeout=BEAT_S)
+            return self._events.get(timeout=self.beat)
         except queue.Empty:
             return Alive(self._used)
 

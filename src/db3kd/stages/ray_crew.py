@@ -29,6 +29,15 @@ def check_ray() -> None:
         raise InputError(f'cluster.engine = "ray" needs the package ray; {hint("ray")}')
 
 
+def beat_of(settings: Cluster) -> float:
+    """Seconds between signs of a worker: 1, or more where many would keep one process busy.
+
+    >>> beat_of(Cluster(engine="ray")), beat_of(Cluster(engine="ray", workers=1000))
+    (1.0, 15.0)
+    """
+    return min(max(1.0, settings.workers / 50), settings.patience / 4)
+
+
 class RayCrew:
     """The workers of a Ray cluster: actors that run `Hand`.
 
@@ -94,7 +103,9 @@ class RayCrew:
 
         settings = self._settings
         actor = ray.remote(Hand).options(num_cpus=settings.cpus, num_gpus=settings.gpus)
-        made: Any = actor.remote(self._open_run, Path.cwd(), torch.get_num_threads())
+        made: Any = actor.remote(
+            self._open_run, Path.cwd(), torch.get_num_threads(), beat_of(settings)
+        )
         self._actors[name] = made
         self._turns[made.greet.remote(*self._greeting)] = name
 
