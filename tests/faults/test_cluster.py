@@ -91,8 +91,8 @@ class Life:
         """Start the command, and disturb it; whether it came to its end."""
         words = (*COMMAND, *RAY, "-s", f"budget.queries={self.budget}")
         process = self.sandbox.start(*words, pause=PAUSE)
-        before, held = opened(self.sandbox), {}
-        at = 0.0
+        before, begun, held = opened(self.sandbox), self.sandbox.asked(), dict[int, float]()
+        at, early = 0.0, self.draw.random() < 0.25
         while process.poll() is None:
             below = children(process.pid)
             self.known |= below.keys()
@@ -104,7 +104,8 @@ class Life:
                     with suppress(ProcessLookupError):
                         os.kill(worker, signal.SIGCONT)
             workers = [pid for pid, name in below.items() if "ray::Hand" in name]
-            if opened(self.sandbox) > before and workers and not at:
+            there = opened(self.sandbox) > before and workers
+            if there and not at and (early or self.sandbox.asked() > begun + LARGEST):
                 at = now + self.draw.uniform(0.0, 6.0)
             if at and now > at and self.kills.total() < kills:
                 at = 0.0

@@ -17,11 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import Sandbox
+from db3kd.config.cluster import Cluster
+from db3kd.config.reading import read_recipe
 from db3kd.config.settings import Budget, Grow, Search
 from db3kd.data import TensorImages
-from db3kd.errors import BudgetExhausted, InputError, TeacherError
+from db3kd.errors import BudgetExhausted, InputError, RecipeError, TeacherError
 from db3kd.run import Run
-from db3kd.stages import foreman
+from db3kd.stages import foreman, ray_crew
 from db3kd.stages.executor import Executor
 from db3kd.stages.foreman import Crew, Foreman, Lost, News, Ready
 from db3kd.stages.hand import Hand, Helper, Order
@@ -92,7 +95,7 @@ class Threads:
         return names
 
     def hire(self, name: str) -> None:
-        hand = self.hands[name] = Hand(self.open_run, Path.cwd(), torch.get_num_threads())  # type: ignore[arg-type]
+        hand = self.hands[name] = Hand(self.open_run, Path.cwd(), torch.get_num_threads(), 0.2)  # type: ignore[arg-type]
         self._call(name, hand, lambda: Ready(hand.greet(*self.greeting)))
 
     def send(self, name: str, order: Order) -> None:
@@ -275,3 +278,22 @@ def test_workers_that_see_another_folder_are_refused(tmp_path: Path) -> None:
     ):
         run.answers(pictures())
     assert teacher.total == 0
+
+
+def test_without_ray_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ray_crew, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'engine = "ray" needs the package ray; .*install'):
+        ray_crew.RayCrew(Cluster(engine="ray"), partial(helping, tmp_path, Counted()))
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("teacher.store='answers.db3kd'", "teacher.store"),
+        ("teacher.noise={flips = 0.1}", "teacher.noise"),
+    ],
+)
+def test_what_one_process_asks_has_no_workers(sandbox: Sandbox, words: str, what: str) -> None:
+    text = f"cluster.engine is 'ray', but {what} is asked by one process only; set cluster.engine"
+    with pytest.raises(RecipeError, match=text):
+        read_recipe(sandbox.folder / "recipe.toml", ["cluster.engine=ray", words])

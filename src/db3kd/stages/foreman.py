@@ -25,6 +25,7 @@ from db3kd.errors import (
     InputError,
     RunError,
     TeacherError,
+    plain,
 )
 from db3kd.stages.executor import InThisProcess, Part, Tell, Work
 from db3kd.stages.hand import (
@@ -40,6 +41,7 @@ from db3kd.stages.hand import (
     Stop,
     Stopped,
 )
+from db3kd.stages.recovery import WORD
 from db3kd.stages.versions import versions
 from db3kd.stages.workspace import Workspace, changing
 from db3kd.storage.files import rename, write_atomically, writing
@@ -49,6 +51,7 @@ from db3kd.teachers.parts import interrupts_wait
 
 LEAST_START_S = 300.0  # a worker may take to open images and teacher
 STOP_S = 20.0  # workers may take to stop at their next question
+MOST_STARTS = 3  # workers that end one after the other before anything is asked
 MOST_ENDS = 10  # workers that a shard may end without getting on
 SAME = ("db3kd", "torch", "numpy", "commit")  # versions that workers must have, too
 _KINDS: Mapping[str, type[Db3kdError]] = {
@@ -106,6 +109,7 @@ class _Lease:
     part: Part
     path: Path
     draft: Path
+    begun: int  # what the tape had booked before
     booked: int
     heard: float
     used: int = 0
@@ -140,6 +144,8 @@ class Foreman:
         self._names: Sequence[str] = ()
         self._leases: dict[str, _Lease] = {}
         self._tasks = self._lent = self._epoch = 0
+        self._ends = 0  # of workers that ended before they were ready
+        self._last = time.monotonic()  # when there was a worker
         self._word = (Path(), Path())
 
     def figures(self) -> dict[str, float]:
@@ -185,7 +191,7 @@ class Foreman:
             return
         self._epoch = 1 + sum(1 for _ in workspace.journal.all("epoch"))
         word, reply = secrets.token_hex(8), secrets.token_hex(8)
-        path = workspace.folder / f".word-{word}"
+        path = workspace.folder / f"{WORD}{word}"
         write_atomically(path, reply.encode())
         self._word = path, path.with_name(f"{path.name}-{reply}")
         try:
@@ -193,9 +199,7 @@ class Foreman:
             until = time.monotonic() + max(LEAST_START_S, self._patience)
             while len(self._free) < len(self._names):
                 for name, event in self._crew.news(1.0):
-                    if isinstance(event, Lost):
-                        raise InputError(f"a worker cannot start: {event.why}")
-                    self._welcome(workspace, name, event)
+                    self._again(workspace, name, event, MOST_STARTS)
                 if time.monotonic() > until:
                     raise InputError(
                         f"{len(self._free)} of {len(self._names)} workers have started, and the"
@@ -247,7 +251,9 @@ class Foreman:
             path = lend(tape, self._epoch, self._lent)
             draft = folder / f".{part.shard:05}.safetensors.{self._epoch}-{self._lent}.part"
             del self._free[name]
-            self._leases[name] = _Lease(part, path, draft, tape.booked, time.monotonic())
+            self._leases[name] = _Lease(
+                part, path, draft, tape.booked, tape.booked, time.monotonic()
+            )
             bound = workspace.journal.bounds.get((task.stage, part.shard), 0)
             order = Begin(self._tasks, workspace.call, task.stage, part.shard, path, draft, bound)
             self._crew.send(name, order)
@@ -257,10 +263,7 @@ class Foreman:
         for name, event in news:
             lease = self._leases.get(name)
             if lease is None:  # it has started again, or failed to
-                if isinstance(event, Lost):
-                    self._crew.replace(name)
-                else:
-                    self._welcome(task.workspace, name, event)
+                self._again(task.workspace, name, event, MOST_ENDS)
                 continue
             lease.heard = time.monotonic()
             if isinstance(event, Lost):
@@ -271,6 +274,31 @@ class Foreman:
             if lease.need is None and time.monotonic() - lease.heard > self._patience:
                 self._lose(task, name, f"no sign for {self._patience:g} seconds")
         self._answer_needs(task)
+        if self._leases or self._free:
+            self._last = time.monotonic()
+        elif time.monotonic() - self._last > max(LEAST_START_S, self._patience):
+            raise RunError(
+                "no worker is left, and the cluster has no room for another; what was bought is"
+                " kept, and the same command goes on"
+            )
+
+    def _again(self, workspace: Workspace, name: str, event: News, most: int) -> None:
+        """A worker that was started is ready, or has ended at once and is replaced.
+
+        Raises:
+            RunError: more than `most` have ended, one after the other.
+        """
+        if not isinstance(event, Lost):
+            self._ends = 0
+            self._welcome(workspace, name, event)
+            return
+        self._ends += 1
+        if self._ends > most:
+            raise RunError(
+                f"workers end as soon as they start ({plain(event.why)}); what was bought is kept,"
+                " and the same command goes on"
+            )
+        self._crew.replace(name)
 
     def _hear(self, task: _Task, name: str, lease: _Lease, event: News) -> None:
         if isinstance(event, Alive):
@@ -330,10 +358,9 @@ class Foreman:
             RunError: too many have ended at this shard.
         """
         lease, where = self._leases[name], self._where[name]
-        before = lease.booked if lease.need is None else 0
         shard = lease.part.shard
-        self._back(task, name)
-        task.ends[shard] += 1
+        got_on = self._back(task, name) > lease.begun
+        task.ends[shard] = 1 if got_on else task.ends[shard] + 1
         _log.warning(
             "worker %s (%s) is gone (%s); another goes on with shard %s of %s",
             name,
@@ -342,10 +369,10 @@ class Foreman:
             shard,
             task.stage,
         )
-        if task.ends[shard] > MOST_ENDS and not before:
+        if task.ends[shard] > MOST_ENDS:
             raise RunError(
-                f"shard {shard} of {task.stage} has ended {task.ends[shard]} workers; give each"
-                " more memory, or fewer of them"
+                f"{task.ends[shard]} workers one after the other have ended at shard {shard} of"
+                f" {task.stage}, without a single answer; give each more memory, or take fewer"
             )
         self._crew.replace(name)
 
@@ -422,5 +449,6 @@ class Foreman:
                         self._back(task, name)
                         self._free[name] = self._where[name]
         for name in list(self._leases):
-            with suppress(Db3kdError):
+            with suppress(Exception):
                 self._back(task, name)
+                self._crew.replace(name)

@@ -21,14 +21,13 @@ import torch
 
 from db3kd.errors import Db3kdError, InputError, RunError, described
 from db3kd.stages.executor import Executor, Part, Tell, Work
+from db3kd.stages.recovery import WORD
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.versions import versions
 from db3kd.stages.workspace import Workspace, facts_of
 from db3kd.storage.files import Json, write_atomically
 from db3kd.storage.shards import write_shard
 from db3kd.storage.tape import Drifted, Fenced, Tape
-
-BEAT_S = 1.0  # at least that often a worker gives a sign
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,10 @@ class Found(BaseException):
         self.workspace, self.stage, self.work = workspace, workspace.named(stage), work
         self.parts = {part.shard: part for part in parts}
 
+    def at(self, stage: str) -> dict[int, Part]:
+        """The shards, if they are those of this stage."""
+        return self.parts if self.stage == stage else {}
+
 
 class Finder:
     """An executor that does nothing, but raises what it was to do."""
@@ -151,20 +154,24 @@ class _Halt(BaseException):
 
 @dataclass
 class Hand:
-    """A worker: told by `turn` what to do, it answers what became of it, once a second at least.
+    """A worker: told by `turn` what to do, it answers what became of it.
 
-    `start` is the current directory of the run, and `threads` how many threads of torch it has:
-    numbers are rounded the same only where these are.
+    - `start`: the current directory of the run.
+    - `threads`: how many threads of torch it has; only where these are as many, numbers are rounded
+      the same.
+    - `beat`: seconds after which it answers that it goes on, if there is nothing else.
     """
 
     open_run: Opener
     start: Path
     threads: int
+    beat: float
     _events: "queue.Queue[Event]" = field(default_factory=queue.Queue)
     _grants: "queue.Queue[int | None]" = field(default_factory=queue.Queue)
     _halted: bool = False
     _used: int = 0
     _task: int = -1
+    _found: "Found | None" = None
 
     def greet(self, folder: Path, word: str) -> dict[str, str]:
         """Open everything; returns what this worker computes with, and where it is.
@@ -179,13 +186,13 @@ class Hand:
         where = f"{platform.node()}, process {os.getpid()}"
         try:
             os.chdir(self.start)
-            told = (folder / f".word-{word}").read_text()
+            told = (folder / f"{WORD}{word}").read_text()
         except OSError:
             raise InputError(
                 f"the worker on {platform.node()} does not see {folder.absolute()}; put the folders"
                 " of run, images and teacher where all machines have them under the same names"
             ) from None
-        write_atomically(folder / f".word-{word}-{told}", b"")
+        write_atomically(folder / f"{WORD}{word}-{told}", b"")
         opening = self.open_run(Finder())
         try:
             self._helper = opening.__enter__()
@@ -205,7 +212,7 @@ class Hand:
             self._halted = True
             self._grants.put(None)
         try:
-            return self._events.get(timeout=BEAT_S)
+            return self._events.get(timeout=self.beat)
         except queue.Empty:
             return Alive(self._used)
 
@@ -262,10 +269,10 @@ class Hand:
             self._helper.workspace.look_again()
             try:
                 self._helper.follow(order.call)
-            except Found as come_to:
-                self._found, self._task = come_to, order.task
-        found: Found | None = getattr(self, "_found", None)
-        if self._task != order.task or found is None or found.stage != order.stage:
+            except Found as work:
+                self._found, self._task = work, order.task
+        found = self._found
+        if self._task != order.task or found is None or order.shard not in found.at(order.stage):
             raise RunError(
                 f"the worker on {platform.node()} sees another state of"
                 f" {self._helper.workspace.folder} than the process that holds it; use a file"

@@ -1,9 +1,10 @@
 """Workers by Ray: an actor each, which is replaced as it ends. Ray itself repeats nothing."""
 
-import importlib.util
 import os
+import socket
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,17 @@ def check_ray() -> None:
     Raises:
         InputError: it is not.
     """
-    if importlib.util.find_spec("ray") is None:
+    if find_spec("ray") is None:
         raise InputError(f'cluster.engine = "ray" needs the package ray; {hint("ray")}')
+
+
+def beat_of(settings: Cluster) -> float:
+    """Seconds between signs of a worker: 1, or more where many would keep one process busy.
+
+    >>> beat_of(Cluster(engine="ray")), beat_of(Cluster(engine="ray", workers=1000))
+    (1.0, 15.0)
+    """
+    return min(max(1.0, settings.workers / 50), settings.patience / 4)
 
 
 class RayCrew:
@@ -66,7 +76,8 @@ class RayCrew:
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        settings, more = self._settings, {}
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as the process that leads
+        settings, more = self._settings, dict[str, Any]()
         if settings.address == "local":
             more = {
                 "num_cpus": ceil(settings.workers * settings.cpus),
@@ -75,6 +86,7 @@ class RayCrew:
                 "include_dashboard": False,
             }
         try:
+            _knock(settings.address)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ray.init(
@@ -91,7 +103,9 @@ class RayCrew:
 
         settings = self._settings
         actor = ray.remote(Hand).options(num_cpus=settings.cpus, num_gpus=settings.gpus)
-        made = actor.remote(self._open_run, Path.cwd(), torch.get_num_threads())
+        made: Any = actor.remote(
+            self._open_run, Path.cwd(), torch.get_num_threads(), beat_of(settings)
+        )
         self._actors[name] = made
         self._turns[made.greet.remote(*self._greeting)] = name
 
@@ -127,6 +141,14 @@ class RayCrew:
         self._actors, self._turns = {}, {}
         if self._own:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See whether anybody is there; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        with socket.create_connection((host, int(port)), timeout=10):
+            return
 
 
 def _answer(turn: Any) -> News:

@@ -19,6 +19,7 @@ from db3kd.storage.shards import read_shard
 from db3kd.teachers.meter import Meter
 from db3kd.teachers.parts import Ledger
 
+WORD = ".word-"  # begins the names of files by which workers know the folder
 _log = logging.getLogger("db3kd")
 
 
@@ -41,11 +42,13 @@ def check_nothing_forgotten(folder: Path, journal: Journal) -> None:
 
 
 def sweep(folder: Path, journal: Journal) -> None:
-    """Remove what killed processes left: drafts, and tapes of shards that are finished.
+    """Remove what killed processes left: drafts, words, and tapes of shards that are finished.
 
     A shard that is not what the journal says, as a power cut may leave it, is made again from
     its tape.
     """
+    for word in folder.glob(f"{WORD}*"):
+        word.unlink(missing_ok=True)
     written = {record.get("file"): record.get("sha256") for record in journal.records}
     for draft in folder.rglob(".*.part"):
         target = draft.with_name(draft.name[1:].rsplit(".", 2)[0])
