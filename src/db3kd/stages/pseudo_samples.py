@@ -7,6 +7,7 @@ from torch import Tensor
 
 from db3kd.data.transfer_set import TransferSet
 from db3kd.stages import ascent, synthesis
+from db3kd.stages.classes_met import counts
 from db3kd.stages.workspace import Workspace
 from db3kd.teachers.base import unsure_of
 
@@ -65,7 +66,7 @@ class PseudoSamples:
     @property
     def counts(self) -> list[int]:
         """How many pseudo samples, copies included, the teacher gave each class."""
-        return [int(count) for count in synthesis.counts(self.workspace)]
+        return [int(count) for count in counts(self.workspace)]
 
     @property
     def sources(self) -> dict[str, object] | None:

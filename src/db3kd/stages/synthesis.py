@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import msgspec
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from db3kd.config.settings import Search, Synthesis
@@ -23,6 +22,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import ConfigurationDiffers, Damaged, InputError, plain
 from db3kd.seeds import derive_seed
 from db3kd.stages.ascent import ascend_all, ascended, most_queries, with_copies
+from db3kd.stages.classes_met import warn_of_missing
 from db3kd.stages.distances import check_search, measure_all, soft
 from db3kd.stages.ensemble_labels import images_for, invent, invented
 from db3kd.stages.table import shards_of
@@ -37,11 +37,9 @@ from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.public import Public
 from db3kd.synthesis.way import DRAWING, Task, Way
-from db3kd.teachers.base import unsure_of
 
 QUERIES = 25_000  # without `Synthesis.queries` and without a budget
 LESSONS = 16  # how often students learn, at most, unless more `rounds` are wanted
-RARE = 5  # samples of a class that are too few to learn it from
 MEMORY = 2**28  # bytes of pseudo samples that are kept in memory; more of them stay in their shards
 POOL = "pool"  # the word for the digest of the images in the settings of a folder
 PLACE = "pseudo"  # before the names of stages that measure pseudo samples, on the books
@@ -405,15 +403,6 @@ def _stored(workspace: Workspace, shards: Iterable[int]) -> StoredImages:
     return StoredImages.of(workspace.folder, records, shape, eight_bit=_eight_bit(workspace))
 
 
-def counts(workspace: Workspace) -> Int[Tensor, " classes"]:
-    """How many pseudo samples, copies included, the teacher gave each class."""
-    whole = torch.zeros(workspace.meter.classes, dtype=torch.int64)
-    for stage in ("synthesis", "ascent", "copies"):
-        for record in workspace.done(stage).values():
-            whole += torch.tensor(record["counts"])
-    return whole
-
-
 def sources(workspace: Workspace) -> Json | None:
     """What the way "public" asked from which source, and what its trial found; None by others.
 
@@ -428,40 +417,6 @@ def sources(workspace: Workspace) -> Json | None:
     trial = next((r["trial"] for r in records if "trial" in r), None)
     known = {name: records[-1][name] for name in ("photographs", "damaged")}
     return {"asked": asked, "trial": trial, **known}
-
-
-def warn_of_missing(workspace: Workspace) -> None:
-    """Name the classes that the teacher gave to no pseudo sample, or to very few."""
-    met, unsure = counts(workspace), unsure_of(workspace.meter)
-    if unsure is not None:
-        whole, unknown = int(met.sum()), int(met[unsure])
-        if 2 * unknown > whole:
-            _log.warning(
-                "the teacher did not know the class of %s of %s pseudo samples, so students learn"
-                " from the other %s",
-                f"{unknown:,}",
-                f"{whole:,}",
-                f"{whole - unknown:,}",
-            )
-        met = met[:unsure]
-    missing, rare = (met == 0).nonzero()[:, 0].tolist(), ((met > 0) & (met < RARE)).nonzero()[:, 0]
-    if missing:
-        _log.warning(
-            "no pseudo sample is of class %s (%s of %s classes), so students cannot learn these",
-            _named(missing),
-            len(missing),
-            len(met),
-        )
-    if len(rare):
-        _log.warning(
-            "fewer than %s pseudo samples each are of class %s, so students hardly learn these",
-            RARE,
-            _named(rare.tolist()),
-        )
-
-
-def _named(classes: list[int]) -> str:
-    return ", ".join(map(str, classes[:10])) + (", ..." if len(classes) > 10 else "")
 
 
 def made(workspace: Workspace) -> TransferSet:
