@@ -206,7 +206,7 @@ def base_for(shown: dict[str, Any]) -> dict[str, Any]:
     if "factory" in shown.get("student", {}) or "timm" in shown.get("student", {}):
         base["student"] = {}
     if "synthesis" in shown or "train" not in shown.get("data", {"train": ""}):
-        base["data"] = {}
+        base["data"] = {} if "data" in shown else {"size": 8, "channels": 1}
         base["student"] = {**base["student"], "methods": ["pseudo"]}
     return base
 
