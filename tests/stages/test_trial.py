@@ -261,8 +261,12 @@ def test_a_trial_that_an_earlier_version_began_decides_as_it_did(
 
 def test_where_the_own_images_teach_all_nothing_more_is_bought(tmp_path: Path) -> None:
     """Nothing is bent: four clusters are learned from the own images alone."""
-    training = Training(steps=60, batch=16)
-    transfer, decision, stages = spent(tmp_path, Counting(), training=training)
+    quick: dict[str, Any] = {
+        "search": Search(surrogate="none", references=3, shard=20),
+        "grow": Grow(choose="random"),
+        "training": Training(steps=60, batch=16),
+    }
+    transfer, decision, stages = spent(tmp_path, Counting(), **quick)
     assert decision.agreement["ce"] == 1.0
     assert (decision.use, decision.unspent) == ("ce", 75)
     assert stages["grow"] + stages["rounds"] + stages["distances"] == 0
