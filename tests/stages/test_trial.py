@@ -261,8 +261,13 @@ def test_a_trial_that_an_earlier_version_began_decides_as_it_did(
 
 def test_where_the_own_images_teach_all_nothing_more_is_bought(tmp_path: Path) -> None:
     """Nothing is bent: four clusters are learned from the own images alone."""
-    training = Training(steps=60, batch=16)
-    transfer, decision, stages = spent(tmp_path, Counting(), training=training)
+    quick: dict[str, Any] = {
+        "search": Search(surrogate="none", references=3, shard=20),
+        "grow": Grow(choose="random"),
+        "training": Training(steps=60, batch=16),
+        "students": 2,  # which gives a trial as many steps
+    }
+    transfer, decision, stages = spent(tmp_path, Counting(), **quick)
     assert decision.agreement["ce"] == 1.0
     assert (decision.use, decision.unspent) == ("ce", 75)
     assert stages["grow"] + stages["rounds"] + stages["distances"] == 0
@@ -401,12 +406,13 @@ def test_running_again_asks_nothing(tmp_path: Path) -> None:
 
 def test_a_stop_at_any_question_changes_nothing(tmp_path: Path) -> None:
     whole = Counting()
-    expected = spent(tmp_path / "whole", whole)
-    for number in range(len(whole.counts)):
+    quick: dict[str, Any] = {"search": Search(surrogate="none", references=3, shard=20)}
+    expected = spent(tmp_path / "whole", whole, **quick)
+    for number in range(0, len(whole.counts), 2):
         folder, first, second = tmp_path / str(number), Counting(dies_at=number), Counting()
         with pytest.raises(KeyboardInterrupt):
-            spent(folder, first)
-        assert spent(folder, second)[1] == expected[1]
+            spent(folder, first, **quick)
+        assert spent(folder, second, **quick)[1] == expected[1]
         assert first.counts + second.counts == whole.counts
         assert files(folder) == files(tmp_path / "whole")
 

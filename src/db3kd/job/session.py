@@ -15,7 +15,7 @@ from db3kd.config.methods import METHODS, Method, Needs, needed
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe
 from db3kd.config.settings import kind_of
-from db3kd.data import DataSet, Images, load
+from db3kd.data import DataSet, Images
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.job.duration import (
@@ -33,7 +33,7 @@ from db3kd.job.money import purse_of
 from db3kd.job.plan import PARTS, check_possible, ensemble_labels, forecast
 from db3kd.job.probe import arm
 from db3kd.job.sanity import FIRST, Doubt, doubt, one_class
-from db3kd.job.sets import Sets, digest_of_labels, matched, sets_of, sound
+from db3kd.job.sets import Sets, digest_of_labels, matched, pool_of, sets_of, sound
 from db3kd.job.student import card_of, student_classes
 from db3kd.job.teacher import TeacherPipeline, fingerprint, open_teacher, paid
 from db3kd.progress import Progress, silent
@@ -77,6 +77,7 @@ def opened(
     recipe = msgspec.structs.replace(recipe, device=usable_device(recipe.device))
     sets = sets_of(recipe)
     check_possible(recipe, sets)
+    pool_of(recipe, sets.shape)  # which may not be there
     clock = Clock(progress)
     digests = Digests(Path(recipe.run) / "digests.json", progress)
     sets = sound(recipe, sets, digests)
@@ -353,14 +354,7 @@ class Job:
         Raises:
             InputError: they cannot be used.
         """
-        recipe, (channels, height, width) = self.recipe, self.shape
-        if recipe.synthesis.images is None:
-            return None
-        size: int | tuple[int, int] | None = height if height == width else (height, width)
-        if recipe.synthesis.way == "public":
-            size = None  # photographs of any size, from which parts are cut
-        named, split = recipe.synthesis.images, recipe.data.train_split
-        return load(named, split, size=size, channels=channels).images
+        return pool_of(self.recipe, self.shape)
 
     def network(self, seed: int, classes: int | None = None) -> nn.Module:
         """A student before its training; random by `seed`: its first weights.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from db3kd.config.quick import most_images
 from db3kd.config.recipe import DataConfig, Recipe
-from db3kd.data import DataSet, TensorImages, damaged, load, subset
+from db3kd.data import DataSet, Images, TensorImages, damaged, load, subset
 from db3kd.data.digest import combined, of_tensor
 from db3kd.data.names import places
 from db3kd.errors import InputError, NoSplit
@@ -96,6 +96,20 @@ def _load(recipe: Recipe, name: str, split: str) -> DataSet:
     wanted = recipe.data
     table = {"image": wanted.image, "label": wanted.label}
     return load(name, split, size=wanted.size, channels=wanted.channels, **table)
+
+
+def pool_of(recipe: Recipe, shape: Shape) -> Images | None:
+    """The images of `synthesis.images`, in their own size for way "public"; None without any.
+
+    Raises:
+        InputError: they are not there, or none of the first ones can be used.
+    """
+    named, (channels, height, width) = recipe.synthesis.images, shape
+    if named is None:
+        return None
+    whole = recipe.synthesis.way == "public"
+    size = None if whole else height if height == width else (height, width)
+    return load(named, recipe.data.train_split, size=size, channels=channels).images
 
 
 def _test_images(recipe: Recipe) -> tuple[DataSet | None, Source]:
