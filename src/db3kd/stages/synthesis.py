@@ -24,6 +24,7 @@ from db3kd.seeds import derive_seed
 from db3kd.stages.ascent import ascend_all, ascended, most_queries, with_copies
 from db3kd.stages.distances import check_search, measure_all, soft
 from db3kd.stages.ensemble_labels import images_for, invent, invented
+from db3kd.stages.lengths import agree_up_to, work_until
 from db3kd.stages.table import shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
@@ -154,8 +155,8 @@ def _ask_all(
     drawing = begun.get("drawing", 1) if begun else DRAWING  # the first one had no word
     plan = {"shape": list(shape), "total": total, "size": size}
     named = {"drawing": drawing} if drawing > 1 else {}
-    cut = {"planned": planned} if planned > total else {}
-    workspace.agree("synthesis", {**asked, **plan, **named, **cut})
+    ended = {"planned": planned} if planned > total else {}
+    workspace.agree("synthesis", {**asked, **plan, **named, **ended})
     learned = lessons(planned, size, settings.rounds)
     taught = None if drawing < 2 else learned
     work = _SynthesisWork(
@@ -163,9 +164,9 @@ def _ask_all(
     )
     if workspace.pending("synthesis", total, size) and enough is None:
         workspace.work("synthesis", total, size, 1, work)
-    elif enough is not None and not cut:
+    elif enough is not None and not ended:
         ends = sorted(count // size for count in learned)
-        workspace.work_until("synthesis", total, size, work, ends=ends, enough=enough)
+        work_until(workspace, "synthesis", total, size, work, ends=ends, enough=enough)
         total = int(workspace.configuration("synthesis")["total"])
     more = images_for(network_of(settings.surrogate, shape), settings, shape, asked=total)
     if more:
@@ -220,7 +221,7 @@ def ask_up_to(
     begun = int(workspace.configuration("synthesis").get("total", 0))
     for some in sorted({min(begun, wanted), wanted} - {0}):  # what was begun ends as it was planned
         named = {**known, **plan, "total": some, "learning": "doubling"}
-        total = workspace.agree_up_to("synthesis", named)
+        total = agree_up_to(workspace, "synthesis", named)
         if workspace.pending("synthesis", some, size):
             taught = doublings(size, total)
             work = _SynthesisWork(

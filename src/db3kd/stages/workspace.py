@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -219,30 +219,6 @@ class Workspace:
             self.progress(
                 stage, samples * price, samples * price, {"queries": float(self.meter.spent)}
             )
-
-    def work_until(
-        self,
-        stage: str,
-        samples: int,
-        size: int,
-        work: Work,
-        *,
-        ends: Iterable[int],
-        enough: Callable[[int], bool],
-    ) -> None:
-        """Do the shards of a stage until there is enough, and record where that was.
-
-        `enough` is asked after each number of shards in `ends`, unless more were begun.
-
-        Raises:
-            BudgetExhausted, TeacherError, Damaged, RunError: as `work`.
-        """
-        for end in ends:
-            self.work(stage, end * size, size, 1, work)
-            if not self.begun(stage, end) and enough(end):
-                self.cut(stage, end * size)
-                return
-        self.work(stage, samples, size, 1, work)
 
     def shard(
         self, stage: str, shard: int, rows: Tensor, work: Work, report: Callable[[int], None]
@@ -472,36 +448,6 @@ class Workspace:
                 f"{self.folder} was made with other settings ({'; '.join(differing)}); use them, or"
                 " another folder"
             )
-
-    def agree_up_to(self, stage: str, configuration: Json) -> int:
-        """The same for a stage whose `total` may grow; returns the largest total so far.
-
-        Raises:
-            ConfigurationDiffers: anything else differs.
-        """
-        recorded, wanted = self.configuration(stage), int(configuration["total"])
-        total = int(recorded.get("total", wanted))
-        self.agree(stage, {**configuration, "total": total})
-        if wanted > total:
-            self.journal.append("stage", stage=self._prefix + stage, configuration=configuration)
-        return max(total, wanted)
-
-    def cut(self, stage: str, total: int) -> None:
-        """Record that a stage ends after fewer samples than were `planned`, or after all of these.
-
-        What is done already must be whole shards, and no more than `total`.
-        """
-        known = self.configuration(stage)
-        planned = int(known.pop("planned", known["total"]))
-        more = {} if total == planned else {"planned": planned}
-        configuration = {**known, "total": total, **more}
-        self.journal.append("stage", stage=self._prefix + stage, configuration=configuration)
-
-    def begun(self, stage: str, shard: int) -> bool:
-        """Whether anything was asked of a shard, or of one after it."""
-        name = self._prefix + stage
-        asked = {number for some, number in self._bounds if some == name}
-        return any(number >= shard for number in asked | set(self.done(stage)))
 
     def configuration(self, stage: str) -> Json:
         """What `agree` recorded, in today's words; empty if the stage has not begun."""
