@@ -253,10 +253,8 @@ class Run:
         """
         settings = validated(settings or Synthesis())
         some = None if images is None else images_of(images)
-        enough = stopping.of_synthesis(self._workspace, stop)
-        made = synthesis.synthesize(
-            self._workspace, shape, settings, some, reserved=reserved, enough=enough
-        )
+        place, enough = self._workspace, stopping.of_synthesis(self._workspace, stop)
+        made = synthesis.synthesize(place, shape, settings, some, reserved=reserved, enough=enough)
         return made.without(unsure_of(self.meter))
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
