@@ -21,14 +21,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from db3kd.config.methods import METHODS, Method, Metric
+from db3kd.config.methods import Method, Metric
 from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training
-from db3kd.config.stopping import Rule
 from db3kd.config.types import validated
 from db3kd.data import Images, TensorImages, images_of
 from db3kd.data.given import Given
 from db3kd.data.transfer_set import TransferSet
-from db3kd.errors import InputError
 from db3kd.progress import Progress, chosen, ended
 from db3kd.search.robustness import RobustnessMap
 from db3kd.stages import distances, growing, stopping, synthesis, trial
@@ -37,10 +35,10 @@ from db3kd.stages.costs import Costs
 from db3kd.stages.executor import Executor
 from db3kd.stages.growing import Growth
 from db3kd.stages.pseudo_samples import PseudoSamples
-from db3kd.stages.sequence import OwnSequence, PseudoSequence
-from db3kd.stages.stopping import Stopping
+from db3kd.stages.sequence import Steps
+from db3kd.stages.stopping import Stopping, Stops
 from db3kd.stages.students import Evaluation, distilled, evaluated
-from db3kd.stages.table import ANSWERS_SHARD
+from db3kd.stages.transfer import transfer_of
 from db3kd.stages.workspace import Workspace
 from db3kd.student.card import StudentCard
 from db3kd.student.devices import usable_device
@@ -178,50 +176,10 @@ class Run:
         """
         return ask_first(self._workspace, of, images_of(images), count)
 
-    def own_sequence(
-        self, images: Given, settings: Grow | None = None, *, most: int
-    ) -> OwnSequence:
-        """Own images, and then new ones made from them, to be bought in steps, `most` in all.
-
-        Of `settings`, `per_image` and `rounds` do not count: new images are as many as are bought,
-        and students learn at each step and between two of them. Costs no query yet. Random by the
-        run's seed: the order of the images, and what `grow` draws. This is not for a folder in
-        which `grow` was called.
-
-        Raises:
-            InputError: the students' network does not fit the images.
-        """
-        images, settings = images_of(images), validated(settings or Grow())
-        if settings.augmentations:
-            growing.check_growing(settings, images.shape, self.meter.classes)
-        return OwnSequence(self._workspace, images, settings, most)
-
-    def pseudo_sequence(
-        self,
-        shape: tuple[int, int, int],
-        settings: Synthesis | None = None,
-        *,
-        most: int,
-        images: Given | None = None,
-    ) -> PseudoSequence:
-        """Pseudo samples, to be bought in steps, `most` in all; costs no query yet.
-
-        Of `settings`, `queries`, `rounds`, `ensemble_labels` and `ascent` do not count: no image
-        gets ensemble labels. The other arguments, and what is random, are as for `synthesize`. This
-        is not for a folder in which `synthesize` was called.
-
-        Raises:
-            InputError: a network that does not fit; or way "ascent", which has no steps.
-        """
-        settings = validated(settings or Synthesis())
-        if settings.way == "ascent":
-            raise InputError(
-                'pseudo samples by way "ascent" cannot be bought in steps; take another'
-                " synthesis.way"
-            )
-        synthesis.check_synthesis(settings, shape, self.meter.classes)
-        some = None if images is None else images_of(images)
-        return PseudoSequence(self._workspace, shape, settings, some, most)
+    @property
+    def steps(self) -> Steps:
+        """Answers that are bought in steps, as an audit does, until nobody wants more."""
+        return Steps(self._workspace)
 
     def measure(self, images: Given, search: Search | None = None) -> None:
         """Measure every image's distances to the boundary, shard by shard (section 3.2.1).
@@ -312,10 +270,10 @@ class Run:
         """
         settings = validated(settings or Synthesis())
         some = None if images is None else images_of(images)
-        enough = stopping.of_synthesis(self._workspace, stop)
-        with self._workspace.calling("synthesize"):
+        place, enough = self._workspace, stopping.of_synthesis(self._workspace, stop)
+        with place.calling("synthesize"):
             made = synthesis.synthesize(
-                self._workspace, shape, settings, some, reserved=reserved, enough=enough
+                place, shape, settings, some, reserved=reserved, enough=enough
             )
         return made.without(unsure_of(self.meter))
 
@@ -430,16 +388,9 @@ class Run:
         return trial.selected(self._workspace)
 
     @property
-    def stopped(self) -> stopping.Stopped | None:
-        """The stage that a rule has ended before all was asked; None if none was."""
-        return stopping.stopped(self._workspace)
-
-    def settle(self, rule: Rule | None) -> None:
-        """Let a stage go on that an earlier rule has ended, unless this one ends it there, too.
-
-        Costs no query. It is a stage that asks, such as `grow`, that goes on when it is called.
-        """
-        stopping.settle(self._workspace, rule)
+    def stops(self) -> Stops:
+        """What a rule has ended early, and how that may go on; costs no query."""
+        return Stops(self._workspace)
 
     def label(
         self,
@@ -479,28 +430,9 @@ class Run:
             ConfigurationDiffers: other images than before.
             Damaged: a shard cannot be trusted.
         """
-        images, needs = images_of(images), METHODS[method]
-        if not needs.own_images:
-            raise InputError(
-                f"students of {method!r} do not learn from own images; see `Run.pseudo`"
-            )
+        images = images_of(images)
         self._check_labels(labels, images)
-        begun = self._workspace.configuration("answers")
-        pending = self._workspace.pending("answers", len(images), ANSWERS_SHARD)
-        if not begun or (pending and begun["samples"] == len(images)):
-            raise InputError("the images are not labelled yet; label them first")
-        answers = self.answers(images)
-        rows = torch.arange(len(images))
-        transfer = TransferSet(images, rows, answers, answers if labels is None else labels)
-        unsure = unsure_of(self.meter)
-        if needs.trial:
-            found = trial.with_decision(self._workspace, transfer, truth=labels is not None)
-            return found.without(unsure)
-        if needs.metric is not None:
-            transfer = transfer.with_soft(distances.soft(self._workspace, needs.metric, answers))
-        if needs.grown:
-            transfer = growing.with_grown(self._workspace, transfer, images, rows)
-        return transfer.without(unsure)
+        return transfer_of(self._workspace, images, method, labels)
 
     def probes(self, images: Given) -> TransferSet:
         """The probes of a joint search, as plain labelled images; costs no query.

@@ -186,9 +186,9 @@ def test_without_test_images_or_by_ascent_there_is_no_audit(here: Sandbox) -> No
     with pytest.raises(InputError, match="no test images"):
         job.audit(nothing)
     with pytest.raises(InputError, match='by way "ascent" cannot be bought in steps'):
-        job.audit(recipe("synthesis.way=ascent", file="without_data.toml"))
+        job.audit(recipe("run=a", "synthesis.way=ascent", file="without_data.toml"))
     with pytest.raises(InputError, match="5 answers, besides 50 test images, are too few"):
-        job.audit(recipe("synthesis.queries=5", file="without_data.toml"))
+        job.audit(recipe("run=b", "synthesis.queries=5", file="without_data.toml"))
     assert here.asked() == 0
 
 

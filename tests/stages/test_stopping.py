@@ -82,7 +82,7 @@ def bought(
     """An open run in which something was bought; it is closed if that fails."""
     run = Run(folder, teacher or Asked(), seed=3, progress=False)
     try:
-        run.settle(rule)
+        run.stops.settle(rule)
         buy(run, None if rule is None else by(rule))
     except BaseException:
         run.close()
@@ -136,7 +136,7 @@ def test_what_is_enough_ends_the_stage(
     with make(tmp_path / "run", rule, teacher) as run:
         assert seen == judged
         assert teacher.count == run.meter.spent == own + ends
-        found = run.stopped
+        found = run.stops.stopped
         assert found is not None
         assert (found.stage, found.asked, found.planned, found.saved) == (
             stage,
@@ -154,7 +154,7 @@ def test_what_is_enough_ends_the_stage(
         assert (teacher.count, seen) == (own + ends, judged)
     with make(tmp_path / "run", None, teacher) as run:  # without the rule the rest is bought
         assert teacher.count == run.meter.spent == own + planned
-        assert run.stopped is None
+        assert run.stops.stopped is None
     plain = Asked()
     with make(tmp_path / "plain", None, plain):
         assert plain.count == own + planned
@@ -180,11 +180,11 @@ def test_a_higher_goal_goes_on_with_what_was_measured(
     with grown(tmp_path, Stop(agreement=0.9), teacher) as run:
         assert teacher.count == 100
         assert judged == [20, 60, 100]
-        assert run.stopped is not None
-        assert run.stopped.agreement == 1.0
+        assert run.stops.stopped is not None
+        assert run.stops.stopped.agreement == 1.0
     with grown(tmp_path, Stop(agreement=0.5), teacher) as run:  # what is bought stays bought
         assert teacher.count == 100
-        assert run.stopped is not None
+        assert run.stops.stopped is not None
 
 
 @pytest.mark.parametrize("make", [grown, synthesized])
@@ -196,7 +196,7 @@ def test_killed_at_any_line_the_run_takes_the_same_decisions(
         shares = [record["agreement"] for record in run.journal.all("judged")]
     rule = Stop(agreement=shares[1])
     with make(tmp_path / "whole", rule) as run:
-        whole, end = run.stopped, len(run.journal.records)
+        whole, end = run.stops.stopped, len(run.journal.records)
         assert whole is not None
     append, kept = Journal.append, content(tmp_path / "whole")
     for line in range(3, end, 4):
@@ -214,7 +214,7 @@ def test_killed_at_any_line_the_run_takes_the_same_decisions(
             with pytest.raises(KeyboardInterrupt):
                 make(folder, rule, teacher)
         with make(folder, rule, teacher) as run:
-            assert run.stopped == whole
+            assert run.stops.stopped == whole
             assert run.meter.spent >= teacher.count
         assert content(folder) == kept
 
@@ -306,9 +306,9 @@ def test_pseudo_samples_do_not_go_on_once_an_ensemble_has_labelled_more(
     with Run(tmp_path, Asked(), seed=3, progress=False) as run:
         for _ in range(2):
             assert len(run.synthesize(SHAPE, settings, stop=rule)) == 70
-        run.settle(rule.rule)
+        run.stops.settle(rule.rule)
         with pytest.raises(ConfigurationDiffers, match="set `stop` as it was"):
-            run.settle(None)
+            run.stops.settle(None)
 
 
 def test_flat_looks_at_the_gain_on_the_same_samples() -> None:

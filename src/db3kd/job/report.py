@@ -66,7 +66,7 @@ def summary(job: Job) -> Json:
         figures["spending"] = asdict(job.run.decision)
         if job.run.selection is not None:
             figures["selection"] = asdict(job.run.selection)
-    stopped, rule = job.run.stopped, job.recipe.stop
+    stopped, rule = job.run.stops.stopped, job.recipe.stop
     if stopped is not None and rule is not None:
         figures["stopped"] = {**asdict(stopped), "saved": stopped.saved, "rule": rule_told(rule)}
     if job.recipe.quick:

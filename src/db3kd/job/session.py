@@ -97,7 +97,7 @@ def opened(
         ) as found,
     ):
         digests.save()
-        found.settle(recipe.stop)
+        found.stops.settle(recipe.stop)
         sets = matched(sets, pipeline.teacher)
         if pipeline.store is not None:
             account, journal = pipeline.account, found.journal

@@ -109,13 +109,16 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
 def by_stage(spent: Mapping[str, int]) -> dict[str, int]:
     """Queries by stage, where images that were asked first count as the others.
 
+    Stages of an audit are named only where there is one.
+
     >>> by_stage({"first/answers": 100, "answers": 200, "trial/grow": 7})
     {'answers': 300, 'trial/grow': 7}
     """
     found: dict[str, int] = {}
     for name, count in spent.items():
         name = name.removeprefix(f"{FIRST}/")
-        found[name] = found.get(name, 0) + count
+        if count or not name.startswith("audit/"):
+            found[name] = found.get(name, 0) + count
     return found
 
 

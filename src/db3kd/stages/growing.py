@@ -23,6 +23,7 @@ from db3kd.errors import InputError
 from db3kd.search.boundary import level_of, shown
 from db3kd.search.joint.surrogate import Ensemble, Known
 from db3kd.seeds import derive_seed
+from db3kd.stages.lengths import agree_up_to, work_until
 from db3kd.stages.surrogates import fit_surrogate
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
@@ -127,16 +128,16 @@ def grow_all(
         eight_bit=kept_as_bytes(workspace, images),
     )
     named = {**json.loads(msgspec.json.encode(settings)), "total": plan.total, "size": plan.size}
-    cut = workspace.configuration("grow")
-    if cut.get("planned") == plan.total:
-        named |= {"total": cut["total"], "planned": plan.total}
+    ended = workspace.configuration("grow")
+    if ended.get("planned") == plan.total:
+        named |= {"total": ended["total"], "planned": plan.total}
     workspace.agree("grow", named)
     if not named["total"] or not workspace.pending("grow", named["total"], plan.size):
         return
     work = _GrowingWork(workspace, images, teacher_labels, settings, plan, earlier)
     if enough is not None:
         ends = [len(plan.before(number)) for number in range(plan.rounds)]
-        workspace.work_until("grow", plan.total, plan.size, work, ends=ends, enough=enough)
+        work_until(workspace, "grow", plan.total, plan.size, work, ends=ends, enough=enough)
         return
     for number in range(plan.rounds):
         shards = range(plan.before(number).stop, plan.before(number + 1).stop)
@@ -164,7 +165,7 @@ def grow_up_to(
     """
     known: Json = json.loads(msgspec.json.encode(settings))
     del known["per_image"], known["rounds"], known["shard"]
-    workspace.agree_up_to("grow", {**known, "total": wanted, "size": size, "learning": "doubling"})
+    agree_up_to(workspace, "grow", {**known, "total": wanted, "size": size, "learning": "doubling"})
     plan = GrowthPlan(wanted, size, len(ends), ends)
     if workspace.pending("grow", wanted, size):
         work = _GrowingWork(workspace, images, teacher_labels, settings, plan, None)

@@ -9,14 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from db3kd.config.settings import Grow, Synthesis
-from db3kd.data import Images, Rows, check_images
+from db3kd.config.types import validated
+from db3kd.data import Images, Rows, check_images, images_of
+from db3kd.data.given import Given
 from db3kd.data.transfer_set import TransferSet
+from db3kd.errors import InputError
 from db3kd.seeds import derive_seed
 from db3kd.stages import growing, synthesis
-from db3kd.stages.answers import check_any
+from db3kd.stages.answers import ask_once, check_any
+from db3kd.stages.lengths import agree_up_to
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
@@ -162,7 +167,7 @@ class OwnSequence:
         workspace, order, size = self.workspace, self._order, self._size
         digest = workspace.digests.of_images(self.images, ANSWERS_SHARD)
         known = {"samples": len(order), "images": digest, "total": count, "size": size}
-        workspace.agree_up_to(OWN, known)
+        agree_up_to(workspace, OWN, known)
 
         def work(teacher: ReplayTeacher, rows: Tensor, _: int) -> tuple[dict[str, Tensor], Json]:
             block = self.images.read(order[rows])
@@ -215,3 +220,63 @@ def _ends(parts: int, shards: int, *, halves: bool) -> list[int]:
         begin, width = begin + width, 2 * width
         found.append(begin)
     return found if halves else sorted({min(end, shards) for end in found})
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The answers of a run that is bought in steps: `Run.steps` makes one.
+
+    This is not for a folder in which `Run.grow` or `Run.synthesize` was called.
+    """
+
+    workspace: Workspace
+
+    def tests(self, images: Given) -> Int[Tensor, " sample"]:
+        """Ask for the class of every test image, once, as `Run.evaluate`; costs one query each.
+
+        Raises:
+            InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `Run.answers`.
+        """
+        return ask_once(self.workspace, "evaluate", images_of(images))
+
+    def own(self, images: Given, settings: Grow | None = None, *, most: int) -> OwnSequence:
+        """Own images, and then new ones made from them, to be bought in steps, `most` in all.
+
+        Of `settings`, `per_image` and `rounds` do not count: new images are as many as are bought,
+        and students learn at each step and between two of them. Costs no query yet. Random by the
+        run's seed: the order of the images, and what `Run.grow` draws.
+
+        Raises:
+            InputError: the students' network does not fit the images.
+        """
+        images, settings = images_of(images), validated(settings or Grow())
+        if settings.augmentations:
+            growing.check_growing(settings, images.shape, self.workspace.meter.classes)
+        return OwnSequence(self.workspace, images, settings, most)
+
+    def pseudo(
+        self,
+        shape: Shape,
+        settings: Synthesis | None = None,
+        *,
+        most: int,
+        images: Given | None = None,
+    ) -> PseudoSequence:
+        """Pseudo samples, to be bought in steps, `most` in all.
+
+        Of `settings`, `queries`, `rounds`, `ensemble_labels` and `ascent` do not count: no image
+        gets ensemble labels. Costs no query yet. The other arguments, and what is random, are as
+        for `Run.synthesize`.
+
+        Raises:
+            InputError: a network that does not fit; or way "ascent", which has no steps.
+        """
+        settings = validated(settings or Synthesis())
+        if settings.way == "ascent":
+            raise InputError(
+                'pseudo samples by way "ascent" cannot be bought in steps; take another'
+                " synthesis.way"
+            )
+        synthesis.check_synthesis(settings, shape, self.workspace.meter.classes)
+        some = None if images is None else images_of(images)
+        return PseudoSequence(self.workspace, shape, settings, some, most)

@@ -25,6 +25,7 @@ from db3kd.seeds import derive_seed
 from db3kd.stages import growing, synthesis, trial
 from db3kd.stages.formats import training_here
 from db3kd.stages.judge import FOLDS, Judge
+from db3kd.stages.lengths import cut
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.storage.shards import write_shard
@@ -119,7 +120,7 @@ def settle(workspace: Workspace, rule: Rule | None) -> None:
                 f"a rule ended the asking of pseudo samples in {workspace.folder}, and what came"
                 " after that is made for these; set `stop` as it was, or use another folder"
             )
-        workspace.cut(stage, known["planned"])
+        cut(workspace, stage, known["planned"])
 
 
 def stopped(workspace: Workspace) -> Stopped | None:
@@ -132,6 +133,28 @@ def stopped(workspace: Workspace) -> Stopped | None:
             share, held = record["agreement"], record["held"]
             return Stopped(stage, known["total"], known["planned"], share, held)
     return None
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What rules have ended in a run: `Run.stops` makes one. Nothing here costs a query."""
+
+    workspace: Workspace
+
+    @property
+    def stopped(self) -> Stopped | None:
+        """The stage that a rule has ended before all was asked; None if none was."""
+        return stopped(self.workspace)
+
+    def settle(self, rule: Rule | None) -> None:
+        """Let a stage that an earlier rule has ended go on when it is called next.
+
+        It stays ended if this rule ends it there, too.
+
+        Raises:
+            ConfigurationDiffers: what came after it fits only these pseudo samples.
+        """
+        settle(self.workspace, rule)
 
 
 def of_growth(

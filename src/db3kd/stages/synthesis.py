@@ -25,6 +25,7 @@ from db3kd.stages.ascent import ascend_all, ascended, most_queries, with_copies
 from db3kd.stages.classes_met import warn_of_missing
 from db3kd.stages.distances import check_search, measure_all, soft
 from db3kd.stages.ensemble_labels import images_for, invent, invented
+from db3kd.stages.lengths import agree_up_to, work_until
 from db3kd.stages.table import shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
@@ -171,7 +172,7 @@ def _ask_all(
         workspace.work("synthesis", total, size, 1, work)
     elif enough is not None and not cut:
         ends = sorted(count // size for count in learned)
-        workspace.work_until("synthesis", total, size, work, ends=ends, enough=enough)
+        work_until(workspace, "synthesis", total, size, work, ends=ends, enough=enough)
         total = int(workspace.configuration("synthesis")["total"])
     more = images_for(network_of(settings.surrogate, shape), settings, shape, asked=total)
     if more:
@@ -256,7 +257,7 @@ def ask_up_to(
     begun = int(before.get("total", 0))
     for some in sorted({min(begun, wanted), wanted} - {0}):  # what was begun ends as it was planned
         named = {**known, **plan, "total": some, "learning": "doubling"}
-        total = workspace.agree_up_to("synthesis", named)
+        total = agree_up_to(workspace, "synthesis", named)
         if workspace.pending("synthesis", some, size):
             taught = doublings(size, total)
             work = _SynthesisWork(

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from db3kd.errors import Busy, ConfigurationDiffers, Damaged, RunError
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
 from db3kd.stages import recovery
-from db3kd.stages.accounts import add_up, bounds, finished
+from db3kd.stages.accounts import add_up, finished
 from db3kd.stages.digests import Digests
 from db3kd.stages.executor import Executor, InThisProcess, Part, Tell, Work
 from db3kd.stages.formats import FORMAT, check_format, configurations
@@ -286,30 +286,6 @@ class Workspace:
         """Do some shards of a stage; `apart`, `tell` and errors are as those of `work`."""
         self.executor.do(self, stage, parts, work, tell, apart)
 
-    def work_until(
-        self,
-        stage: str,
-        samples: int,
-        size: int,
-        work: Work,
-        *,
-        ends: Iterable[int],
-        enough: Callable[[int], bool],
-    ) -> None:
-        """Do the shards of a stage until there is enough, and record where that was.
-
-        `enough` is asked after each number of shards in `ends`, unless more were begun.
-
-        Raises:
-            BudgetExhausted, TeacherError, Damaged, RunError: as `work`.
-        """
-        for end in ends:
-            self.work(stage, end * size, size, 1, work)
-            if not self.begun(stage, end) and enough(end):
-                self.cut(stage, end * size)
-                return
-        self.work(stage, samples, size, 1, work)
-
     def shard(
         self, stage: str, shard: int, rows: Tensor, work: Work, report: Callable[[int], None]
     ) -> None:
@@ -444,36 +420,6 @@ class Workspace:
                 f"{self.folder} was made with other settings ({'; '.join(differing)}); use them, or"
                 " another folder"
             )
-
-    def agree_up_to(self, stage: str, configuration: Json) -> int:
-        """The same for a stage whose `total` may grow; returns the largest total so far.
-
-        Raises:
-            ConfigurationDiffers: anything else differs.
-        """
-        recorded, wanted = self.configuration(stage), int(configuration["total"])
-        total = int(recorded.get("total", wanted))
-        self.agree(stage, {**configuration, "total": total})
-        if wanted > total:
-            self.journal.append("stage", stage=self._prefix + stage, configuration=configuration)
-        return max(total, wanted)
-
-    def cut(self, stage: str, total: int) -> None:
-        """Record that a stage ends after fewer samples than were `planned`, or after all of these.
-
-        What is done already must be whole shards, and no more than `total`.
-        """
-        known = self.configuration(stage)
-        planned = int(known.pop("planned", known["total"]))
-        more = {} if total == planned else {"planned": planned}
-        configuration = {**known, "total": total, **more}
-        self.journal.append("stage", stage=self._prefix + stage, configuration=configuration)
-
-    def begun(self, stage: str, shard: int) -> bool:
-        """Whether anything was asked of a shard, or of one after it."""
-        name = self._prefix + stage
-        asked = {number for some, number in bounds(self.journal) if some == name}
-        return any(number >= shard for number in asked | set(self.done(stage)))
 
     def configuration(self, stage: str) -> Json:
         """What `agree` recorded, in today's words; empty if the stage has not begun."""

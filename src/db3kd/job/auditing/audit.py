@@ -131,12 +131,12 @@ class _Audit:
         most = _most(job)
         answers: AnswerSequence
         if job.sets.own is None:
-            answers = run.pseudo_sequence(
+            answers = run.steps.pseudo(
                 job.shape, recipe.synthesis, most=most, images=job.unlabelled
             )
             way = f"pseudo samples by way {recipe.synthesis.way!r}"
         else:
-            answers = run.own_sequence(job.own.images, recipe.grow, most=most)
+            answers = run.steps.own(job.own.images, recipe.grow, most=most)
             way = f"{len(job.own):,} own images, and then new ones made from them"
         if not answers.steps:
             raise InputError(
@@ -151,7 +151,7 @@ class _Audit:
             way,
         )
         job.look(tests=True)
-        theirs = run.test_answers(test.images)
+        theirs = run.steps.tests(test.images)
         unsure = unsure_of(run.meter)
         known = theirs != (-1 if unsure is None else unsure)
         if not bool(known.any()):
