@@ -5,11 +5,11 @@ import re
 import msgspec
 import pytest
 
-from db3kd.config import recipe, remote, settings
+from db3kd.config import cluster, recipe, remote, settings
 
 RECORDS = [
     record
-    for module in (recipe, remote, settings)
+    for module in (cluster, recipe, remote, settings)
     for record in vars(module).values()
     if isinstance(record, type) and issubclass(record, msgspec.Struct)
 ]
@@ -23,4 +23,4 @@ def test_every_field_has_its_line(record: type[msgspec.Struct]) -> None:
 
 
 def test_every_table_of_a_recipe_is_checked_here() -> None:
-    assert len(set(RECORDS)) == 16
+    assert len(set(RECORDS)) == 17

@@ -11,8 +11,8 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,33 @@ from torch import Tensor, nn
 
 from db3kd.config.settings import Budget
 from db3kd.config.types import differences
-from db3kd.data.digest import of_file
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged, RunError
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
-from db3kd.stages.accounts import add_up, bounds, finished
+from db3kd.stages.accounts import add_up, finished
 from db3kd.stages.digests import Digests
 from db3kd.stages.executor import Executor, InThisProcess, Part, Tell, Work
 from db3kd.stages.formats import FORMAT, check_format, configurations
 from db3kd.stages.identity import agree_on_teacher, check_teacher
+from db3kd.stages.left import (
+    check_nothing_forgotten,
+    say_what_differs,
+    sweep_drafts,
+    take_all_back,
+)
 from db3kd.stages.table import NAMES, STAGES, shards_of
-from db3kd.stages.taped import ReplayTeacher
+from db3kd.stages.taped import ReplayTeacher, changing, facts_of
 from db3kd.stages.versions import versions
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import OPEN_AGAIN, WAIT, Journal
-from db3kd.storage.layout import check_journal, numbered
-from db3kd.storage.leases import lent, take_back, tape_of
+from db3kd.storage.layout import check_journal
+from db3kd.storage.leases import tape_of
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
 from db3kd.teachers.base import Teacher, identity_of
 from db3kd.teachers.meter import Meter
 from db3kd.teachers.parts import Ledger
 
-WORD = ".word-"  # begins the names of files by which workers know the folder
 _log = logging.getLogger("db3kd")
 
 
@@ -84,7 +88,6 @@ class Workspace:
     ) -> None:
         self.folder, self.seed, self.device, self.progress = folder, seed, device, progress
         self._prefix = ""  # before the names of stages
-        self.call = ""  # what the run is asked to do, by the name of its method
         self.executor: Executor = executor or InThisProcess()
         self.digests = Digests(self.folder / "digests.json", progress)
         self._lock = filelock.FileLock(self.folder / "lock")
@@ -130,7 +133,7 @@ class Workspace:
         """
         self = cls.__new__(cls)
         self.folder, self.seed, self.device, self.progress = folder, seed, device, silent
-        self._prefix, self.call, self.executor = "", "", executor
+        self._prefix, self.executor = "", executor
         self._owner, self._done_with = os.getpid(), []
         self.digests, self.meter = Digests(folder / "digests.json"), Meter(teacher)
         self.look_again()
@@ -150,10 +153,8 @@ class Workspace:
         known: Mapping[str, str],
     ) -> None:
         check_format(self.folder, self.journal)
-        for stage in NAMES:
-            for path in lent(self.folder / stage).values():
-                take_back(path)
-        self._check_nothing_forgotten()
+        take_all_back(self.folder)
+        check_nothing_forgotten(self.folder, self.journal)
         self.agree(
             "run",
             {
@@ -178,7 +179,7 @@ class Workspace:
         spent = books.spent
         agree_on_teacher(self.folder, self.journal, known, answered=books.answered > 0)
         self.meter.by_stage.update(spent)
-        self._say_what_differs()
+        say_what_differs(self.journal)
         budget_now = msgspec.to_builtins(self.meter.budget)
         self.journal.append("opened", versions=versions(), budget=budget_now, spent=spent)
 
@@ -232,15 +233,6 @@ class Workspace:
         """The shards of a stage that are not finished; each holds at most `size` samples."""
         done = self.done(stage)
         return [shard for shard in range(shards_of(samples, size)) if shard not in done]
-
-    @contextmanager
-    def calling(self, name: str) -> Iterator[None]:
-        """Note what the run is asked to do, for the length of a `with` block."""
-        before, self.call = self.call, name
-        try:
-            yield
-        finally:
-            self.call = before
 
     def work(
         self,
@@ -405,38 +397,13 @@ class Workspace:
         """How many own images there are; 0 before any was asked."""
         return int(self.configuration("answers").get("samples", 0))
 
-    def _check_nothing_forgotten(self) -> None:
-        """Refuse a journal that is missing or cut: shards would be bought twice, but booked once.
-
-        A shard is written before it is in the journal, and its tape is removed only after that. So
-        a shard that is not in the journal must have a tape, or the journal a bound of what it cost.
-        """
-        known = {(record["stage"], record["shard"]) for record in self.journal.all("shard")}
-        known |= set(bounds(self.journal))
-        for stage in NAMES:
-            for shard, path in numbered(self.folder / stage, ".safetensors"):
-                if (stage, shard) in known or path.with_suffix(".tape").exists():
-                    continue
-                raise Damaged(
-                    f"{self.journal.path} does not know {path}, so its end is missing; put a copy"
-                    " of the journal back, or use another folder"
-                )
-
     def _sweep(self) -> None:
         """Remove what killed processes left: drafts, words, and tapes of shards that are finished.
 
         A shard that is not what the journal says, as a power cut may leave it, is made again from
         its tape.
         """
-        for word in self.folder.glob(f"{WORD}*"):
-            word.unlink(missing_ok=True)
-        written = {record.get("file"): record.get("sha256") for record in self.journal.records}
-        for draft in self.folder.rglob(".*.part"):
-            target = draft.with_name(draft.name[1:].rsplit(".", 2)[0])
-            digest = written.get(target.relative_to(self.folder).as_posix())
-            if digest and not target.exists() and of_file(draft) == digest:
-                draft.replace(target)  # a power cut took back its name
-            draft.unlink(missing_ok=True)
+        sweep_drafts(self.folder, self.journal)
         for stage in NAMES:
             for shard, record in list(self.done(stage).items()):
                 tape = tape_of(self.folder / stage, shard)
@@ -493,22 +460,6 @@ class Workspace:
             )
             self.journal.append("lost", stage=stage, queries=queries, ledger=ledger)
 
-    def _say_what_differs(self) -> None:
-        """Say where numbers may be rounded otherwise than in the process before."""
-        opened = list(self.journal.all("opened"))
-        before, now = opened[-1]["versions"] if opened else {}, versions()
-        other = [
-            f"{name} {before[name]} -> {now[name]}"
-            for name in ("torch", "threads", "machine")
-            if before.get(name, now[name]) != now[name]
-        ]
-        if other:
-            _log.warning(
-                "this run was begun otherwise (%s), so numbers may be rounded otherwise, and"
-                " students that are trained from here on may be slightly others",
-                ", ".join(other),
-            )
-
     def agree(self, stage: str, configuration: Json) -> None:
         """Record the configuration of a stage, or insist on the recorded one.
 
@@ -543,18 +494,3 @@ class Workspace:
                 except Damaged as error:
                     _log.warning("%s: to be bought again", error)
                     self.journal.append("redo", stage=row.name, shard=shard)
-
-
-def facts_of(started: float, tape: Tape, teacher: ReplayTeacher, facts: Json) -> Json:
-    """What the books say of a shard: how long it took since `started`, what it cost, its facts."""
-    return {
-        "wall_s": round(time.perf_counter() - started, 3),
-        "queries": tape.booked,
-        "lost": tape.booked - teacher.used,
-        **facts,
-    }
-
-
-def changing(path: Path) -> str:
-    """What is wrong with a tape whose questions are others each time."""
-    return f"{path} gets different questions each time; is the teacher's code deterministic?"

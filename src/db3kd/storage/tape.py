@@ -8,10 +8,9 @@ the books can be added up without it.
 
 import logging
 import os
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,12 @@ from db3kd.errors import Damaged, RunError, TeacherError
 from db3kd.storage.files import REPAIR, sync_data, write_atomically, writing
 from db3kd.storage.frames import BEGIN, Head, frame, head, read_frames, read_head
 from db3kd.storage.old_tape import is_old, read_old
+from db3kd.storage.runs import COUNT, PAIR, bytes_of, packed, runs_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _QUESTION, _SENT, _ANSWERED, _LOST, _REOPENED = b"Q", b"S", b"A", b"L", b"O"
-_PAIR = struct.Struct("<II")
-_COUNT = struct.Struct("<Q")
 _OPEN, _FLYING, _DONE = 0, 1, 2  # of a row: not sent, sent, answered
 ROOM = 65_536  # bytes that are taken from the disk at once, so that a full one is met before asking
 SYNC_SECONDS = 1.0
@@ -130,19 +128,19 @@ class Tape:
 
     def _take_up(self, what: bytes, told: memoryview) -> None:
         if what == _QUESTION:
-            self._begin(Question(self, *_PAIR.unpack(told)))
+            self._begin(Question(self, *PAIR.unpack(told)))
             self._questions[-1]._recorded = True
         elif what == _LOST:
-            (lost,) = _COUNT.unpack(told)
+            (lost,) = COUNT.unpack(told)
             self._written_off += lost
             self.asked += lost
         elif what == _REOPENED:
             for question in self._questions:
                 question._land()
         elif self._questions:
-            (parts,) = _COUNT.unpack(told[: _COUNT.size])
-            cut = _COUNT.size + parts * _PAIR.size
-            runs = list(_PAIR.iter_unpack(told[_COUNT.size : cut]))
+            (parts,) = COUNT.unpack(told[: COUNT.size])
+            cut = COUNT.size + parts * PAIR.size
+            runs = list(PAIR.iter_unpack(told[COUNT.size : cut]))
             if what == _SENT:
                 self._questions[-1]._send(runs)
                 self.asked += sum(length for _, length in runs)
@@ -201,7 +199,7 @@ class Tape:
         try:
             with writing(self.path):
                 os.ftruncate(descriptor, end)
-            news = frame(_LOST + _COUNT.pack(gone)) if gone else b""
+            news = frame(_LOST + COUNT.pack(gone)) if gone else b""
             if self.in_flight:
                 news += frame(_REOPENED)
                 for question in self._questions:
@@ -227,12 +225,12 @@ class Tape:
         """The whole tape in today's frames."""
         parts = [head(self.asked, closed=False)]
         if self._written_off:
-            parts.append(frame(_LOST + _COUNT.pack(self._written_off)))
+            parts.append(frame(_LOST + COUNT.pack(self._written_off)))
         for question in self._questions:
             runs = [(0, question.count)]
-            parts.append(frame(_QUESTION + _PAIR.pack(question.count, question.key)))
-            parts.append(frame(_SENT + _packed(runs)))
-            parts.append(frame(_ANSWERED + _packed(runs) + question._values))
+            parts.append(frame(_QUESTION + PAIR.pack(question.count, question.key)))
+            parts.append(frame(_SENT + packed(runs)))
+            parts.append(frame(_ANSWERED + packed(runs) + question._values))
         return b"".join(parts)
 
     def question(self, count: int, *, key: int) -> "Question":
@@ -268,7 +266,7 @@ class Tape:
         """Append a frame about a question, and its own frame where it has none; locked."""
         news = frame(what + content) if what else b""
         if not question._recorded:
-            news = frame(_QUESTION + _PAIR.pack(question.count, question.key)) + news
+            news = frame(_QUESTION + PAIR.pack(question.count, question.key)) + news
         self._make_room(len(news) + room)
         self._append(news)
         question._recorded = True
@@ -343,7 +341,7 @@ class Tape:
         """Give up every recorded answer: all that was asked is lost, and stays on the books."""
         booked = self.booked
         self._release()
-        lost = frame(_LOST + _COUNT.pack(booked))
+        lost = frame(_LOST + COUNT.pack(booked))
         write_atomically(self.path, head(booked, closed=True) + lost)
 
     def close(self) -> None:
@@ -417,9 +415,9 @@ class Question:
             mine = rows if not self.answered else [row for row in rows if state[row] != _DONE]
             if not len(mine):
                 return mine
-            runs, tape = _runs(mine), self._tape
+            runs, tape = runs_of(mine), self._tape
             tape._ask(len(mine))
-            tape._record(self, _SENT, _packed(runs), tape.width * len(mine) + 8 * len(mine) + 64)
+            tape._record(self, _SENT, packed(runs), tape.width * len(mine) + 8 * len(mine) + 64)
             self._send(runs)
             tape.asked += len(mine)
             tape._put_head()
@@ -442,8 +440,8 @@ class Question:
                     raise TeacherError(
                         f"the teacher answered image {row} of {self.count} twice or out of place"
                     )
-            runs, values = _runs(places), _bytes(classes, self._tape.width)
-            self._tape._record(self, _ANSWERED, _packed(runs) + values)
+            runs, values = runs_of(places), bytes_of(classes, self._tape.width)
+            self._tape._record(self, _ANSWERED, packed(runs) + values)
             self._keep(runs, values)
             if time.monotonic() - self._tape._synced > SYNC_SECONDS:
                 self._tape._sync()
@@ -496,39 +494,3 @@ def _write_at(descriptor: int, content: bytes, place: int) -> int:
         return os.pwrite(descriptor, content, place)
     os.lseek(descriptor, place, os.SEEK_SET)
     return os.write(descriptor, content)
-
-
-def _runs(rows: Rows) -> list[tuple[int, int]]:
-    """Rows as runs of neighbours: where each begins, and how long it is.
-
-    >>> _runs([4, 5, 6, 2]), _runs(range(3, 9))
-    ([(4, 3), (2, 1)], [(3, 6)])
-    """
-    if isinstance(rows, range) and rows.step == 1:
-        return [(rows.start, len(rows))]
-    return list(_grouped(rows))
-
-
-def _grouped(rows: Iterable[int]) -> Iterator[tuple[int, int]]:
-    begin = length = -1
-    for row in rows:
-        if row == begin + length:
-            length += 1
-            continue
-        if length > 0:
-            yield begin, length
-        begin, length = int(row), 1
-    if length > 0:
-        yield begin, length
-
-
-def _packed(runs: list[tuple[int, int]]) -> bytes:
-    return _COUNT.pack(len(runs)) + b"".join(_PAIR.pack(*run) for run in runs)
-
-
-def _bytes(answers: Any, width: int) -> bytes:
-    import numpy as np
-    import torch
-
-    kind = np.uint8 if width == 1 else np.int32
-    return bytes(torch.as_tensor(answers).cpu().numpy().astype(kind).tobytes())
