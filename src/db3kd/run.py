@@ -1,8 +1,6 @@
 """A run: a folder that holds what was bought, and stages that continue from any state it is in.
 
-Stages: `answers` asks the teacher for the class of every image. `grow` makes new images and asks
-for their classes. `distances` measures distances to the boundary. `evaluate` asks for the classes
-of the test images. Each stage is cut into shards. A shard is the unit of work, of randomness and of
+Each stage (`stages.table`) is cut into shards. A shard is the unit of work, of randomness and of
 resuming. Running a command again continues.
 
     journal.jsonl            every finished shard, student and figure
@@ -14,7 +12,6 @@ resuming. Running a command again continues.
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -105,41 +102,35 @@ class Run:
         executor: Executor | None = None,
     ) -> None:
         check_teacher(teacher)
-        device = usable_device(device)
-        self.folder, self.seed, self.device = Path(folder), seed, device
-        self.progress = chosen(progress)
-        self._workspace = Workspace(
-            self.folder,
+        workspace = Workspace(
+            Path(folder),
             teacher,
             budget,
             seed=seed,
-            device=device,
+            device=usable_device(device),
             configuration=configuration or {},
             redo_damaged=redo_damaged,
-            progress=self.progress,
+            progress=chosen(progress),
             identity=identity,
             executor=executor,
         )
-        self.journal, self.meter = self._workspace.journal, self._workspace.meter
+        self._enter(workspace)
 
     @classmethod
     def within(cls, workspace: Workspace) -> "Run":
         """A run in a workspace that is open already."""
-        self = cls.__new__(cls)
+        (self := cls.__new__(cls))._enter(workspace)
+        return self
+
+    def _enter(self, workspace: Workspace) -> None:
         self.folder, self.seed, self.device = workspace.folder, workspace.seed, workspace.device
         self.progress, self._workspace = workspace.progress, workspace
         self.journal, self.meter = workspace.journal, workspace.meter
-        return self
 
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -159,8 +150,7 @@ class Run:
             ConfigurationDiffers: other images than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        with self._workspace.calling("answers"):
-            return ask_once(self._workspace, "answers", images_of(images))
+        return ask_once(self._workspace, "answers", images_of(images))
 
     def first_answers(
         self, images: Given, count: int = 100, *, of: Literal["answers", "evaluate"] = "answers"
@@ -200,9 +190,7 @@ class Run:
         """
         images, search = images_of(images), validated(search or Search())
         distances.check_search(search, images.shape, self.meter.classes)
-        answers = self.answers(images)
-        with self._workspace.calling("measure"):
-            distances.measure_all(self._workspace, images, answers, search)
+        distances.measure_all(self._workspace, images, self.answers(images), search)
 
     def grow(
         self, images: Given, settings: Grow | None = None, *, stop: Stopping | None = None
@@ -222,10 +210,9 @@ class Run:
         """
         images, settings = images_of(images), validated(settings or Grow())
         growing.check_growing(settings, images.shape, self.meter.classes)
-        answers, workspace = self.answers(images), self._workspace
-        enough = stopping.of_growth(workspace, images, answers, stop)
-        with workspace.calling("grow"):
-            growing.grow_all(workspace, images, answers, settings, enough=enough)
+        answers, place = self.answers(images), self._workspace
+        enough = stopping.of_growth(place, images, answers, stop)
+        growing.grow_all(place, images, answers, settings, enough=enough)
 
     def grown(self, images: Given) -> Growth:
         """What `grow` has bought; costs no query.
@@ -271,10 +258,7 @@ class Run:
         settings = validated(settings or Synthesis())
         some = None if images is None else images_of(images)
         place, enough = self._workspace, stopping.of_synthesis(self._workspace, stop)
-        with place.calling("synthesize"):
-            made = synthesis.synthesize(
-                place, shape, settings, some, reserved=reserved, enough=enough
-            )
+        made = synthesis.synthesize(place, shape, settings, some, reserved=reserved, enough=enough)
         return made.without(unsure_of(self.meter))
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
@@ -302,8 +286,7 @@ class Run:
             ConfigurationDiffers: other settings than before.
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
-        with self._workspace.calling("synthesize"):
-            synthesis.measure(self._workspace, validated(search or Search()))
+        synthesis.measure(self._workspace, validated(search or Search()))
         return self.pseudo.measured()
 
     def spend(
@@ -353,19 +336,18 @@ class Run:
         plan = self.planned(len(images), settings, reserved=reserved)
         trial.check_spending(search, grow, network, images, self.meter.classes)
         answers = self.answers(images)
-        with self._workspace.calling("spend"):
-            trial.spend(
-                self._workspace,
-                TransferSet(images, torch.arange(len(images)), answers, answers),
-                network,
-                plan,
-                search=search,
-                grow=grow,
-                training=training,
-                truth=labels,
-                students=students,
-                enough=stopping.of_growth(self._workspace, images, answers, stop),
-            )
+        trial.spend(
+            self._workspace,
+            TransferSet(images, torch.arange(len(images)), answers, answers),
+            network,
+            plan,
+            search=search,
+            grow=grow,
+            training=training,
+            truth=labels,
+            students=students,
+            enough=stopping.of_growth(self._workspace, images, answers, stop),
+        )
         return self.transfer_set(images, "auto", labels=labels)
 
     def planned(
@@ -510,19 +492,7 @@ class Run:
         self._check_labels(labels, images)
         check_any(images)
         classes_of(network, images)  # may fail, so before anything is asked
-        with self._workspace.calling("evaluate"):
-            return evaluated(self._workspace, network, images, labels, seed=seed, name=name)
-
-    def test_answers(self, images: Given) -> Int[Tensor, " sample"]:
-        """Ask the teacher once for the class of every test image; costs one query each.
-
-        `evaluate` takes these answers as they are.
-
-        Raises:
-            InputError, ConfigurationDiffers, BudgetExhausted, TeacherError: as `answers`.
-        """
-        with self._workspace.calling("evaluate"):
-            return ask_once(self._workspace, "evaluate", images_of(images))
+        return evaluated(self._workspace, network, images, labels, seed=seed, name=name)
 
     @property
     def costs(self) -> Costs:

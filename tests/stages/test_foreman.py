@@ -66,13 +66,13 @@ def helping(folder: Path, teacher: Counted, executor: Executor) -> Iterator[Help
         folder, teacher, seed=SEED, device="cpu", parts={}, executor=executor
     )
 
-    def follow(call: str) -> None:
+    def follow(stage: str) -> None:
         run = Run.within(workspace)
         calls = {
-            "measure": partial(run.measure, search=SEARCH),
+            "distances": partial(run.measure, search=SEARCH),
             "grow": partial(run.grow, settings=GROW),
         }
-        calls.get(call, run.answers)(pictures())
+        calls.get(stage, run.answers)(pictures())
 
     yield Helper(workspace, follow)
 

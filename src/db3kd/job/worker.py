@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from db3kd.config.recipe import Recipe
-from db3kd.errors import InputError, RunError
+from db3kd.config.settings import kind_of
+from db3kd.errors import InputError
 from db3kd.job.session import Job
 from db3kd.job.sets import matched, sets_of, sound
 from db3kd.job.teacher import open_teacher
 from db3kd.run import Run
+from db3kd.stages.answers import ask_once
 from db3kd.stages.digests import Digests
 from db3kd.stages.executor import Executor
 from db3kd.stages.hand import Helper
@@ -40,30 +42,28 @@ def helping(recipe: Recipe, executor: Executor) -> Iterator[Helper]:
         )
         sets = matched(sets, pipeline.teacher)
 
-        def follow(call: str) -> None:
+        def follow(stage: str) -> None:
             job = Job(recipe, Run.within(workspace), sets, pipeline, anyway=True)
-            _follow(job, call)
+            _follow(job, workspace, stage)
 
         yield Helper(workspace, follow)
 
 
-def _follow(job: Job, call: str) -> None:
-    """Do what the run was called for, up to the work that it is at."""
-    run, recipe = job.run, job.recipe
-    if call == "answers":
+def _follow(job: Job, workspace: Workspace, stage: str) -> None:
+    """Do what the run does to come to a stage, up to the work that it is at."""
+    run, recipe, kind = job.run, job.recipe, kind_of(stage)
+    if kind == "answers":
         run.answers(job.own.images)
-    elif call == "measure":
-        run.measure(job.own.images, recipe.label)
-    elif call == "grow":
-        run.grow(job.own.images, recipe.grow)
-    elif call == "spend":
-        job.spend()
-    elif call == "synthesize":
+    elif kind == "evaluate":
+        ask_once(workspace, "evaluate", job.test.images)
+    elif stage.startswith("pseudo/") or kind in ("ascent", "copies"):
         job.synthesize()
-    elif call == "evaluate":
-        run.test_answers(job.test.images)
+    elif workspace.configuration("spend"):
+        job.spend()
+    elif kind == "grow":
+        run.grow(job.own.images, recipe.grow)
     else:
-        raise RunError(f'no worker can help with {call!r}; set cluster.engine = "none"')
+        run.measure(job.own.images, recipe.label)
 
 
 def _check_here(recipe: Recipe) -> None:

@@ -42,8 +42,9 @@ from db3kd.stages.hand import (
     Stopped,
 )
 from db3kd.stages.recovery import WORD
+from db3kd.stages.taped import changing
 from db3kd.stages.versions import versions
-from db3kd.stages.workspace import Workspace, changing
+from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import rename, write_atomically, writing
 from db3kd.storage.leases import lend, take_back, tape_of
 from db3kd.storage.tape import Tape
@@ -255,7 +256,7 @@ class Foreman:
                 part, path, draft, tape.booked, tape.booked, time.monotonic()
             )
             bound = workspace.journal.bounds.get((task.stage, part.shard), 0)
-            order = Begin(self._tasks, workspace.call, task.stage, part.shard, path, draft, bound)
+            order = Begin(self._tasks, task.stage, part.shard, path, draft, bound)
             self._crew.send(name, order)
 
     def _take_in(self, task: _Task, news: list[tuple[str, News]]) -> None:

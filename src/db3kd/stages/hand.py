@@ -1,7 +1,7 @@
 """What a worker does: it helps the run of another process, a shard at a time.
 
 A worker is a run that was opened in the middle. It opens the recipe's images and teacher itself,
-calls what the run was called for, and so comes to the very work that the run is at. There it does
+does what the run does, and so comes to the very work that the run is at. There it does
 the shards that it is told to, on tapes that it is lent. It notes nothing: the process that holds
 the folder keeps the books.
 """
@@ -22,9 +22,9 @@ import torch
 from db3kd.errors import Db3kdError, InputError, RunError, described
 from db3kd.stages.executor import Executor, Part, Tell, Work
 from db3kd.stages.recovery import WORD
-from db3kd.stages.taped import ReplayTeacher
+from db3kd.stages.taped import ReplayTeacher, facts_of
 from db3kd.stages.versions import versions
-from db3kd.stages.workspace import Workspace, facts_of
+from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json, write_atomically
 from db3kd.storage.shards import write_shard
 from db3kd.storage.tape import Drifted, Fenced, Tape
@@ -32,10 +32,9 @@ from db3kd.storage.tape import Drifted, Fenced, Tape
 
 @dataclass(frozen=True)
 class Begin:
-    """Do a shard: `task` numbers the calls of `Executor.do`, `call` is that of the workspace."""
+    """Do a shard; `task` numbers the calls of `Executor.do`."""
 
     task: int
-    call: str
     stage: str  # on the books
     shard: int
     tape: Path
@@ -106,7 +105,7 @@ Event: TypeAlias = Alive | Need | Done | Stopped | Failed
 
 @dataclass(frozen=True)
 class Helper:
-    """A run as a worker has it: `follow` calls again what the run was called for."""
+    """A run as a worker has it: `follow` does what the run does to come to a stage."""
 
     workspace: Workspace
     follow: Callable[[str], None]
@@ -268,7 +267,7 @@ class Hand:
         if self._task != order.task:
             self._helper.workspace.look_again()
             try:
-                self._helper.follow(order.call)
+                self._helper.follow(order.stage)
             except Found as work:
                 self._found, self._task = work, order.task
         found = self._found

@@ -14,13 +14,24 @@ from db3kd.stages.table import NAMES, STAGES
 from db3kd.stages.versions import versions
 from db3kd.storage.journal import Journal
 from db3kd.storage.layout import numbered
-from db3kd.storage.leases import tape_of
+from db3kd.storage.leases import lent, take_back, tape_of
 from db3kd.storage.shards import read_shard
 from db3kd.teachers.meter import Meter
 from db3kd.teachers.parts import Ledger
 
 WORD = ".word-"  # begins the names of files by which workers know the folder
 _log = logging.getLogger("db3kd")
+
+
+def take_all_back(folder: Path) -> None:
+    """Take back the tapes that earlier processes have lent; their workers can ask nothing more.
+
+    Raises:
+        Damaged, RunError: from `take_back`.
+    """
+    for stage in NAMES:
+        for path in lent(folder / stage).values():
+            take_back(path)
 
 
 def check_nothing_forgotten(folder: Path, journal: Journal) -> None:

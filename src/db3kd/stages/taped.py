@@ -1,13 +1,16 @@
 """A teacher that takes answers from a tape first, so that nothing is asked twice after a crash."""
 
+import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.errors import TeacherError
+from db3kd.storage.files import Json
 from db3kd.storage.tape import Tape
 from db3kd.teachers.base import Middleware
 from db3kd.teachers.meter import Meter
@@ -80,3 +83,18 @@ def question_key(images: Float[Tensor, "row *image"]) -> int:
         return 0
     places = (torch.arange(KEY_PIXELS) * SCATTER % len(flat)).to(flat.device)
     return zlib.crc32(flat[places].cpu().numpy().tobytes())
+
+
+def facts_of(started: float, tape: Tape, teacher: ReplayTeacher, facts: Json) -> Json:
+    """What the books say of a shard: how long it took since `started`, what it cost, its facts."""
+    return {
+        "wall_s": round(time.perf_counter() - started, 3),
+        "queries": tape.booked,
+        "lost": tape.booked - teacher.used,
+        **facts,
+    }
+
+
+def changing(path: Path) -> str:
+    """What is wrong with a tape whose questions are others each time."""
+    return f"{path} gets different questions each time; is the teacher's code deterministic?"

@@ -11,8 +11,8 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ from db3kd.stages.digests import Digests
 from db3kd.stages.executor import Executor, InThisProcess, Part, Tell, Work
 from db3kd.stages.formats import FORMAT, check_format, configurations
 from db3kd.stages.identity import agree_on_teacher, check_teacher
-from db3kd.stages.table import NAMES, shards_of
-from db3kd.stages.taped import ReplayTeacher
+from db3kd.stages.table import shards_of
+from db3kd.stages.taped import ReplayTeacher, changing, facts_of
 from db3kd.stages.versions import versions
 from db3kd.storage.files import Json, writing
 from db3kd.storage.journal import OPEN_AGAIN, WAIT, Journal
 from db3kd.storage.layout import check_journal
-from db3kd.storage.leases import lent, take_back, tape_of
+from db3kd.storage.leases import tape_of
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
 from db3kd.teachers.base import Teacher, identity_of
@@ -83,7 +83,6 @@ class Workspace:
     ) -> None:
         self.folder, self.seed, self.device, self.progress = folder, seed, device, progress
         self._prefix = ""  # before the names of stages
-        self.call = ""  # what the run is asked to do, by the name of its method
         self.executor: Executor = executor or InThisProcess()
         self.digests = Digests(self.folder / "digests.json", progress)
         self._lock = filelock.FileLock(self.folder / "lock")
@@ -129,7 +128,7 @@ class Workspace:
         """
         self = cls.__new__(cls)
         self.folder, self.seed, self.device, self.progress = folder, seed, device, silent
-        self._prefix, self.call, self.executor = "", "", executor
+        self._prefix, self.executor = "", executor
         self._owner, self._done_with = os.getpid(), []
         self.digests, self.meter = Digests(folder / "digests.json"), Meter(teacher)
         self.look_again()
@@ -149,9 +148,7 @@ class Workspace:
         known: Mapping[str, str],
     ) -> None:
         check_format(self.folder, self.journal)
-        for stage in NAMES:
-            for path in lent(self.folder / stage).values():
-                take_back(path)
+        recovery.take_all_back(self.folder)
         recovery.check_nothing_forgotten(self.folder, self.journal)
         self.agree(
             "run",
@@ -231,15 +228,6 @@ class Workspace:
         """The shards of a stage that are not finished; each holds at most `size` samples."""
         done = self.done(stage)
         return [shard for shard in range(shards_of(samples, size)) if shard not in done]
-
-    @contextmanager
-    def calling(self, name: str) -> Iterator[None]:
-        """Note what the run is asked to do, for the length of a `with` block."""
-        before, self.call = self.call, name
-        try:
-            yield
-        finally:
-            self.call = before
 
     def work(
         self,
@@ -428,18 +416,3 @@ class Workspace:
     def done(self, stage: str) -> Mapping[int, Json]:
         """The records of the finished shards of a stage, by number, as they are at any moment."""
         return finished(self.journal, self._prefix + stage)
-
-
-def facts_of(started: float, tape: Tape, teacher: ReplayTeacher, facts: Json) -> Json:
-    """What the books say of a shard: how long it took since `started`, what it cost, its facts."""
-    return {
-        "wall_s": round(time.perf_counter() - started, 3),
-        "queries": tape.booked,
-        "lost": tape.booked - teacher.used,
-        **facts,
-    }
-
-
-def changing(path: Path) -> str:
-    """What is wrong with a tape whose questions are others each time."""
-    return f"{path} gets different questions each time; is the teacher's code deterministic?"

@@ -1,4 +1,4 @@
-"""Rows and answers as a tape holds them: runs of neighbours, packed."""
+"""Rows of a question as a tape writes them: runs of neighbours, and bytes."""
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,10 +6,9 @@ from typing import Any
 
 PAIR = struct.Struct("<II")
 COUNT = struct.Struct("<Q")
-Rows = Sequence[int]
 
 
-def runs_of(rows: Rows) -> list[tuple[int, int]]:
+def runs_of(rows: Sequence[int]) -> list[tuple[int, int]]:
     """Rows as runs of neighbours: where each begins, and how long it is.
 
     >>> runs_of([4, 5, 6, 2]), runs_of(range(3, 9))
@@ -34,12 +33,20 @@ def _grouped(rows: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def packed(runs: list[tuple[int, int]]) -> bytes:
-    """Runs as bytes: how many there are, and then each as a pair of numbers."""
+    """Runs as bytes: how many there are, and each.
+
+    >>> len(packed([(4, 3), (2, 1)]))
+    24
+    """
     return COUNT.pack(len(runs)) + b"".join(PAIR.pack(*run) for run in runs)
 
 
 def bytes_of(answers: Any, width: int) -> bytes:
-    """Answers as bytes, each as a number of this many."""
+    r"""Answers as bytes, `width` for each; torch is imported here.
+
+    >>> bytes_of([1, 2], 1)
+    b'\x01\x02'
+    """
     import numpy as np
     import torch
 

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from db3kd.errors import Damaged, RunError, TeacherError
 from db3kd.storage.files import REPAIR, sync_data, write_atomically, writing
 from db3kd.storage.frames import BEGIN, Head, frame, head, read_frames, read_head
 from db3kd.storage.old_tape import is_old, read_old
-from db3kd.storage.runs import COUNT, PAIR, Rows, bytes_of, packed, runs_of
+from db3kd.storage.runs import COUNT, PAIR, bytes_of, packed, runs_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,7 @@ _QUESTION, _SENT, _ANSWERED, _LOST, _REOPENED = b"Q", b"S", b"A", b"L", b"O"
 _OPEN, _FLYING, _DONE = 0, 1, 2  # of a row: not sent, sent, answered
 ROOM = 65_536  # bytes that are taken from the disk at once, so that a full one is met before asking
 SYNC_SECONDS = 1.0
+Rows = Sequence[int]
 _log = logging.getLogger("db3kd")
 
 
