@@ -138,12 +138,8 @@ class Run:
         ended(self.progress)
         self._workspace.close()
 
-    # The stages
-
     def answers(self, images: Given) -> Int[Tensor, " sample"]:
-        """Ask the teacher once for the class of every image; costs one query each.
-
-        Answers that were bought before are read from the folder.
+        """Ask for the class of every image, once in the life of the run; costs one query each.
 
         Raises:
             InputError: no images, or images that are not finite or out of bounds.
