@@ -58,6 +58,15 @@ def here(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     return sandbox
 
 
+SOMETIMES = {  # stages of trials in which new images add nothing, and of audits
+    "trial/measured/rounds",
+    "trial/measured/distances",
+    "trial/measured/surrogate",
+    "sample/distances",
+    "audit/answers",
+}
+
+
 def recipe(kind: str) -> Recipe:
     file, overrides = KINDS[kind]
     return read_recipe(file, overrides)
@@ -97,7 +106,7 @@ def test_a_forecast_has_every_stage_that_a_run_has(here: Sandbox, kind: str) -> 
     with job.opened(wanted) as before:
         rows = before.ahead().rows
     names = {row.name for row in rows}
-    either = {"grow", "rounds", "distances", "surrogate"} if kind == "auto" else set[str]()
+    either = {"grow", "rounds", "distances", "surrogate", *SOMETIMES} if kind == "auto" else set()
     job.run(wanted, progress=heard)
     with job.opened(wanted) as after:
         journal = after.run.journal
@@ -128,7 +137,7 @@ def test_the_whole_table_of_stages_is_forecast(here: Sandbox) -> None:
     for kind in KINDS:
         with job.opened(msgspec.structs.replace(recipe(kind), run=f"run-{kind}")) as some:
             found |= {row.name for row in some.ahead().rows if row.words != "students"}
-    assert {name.removeprefix("first/") for name in NAMES} <= found
+    assert {name.removeprefix("first/") for name in NAMES} - SOMETIMES <= found
     assert found <= {*NAMES, *NAMED}
 
 

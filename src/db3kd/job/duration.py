@@ -32,6 +32,7 @@ NAMED = {  # tasks that have no stage of their own, or another one's
     "trial/surrogate": "students that choose in the trial",
     "pseudo/surrogate": "students that propose",
     "trial/students": "students in the trial",
+    "trial/measured/surrogate": "students that propose in the trial",
     "selection/students": "students that tell which new images help",
     "ensemble": "an ensemble that labels images",
     "sources": "students that tell which source teaches more",
