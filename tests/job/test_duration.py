@@ -62,6 +62,7 @@ SOMETIMES = {  # stages of trials in which new images add nothing, and of audits
     "trial/measured/rounds",
     "trial/measured/distances",
     "trial/measured/surrogate",
+    "trial/measured/students",
     "sample/distances",
     "audit/answers",
 }

@@ -32,6 +32,7 @@ NAMED = {  # tasks that have no stage of their own, or another one's
     "trial/surrogate": "students that choose in the trial",
     "pseudo/surrogate": "students that propose",
     "trial/students": "students in the trial",
+    "trial/measured/students": "students in the trial",
     "trial/measured/surrogate": "students that propose in the trial",
     "selection/students": "students that tell which new images help",
     "ensemble": "an ensemble that labels images",
@@ -295,10 +296,12 @@ def _spending(recipe: Recipe, size: Size, use: Use, done: Done) -> Iterator[Task
         steps = steps_of(training, own.samples)
         folds, each = trial.trial_size(steps, students_of(recipe), lessons)
         yield ahead.judging("trial", each, trial.USES, folds, batch)
-    if use in ("mbd", "ce") and tried and done.use is None:
-        few = replace(own, samples=worth.measured_images(plan.tried))
-        search = replaced(label, per_image=plan.left)
-        yield from ahead.distances(few, search, done, place="trial/measured/")
+        if use in ("mbd", "ce"):
+            few = replace(own, samples=worth.measured_images(plan.tried))
+            search = replaced(label, per_image=plan.left)
+            yield from ahead.distances(few, search, done, place="trial/measured/")
+            each = min(each, steps_of(training, few.samples))
+            yield ahead.judging("trial/measured", each, 2 * worth.STUDENTS, 1, batch)
     if use == "mbd":
         yield from ahead.distances(own, replaced(label, per_image=plan.left), done)
     if use != "grown":
