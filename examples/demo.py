@@ -28,6 +28,7 @@ import db3kd
 from db3kd.cli.terminal import table
 from db3kd.config.methods import Method
 from db3kd.data import TensorImages
+from db3kd.job.report import show
 from db3kd.progress import Progress, shown, silent
 from db3kd.search.robustness import References
 from db3kd.search.rows import minimal_boundary_distance
@@ -115,6 +116,7 @@ def demo(
     for row in methods.values():
         row.pop("teacher_accuracy", None)
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+    show(folder)
     return summary
 
 
@@ -280,8 +282,8 @@ def main(arguments: Sequence[str]) -> None:
         f"\n{images['own']} images without labels, {images['test']} to test on,"
         f" {len(settings.seeds)} seeds\n\n{table(found)}\n\n"
         f"{queries['spent']:,} of {queries['budget']:,} queries spent, and {queries['picture']:,}"
-        f" for the picture\n{folder}/demo.png and {folder}/summary.json show it all"
-        f" ({time.monotonic() - started:.0f} s)"
+        f" for the picture\n{folder}/demo.png shows the boundary"
+        f" ({time.monotonic() - started:.0f} s)\nThe whole of it: {folder}/report.html"
     )
 
 
