@@ -18,6 +18,7 @@ from db3kd.student.batches import resident
 from db3kd.student.evaluate import predict
 from db3kd.student.training import train
 
+WORTH = 0.01  # of agreement: a gain that is worth the answers that are left
 FOLDS = 5  # parts of the own images; each is held back once
 
 
@@ -43,6 +44,15 @@ class Gain:
     def is_clear(self) -> bool:
         """Whether there is a gain, and no smaller than its error."""
         return self.share > 0 and self.share >= self.error
+
+    @property
+    def may_pay(self) -> bool:
+        """Whether it may be as large as `WORTH`, two standard errors allowed.
+
+        >>> Gain(0.0, 0.015).may_pay, Gain(0.0, 0.002).may_pay
+        (True, False)
+        """
+        return self.share + 2 * self.error >= WORTH
 
     def times(self, factor: float) -> "Gain":
         """The same, multiplied."""

@@ -3,9 +3,9 @@
 The trial grows a few new images from some own ones. Students learn from these, or from the own
 images alone, with sample distances (Eq. 2), which cost nothing. They are judged by their agreement
 with the teacher on own images that are held back from them, as are the new images made from these.
-If new images add nothing, distances are measured for a few own images and judged likewise. What
-nothing is better than stays unspent. Where true classes are known, students are judged a second
-time, to find which grown images to learn from.
+If new images seem to add nothing, distances are measured for a few own images and judged likewise.
+Answers stay unspent where neither adds anything, and new images surely not a point. Where true
+classes are known, students are judged a second time, to find which grown images to learn from.
 """
 
 import logging
@@ -181,10 +181,10 @@ def spend(
     )
     if enough is not None and decision.use != "grown":
         _log.info("no new images are asked, so the rule of `stop` has nothing to decide")
+    left = plan.left
+    if "mbd" in decision.gains:  # some of it bought the trial's distances
+        left = worth.left_after(left, samples=len(own), tried=plan.tried)
     if decision.use == "mbd":
-        left = plan.left
-        if "mbd" in decision.gains:  # some of it bought the trial's
-            left = worth.left_after(left, samples=len(own), tried=plan.tried)
         search = msgspec.structs.replace(search, per_image=left)
         distances.measure_all(workspace, own.images, own.teacher_labels, search)
     elif decision.use == "ce" and decision.held:
@@ -197,7 +197,7 @@ def spend(
         if decision.held:
             rounds = halves(rounds)[1]
             earlier = growing.grown(workspace.within("trial"), own.images)
-        grow = msgspec.structs.replace(grow, per_image=plan.left, rounds=rounds)
+        grow = msgspec.structs.replace(grow, per_image=left, rounds=rounds)
         growing.grow_all(
             workspace, own.images, own.teacher_labels, grow, earlier=earlier, enough=enough
         )
@@ -297,7 +297,7 @@ def _by_trial(
         agreement["mbd"] = agreement.pop("ce")  # they stood for measured ones
         use: Use = "mbd" if agreement["mbd"] > agreement["grown"] else "grown"
         decision = Decision(use, "by trial", agreement, judge.held)
-    elif gain.is_clear:
+    elif gain.share >= 0 and gain.may_pay:
         decision = Decision("grown", "by trial", agreement, judge.held, {"grown": gain})
     else:
         last = worth.of_the_last(judge, right["grown"], sets["grown"], len(plain))
@@ -313,12 +313,17 @@ def _by_trial(
 def _without_growth(
     found: Decision, plan: SpendingPlan, more: Gain | None, *, samples: int
 ) -> Decision:
-    """The decision where growth adds nothing; `more`: what measured distances add."""
+    """The decision where growth seems to add nothing; `more`: what measured distances add.
+
+    A trial is small, so only a gain that is surely small keeps the answers unspent.
+    """
+    gains: dict[Use, Gain] = found.gains if more is None else {**found.gains, "mbd": more}
+    if more is not None and more.is_clear:
+        return replace(found, use="mbd", gains=gains, next={})
+    if found.gains["grown"].may_pay:
+        return replace(found, use="grown", gains=gains, next={})
     if more is None:
         return replace(found, unspent=plan.left * samples)
-    gains: dict[Use, Gain] = {**found.gains, "mbd": more}
-    if more.is_clear:
-        return replace(found, use="mbd", gains=gains, next={})
     left = plan.left * (samples - worth.measured_images(plan.tried))
     each = more.times(worth.THOUSAND / (plan.left * samples))  # of measuring all images
     return replace(found, gains=gains, unspent=left, next={**found.next, "mbd": each})
