@@ -238,6 +238,22 @@ def sandbox(tmp_path: Path, digits: Path) -> Sandbox:
 
 
 @pytest.fixture
+def here(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The sandbox as the current directory of this process."""
+    monkeypatch.chdir(sandbox.folder)
+    monkeypatch.syspath_prepend(str(sandbox.folder))
+    monkeypatch.delitem(sys.modules, "svm_teacher", raising=False)
+    return sandbox
+
+
+@pytest.fixture
+def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing loses power, and waiting for the disk thousands of times takes minutes."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None, raising=False)
+
+
+@pytest.fixture
 def hasty_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few and small steps of the ways that learn a generator."""
     from db3kd.synthesis import chosen

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -59,11 +58,7 @@ SEARCH = Search(
 TRAINING = Training(epochs=4, batch=4, rate=0.01)
 
 
-@pytest.fixture(autouse=True)
-def _no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power, and waiting for the disk thousands of times takes minutes."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None, raising=False)
+pytestmark = pytest.mark.usefixtures("no_power_cut")
 
 
 class Counting:

@@ -1,8 +1,6 @@
 """Audits: bought in steps, every answer once, continued from anywhere, and told as they are."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +29,7 @@ OWN, TESTS = 30, 50  # images of the sandbox
 RUN = "run-audit"
 
 
-@pytest.fixture(autouse=True)
-def _no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power, and waiting for the disk takes long."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None, raising=False)
+pytestmark = pytest.mark.usefixtures("no_power_cut")
 
 
 @pytest.fixture(autouse=True)
@@ -44,15 +38,6 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (plan, chosen):
         monkeypatch.setattr(module, "LEAST_STEPS", 4)
         monkeypatch.setattr(module, "MOST_STEPS", 4)
-
-
-@pytest.fixture
-def here(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """The sandbox as the current directory of this process."""
-    monkeypatch.chdir(sandbox.folder)
-    monkeypatch.syspath_prepend(str(sandbox.folder))
-    monkeypatch.delitem(sys.modules, "svm_teacher", raising=False)
-    return sandbox
 
 
 SHORT = ("student.training.epochs=2", "grow.members=1")

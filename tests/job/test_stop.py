@@ -1,8 +1,6 @@
 """Recipes with a rule that ends a run early: what is saved is bought nowhere, and is told."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,29 +10,20 @@ from db3kd import job
 from db3kd.cli.terminal import result
 from db3kd.config.reading import read_recipe
 from db3kd.errors import RecipeError
-from db3kd.synthesis import chosen
 
 GROWN = ("label.checkpoints=[]", "student.methods=['grown']", "grow.per_image=4", "grow.rounds=2")
 
 
-@pytest.fixture(autouse=True)
-def _no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power, and waiting for the disk takes long."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None, raising=False)
+pytestmark = pytest.mark.usefixtures("no_power_cut")
 
 
 @pytest.fixture
-def here(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """The sandbox as the current directory of this process."""
-    monkeypatch.chdir(sandbox.folder)
-    monkeypatch.syspath_prepend(str(sandbox.folder))
-    monkeypatch.delitem(sys.modules, "svm_teacher", raising=False)
-    for module in (chosen, "db3kd.stages.ensemble_labels"):
-        name = module if isinstance(module, str) else module.__name__
-        monkeypatch.setattr(f"{name}.LEAST_STEPS", 4)
-        monkeypatch.setattr(f"{name}.MOST_STEPS", 4)
-    return sandbox
+def here(here: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The same with short lessons."""
+    for module in ("synthesis.chosen", "stages.ensemble_labels"):
+        monkeypatch.setattr(f"db3kd.{module}.LEAST_STEPS", 4)
+        monkeypatch.setattr(f"db3kd.{module}.MOST_STEPS", 4)
+    return here
 
 
 def test_a_rule_saves_answers_and_says_so(here: Sandbox, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,15 +175,6 @@ def curves_of(folder: Path) -> tuple[Curves, dict[str, Any]]:
 
 
 SMALL = ("student.methods=['ce']", "data.samples=12", "data.test_samples=10")
-
-
-@pytest.fixture
-def here(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """The sandbox as the current directory of this process."""
-    monkeypatch.chdir(sandbox.folder)
-    monkeypatch.syspath_prepend(str(sandbox.folder))
-    monkeypatch.delitem(sys.modules, "svm_teacher", raising=False)
-    return sandbox
 
 
 def follow(*overrides: str) -> dict[str, Any]:

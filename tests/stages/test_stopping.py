@@ -1,7 +1,6 @@
 """Rules that end a stage early: decided on samples held back, the same after any death."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,7 @@ TRAINING = Training(steps=12, batch=8)
 SHAPE = (1, 6, 6)
 
 
-@pytest.fixture(autouse=True)
-def _no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here loses power, and waiting for the disk takes long."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None, raising=False)
+pytestmark = pytest.mark.usefixtures("no_power_cut")
 
 
 @pytest.fixture(autouse=True)

@@ -51,21 +51,6 @@ def finished(journal: Journal, stage: str) -> Mapping[int, Json]:
     return MappingProxyType(journal.finished[stage])
 
 
-def bounds(journal: Journal) -> dict[tuple[str, int], int]:
-    """How much each shard in progress was allowed to ask, by stage and number.
-
-    >>> import tempfile
-    >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.jsonl")
-    >>> for shard, bound in (0, 10), (1, 10), (1, 20):
-    ...     journal.append("tape", stage="answers", shard=shard, bound=bound)
-    >>> journal.append("shard", stage="answers", shard=0)
-    >>> bounds(journal)
-    {('answers', 1): 20}
-    >>> journal.close()
-    """
-    return dict(journal.bounds)
-
-
 def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     """Add up every shard that was ever paid for, and every tape of a shard in progress.
 
@@ -87,7 +72,7 @@ def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     for record in _paid(journal):
         spent[record["stage"]] += record["queries"]
         lost += record["lost"] if record["kind"] == "shard" else record["queries"]
-    known = bounds(journal)
+    known = journal.bounds
     for name in NAMES:
         done = finished(journal, name)
         there = {shard for shard, _ in numbered(folder / name, ".tape")}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 
-from db3kd.stages.accounts import bounds
 from db3kd.stages.executor import Work
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
@@ -39,7 +38,7 @@ def cut(workspace: Workspace, stage: str, total: int) -> None:
 def begun(workspace: Workspace, stage: str, shard: int) -> bool:
     """Whether anything was asked of a shard, or of one after it."""
     name = workspace.named(stage)
-    asked = {number for some, number in bounds(workspace.journal) if some == name}
+    asked = {number for some, number in workspace.journal.bounds if some == name}
     return any(number >= shard for number in asked | set(workspace.done(stage)))
 
 

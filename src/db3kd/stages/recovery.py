@@ -8,7 +8,7 @@ from pathlib import Path
 
 from db3kd.data.digest import of_file
 from db3kd.errors import ConfigurationDiffers, Damaged
-from db3kd.stages.accounts import add_up, bounds, finished
+from db3kd.stages.accounts import add_up, finished
 from db3kd.stages.formats import configurations
 from db3kd.stages.table import NAMES, STAGES
 from db3kd.stages.versions import versions
@@ -41,7 +41,7 @@ def check_nothing_forgotten(folder: Path, journal: Journal) -> None:
     a shard that is not in the journal must have a tape, or the journal a bound of what it cost.
     """
     known = {(record["stage"], record["shard"]) for record in journal.all("shard")}
-    known |= set(bounds(journal))
+    known |= set(journal.bounds)
     for stage in NAMES:
         for shard, path in numbered(folder / stage, ".safetensors"):
             if (stage, shard) in known or path.with_suffix(".tape").exists():

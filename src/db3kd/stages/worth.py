@@ -24,7 +24,7 @@ PART, FEWEST, MOST = (
     6,
     50,
     200,
-)  # images that are measured: one in six of those tried, within limits
+)  # images measured: one in six of those tried, within limits
 STUDENTS = 3  # of each kind, since few images teach each of them
 THOUSAND = 1000  # answers, by which gains are told
 

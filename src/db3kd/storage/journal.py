@@ -47,6 +47,13 @@ class Journal:
     >>> journal.close()
     >>> Journal(path, read_only=True).records[0]["queries"]
     1800
+    >>> journal = Journal(path.with_name("another.jsonl"))
+    >>> for shard, bound in (0, 10), (1, 10), (1, 20):
+    ...     journal.append("tape", stage="answers", shard=shard, bound=bound)
+    >>> journal.append("shard", stage="answers", shard=0)
+    >>> journal.bounds
+    {('answers', 1): 20}
+    >>> journal.close()
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
