@@ -189,6 +189,17 @@ def test_an_answer_among_many_takes_less_than_one_alone() -> None:
     assert answer_seconds(0.5, 0.001, 16, 1) > 0.4  # a first question that was slow
 
 
+def test_a_trial_is_forecast_to_decide_for_new_images_and_the_other_use_is_told(
+    here: Sandbox,
+) -> None:
+    with job.opened(recipe("auto")) as some:
+        found = some.ahead()
+    assert {"grow", "trial/students"} <= {row.name for row in found.rows}
+    assert not {"rounds", "trial/measured/rounds"} & {row.name for row in found.rows}
+    assert found.others is not None
+    assert found.others < found.seconds  # here, without distances and what they want
+
+
 def test_limits_of_calls_make_days(here: Sandbox) -> None:
     far = Remote(url="http://localhost", protocol="mlflow", batch=1, per_day=25)
     with job.opened(recipe("rows")) as some:

@@ -106,7 +106,10 @@ class Asking:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The rows of what is ahead; `others`: the sum if a trial decided for the other use."""
+    """The rows of what is ahead; `others`: the sum if a trial decided for another use.
+
+    Of several other uses, it is the one whose sum differs most.
+    """
 
     rows: tuple[Row, ...]
     others: float | None = None
@@ -146,7 +149,7 @@ def forecast_time(
 ) -> Forecast:
     """How long what is ahead of a recipe takes, by what was measured; asks nothing.
 
-    Where a trial is to decide, it is the use that takes longer.
+    Where a trial is to decide, it is new images, for which most trials decide.
     """
     done, decides = done or Done(), needed(recipe.student.methods).trial
     found = []
@@ -161,8 +164,11 @@ def forecast_time(
         if wait:
             rows.append(Row("limits", LIMITED, 0, 0, 0, wait))
         found.append(Forecast(tuple(rows)))
-    found.sort(key=lambda one: one.seconds)
-    return replace(found[-1], others=found[0].seconds if len(found) > 1 else None)
+    likely, *others = found
+    far = max(
+        (one.seconds for one in others), key=lambda s: apart(likely.seconds, s), default=None
+    )
+    return replace(likely, others=far)
 
 
 def tasks_of(recipe: Recipe, size: Size, use: Use, done: Done) -> Iterator[Task]:
@@ -229,14 +235,24 @@ def told(found: Forecast) -> str:
     return f"about {lasting(found.seconds)}{otherwise(found.json)}: {', '.join(parts)}"
 
 
+def apart(one: float, other: float) -> float:
+    """By which factor two numbers of seconds differ; those below one count as one.
+
+    >>> apart(10.0, 30.0), apart(0.0, 0.5)
+    (3.0, 1.0)
+    """
+    low, high = sorted((max(1.0, one), max(1.0, other)))
+    return high / low
+
+
 def otherwise(found: Mapping[str, Any]) -> str:
-    """What to add where a trial may decide so that a run takes far less, from a forecast's `json`.
+    """What to add where a trial may decide so that a run takes far less or more, from its `json`.
 
     >>> otherwise({"seconds": 600.0, "seconds_otherwise": 120.0})
     ', or 2 minutes, as the trial decides'
     """
     other = found["seconds_otherwise"]
-    if other is None or other * ALIKE > found["seconds"]:
+    if other is None or apart(found["seconds"], other) < ALIKE:
         return ""
     return f", or {lasting(other)}, as the trial decides"
 
