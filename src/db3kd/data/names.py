@@ -55,7 +55,7 @@ def read_names(file: str | Path) -> tuple[str, ...]:
     return check_names(names, str(path))
 
 
-def check_names(names: Iterable[str], where: str) -> tuple[str, ...]:
+def check_names(names: Iterable[object], where: str) -> tuple[str, ...]:
     """Return names of classes as they are, if they can be such.
 
     Raises:
@@ -69,6 +69,11 @@ def check_names(names: Iterable[str], where: str) -> tuple[str, ...]:
     found = tuple(names)
     seen: set[str] = set()
     for number, name in enumerate(found):
+        if not isinstance(name, str):
+            raise InputError(
+                f"{where} has the {plain(type(name).__name__, 60)} {plain(name, 60)} as the name of"
+                f" class {number}; give texts"
+            )
         if not name:
             raise InputError(f"{where} has an empty name of class {number}; name each class")
         if name in seen:
@@ -78,7 +83,7 @@ def check_names(names: Iterable[str], where: str) -> tuple[str, ...]:
         seen.add(name)
     if len(found) < 2:
         raise InputError(f"{where} has {len(found)} names; a classifier has two classes or more")
-    return found
+    return tuple(map(str, found))  # those of NumPy are texts of their own kind
 
 
 def listed_names(found: object) -> list[str]:
@@ -110,6 +115,15 @@ def number_of(name: str) -> int | None:
     (7, None, None)
     """
     return int(name) if 0 < len(name) <= 18 and name.isascii() and name.isdecimal() else None
+
+
+def all_whole(names: Collection[str]) -> bool:
+    """Whether names are whole numbers, all of them: then whole numbers are looked up in them.
+
+    >>> all_whole(["-1", "1"]), all_whole(["1", "x"]), all_whole([])
+    (True, False, False)
+    """
+    return bool(names) and all(number_of(name.removeprefix("-")) is not None for name in names)
 
 
 def in_order(names: Collection[str]) -> list[str]:
