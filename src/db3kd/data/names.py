@@ -1,6 +1,7 @@
 """Classes are names: lists of them from files, their order, and how two lists of them match."""
 
 import json
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -138,6 +139,15 @@ def in_order(names: Collection[str]) -> list[str]:
     return sorted(names, key=lambda name: (numbers[name] or 0, name))
 
 
+def folded(name: str) -> str:
+    """A name without what people do not see: case, blanks around it, and how accents are kept.
+
+    >>> folded(" Zo\u00eb") == folded("zoe\u0308")
+    True
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
+
+
 def count_of(names: Sequence[str]) -> int:
     """How many classes a teacher has of whom nothing is known but the names of a set's classes.
 
@@ -157,7 +167,7 @@ def places(names: Sequence[str], theirs: Sequence[str] | None, count: int, what:
 
     - `names`: of the set's classes. `what` says in an error which set this is.
     - `theirs`: of the teacher's classes, if they are known. Then classes match by name, letter by
-      letter or, if that leaves some out, whatever their case.
+      letter or, if that leaves some out, as `folded`.
     - `count`: how many classes the teacher has.
 
     Names that are all whole numbers are class numbers, unless the teacher's names are such numbers
@@ -192,8 +202,8 @@ def places(names: Sequence[str], theirs: Sequence[str] | None, count: int, what:
         return [exact[name] for name in names]
     if len(counted) == len(names) and any(number_of(name) is None for name in theirs):
         return counted
-    folded = {name.strip().casefold(): place for place, name in enumerate(theirs)}
-    found = [exact.get(name, folded.get(name.strip().casefold())) for name in names]
+    alike = {folded(name): place for place, name in enumerate(theirs)}
+    found = [exact.get(name, alike.get(folded(name))) for name in names]
     unknown = [name for name, place in zip(names, found, strict=True) if place is None]
     if unknown:
         raise InputError(
