@@ -22,6 +22,7 @@ that installs what is missing comes from `hint`.
 import json
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -161,6 +162,10 @@ class NoSplit(InputError):
     db3kd.errors.NoSplit: no split 'test' in ...; it has val
     """
 
+    def __init__(self, text: str, splits: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.splits = tuple(splits)
+
 
 class TeacherError(Db3kdError):
     """The teacher failed, or answered something that is not a label.
@@ -170,7 +175,8 @@ class TeacherError(Db3kdError):
     >>> function(lambda images: [2], classes=2).labels(torch.zeros(1, 1, 8, 8))
     Traceback (most recent call last):
     ...
-    db3kd.errors.TeacherError: the teacher answered class 2; it was said to have 2
+    db3kd.errors.TeacherError: the teacher answered class 2; it was said to have 2; class
+    indices count from 0
     """
 
 

@@ -178,12 +178,26 @@ def csv(folder, text, name="train.csv"):
         ("Path,Label\n0.png,10\n\n3.png,9\n", ([0, 3], [1, 0], ("9", "10"))),
         ("path,label\n0.png,1.0\n3.png,0.0\n", ([0, 3], [1, 0], ("0", "1"))),
         ("path,label\n0.png,-1\n3.png,-1\n", ([0, 3], None, ())),
+        ("path,label\n0.png,a\nin\\2.png,b\n", ([0, 2], [0, 1], ("a", "b"))),
         ('\ufeffpath,label\n"0.png","a, b"\n3.png,c\n', ([0, 3], [0, 1], ("a, b", "c"))),
         ("file,label\n0.png,cat\n0.png,dog", ([0, 0], [0, 1], ("cat", "dog"))),
     ],
 )
 def test_lists(tmp_path, text, expected):
     assert content(load(csv(tmp_path, text), "train")) == expected
+
+
+def test_columns_that_are_not_taken_as_labels_are_told(tmp_path, caplog):
+    with caplog.at_level("WARNING", logger="db3kd"):
+        load(csv(tmp_path, "file,species\n0.png,cat\n3.png,dog\n"), "train")
+        assert "called as labels usually are" in caplog.text
+        assert "if one of species holds them, name it by label=" in caplog.text
+        caplog.clear()
+        load(csv(tmp_path, "file,label\n0.png,cat\n3.png,dog\n"), "train")
+        load(csv(tmp_path, "file\n0.png\n"), "train")
+        assert not caplog.text
+        load(table(tmp_path / "set", img=RAW[:2], species=["cat", "dog"]), "train")
+        assert "if one of species holds them" in caplog.text
 
 
 def test_a_tsv_may_hold_commas(tmp_path):

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from db3kd.data import FolderImages, load
+from db3kd.data import FolderImages, TensorImages, load
 from db3kd.data._decode import decoded
 from db3kd.data._pixels import Form
+from db3kd.data.content import white_of
+from db3kd.data.images import Rows
 from db3kd.errors import InputError
 
 RAMP = (np.arange(64).reshape(8, 8) * 4).astype(np.uint8)
@@ -19,7 +21,7 @@ RAMP = (np.arange(64).reshape(8, 8) * 4).astype(np.uint8)
 
 def saved(folder, *images, end="png", **more):
     """A set of one class of these images."""
-    (folder / "all").mkdir()
+    (folder / "all").mkdir(parents=True)
     for row, image in enumerate(images):
         image.save(folder / "all" / f"{row:03}.{end}", **more)
     return folder
@@ -180,6 +182,20 @@ def test_the_fewest_bits_that_hold_the_first_images(tmp_path, caplog, highest, t
     else:
         (note,) = notes
         assert f"nothing above {top}, so {top} is taken as white" in note
+
+
+def test_sets_of_another_white_are_not_taken_together(tmp_path):
+    for split, highest in (("train", 4000), ("test", 60000), ("val", 3000)):
+        saved(tmp_path / split, deep(highest))
+    dark, light, like = (load(str(tmp_path), split).images for split in ("train", "test", "val"))
+    plain = TensorImages(torch.zeros(1, 1, 1, 1))
+    assert white_of([dark, plain, Rows(like, torch.tensor([0]))]) == 4095
+    assert white_of([light]) == 65535
+    assert white_of([plain]) is None
+    with pytest.raises(InputError, match="4095 for white in one set and 65535 in another; convert"):
+        white_of([dark, light])
+    with pytest.raises(InputError, match="for white in one set"):
+        load(str(tmp_path), "train+test")
 
 
 def test_an_image_is_not_stretched_on_its_own(tmp_path):

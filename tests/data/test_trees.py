@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from kept import KINDS, content, filled, packed, png
 from PIL import Image
 
-from db3kd.data import FolderImages, archives, content_digest, in_memory, load, trees
+from db3kd.data import FolderImages, archives, content_digest, damaged, in_memory, load, trees
 from db3kd.data.content import Encoded, content_of
+from db3kd.data.images import Rows
 from db3kd.errors import InputError, NoSplit
 from db3kd.stages.digests import Digests
 
@@ -38,6 +39,8 @@ from db3kd.stages.digests import Digests
         (["images/a.png", "images/b.png"], "train", ([0, 1], None, ())),
         (["images/cat/a.png", "images/dog/b.png"], "train", ([0, 1], [0, 1], ("cat", "dog"))),
         (["bus/a.png", "train/b.png"], "train", ([0, 1], [0, 1], ("bus", "train"))),
+        (["Train/a.png", "Test/cat/b.png"], "test", ([1], [0], ("cat",))),
+        (["cat/a.png", "@eaDir/a.png", "$RECYCLE.BIN/b.png"], "train", ([0], [0], ("cat",))),
         (["10/a.png", "9/b.png"], "train", ([1, 0], [0, 1], ("9", "10"))),
         (["cat/images/a.png", "dog/b.png"], "train", ([0, 1], [0, 1], ("cat", "dog"))),
         (["train/cat/images/a.png", "val/images/b.png"], "train", ([0], [0], ("cat",))),
@@ -80,6 +83,66 @@ def test_images_too_deep_are_not_left_out_silently(tmp_path, caplog):
     notes = " ".join(note.getMessage() for note in caplog.records)
     assert re.search("deeper than the class folders of .*: 1, the first is .*cat/old/a.png", notes)
     assert re.search("beside the class folders of .*: 1, the first is .*stray.png", notes)
+
+
+def told(caplog, name, split="train", **more):
+    """What is told when a data set is opened."""
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="db3kd"):
+        load(str(name), split, **more)
+    return " ".join(note.getMessage() for note in caplog.records)
+
+
+@pytest.mark.parametrize("names", [("cat/a.png", "dog/b.png"), ("a.png", "b.png")])
+def test_files_of_other_endings_are_not_left_out_silently(tmp_path, caplog, names):
+    place = filled(tmp_path, *names)
+    inside = (place / names[0]).parent
+    for name in ("notes.txt", "boxes.xml", ".hidden", "c.PNG"):
+        (inside / name).write_bytes((place / names[1]).read_bytes())
+    assert "endings" not in told(caplog, place)
+    for name in ("c.heic", "d.jp2", "e"):
+        (inside / name).write_bytes(b"...")
+    note = told(caplog, place)
+    assert re.search(r"those of images \(.heic, .jp2, none\) are left out: 3, the first is", note)
+
+
+def test_a_link_to_nothing_is_a_damaged_image(tmp_path):
+    place = filled(tmp_path / "set", "cat/a.png", "cat/b.png", "dog/c.png")
+    (place / "cat" / "b.png").unlink()
+    (place / "cat" / "b.png").symlink_to("gone.png")
+    images = load(str(place), "train").images
+    assert damaged(images) == [
+        (1, f"image 1 ({place}/cat/b.png) cannot be read: it is a link to a file that is not there")
+    ]
+    digests = Digests(tmp_path / "digests.json")
+    whole = Rows(images, torch.tensor([0, 2]))
+    assert digests.faults(whole, damaged) == []
+    assert digests.of_images(whole, 2).startswith("encoded")
+
+
+def test_a_table_that_is_not_read_is_told(tmp_path, caplog):
+    place = filled(tmp_path, "images/a.png", "images/b.png")
+    assert told(caplog, place) == ""
+    (place / "labels.csv").write_text("file,label\na.png,cat\nb.png,dog\n")
+    note = told(caplog, place)
+    assert f"have no classes, and {place}/labels.csv is not read; if it lists their" in note
+    (place / "labels.csv").write_text("file,label\nimages/a.png,cat\nimages\\b.png,dog\n")
+    assert load(str(place / "labels.csv"), "train").classes == ("cat", "dog")
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path, caplog):
+    place = filled(tmp_path, "Cat/a.png", "cat/b.png", "dog/b.png")
+    assert "classes 'Cat' and 'cat' of" in told(caplog, place)
+
+
+@pytest.mark.parametrize("name", ["set.npz", "set.npy", "set.pt", "set.mat", "set.PKL"])
+def test_files_of_arrays_are_named(tmp_path, name):
+    np.savez(tmp_path / "set.npz", images=np.zeros((2, 8, 8)))
+    (tmp_path / "set.npz").rename(tmp_path / name)
+    with pytest.raises(
+        InputError, match=r"set\.\w+ holds arrays, and .* or give the arrays in Pyt"
+    ):
+        load(str(tmp_path / name), "train")
 
 
 def test_endings_that_were_met_are_said(tmp_path):

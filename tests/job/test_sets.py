@@ -1,6 +1,7 @@
 """Own and test images of a recipe: what is held back, left out, and matched by name."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from PIL import Image
 from db3kd import job
 from db3kd.config.reading import read_recipe
 from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
-from db3kd.data import DataSet, TensorImages
+from db3kd.data import DataSet, TensorImages, load
 from db3kd.data.names import count_of, in_order, places, read_names
 from db3kd.errors import InputError
 from db3kd.job.check import check_teacher
 from db3kd.job.sets import Sets, matched, sets_of
+from db3kd.student import load_student
 from db3kd.teachers import function
 
 BRIGHT = """
@@ -80,6 +82,32 @@ def test_some_own_images_are_held_back_and_never_learned_from(here: Path) -> Non
     other = sets_of(read_recipe("r.toml", ["seed=1"]))
     assert other.test is not None
     assert pixels_of(other.test) != pixels_of(sets.test)
+
+
+def test_another_split_than_test_is_told(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(here)
+    (here / "flat").rename(here / "train")
+    shutil.copytree(here / "train", here / "set/val")
+    (here / "train").rename(here / "set/train")
+    sets = sets_of(read_recipe("r.toml", ["data.train=set"]))
+    assert sets.source == "held back"
+    assert "no split 'test'" in caplog.text
+    assert 'to take those of val instead, set data.test_split = "val"' in caplog.text
+    sets = sets_of(read_recipe("r.toml", ["data.train=set", "data.test_split=val"]))
+    assert (sets.source, sets.tests) == ("split", 60)
+
+
+def test_what_is_white_is_kept_with_the_student(here: Path) -> None:
+    """A set of 10 bits: the student sees files as bright as in its training."""
+    written(here)
+    for file in (here / "flat").iterdir():
+        Image.fromarray(np.asarray(Image.open(file)).astype("u2") * 4).save(file)
+    job.run(read_recipe("r.toml"))
+    (file,) = Path("run/students").glob("*.safetensors")
+    student = load_student(file)
+    assert student.card.white == 1023
+    images = load("flat", "train").images
+    assert torch.equal(student.logits("flat"), student.logits(images))
 
 
 def test_a_run_without_labels_and_test_images_reports_agreement(here: Path) -> None:
@@ -196,6 +224,7 @@ def labels(found: Sets) -> tuple[int, int]:
         (("1", "2"), ("1",), ["cat", "dog", "bird"], (2, 1), ("cat", "dog", "bird")),
         (("cat", "dog"), ("dog",), ["0", "1"], (1, 1), ("cat", "dog")),
         (("5", "7"), ("7",), ["5", "7"], (1, 1), ("5", "7")),
+        (("cat", "zoë"), ("zoe\u0308",), ["zoe\u0308", "cat"], (0, 0), ("zoe\u0308", "cat")),
     ],
 )
 def test_classes_match_by_name(

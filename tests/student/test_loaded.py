@@ -12,6 +12,8 @@ from torch import nn
 from db3kd.data import FolderImages, TensorImages
 from db3kd.errors import InputError
 from db3kd.student import Student, StudentCard
+from db3kd.student.card import written
+from db3kd.student.files import save_network
 from db3kd.student.pictures import image_files, picture
 
 
@@ -166,6 +168,26 @@ def test_what_is_no_image_is_refused_in_one_sentence(given: Any, said: str) -> N
     with pytest.raises(InputError, match=said) as caught:
         student().predict(given)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("white", [1023.0, 4095.0, 65535.0, None])
+def test_white_is_that_of_the_training(tmp_path: Path, white: float | None) -> None:
+    """An image of more than 8 bits does not say itself how bright it is."""
+    file = tmp_path / "deep.png"
+    Image.fromarray(quarter(2).astype("u2") * 4).save(file)
+    card = StudentCard(shape=(1, 4, 4), classes=NAMES, white=white)
+    held = tmp_path / "student.safetensors"
+    save_network(held, nn.Linear(1, 4), card)
+    assert StudentCard.of_file(held) == card
+    asked = Student(Brightest(), card).eval()
+    for given in (file, Image.open(file)):
+        logits = asked.logits(given)[0]
+        assert float(logits.max()) == pytest.approx(9 * round(1020 / (white or 65535) * 255) / 255)
+
+
+def test_a_card_without_white_is_as_before(tmp_path: Path) -> None:
+    card = StudentCard(shape=(1, 4, 4), classes=NAMES)
+    assert "white" not in written(card)["card"]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -24,6 +24,22 @@ PETS = ("ant", "bee", "cat")
 IMAGES = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
+class Column:
+    """Values as a table holds them: with an index of its own, so no list."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        return np.array(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, key: int) -> Any:
+        raise KeyError(key)
+
+
 # Classes
 
 
@@ -53,6 +69,9 @@ def test_names_and_numbers_in_any_mixture(answers: list[Any]) -> None:
         np.array([2, 0], "uint8"),
         torch.tensor([2, 0]),
         [np.int64(2), np.str_("ant")],
+        np.array([["cat"], ["ant"]]),
+        Column(["cat", "ant"]),
+        Column([2, 0]),
     ],
 )
 def test_answers_of_many_types(answers: Any) -> None:
@@ -104,6 +123,45 @@ def test_whole_numbers_are_looked_up_in_names_that_are_such() -> None:
     with pytest.raises(TeacherError, match="answered 4, which is none of the 3 names"):
         classes.indices([4, 3], 2)
     assert Classes(2, ("3", "5"), unknown="drop").indices([4, 5], 2).tolist() == [2, 1]
+
+
+def test_whole_numbers_below_zero_are_looked_up_too() -> None:
+    for unknown in ("refuse", "drop"):
+        classes = Classes(3, ("-1", "0", "1"), unknown=unknown)
+        assert classes.indices([-1, 1, 0], 3).tolist() == [0, 2, 1]
+        assert classes.indices(np.array([0, -1]), 2).tolist() == [1, 0]
+    assert Classes(2, ("no", "yes"), labels=("-1", "1")).indices([1, -1], 2).tolist() == [1, 0]
+
+
+def test_the_answer_to_one_image_may_lack_its_axis() -> None:
+    teacher = teachers.function(lambda x: x.flatten(1).mean(1).gt(0.5).squeeze(), classes=2)
+    assert [int(teacher.labels(image[None])) for image in IMAGES] == teacher.labels(IMAGES).tolist()
+    for wrap in (lambda scores, _: scores.squeeze(), lambda scores, _: scores[:, 1].squeeze()):
+        module = teachers.torch_module(Returns(wrap), classes=2)
+        one = [int(module.labels(image[None])) for image in IMAGES]
+        assert one == module.labels(IMAGES).tolist()
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (10.0, "classes is a float; give a number, or a list"),
+        ({"cat", "dog"}, "classes is a set; give a number, or a list of the names in the"),
+        ({0: "cat", 1: "dog"}, "classes is a dict"),
+        ([0, 1], "has the int 0 as the name of class 0; give texts"),
+        (np.zeros((2, 2)), "classes is a ndarray"),
+    ],
+)
+def test_what_cannot_say_the_classes(said: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        classes_of(said)
+
+
+def test_classes_as_numpy_has_them() -> None:
+    assert classes_of(np.int64(4)).known == 4
+    names = classes_of(np.array(PETS)).names
+    assert names == PETS
+    assert {type(name) for name in names} == {str}
 
 
 def test_who_says_how_many_classes() -> None:
@@ -214,6 +272,7 @@ def expected(net: Returns) -> list[int]:
         (lambda scores, images: Slots(scores), None),
         (lambda scores, images: Named(images, scores), "scores"),
         (lambda scores, images: scores[:, :, None, None], None),
+        (lambda scores, images: scores[:, None], None),
         (lambda scores, images: scores.argmax(1), None),
         (lambda scores, images: scores.argmax(1, keepdim=True), None),
     ],

@@ -210,12 +210,13 @@ def test_one_score_of_unknown_origin_is_refused(tmp_path: Path) -> None:
         asked(file, classes=2)
 
 
-def test_scores_with_axes_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("axes", [(CLASSES, 1, 1), (1, CLASSES), (1, 1, CLASSES)])
+def test_scores_with_axes_of_one(tmp_path: Path, axes: tuple[int, ...]) -> None:
     file = linear(
         tmp_path / "k.onnx",
         after=[("Reshape", ["y", "s"], ["z"], {})],
-        leaves={"z": ("FLOAT", ("n", CLASSES, 1, 1))},
-        constants={"s": np.array([-1, CLASSES, 1, 1])},
+        leaves={"z": ("FLOAT", ("n", *axes))},
+        constants={"s": np.array([-1, *axes])},
     )
     assert asked(file) == asked(file, classes=None) == EXPECTED
 
@@ -230,6 +231,35 @@ def test_whole_numbers(tmp_path: Path, keep: int) -> None:
     assert asked(file) == EXPECTED
     with pytest.raises(InputError, match="nobody says how many classes"):
         asked(file, classes=None)
+
+
+def test_whole_numbers_as_fractions(tmp_path: Path) -> None:
+    """What ArgMax made is an answer, whatever type it has got since."""
+    file = linear(
+        tmp_path / "k.onnx",
+        after=[
+            ("ArgMax", ["y"], ["a"], {"axis": 1, "keepdims": 1}),
+            ("Cast", ["a"], ["z"], {"to": 1}),
+        ],
+        leaves={"z": ("FLOAT", ("n", 1))},
+    )
+    assert asked(file) == EXPECTED
+
+
+@pytest.mark.parametrize("best", [1, 2, CLASSES])
+def test_of_the_best_classes_the_first_counts(tmp_path: Path, best: int) -> None:
+    both: dict[str, Any] = {"v": ("FLOAT", ("n", best)), "i": ("INT64", ("n", best))}
+    file = tmp_path / "k.onnx"
+    made: Any = {"after": [("TopK", ["y", "k"], ["v", "i"], {})], "constants": {"k": [best]}}
+    linear(file, leaves=both, **made)
+    assert asked(file) == asked(file, output="i") == EXPECTED
+    with pytest.raises(InputError, match=r"output v \(.*best scores in their order"):
+        asked(file, output="v")
+    linear(file, leaves={"i": both["i"]}, **made)
+    assert asked(file) == EXPECTED
+    linear(file, leaves={"v": both["v"]}, **made)
+    with pytest.raises(InputError, match="give a file with all scores"):
+        asked(file)
 
 
 def several(path: Path, width: int = 7) -> Path:
@@ -291,6 +321,10 @@ def test_whole_numbers_that_are_labels(tmp_path: Path) -> None:
     assert teacher.labels(IMAGES).tolist() == EXPECTED
     assert names_of(teacher) == ("3", "5", "8")
     assert asked(file, classes=PETS) == EXPECTED
+    for below in ([-1, 0, 1], [-3, 5, 2]):
+        signed = teachers.onnx(labelled(tmp_path / "k.onnx", below), unknown="drop")
+        assert signed.labels(IMAGES).tolist() == EXPECTED
+        assert names_of(signed) == tuple(map(str, below))
     counted = teachers.onnx(labelled(tmp_path / "k.onnx", [0, 1, 2]), classes=None)
     assert (counted.classes, names_of(counted)) == (3, None)
     assert counted.labels(IMAGES).tolist() == EXPECTED

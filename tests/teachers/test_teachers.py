@@ -12,6 +12,7 @@ from db3kd.config.settings import Budget
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.meter import Meter
+from db3kd.teachers.torch_module import prepare
 
 # One classifier in four disguises: the largest of three linear scores of 16 pixels. Pixels are
 # multiples of 1/4, weights whole and offsets multiples of 1/16, so every sum is exact in float32
@@ -299,6 +300,43 @@ def test_a_module_is_put_into_evaluation_mode_and_keeps_no_gradients() -> None:
     net.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
     teachers.torch_module(net, classes=3).labels(IMAGES)
     assert (net.training, seen) == (False, [False])
+
+
+def test_a_module_is_asked_in_evaluation_mode_whatever_its_mode_is_since() -> None:
+    net = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm2d(1), linear_module())
+    teacher = teachers.torch_module(net, classes=3)
+    before = teacher.labels(IMAGES)
+    for part in (net[1], net):
+        part.train()
+        assert torch.equal(teacher.labels(IMAGES), before)
+    assert [part.training for part in (net, net[0], net[1])] == [True] * 3
+    assert not net[1].num_batches_tracked
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (linear_module().state_dict(), "the teacher is a OrderedDict; a torch module is expected"),
+        (nn.Flatten, "the teacher is the class Flatten; a torch module is expected"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "layers whose weights are not made yet"),
+    ],
+)
+def test_what_is_no_module_with_weights(given: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        prepare(given, None)
+
+
+def test_a_device_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="cannot be moved to the device 'gpu'"):
+        teachers.torch_module(linear_module(), classes=3, device="gpu")
+
+
+def test_a_program_of_torch_export_is_a_module() -> None:
+    net = linear_module().eval()
+    rows = torch.export.Dim("n")
+    program = torch.export.export(net, (IMAGES[:2],), dynamic_shapes=({0: rows},))
+    right = teachers.torch_module(net, classes=3).labels(IMAGES)
+    assert torch.equal(teachers.torch_module(program.module(), classes=3).labels(IMAGES), right)
 
 
 @pytest.mark.parametrize(

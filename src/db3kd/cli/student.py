@@ -255,14 +255,14 @@ def _asked(
     from db3kd.progress import shown
     from db3kd.student.pictures import picture
 
-    shape, size = student.card.shape, by.size
+    card, size = student.card, by.size
     with shown(quiet=quiet or len(files) < MANY) as progress:
         for start in range(0, len(files), size):
             known: list[Path] = []
             pixels = []
             for file in files[start : start + size]:
                 try:
-                    pixels.append(picture(file, shape))
+                    pixels.append(picture(file, card.shape, card.white))
                     known.append(file)
                 except Db3kdError as error:
                     damaged.append(file)

@@ -109,9 +109,11 @@ class Decoding:
         self._encoded, self._where, self._count = encoded, where, count
         self._moving = False  # whether further frames were told of
         self.form = Form(size, channels)
+        self.top: float | None = None  # what is white, if the first image has more than 8 bits
         first, self.shape = self._first()
         if is_deep(first):
-            self.form = replace(self.form, top=self._top())
+            self.top = self._top()
+            self.form = replace(self.form, top=self.top)
 
     def read(self, rows: Tensor) -> Tensor:
         """Decode each wanted row once, in ascending order, so that each block is read once.

@@ -18,6 +18,12 @@ SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "tes
 """Names of folders that may be splits though they hold images and no class folders."""
 
 ANNOTATIONS = "val_annotations.txt"  # of Tiny-ImageNet: in each line a file, a tab and its class
+NOTES = (
+    *(".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".yaml", ".yml"),
+    *(".log", ".ini", ".db", ".py", ".pdf"),
+)
+"""Endings of files that nobody takes for images."""
+
 IMAGES = "images"  # a folder of this name belongs to the one that it lies in
 DEEPEST = 8  # folders that hold nothing but another
 _log = logging.getLogger("db3kd")
@@ -33,7 +39,7 @@ class Found:
 
 
 def split_root(tree: Tree, split: str) -> str:
-    """The folder of a tree that holds a split: one of its name, or the tree itself.
+    """The folder of a tree that holds a split: one of its name in any case, or the tree itself.
 
     A folder is a split if it holds class folders, or if it is called like one and no folder beside
     it is a class. Without such folders the tree itself is "train", or what it is called.
@@ -56,11 +62,15 @@ def split_root(tree: Tree, split: str) -> str:
     root = _top(tree)
     found = _splits(tree, root)
     where = _where(tree, root)
-    if split in found:
-        return joined(root, split)
+    named = [name for name in found if name.casefold() == split.casefold()]
+    if split in named or len(named) == 1:
+        return joined(root, split if split in named else named[0])
     if found:
-        advice = "" if {*found} & {*SPLITS} else " (if these are classes, put images into them)"
-        raise NoSplit(f"no split {split!r} in {where}; it has {plain(', '.join(found))}{advice}")
+        known = [name for name in found if name.casefold() in SPLITS]
+        advice = "" if known else " (if these are classes, put images into them)"
+        raise NoSplit(
+            f"no split {split!r} in {where}; it has {plain(', '.join(found))}{advice}", found
+        )
     name = PurePosixPath(root).name if root else tree.path.resolve().name
     if split not in ("train", name, name.partition(".")[0]):
         raise NoSplit(f"no split {split!r} in {where}; it has train only")
@@ -94,6 +104,7 @@ def images_at(tree: Tree, at: str) -> Found:
     names = in_order(tree.folders(at))
     files = {name: _of_class(tree, joined(at, name)) for name in names}
     if not any(files.values()) and beside:
+        _tell_others(tree, at, [at])
         return Found(tuple(beside), None, ())
     if not names:
         raise InputError(f"{_where(tree, at)} holds no images{_endings(tree, at)}")
@@ -104,6 +115,7 @@ def images_at(tree: Tree, at: str) -> Found:
     deep = (_images(tree, inner) for inner in below)
     _tell_left_out(beside, f"beside the class folders of {_where(tree, at)}")
     _tell_left_out([*chain(*deep)], f"deeper than the class folders of {_where(tree, at)}")
+    _tell_others(tree, at, [joined(at, name) for name in names])
     labels = tuple(label for label, name in enumerate(names) for _ in files[name])
     return Found(tuple(file for some in files.values() for file in some), labels, tuple(names))
 
@@ -166,6 +178,27 @@ def _tell_left_out(names: list[str], where: str) -> None:
         first = plain(names[0], 100)
         _log.warning(
             "images that lie %s are left out: %s, the first is %s", plain(where), len(names), first
+        )
+
+
+def _tell_others(tree: Tree, at: str, folders: list[str]) -> None:
+    """Say which files in folders of images are left out though they may be images."""
+    known = (*EXTENSIONS, *NOTES)
+    others = [
+        joined(folder, name)
+        for folder in folders
+        for name in tree.files(folder)
+        if _ending(name) not in known
+    ]
+    if others:
+        endings = sorted({_ending(name) or "none" for name in others})
+        _log.warning(
+            "files in %s with other endings than those of images (%s) are left out: %s, the first"
+            " is %s",
+            plain(_where(tree, at)),
+            _few(endings),
+            len(others),
+            plain(others[0], 100),
         )
 
 

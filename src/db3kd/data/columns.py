@@ -1,5 +1,6 @@
 """Columns of tables: which ones hold images and labels, and which classes labels name."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from db3kd.errors import InputError, plain
 
 OF_LABELS = ("label", "labels", "fine_label", "class", "cls", "class_name", "category", "target")
 """Usual names of a column of labels."""
+
+_log = logging.getLogger("db3kd")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,18 @@ def column_of(
             f" it by {word}="
         )
     return found[0] if found else None
+
+
+def tell_unlabelled(names: Sequence[str], image: str, where: str) -> None:
+    """Say that none of the columns beside that of images is taken as labels."""
+    others = [name for name in names if name.strip() and name != image]
+    if others:
+        _log.warning(
+            "no column of %s is called as labels usually are, so its images have none; if one of %s"
+            " holds them, name it by label=",
+            plain(where),
+            listed(others),
+        )
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """What images are, whatever file holds them: digests of each one's content, in their order."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from db3kd.data._pixels import FULL
-from db3kd.data.images import Images, Rows
+from db3kd.data.images import Images, Joined, Rows
 from db3kd.errors import InputError
 
 BLOCK = 1024  # images that are read at once
@@ -32,8 +32,8 @@ class Encoded(Protocol):
         """Which part of these files they are, where it is not all of them; otherwise ""."""
 
     @property
-    def top(self) -> float:
-        """What is white in grey images of more than 8 bits."""
+    def top(self) -> float | None:
+        """What is white in grey images of more than 8 bits; None if the first is none."""
 
     def encoded(self, row: int) -> bytes:
         """The bytes of one image; rows in ascending order are read fastest."""
@@ -51,6 +51,31 @@ def unfolded(images: Images) -> tuple[Images, Int[Tensor, " row"]]:
         return images, torch.arange(len(images))
     source, rows = unfolded(images.images)
     return source, rows[images.rows.cpu()]
+
+
+def white_of(several: Iterable[Images]) -> float | None:
+    """What is white in sets of grey images of more than 8 bits; None if none of them is one.
+
+    Raises:
+        InputError: it is not the same in all of them, so that equal pixels would differ.
+
+    >>> white_of([])
+    """
+    found: set[float] = set()
+    for images in several:
+        source, _ = unfolded(images)
+        if isinstance(source, Joined):
+            white = white_of([source.first, source.second])
+        else:
+            white = source.top if isinstance(source, Encoded) else None
+        found |= set() if white is None else {white}
+    if len(found) > 1:
+        raise InputError(
+            "the images have more than 8 bits, and their highest values take"
+            f" {' for white in one set and '.join(f'{white:g}' for white in sorted(found))} in"
+            " another; convert all of them to 8 bits by one scale"
+        )
+    return found.pop() if found else None
 
 
 def content_of(
@@ -92,7 +117,7 @@ def _of_encoded(images: Encoded, rows: Tensor, tell: Tell) -> Iterator[bytes]:
     """A digest of each row; each image is read once, in ascending order."""
     wanted, places = torch.unique(rows, return_inverse=True)
     digests = []
-    white = b"" if images.top == FULL else f"{images.top:.9g}".encode()
+    white = b"" if images.top in (None, FULL) else f"{images.top:.9g}".encode()
     for done, row in enumerate(wanted.tolist()):
         if done % BLOCK == 0:
             tell(done, len(wanted))

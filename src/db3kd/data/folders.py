@@ -95,9 +95,9 @@ class FolderImages:
         return "" if isinstance(self._tree, Folder) else f" of {combined('names', self._names)}"
 
     @property
-    def top(self) -> float:
-        """What is white in grey images of more than 8 bits."""
-        return self._decoding.form.top
+    def top(self) -> float | None:
+        """What is white in grey images of more than 8 bits; None if the first is none."""
+        return self._decoding.top
 
     def encoded(self, row: int) -> bytes:
         """The bytes of one image as they are kept; rows in ascending order are read fastest."""

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from db3kd.data.content import white_of
 from db3kd.data.images import Images, Joined, Rows
 from db3kd.errors import InputError, plain
 
@@ -94,8 +95,8 @@ def joined(parts: Sequence[DataSet]) -> DataSet:
     """Several data sets with the same classes as one, in this order; no image is read.
 
     Raises:
-        InputError: they differ in their classes or in the shape of their images, or only some have
-            labels.
+        InputError: they differ in their classes, in the shape of their images or in what is white,
+            or only some have labels.
 
     >>> from db3kd.data import TensorImages
     >>> one = DataSet(TensorImages(torch.zeros(1, 1, 4, 4)), torch.tensor([1]), ("cat", "dog"))
@@ -103,6 +104,7 @@ def joined(parts: Sequence[DataSet]) -> DataSet:
     tensor([1, 1])
     """
     whole = parts[0]
+    white_of([part.images for part in parts])
     for part in parts[1:]:
         if part.classes != whole.classes or (part.labels is None) != (whole.labels is None):
             raise InputError(

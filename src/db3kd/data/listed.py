@@ -6,7 +6,7 @@ from pathlib import Path
 
 from db3kd.data._pixels import Form
 from db3kd.data.classes import Found
-from db3kd.data.columns import OF_LABELS, Columns, column_of, listed, of_names
+from db3kd.data.columns import OF_LABELS, Columns, column_of, listed, of_names, tell_unlabelled
 from db3kd.data.folders import FolderImages
 from db3kd.data.labelled import DataSet
 from db3kd.data.trees import Folder
@@ -53,12 +53,13 @@ def load_listed(file: Path, form: Form, columns: Columns) -> DataSet:
     table = [[row[place].strip() for place in places] for row in rows]
     if not table:
         raise InputError(f"{file} lists no images; give a row for each")
-    names = tuple(row[0] for row in table)
+    names = tuple(_as_here(file.parent, row[0]) for row in table)
     _check_files(file, names)
     images = FolderImages(
         Folder(file.parent), size=form.size, channels=form.channels, found=Found(names, None, ())
     )
     if of is None:
+        tell_unlabelled(header, at, str(file))
         return DataSet(images, None, ())
     return DataSet(images, *of_names(_whole([row[1] for row in table]), str(file)))
 
@@ -97,6 +98,12 @@ def _check_files(file: Path, names: tuple[str, ...]) -> None:
             f" is {plain(missing[0], 200) or '(empty)'}; give their paths from the folder of the"
             " list"
         )
+
+
+def _as_here(folder: Path, name: str) -> str:
+    """A path as it is, or else, if it was written on Windows, as this system writes it."""
+    turned = name.replace("\\", "/")
+    return turned if turned != name and not _is_there(folder, name) else name
 
 
 def _is_there(folder: Path, name: str) -> bool:

@@ -1,6 +1,7 @@
 """Classes are names: lists of them from files, their order, and how two lists of them match."""
 
 import json
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def read_names(file: str | Path) -> tuple[str, ...]:
     return check_names(names, str(path))
 
 
-def check_names(names: Iterable[str], where: str) -> tuple[str, ...]:
+def check_names(names: Iterable[object], where: str) -> tuple[str, ...]:
     """Return names of classes as they are, if they can be such.
 
     Raises:
@@ -69,6 +70,11 @@ def check_names(names: Iterable[str], where: str) -> tuple[str, ...]:
     found = tuple(names)
     seen: set[str] = set()
     for number, name in enumerate(found):
+        if not isinstance(name, str):
+            raise InputError(
+                f"{where} has the {plain(type(name).__name__, 60)} {plain(name, 60)} as the name of"
+                f" class {number}; give texts"
+            )
         if not name:
             raise InputError(f"{where} has an empty name of class {number}; name each class")
         if name in seen:
@@ -78,7 +84,7 @@ def check_names(names: Iterable[str], where: str) -> tuple[str, ...]:
         seen.add(name)
     if len(found) < 2:
         raise InputError(f"{where} has {len(found)} names; a classifier has two classes or more")
-    return found
+    return tuple(map(str, found))  # those of NumPy are texts of their own kind
 
 
 def listed_names(found: object) -> list[str]:
@@ -112,6 +118,15 @@ def number_of(name: str) -> int | None:
     return int(name) if 0 < len(name) <= 18 and name.isascii() and name.isdecimal() else None
 
 
+def all_whole(names: Collection[str]) -> bool:
+    """Whether names are whole numbers, all of them: then whole numbers are looked up in them.
+
+    >>> all_whole(["-1", "1"]), all_whole(["1", "x"]), all_whole([])
+    (True, False, False)
+    """
+    return bool(names) and all(number_of(name.removeprefix("-")) is not None for name in names)
+
+
 def in_order(names: Collection[str]) -> list[str]:
     """Names in their order: if all are whole numbers that of the numbers, otherwise that of text.
 
@@ -122,6 +137,15 @@ def in_order(names: Collection[str]) -> list[str]:
     if any(number is None for number in numbers.values()):
         return sorted(names)
     return sorted(names, key=lambda name: (numbers[name] or 0, name))
+
+
+def folded(name: str) -> str:
+    """A name without what people do not see: case, blanks around it, and how accents are kept.
+
+    >>> folded(" Zo\u00eb") == folded("zoe\u0308")
+    True
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
 
 
 def count_of(names: Sequence[str]) -> int:
@@ -143,7 +167,7 @@ def places(names: Sequence[str], theirs: Sequence[str] | None, count: int, what:
 
     - `names`: of the set's classes. `what` says in an error which set this is.
     - `theirs`: of the teacher's classes, if they are known. Then classes match by name, letter by
-      letter or, if that leaves some out, whatever their case.
+      letter or, if that leaves some out, as `folded`.
     - `count`: how many classes the teacher has.
 
     Names that are all whole numbers are class numbers, unless the teacher's names are such numbers
@@ -178,8 +202,8 @@ def places(names: Sequence[str], theirs: Sequence[str] | None, count: int, what:
         return [exact[name] for name in names]
     if len(counted) == len(names) and any(number_of(name) is None for name in theirs):
         return counted
-    folded = {name.strip().casefold(): place for place, name in enumerate(theirs)}
-    found = [exact.get(name, folded.get(name.strip().casefold())) for name in names]
+    alike = {folded(name): place for place, name in enumerate(theirs)}
+    found = [exact.get(name, alike.get(folded(name))) for name in names]
     unknown = [name for name, place in zip(names, found, strict=True) if place is None]
     if unknown:
         raise InputError(

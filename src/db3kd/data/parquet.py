@@ -11,7 +11,7 @@ from torch import Tensor
 
 from db3kd.data._decode import Decoding
 from db3kd.data._pixels import Form, Size
-from db3kd.data.columns import Columns, column_of, listed
+from db3kd.data.columns import Columns, column_of, listed, tell_unlabelled
 from db3kd.data.digest import combined, of_file
 from db3kd.data.labelled import DataSet
 from db3kd.data.parquet_labels import describe, labels_in, reading
@@ -73,6 +73,7 @@ class ParquetImages:
         for file in files:
             metadata, schema = describe(file)
             column = _image_column(schema, image, file)
+            self.columns = (schema.names, column)
             for group in range(metadata.num_row_groups):
                 self._groups.append((file, group, column))
                 counts.append(metadata.row_group(group).num_rows)
@@ -118,9 +119,9 @@ class ParquetImages:
         return f" of column {self._wanted}" if self._wanted is not None else ""
 
     @property
-    def top(self) -> float:
-        """What is white in grey images of more than 8 bits."""
-        return self._decoding.form.top
+    def top(self) -> float | None:
+        """What is white in grey images of more than 8 bits; None if the first is none."""
+        return self._decoding.top
 
     def encoded(self, row: int) -> bytes:
         """The bytes of one image as they are kept; rows in ascending order are read fastest."""
@@ -214,4 +215,7 @@ def load_parquet(files: Sequence[Path], form: Form, columns: Columns) -> DataSet
         InputError: a file cannot be read, or lacks a column of images, or the named one.
     """
     images = ParquetImages(files, size=form.size, channels=form.channels, image=columns.image)
-    return DataSet(images, *labels_in(files, columns.label))
+    labels, classes = labels_in(files, columns.label)
+    if labels is None:
+        tell_unlabelled(*images.columns, str(files[0]))
+    return DataSet(images, labels, classes)

@@ -1,5 +1,6 @@
 """Data sets by name: a folder or file, one in `DB3KD_DATA`, or an id on the Hugging Face hub."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -15,10 +16,16 @@ from db3kd.data.folders import FolderImages
 from db3kd.data.labelled import DataSet, joined, subset
 from db3kd.data.listed import ENDINGS as LISTS
 from db3kd.data.listed import load_listed
+from db3kd.data.names import folded
 from db3kd.data.parquet import load_parquet
+from db3kd.data.trees import Tree
+from db3kd.data.trees import joined as inner
 from db3kd.errors import Db3kdError, InputError, NoSplit, hint, plain
 
 TABLES = (".parquet", *LISTS)
+ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".mat", ".h5", ".hdf5", ".safetensors")
+BESIDE = (*LISTS, ".json", ".jsonl", ".xlsx")  # endings of tables that may name classes
+_log = logging.getLogger("db3kd")
 
 
 def data_root() -> Path | None:
@@ -80,6 +87,7 @@ def load(
     try:
         split, first, end = _parse_split(split)
         whole = _opened(_find(name, split), split, Form(size, channels), Columns(image, label))
+        _tell_alike(whole.classes, name)
     except (Db3kdError, MemoryError):
         raise
     except (OSError, ValueError, RuntimeError) as error:  # a path that cannot be; no permission
@@ -100,13 +108,8 @@ def load(
 
 def _opened(place: Path, split: str, form: Form, columns: Columns) -> DataSet:
     """One split of the data set in a folder or file."""
-    if place.is_file() and place.suffix.lower() in TABLES:
-        own = place.stem.partition("-")[0]
-        if split not in ("train", place.stem, own):
-            raise NoSplit(f"no split {split!r} in {place}; it has train only")
-        if place.suffix.lower() == ".parquet":
-            return load_parquet([place], form, columns)
-        return load_listed(place, form, columns)
+    if place.is_file() and place.suffix.lower() in (*TABLES, *ARRAYS):
+        return _of_table(place, split, form, columns)
     parquet = _split_files(place) if place.is_dir() else {}
     if parquet:
         return load_parquet(_choose(parquet, split, place), form, columns)
@@ -116,17 +119,67 @@ def _opened(place: Path, split: str, form: Form, columns: Columns) -> DataSet:
     if split in lists and not is_split:
         return load_listed(lists[split], form, columns)
     try:
-        found = images_at(tree, split_root(tree, split))
+        found = images_at(tree, root := split_root(tree, split))
     except NoSplit:
         raise
     except InputError as error:
         if not lists:
             raise
         raise NoSplit(
-            f"no split {split!r} in {place}; it has {', '.join(lists)} ({error})"
+            f"no split {split!r} in {place}; it has {', '.join(lists)} ({error})", lists
         ) from None
+    if found.labels is None:
+        _tell_tables(tree, root)
     images = FolderImages(tree, size=form.size, channels=form.channels, found=found)
     return DataSet(images, images.labels, images.classes)
+
+
+def _of_table(file: Path, split: str, form: Form, columns: Columns) -> DataSet:
+    """The data set in one file that is no archive."""
+    if file.suffix.lower() in ARRAYS:
+        raise InputError(
+            f"{file} holds arrays, and a data set is files of images or a table; save each image"
+            " as a PNG file, or give the arrays in Python (db3kd.Run, db3kd.Distiller)"
+        )
+    if split not in ("train", file.stem, file.stem.partition("-")[0]):
+        raise NoSplit(f"no split {split!r} in {file}; it has train only")
+    if file.suffix.lower() == ".parquet":
+        return load_parquet([file], form, columns)
+    return load_listed(file, form, columns)
+
+
+def _tell_tables(tree: Tree, root: str) -> None:
+    """Say that a table beside images without classes is not read."""
+    places = {"", root.rpartition("/")[0], root}
+    tables = [
+        inner(at, name)
+        for at in sorted(places)
+        for name in tree.files(at)
+        if name.lower().endswith(BESIDE)
+    ]
+    if tables:
+        _log.warning(
+            "the images in %s have no classes, and %s is not read; if it lists their classes, give"
+            " it as the data set, as CSV",
+            plain(tree.path / root),
+            plain(tree.path / tables[0]),
+        )
+
+
+def _tell_alike(classes: tuple[str, ...], name: str) -> None:
+    """Say that two classes may be one that was written in two ways."""
+    first: dict[str, str] = {}
+    for each in classes:
+        other = first.setdefault(folded(each), each)
+        if other != each:
+            _log.warning(
+                "the classes %r and %r of %s differ in case or blanks alone; if they are one, give"
+                " them one name",
+                plain(other, 60),
+                plain(each, 60),
+                plain(name, 200),
+            )
+            return
 
 
 def _lists(folder: Path) -> dict[str, Path]:
@@ -207,7 +260,8 @@ def _split_files(folder: Path) -> dict[str, dict[Path, list[Path]]]:
 def _choose(found: dict[str, dict[Path, list[Path]]], split: str, folder: Path) -> list[Path]:
     """Return all files of one split in order; they must be of one configuration."""
     if split not in found:
-        raise NoSplit(f"no split {split!r} in {folder}; it has {plain(', '.join(sorted(found)))}")
+        there = sorted(found)
+        raise NoSplit(f"no split {split!r} in {folder}; it has {plain(', '.join(there))}", there)
     places = found[split]
     if len(places) > 1:
         raise InputError(

@@ -11,7 +11,10 @@ from typing import Protocol, runtime_checkable
 
 from db3kd.data._pixels import LARGEST_FILE, Unfit
 
-LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
+LEFT_BY_SYSTEMS = (
+    *("__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin"),
+    "system volume information",
+)
 
 
 @runtime_checkable
@@ -62,18 +65,24 @@ class Folder:
         return self._named(at, os.DirEntry.is_dir)
 
     def files(self, at: str) -> list[str]:
-        """The names of the files directly in a folder, in order."""
-        return self._named(at, os.DirEntry.is_file)
+        """The names of the files directly in a folder, in order; links to nothing, too."""
+        return self._named(at, lambda entry: entry.is_file() or _is_broken(entry))
 
     def read(self, name: str) -> bytes:
         """The bytes of a file."""
         file = self.path / name
+        if file.is_symlink() and not file.exists():
+            raise Unfit("cannot be read: it is a link to a file that is not there")
         check_size(file.stat().st_size)
         return file.read_bytes()
 
     def _named(self, at: str, kind: "Callable[[os.DirEntry[str]], bool]") -> list[str]:
         with os.scandir(self.path / at) as found:
             return sorted(each.name for each in found if not is_hidden(each.name) and kind(each))
+
+
+def _is_broken(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def check_size(size: int) -> None:

@@ -165,9 +165,7 @@ def forecast_time(
             rows.append(Row("limits", LIMITED, 0, 0, 0, wait))
         found.append(Forecast(tuple(rows)))
     likely, *others = found
-    far = max(
-        (one.seconds for one in others), key=lambda s: apart(likely.seconds, s), default=None
-    )
+    far = max((one.seconds for one in others), key=lambda s: apart(likely.seconds, s), default=None)
     return replace(likely, others=far)
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from db3kd.config.quick import most_images
 from db3kd.config.recipe import DataConfig, Recipe
 from db3kd.data import DataSet, Images, TensorImages, damaged, load, subset
+from db3kd.data.content import white_of
 from db3kd.data.digest import combined, of_tensor
 from db3kd.data.names import places
-from db3kd.errors import InputError, NoSplit
+from db3kd.errors import InputError, NoSplit, plain
 from db3kd.seeds import derive_seed
 from db3kd.stages.digests import Digests
 from db3kd.student.networks import Shape
@@ -34,6 +35,7 @@ class Sets:
     - `test`: the test images; None if there are none.
     - `source`: where the test images come from.
     - `shape`: channels, height and width of all of them.
+    - `white`: the value that is white in grey images of more than 8 bits; None if there are none.
     - `names`: what the teacher's classes are called, in its order; empty before `matched`.
     """
 
@@ -42,6 +44,7 @@ class Sets:
     source: Source
     shape: Shape
     names: tuple[str, ...] = ()
+    white: float | None = None
 
     @property
     def any(self) -> DataSet:
@@ -89,7 +92,8 @@ def sets_of(recipe: Recipe) -> Sets:
         source = "held back"
     if own is not None:
         own = _some(recipe, own, wanted.samples, "samples")
-    return Sets(own, test, source, _shape(recipe, own, test))
+    white = white_of([data.images for data in (own, test) if data is not None])
+    return Sets(own, test, source, _shape(recipe, own, test), white=white)
 
 
 def _load(recipe: Recipe, name: str, split: str) -> DataSet:
@@ -120,9 +124,18 @@ def _test_images(recipe: Recipe) -> tuple[DataSet | None, Source]:
         return None, "none"
     try:
         return _load(recipe, wanted.train, wanted.test_split), "split"
-    except NoSplit:
+    except NoSplit as error:
         if wanted.test_split != DataConfig().test_split:
             raise  # the user named it
+        others = [name for name in error.splits if name != wanted.train_split]
+        if others:
+            _log.warning(
+                "%s has no split 'test', so some of the own images are held back as test images;"
+                ' to take those of %s instead, set data.test_split = "%s"',
+                plain(wanted.train),
+                plain(", ".join(others), 200),
+                plain(others[0], 60),
+            )
         return None, "none"
 
 

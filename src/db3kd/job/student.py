@@ -47,6 +47,7 @@ def card_of(recipe: Recipe, pipeline: TeacherPipeline, sets: Sets) -> StudentCar
         factory=wanted.factory,
         shape=sets.shape,
         classes=sets.names,
+        white=sets.white,
         code="" if wanted.factory is None else _code_of(wanted.factory),
         origin=Origin(recipe=_digest(recipe), teacher=told),
     )

@@ -163,7 +163,7 @@ def _load(path: Path) -> dict[str, list[str]]:
 
 def _stamps(files: Sequence[Path]) -> list[tuple[int, int, int]]:
     try:
-        found = [file.stat() for file in files]
+        found = [file.stat() if file.exists() else file.lstat() for file in files]
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from None
     return [(at.st_size, at.st_mtime_ns, at.st_ctime_ns) for at in found]

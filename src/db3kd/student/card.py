@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from db3kd.config.types import Above0, Natural
+from db3kd.data._pixels import FULL
 from db3kd.data.names import MOST_CLASSES, check_names
 from db3kd.errors import InputError, plain
 from db3kd.storage.files import Json
@@ -57,6 +58,8 @@ class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
     - `shape`: channels, height and width of its images.
     - `classes`: their names, or how many there are.
     - `input`: what its images are.
+    - `white`: the value that is white in grey images of more than 8 bits, as in its training; None
+      if it saw none.
     - `code`: a digest of the code behind `factory`.
     - `origin`: how it was made.
 
@@ -71,6 +74,7 @@ class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
     timm: str | None = None
     factory: str | None = None
     input: str = INPUT
+    white: Annotated[float, Meta(gt=0, le=FULL)] | None = None
     code: str = ""
     origin: Origin = Origin()
 
@@ -129,6 +133,8 @@ def written(card: StudentCard) -> Json:
     ['card', 'format']
     """
     held = msgspec.to_builtins(card)
+    if card.white is None:
+        del held["white"]  # as in the files of versions that did not know it
     _checked(held, "the card of the student")
     return {"format": f"{FORMAT} {VERSION}", "card": held}
 

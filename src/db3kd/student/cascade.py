@@ -135,7 +135,8 @@ class Cascade:
 
     def _blocks(self, images: object) -> Iterator[Tensor]:
         """The images as the student takes them, several batches at a time."""
-        found = batches(images, self.student.card.shape)
+        card = self.student.card
+        found = batches(images, card.shape, card.white)
         while some := list(islice(found, BATCHES)):
             yield torch.cat(some)
 

@@ -265,7 +265,7 @@ def _compared(student: Student, images: object, dtype: Dtype) -> Tensor:
     noise = torch.rand(COMPARED, *shape, generator=draw)
     shown = [noise * torch.linspace(0, 1, COMPARED).reshape(-1, 1, 1, 1)]
     if images is not None:
-        for batch in batches(images, shape):
+        for batch in batches(images, shape, student.card.white):
             shown.append(batch)
             if sum(map(len, shown)) >= 2 * COMPARED:
                 break

@@ -78,7 +78,7 @@ class Student(nn.Module):
         self.eval()
         try:
             with torch.no_grad():
-                for batch in batches(images, self.card.shape):
+                for batch in batches(images, self.card.shape, self.card.white):
                     yield self(batch.to(weight.device)).float()
         finally:
             self.train(mode)

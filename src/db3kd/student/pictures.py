@@ -11,7 +11,7 @@ from torch import Tensor
 
 from db3kd.data import Images
 from db3kd.data._decode import decoded
-from db3kd.data._pixels import LARGEST_FILE, Form, pixels, turned
+from db3kd.data._pixels import FULL, LARGEST_FILE, Form, pixels, turned
 from db3kd.data.classes import EXTENSIONS
 from db3kd.errors import InputError, described, plain
 from db3kd.student.networks import Shape, inference_batch
@@ -51,11 +51,14 @@ def image_files(places: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def picture(given: object, shape: Shape) -> Float[Tensor, "channels height width"]:
+def picture(
+    given: object, shape: Shape, white: float | None = None
+) -> Float[Tensor, "channels height width"]:
     """One image, converted to a shape (channels, height, width) as for the training.
 
     Files, PIL images and uint8 arrays are recoloured, resized and cut. Floats must have the size
-    already. An array is (height, width), or has its channels first or last.
+    already. An array is (height, width), or has its channels first or last. `white` is the value
+    that is white in grey images of more than 8 bits; without it that of 16.
 
     Raises:
         InputError: it is no image, or cannot be converted.
@@ -63,19 +66,22 @@ def picture(given: object, shape: Shape) -> Float[Tensor, "channels height width
     >>> picture(np.full((4, 4, 3), 255, "uint8"), (1, 2, 2)).tolist()
     [[[1.0, 1.0], [1.0, 1.0]]]
     """
+    form = _form(shape, white)
     if isinstance(given, str | Path):
-        return _scaled(_read(Path(given), shape), shape, str(given))
+        return _scaled(_read(Path(given), form), shape, str(given))
     if isinstance(given, np.ndarray | Tensor):
-        return _of_array(_array(given), shape)
+        return _of_array(_array(given), shape, form)
     from PIL import Image
 
     if isinstance(given, Image.Image):
-        return _scaled(_formed(given, shape), shape, "the picture")
+        return _scaled(_formed(given, form), shape, "the picture")
     raise InputError(f"an image is {plain(type(given).__name__, 60)}; give {KINDS}")
 
 
-def batches(given: object, shape: Shape) -> Iterator[Float[Tensor, "row channels height width"]]:
-    """All images that are given, a batch at a time.
+def batches(
+    given: object, shape: Shape, white: float | None = None
+) -> Iterator[Float[Tensor, "row channels height width"]]:
+    """All images that are given, a batch at a time; `white` as in `picture`.
 
     Raises:
         InputError: as `picture` and `image_files`.
@@ -88,7 +94,7 @@ def batches(given: object, shape: Shape) -> Iterator[Float[Tensor, "row channels
         return
     waiting: list[Tensor] = []
     for one in _each(given, shape):
-        waiting.append(picture(one, shape))
+        waiting.append(picture(one, shape, white))
         if len(waiting) == size:
             yield torch.stack(waiting)
             waiting = []
@@ -126,7 +132,7 @@ def _array(given: Any) -> Any:
     return given.detach().cpu().numpy() if isinstance(given, Tensor) else given
 
 
-def _of_array(found: Any, shape: Shape) -> Tensor:
+def _of_array(found: Any, shape: Shape, form: Form) -> Tensor:
     """An array of one image, whose channels are first, last, or none."""
     held = found[..., None] if found.ndim == 2 else found
     if held.ndim == 3 and _channels_first(held.shape, shape):
@@ -142,7 +148,7 @@ def _of_array(found: Any, shape: Shape) -> Tensor:
         from PIL import Image
 
         values = np.ascontiguousarray(held[..., 0] if held.shape[2] == 1 else held)
-        return _scaled(_formed(Image.fromarray(values), shape), shape, "the array")
+        return _scaled(_formed(Image.fromarray(values), form), shape, "the array")
     if not np.issubdtype(held.dtype, np.floating):
         raise InputError(f"an image is an array of {held.dtype}; give uint8, or floats of 0 to 1")
     if held.shape != (*shape[1:], shape[0]):
@@ -164,24 +170,24 @@ def _channels_first(found: Sequence[int], shape: Shape) -> bool:
     return found[0] in COLOURS and found[2] not in COLOURS
 
 
-def _form(shape: Shape) -> Form:
+def _form(shape: Shape, white: float | None) -> Form:
     channels, height, width = shape
     known = channels if channels in (1, 3) else None
-    return Form((height, width), known)
+    return Form((height, width), known, FULL if white is None else white)
 
 
-def _read(file: Path, shape: Shape) -> Any:
+def _read(file: Path, form: Form) -> Any:
     def encoded(_: int) -> bytes:
         if file.stat().st_size > LARGEST_FILE:
             raise InputError(f"{plain(file)} has more than {LARGEST_FILE:,} bytes")
         return file.read_bytes()
 
-    return np.asarray(decoded(encoded, lambda _: plain(file), 0, _form(shape)))
+    return np.asarray(decoded(encoded, lambda _: plain(file), 0, form))
 
 
-def _formed(image: Any, shape: Shape) -> Any:
+def _formed(image: Any, form: Form) -> Any:
     try:
-        return pixels(turned(image), _form(shape))
+        return pixels(turned(image), form)
     except InputError:
         raise
     except Exception as error:  # of a decoder, which works only now

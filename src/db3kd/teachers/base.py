@@ -190,6 +190,8 @@ def check_answers(answers: object, *, asked: int, classes: int | None) -> Int[Te
     """
     if not isinstance(answers, Tensor):
         answers = _as_tensor(answers)
+    if asked == 1 and not answers.ndim:
+        answers = answers.reshape(1)  # of one image, `squeeze` takes the axis of images, too
     if answers.shape != (asked,):
         raise TeacherError(
             f"the teacher answered an array of shape {tuple(answers.shape)} to {asked} image(s);"
@@ -205,6 +207,7 @@ def check_answers(answers: object, *, asked: int, classes: int | None) -> Int[Te
     if asked and not 0 <= int(answers.min()) <= int(answers.max()) < classes:
         wrong = int(answers[(answers < 0) | (answers >= classes)][0])
         advice = '; if that is "I do not know", set unknown to "drop"' if wrong == -1 else ""
+        advice = "; class indices count from 0" if wrong == classes else advice
         raise TeacherError(
             f"the teacher answered class {wrong}; it was said to have {classes}{advice}"
         )
@@ -253,7 +256,8 @@ def _as_tensor(answers: object) -> Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TeacherError(
             f"the teacher answered {plain(type(answers).__name__, 60)} {plain(answers, 60)!r},"
-            " which is no array of whole numbers; map names to class indices, or name the classes"
+            " which is no array of whole numbers; give a list or an array of class indices, or of"
+            " names if classes has them"
         ) from None
 
 
@@ -266,7 +270,7 @@ def micro_batches(images: Tensor, batch: int) -> Iterator[Tensor]:
     >>> [len(part) for part in micro_batches(torch.zeros(10, 1), 4)]
     [4, 3, 3]
     """
-    if batch < 1:
-        raise InputError(f"the teacher's batch must be at least 1, got {batch}")
+    if not isinstance(batch, int) or batch < 1:
+        raise InputError(f"the teacher's batch must be a whole number from 1, got {batch}")
     parts = -(-len(images) // batch)
     yield from images.tensor_split(parts) if parts > 1 else (images,)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.data.names import check_names, number_of
+from db3kd.data.names import all_whole, check_names, number_of
 from db3kd.errors import InputError, TeacherError, plain
 from db3kd.teachers.base import check_answers, check_classes
 
@@ -125,8 +125,10 @@ class Classes:
         >>> Classes(2).indices([1, "0"], 2), Classes(2, ("7", "9")).indices([9, 7], 2)
         (tensor([1, 0]), tensor([1, 0]))
         """
-        if isinstance(answers, np.ndarray) and answers.dtype.kind in "OUS":
-            answers = answers.tolist()
+        if hasattr(answers, "__array__") and not isinstance(answers, Tensor):
+            answers = np.asarray(answers)  # columns of tables, too
+        if isinstance(answers, np.ndarray) and answers.dtype.kind in "OUST":
+            answers = (answers[:, 0] if answers.shape == (asked, 1) else answers).tolist()
         texts = _texts(answers)
         if texts is not None:
             if len(texts) != asked:
@@ -160,7 +162,7 @@ class Classes:
     @cached_property
     def _numbered(self) -> bool:
         """Whether whole numbers are looked up as names."""
-        return bool(self._words) and all(number_of(word) is not None for word in self._words)
+        return all_whole(self._words)
 
     def _place(self, answer: object) -> int:
         """The class of one answer; -1 if that is unknown, which is an error if it is refused."""
@@ -198,8 +200,35 @@ class Classes:
         return f"{text}; map names to class indices, or give the names as classes, or {POLICY}"
 
 
+def read_said(said: object) -> tuple[int | None, tuple[str, ...] | None]:
+    """What a user says of a teacher's classes: how many there are, or their names, or neither.
+
+    Raises:
+        InputError: it is something else, or these cannot be names.
+
+    >>> read_said(10), read_said(["cat", "dog"])
+    ((10, None), (2, ('cat', 'dog')))
+    """
+    if said is None:
+        return None, None
+    if isinstance(said, str):
+        raise InputError(f"classes is the text {plain(said, 60)!r}; give a number, or the names")
+    if isinstance(said, Sequence | np.ndarray) and np.ndim(said) == 1:
+        names = check_names(list(said), "classes")
+        return len(names), names
+    try:
+        number = operator.index(said)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(
+            f"classes is a {plain(type(said).__name__, 60)}; give a number, or a list of the names"
+            " in the teacher's order"
+        ) from None
+    check_classes(number)
+    return number, None
+
+
 def classes_of(
-    said: int | Sequence[str] | None,
+    said: object,
     told: Told | None = None,
     *,
     unknown: Unknown = "refuse",
@@ -209,6 +238,8 @@ def classes_of(
 
     Names that the user says are in the order of the model's scores, unless they include all labels
     of the model: then their order is the user's.
+
+    `said`: a number, names, or None (`read_said`).
 
     Raises:
         InputError: nobody says how many, or the user says what the model contradicts.
@@ -221,17 +252,11 @@ def classes_of(
     db3kd.errors.InputError: classes says 10, but the model has 3; correct it, or leave it out
     """
     told = told or Told()
-    if isinstance(said, str):
-        raise InputError(f"classes is the text {plain(said, 60)!r}; give a number, or the names")
-    number, names = (said, None) if isinstance(said, int | None) else (None, said)
-    names = None if names is None else check_names(names, "classes")
+    number, names = read_said(said)
     count = told.count
     labels = told.labels
     if names is not None and labels is not None and set(labels) <= set(names):
         return Classes(len(names), names, labels, unknown)
-    number = number if names is None else len(names)
-    if number is not None:
-        check_classes(number)
     if number is not None and count is not None and number != count:
         of = f" ({_few(labels)})" if labels is not None else ""
         raise InputError(

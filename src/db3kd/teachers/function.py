@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.remote import Encoding
-from db3kd.errors import Db3kdError, TeacherError, described
+from db3kd.errors import Db3kdError, InputError, TeacherError, described, plain
 from db3kd.teachers.base import Teacher, check_answers, micro_batches
 from db3kd.teachers.classes import Classes, Unknown, classes_of
 from db3kd.teachers.encoding import Entry
@@ -106,7 +106,8 @@ def function(
     it nobody can tell that another callable is given for a run folder that is continued.
 
     Raises:
-        InputError: fewer than two classes, names twice, empty bounds, or an encoding as a file.
+        InputError: no callable, fewer than two classes, names twice, empty bounds, or an encoding
+            as a file.
         TeacherError: when asked, if the callable fails, tries to end the process, or answers
             anything else.
 
@@ -117,6 +118,10 @@ def function(
     >>> teacher.labels(torch.zeros(1, 1, 1, 1))
     tensor([1])
     """
+    if not callable(ask):
+        raise InputError(
+            f"the teacher is a {plain(type(ask).__name__, 60)}; a function of images is expected"
+        )
     known = classes_of(classes, unknown=unknown)
 
     def asked(images: Tensor) -> Int[Tensor, " row"]:

@@ -16,7 +16,7 @@ from db3kd.config.remote import Encoding
 from db3kd.data.digest import combined, of_file
 from db3kd.errors import InputError, TeacherError, plain
 from db3kd.teachers.base import Teacher
-from db3kd.teachers.classes import Classes, Unknown, classes_of
+from db3kd.teachers.classes import Classes, Unknown, classes_of, read_said
 from db3kd.teachers.encoding import Entry
 from db3kd.teachers.function import Asking
 from db3kd.teachers.onnx_model import Model, encoding_for, open_model
@@ -60,7 +60,7 @@ def onnx(
     ...
     db3kd.errors.InputError: no-such.onnx is not an ONNX model that can be loaded: ...
     """
-    count = classes if isinstance(classes, int | None) else len(classes)
+    count, _ = read_said(classes)
     model = open_model(file, output=output, classes=count, threads=threads)
     known = classes_of(classes, model.told, unknown=unknown)
     return of_model(model, known, Entry(encoding_for(model, encoding), bounds), batch, Path(file))
@@ -81,6 +81,10 @@ def _classes(returned: Any, rows: int, known: Classes, model: Model) -> Int[Tens
     """Class indices of what a model returned: scores, answers, or maps from answers to scores."""
     if isinstance(returned, list):
         return known.indices([_highest(scores) for scores in returned], rows)
+    if model.leave.picks:
+        wide = [size for size in returned.shape[1:] if size != 1]
+        if len(wide) <= (model.leave.maker != "ArgMax"):
+            return known.indices(returned.reshape(rows, -1)[:, 0].astype(np.int64), rows)
     if returned.dtype.kind in "OUS":
         return known.indices(returned.reshape(rows), rows)
 

@@ -23,6 +23,8 @@ _LINEAR = {"Gemm", "MatMul", "Add", "Sub", "Conv", "FusedMatMul", "FusedGemm", "
 class Graph:
     """What is known of a graph: of each value, the operator that makes it and its first input.
 
+    The second output of an operator is made by "TopK:1", the third by "TopK:2" and so on.
+
     - `labels`: those that its classifiers have, if they all have the same; otherwise none.
 
     >>> Graph({"y": ("Squeeze", "p"), "p": ("Sigmoid", "z")}).border("y")
@@ -32,16 +34,21 @@ class Graph:
     makers: dict[str, tuple[str, str]]
     labels: tuple[str, ...] = ()
 
-    def border(self, name: str) -> float | None:
-        """Where class 1 begins in a value that is one score: 0.5 after a sigmoid, 0 for a logit.
-
-        None if it cannot be told.
-        """
+    def maker(self, name: str) -> str:
+        """The operator that makes a value, before what only changes its shape or its type."""
         maker, entry = self.makers.get(name, ("", ""))
         for _ in range(len(self.makers)):
             if maker not in _SHAPES:
                 break
             maker, entry = self.makers.get(entry, ("", ""))
+        return maker
+
+    def border(self, name: str) -> float | None:
+        """Where class 1 begins in a value that is one score: 0.5 after a sigmoid, 0 for a logit.
+
+        None if it cannot be told.
+        """
+        maker = self.maker(name)
         if maker in _SIGMOIDS:
             return 0.5
         return 0.0 if maker in _LINEAR else None
@@ -92,8 +99,8 @@ def _take(
             leaves.append(_text(model, value))
         elif number == _ATTRIBUTE and (found := _labels(model, value)):
             labels.add(found)
-    for leaf in leaves:
-        makers[leaf] = (op, entries[0] if entries else "")
+    for place, leaf in enumerate(leaves):
+        makers[leaf] = (f"{op}:{place}" if place else op, entries[0] if entries else "")
 
 
 def _labels(model: mmap.mmap, attribute: range) -> tuple[str, ...]:

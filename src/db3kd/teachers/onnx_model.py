@@ -15,7 +15,7 @@ from db3kd.config.remote import Encoding
 from db3kd.data.names import listed_names
 from db3kd.errors import InputError, TeacherError, hint, plain
 from db3kd.teachers.classes import Told
-from db3kd.teachers.onnx_graph import read_graph
+from db3kd.teachers.onnx_graph import Graph, read_graph
 
 LONGEST_NAMES = 2**22  # characters of the names of classes in a file's metadata
 NAMED = (
@@ -26,6 +26,7 @@ NAMED = (
     "character",
 )  # keys of the metadata that hold them
 EIGHT_BIT = "tensor(uint8)"
+BEST = "TopK"  # makes the best scores in their order, and the numbers of their classes
 _KINDS = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -40,6 +41,8 @@ Shape = tuple[int | None, ...]
 class Port:
     """An input or an output: its name, its type in ONNX, and its axes, None where they vary.
 
+    `maker`: the operator of an output (`Graph.maker`).
+
     >>> Port("x", "tensor(float)", (None, 8, 8, 3)).last
     True
     """
@@ -47,6 +50,7 @@ class Port:
     name: str
     kind: str
     shape: Shape
+    maker: str = ""
 
     def __str__(self) -> str:
         axes = ", ".join("?" if size is None else str(size) for size in self.shape)
@@ -66,9 +70,13 @@ class Port:
     def answers(self) -> bool:
         """Whether it holds one answer for each image: whole numbers or texts."""
         rest = self.shape[1:]
-        return (self.kind in _WHOLE or self.kind == "tensor(string)") and (
-            bool(self.shape) and rest == (1,) * len(rest)
-        )
+        said = self.kind in _WHOLE or self.kind == "tensor(string)"
+        return self.picks or (said and bool(self.shape) and rest == (1,) * len(rest))
+
+    @property
+    def picks(self) -> bool:
+        """Whether it holds the numbers of the best classes, the very best first."""
+        return self.maker in ("ArgMax", BEST + ":1")
 
     @property
     def maps(self) -> bool:
@@ -78,12 +86,12 @@ class Port:
     @property
     def width(self) -> int | None:
         """How many scores it has for each image, 0 if these are none; None if that varies."""
-        further = self.shape[2:]
-        if self.kind not in _KINDS or further != (1,) * len(further):
+        wide = [size for size in self.shape[1:] if size != 1]
+        if self.kind not in _KINDS or self.maker == BEST or self.picks or len(wide) > 1:
             return 0
         if not self.shape:
             return None
-        return self.shape[1] if len(self.shape) > 1 else 1
+        return wide[0] if wide else 1
 
 
 @dataclass(frozen=True)
@@ -186,7 +194,7 @@ def open_model(
             f"{file} is not an ONNX model that can be loaded: {plain(error)}"
         ) from error
     entry = _entry(_ports(session.get_inputs()), str(file))
-    leave = _leave(_ports(session.get_outputs()), output, classes, str(file))
+    leave = _leave(_ports(session.get_outputs(), graph), output, classes, str(file))
     told = _told(leave, graph.labels, session.get_modelmeta().custom_metadata_map)
     return Model(session, entry, leave, told, graph.border(leave.name))
 
@@ -217,12 +225,13 @@ def encoding_for(model: Model, encoding: Encoding | None) -> Encoding | None:
     return encoding
 
 
-def _ports(found: Sequence[Any]) -> list[Port]:
+def _ports(found: Sequence[Any], graph: Graph | None = None) -> list[Port]:
     return [
         Port(
             port.name,
             port.type,
             tuple(size if isinstance(size, int) and size > 0 else None for size in port.shape),
+            "" if graph is None else graph.maker(port.name),
         )
         for port in found
     ]
@@ -246,7 +255,19 @@ def _entry(entries: list[Port], file: str) -> Port:
 
 
 def _leave(leaves: list[Port], output: str | None, classes: int | None, file: str) -> Port:
-    """The output that is read: the one that is named, or the only one, labels, or scores."""
+    """The output that is read, unless nobody can tell of which classes its scores are."""
+    found = _wanted(leaves, output, classes, file)
+    if found.maker == BEST:
+        raise InputError(
+            f"the output {found} of {file} holds the best scores in their order, not one for each"
+            " class; name by output the one with the numbers of their classes, or give a file with"
+            " all scores"
+        )
+    return found
+
+
+def _wanted(leaves: list[Port], output: str | None, classes: int | None, file: str) -> Port:
+    """The output that is named, or the only one, labels, or scores."""
     all_of_them = ", ".join(map(str, leaves[:8]))
     if output is not None:
         named = [leave for leave in leaves if leave.name == output]

@@ -21,7 +21,8 @@ def top(
 ) -> Int[Tensor, " row"]:
     """The class of each row of what a model returned, where that is what it should be.
 
-    - Scores (row, classes), with further axes of length 1 or without: that of the highest.
+    - Scores (row, classes), with further axes of length 1 or without: that of the highest. Of one
+      image they may lack the axis of images.
     - One score for two classes, (row) or (row, 1): class 1 above `border()`, class 0 elsewhere.
     - Whole numbers (row) or (row, 1): answers of the model (`Classes.indices`).
 
@@ -32,7 +33,9 @@ def top(
     tensor([1])
     """
     shape = tuple(scores.shape)
-    if len(shape) > 1 and shape[2:] == (1,) * len(shape[2:]):
+    if rows == 1 and shape in ((), (known.width,)):
+        scores = scores[None]
+    elif len(shape) > 2 and sum(size != 1 for size in shape[1:]) <= 1:
         scores = scores.flatten(1)
     scored = scores.shape == (rows, known.width)
     one = scores.shape in ((rows,), (rows, 1))

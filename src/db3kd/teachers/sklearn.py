@@ -53,6 +53,8 @@ def sklearn(
     def ask(images: Tensor) -> Int[Tensor, " row"]:
         pixels = images.flatten(1).cpu().numpy()
         said = np.asarray(estimator.predict(pixels if columns is None else _table(pixels, columns)))
+        if said.shape == (len(images), 1):
+            said = said[:, 0]  # as CatBoost answers
         if said.shape != (len(images),):
             raise TeacherError(
                 f"the estimator answered an array of shape {said.shape} to {len(images)} image(s);"

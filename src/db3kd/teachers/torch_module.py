@@ -1,17 +1,19 @@
 """A torch module as a teacher."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from db3kd.config.remote import Encoding
 from db3kd.data.digest import of_state
-from db3kd.errors import TeacherError
+from db3kd.errors import InputError, TeacherError, described, plain
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.classes import Classes, Told, Unknown, classes_of
 from db3kd.teachers.encoding import Entry
@@ -62,7 +64,8 @@ def torch_module(
     what `forward` does besides computing (prints, pauses) is not repeated: give `fast=False`.
 
     Raises:
-        InputError: fewer than two classes, names twice, empty bounds, or an encoding as a file.
+        InputError: no module, a device that cannot be used, fewer than two classes, names twice,
+            empty bounds, or an encoding as a file.
         TeacherError: when asked, if the module fails, or its scores are not numbers or misshapen.
 
     >>> teacher = torch_module(nn.Flatten(), classes=4)  # each pixel is a score
@@ -70,9 +73,7 @@ def torch_module(
     tensor([1])
     """
     known, entry = classes_of(classes, unknown=unknown), Entry(encoding, bounds)
-    module.eval()
-    if device is not None:
-        module.to(device)
+    prepare(module, device)
     return TorchTeacher(module, known, entry, batch, fast, output)
 
 
@@ -123,11 +124,13 @@ class TorchTeacher:
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image; costs one query for each; same device as the images."""
-        return self._ready(images).labels(images)
+        with _evaluating(self._module):
+            return self._ready(images).labels(images)
 
     def answer(self, images: Float[Tensor, "row *image"], keeper: Keeper, /) -> None:
         """The same for a keeper, in parts of one batch."""
-        ask(self._ready(images), images, keeper)
+        with _evaluating(self._module):
+            ask(self._ready(images), images, keeper)
 
     def _ready(self, images: Tensor) -> Teacher:
         """The way to ask about images of this shape, by the weights as they are now."""
@@ -177,12 +180,13 @@ def told(
     That is no query. `config.id2label`, as modules of the package transformers have it, names them.
     A module that fails on the image says nothing.
 
+    Raises:
+        InputError: it is no module that can be asked, or the device cannot be used.
+
     >>> told(nn.Flatten(), (1, 2, 2)).count
     4
     """
-    module.eval()
-    if device is not None:
-        module.to(device)
+    prepare(module, device)
     weight = next(module.parameters(), torch.zeros(0))
     blank = torch.full((1, *shape), bounds[0])
     try:
@@ -204,6 +208,56 @@ def told(
         if names == tuple(f"LABEL_{place}" for place in range(width)) or len(set(names)) < width:
             names = None
     return Told(width=width, names=names)
+
+
+def prepare(module: object, device: str | torch.device | None) -> None:
+    """Put a module into evaluation mode and onto a device.
+
+    Raises:
+        InputError: it is none, has no weights yet, or the device cannot be used.
+
+    >>> prepare(nn.LazyLinear(2), None)
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: the module LazyLinear has layers whose weights are not made yet; ...
+    """
+    if not isinstance(module, nn.Module):
+        kind = module.__name__ if isinstance(module, type) else type(module).__name__
+        raise InputError(
+            f"the teacher is {'the class' if isinstance(module, type) else 'a'} {plain(kind, 60)};"
+            " a torch module is expected, with its weights loaded"
+        )
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+        raise InputError(
+            f"the module {plain(type(module).__name__, 60)} has layers whose weights are not made"
+            " yet; show it an image and load its weights first"
+        )
+    _evaluate(module)
+    try:
+        if device is not None:
+            module.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"the module cannot be moved to the device {plain(device, 40)!r}: {described(error)}"
+        ) from None
+
+
+def _evaluate(module: nn.Module) -> None:
+    with suppress(NotImplementedError):  # a program of torch.export has no other mode
+        module.eval()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Ask in evaluation mode, whatever mode the user's own code has put the module into since."""
+    training = [part for part in module.modules() if part.training]
+    if training:
+        _evaluate(module)
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _cast(module: nn.Module) -> torch.dtype | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from db3kd.config.patterns import compiled
 from db3kd.config.remote import Names
 from db3kd.config.types import validated
-from db3kd.data.names import number_of
+from db3kd.data.names import all_whole, number_of
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import check_classes
 
@@ -71,9 +71,7 @@ class LabelMap:
         for name in names.names:
             self._add(name)
         self._check_count()
-        self._as_text = names.unknown == "extend" or (
-            bool(names.names) and all(number_of(name) is not None for name in names.names)
-        )
+        self._as_text = names.unknown == "extend" or all_whole(names.names)
         if learned and names.unknown != "extend":
             raise InputError('names were learned before; keep unknown = "extend"')
         if len(names.names) + len(learned) > classes:
