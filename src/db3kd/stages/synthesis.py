@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from db3kd.config.settings import Search, Synthesis
+from db3kd.config.settings import Search, Synthesis, Ways
 from db3kd.data import Images, Joined
 from db3kd.data.digest import combined
 from db3kd.data.stored import StoredImages
@@ -38,11 +38,15 @@ from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.public import Public
 from db3kd.synthesis.way import DRAWING, Task, Way
+from db3kd.teachers.base import Teacher, met_of
 
 QUERIES = 25_000  # without `Synthesis.queries` and without a budget
 LESSONS = 16  # how often students learn, at most, unless more `rounds` are wanted
 MEMORY = 2**28  # bytes of pseudo samples that are kept in memory; more of them stay in their shards
 POOL = "pool"  # the word for the digest of the images in the settings of a folder
+FINDING: tuple[Ways, ...] = (
+    "chosen", "latent", "shapes", "noise", "public", "unrelated", "unrelated_chosen",
+)  # ways that need not know the classes  # fmt: skip
 PLACE = "pseudo"  # before the names of stages that measure pseudo samples, on the books
 
 _log = logging.getLogger("db3kd")
@@ -88,6 +92,26 @@ def check_synthesis(settings: Synthesis, shape: Shape, classes: int) -> None:
     check_network(network_of(settings.surrogate, shape), shape, classes, settings.width)
 
 
+def check_way(teacher: Teacher, settings: Synthesis) -> None:
+    """Refuse a way that aims at given classes where these are found.
+
+    Raises:
+        InputError: it is such a way.
+
+    >>> from db3kd.teachers import function
+    >>> check_way(function(lambda images: ["cat"] * len(images)), Synthesis(way="ascent"))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: synthesis.way 'ascent' makes images for classes that are known, but ...
+    """
+    if met_of(teacher) is not None and settings.way not in FINDING:
+        raise InputError(
+            f"synthesis.way {settings.way!r} makes images for classes that are known, but those of"
+            " this teacher are found as it answers; give them (teacher.classes), or take another"
+            f" way ({', '.join(FINDING)})"
+        )
+
+
 def check_budget(total: int, *, budget: int | None, reserved: int) -> None:
     """Refuse a budget that leaves nothing to ask with.
 
@@ -129,6 +153,7 @@ def synthesize(
     `enough`: says after so many shards, wherever students learn, whether to stop there.
     """
     check_synthesis(settings, shape, workspace.meter.classes)
+    check_way(workspace.meter, settings)
     total = planned(workspace, settings, reserved=reserved)
     check_budget(total, budget=workspace.meter.budget.queries, reserved=reserved)
     more = 0
@@ -248,6 +273,7 @@ def ask_up_to(
     Costs at most `wanted` queries. Random, and errors: as `Run.synthesize`.
     """
     check_synthesis(settings, shape, workspace.meter.classes)
+    check_way(workspace.meter, settings)
     known = json.loads(msgspec.json.encode(settings))
     for name in ("ensemble_labels", "queries", "rounds", "shard"):
         del known[name]
@@ -300,6 +326,7 @@ class _SynthesisWork:
             images=images,
             lessons=lessons,
             drawing=drawing,
+            finding=met_of(workspace.meter) is not None,
         )
         self._next = -1  # the shard that pool and networks are ready for
         self._pool: Pool
