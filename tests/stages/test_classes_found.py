@@ -51,7 +51,7 @@ def own(count: int = 24) -> TensorImages:
     return TensorImages((levels + 0.1 * torch.rand(count, *SHAPE, generator=draw)).clamp(0, 1))
 
 
-PSEUDO = Synthesis(way="chosen", queries=60, rounds=3, shard=20, surrogate="small", members=1)
+PSEUDO = Synthesis(way="shapes", queries=60, rounds=3, shard=20)
 
 
 def content(run: Run) -> dict[str, bytes]:
@@ -139,7 +139,7 @@ def test_grown_images_name_more_classes(tmp_path: Path) -> None:
         seen[0] += len(images)
         return [w if seen[0] <= 10 or n % 5 else "new" for n, w in enumerate(called(images))]
 
-    grow = Grow(per_image=2, rounds=2, shard=10, surrogate="small", members=1)
+    grow = Grow(per_image=2, rounds=2, shard=10, choose="random")
     with Run(tmp_path, function(later)) as run:
         run.grow(few, grow)
         transfer = run.transfer_set(few, "grown")

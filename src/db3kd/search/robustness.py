@@ -174,7 +174,9 @@ def wide_labels(labels: Int[Tensor, " row"], width: int, classes: int) -> Int[Te
 
 
 def widened(found: RobustnessMap, classes: int) -> RobustnessMap:
-    """A map of fewer classes with columns for all: nothing was found of the others. Without points.
+    """A map of fewer classes with columns for all: nothing was found of the others.
+
+    Points are left out.
 
     >>> small = RobustnessMap("sd", torch.tensor([1]), torch.tensor([[2.0, 0.0]]),
     ...                       *torch.zeros(2, 1, 2).long(), torch.zeros(1, 2, 0))
@@ -185,7 +187,7 @@ def widened(found: RobustnessMap, classes: int) -> RobustnessMap:
     if width == classes:
         return found
 
-    def wide(values: Tensor, fill: float) -> Tensor:
+    def wide(values: Tensor, fill: float | int) -> Tensor:
         whole = values.new_full((len(values), classes, *values.shape[2:]), fill)
         whole[:, : width - 1], whole[:, -1] = values[:, :-1], values[:, -1]
         return whole
