@@ -24,12 +24,11 @@ from db3kd.config.types import validated
 from db3kd.data import Images, TensorImages, images_of
 from db3kd.data.given import Given
 from db3kd.data.transfer_set import TransferSet
-from db3kd.errors import InputError
 from db3kd.progress import Progress, chosen, ended
 from db3kd.search.robustness import RobustnessMap
 from db3kd.stages import distances, growing, stopping, synthesis, trial
-from db3kd.stages.answers import ask_first, ask_once, check_any, check_labels
-from db3kd.stages.classes_met import learnable
+from db3kd.stages.answers import ask_first, ask_once, check_any
+from db3kd.stages.classes_met import check_labels_of, learnable
 from db3kd.stages.costs import Costs
 from db3kd.stages.executor import Executor
 from db3kd.stages.growing import Growth
@@ -42,7 +41,7 @@ from db3kd.stages.workspace import Workspace
 from db3kd.student.card import StudentCard
 from db3kd.student.devices import usable_device
 from db3kd.student.evaluate import classes_of
-from db3kd.teachers.base import Teacher, check_teacher, met_of, names_of
+from db3kd.teachers.base import Teacher, check_teacher
 
 
 class Run:
@@ -497,19 +496,5 @@ class Run:
         """What was bought so far, and how long it took; costs no query."""
         return Costs.of(self._workspace)
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What the teacher's classes are called, in its order; empty if it does not say.
-
-        Where they are found (`db3kd.teachers.base.met_of`), those that the run has met by now.
-        """
-        met = met_of(self.meter)
-        return met if met is not None else names_of(self.meter) or ()
-
     def _check_labels(self, labels: Tensor | None, images: Images) -> None:
-        if labels is not None and met_of(self.meter) is not None:
-            raise InputError(
-                "labels are numbers of classes, but the classes of this teacher are found as it"
-                " answers; give them when the teacher is made, or leave the labels out"
-            )
-        check_labels(labels, count=len(images), classes=self.meter.classes)
+        check_labels_of(self.meter, labels, count=len(images))

@@ -61,11 +61,11 @@ def content(run: Run) -> dict[str, bytes]:
     }
 
 
-def made(folder: Path, ask: Namer) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def made(folder: Path, ask: Namer) -> tuple[dict[str, bytes], tuple[str, ...] | None]:
     """Pseudo samples, asked in questions of 7."""
     with Run(folder, function(ask, batch=7)) as run:
         run.synthesize(SHAPE, PSEUDO)
-        return content(run), run.class_names
+        return content(run), run.meter.met
 
 
 def test_classes_are_the_same_after_a_kill_and_under_other_names(tmp_path: Path) -> None:
@@ -82,13 +82,13 @@ def test_classes_are_the_same_after_a_kill_and_under_other_names(tmp_path: Path)
 def test_a_journal_that_lost_its_last_line_still_has_the_names(tmp_path: Path) -> None:
     with Run(tmp_path, function(called)) as run:
         run.answers(own())
-        names = run.class_names
+        names = run.meter.met
     path = tmp_path / "journal.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "classes")
     path.write_text("".join(lines[:last]) + lines[last][:-5])
     with Run(tmp_path, function(called)) as run:
-        assert run.class_names == names
+        assert run.meter.met == names
 
 
 SEARCHES = [Search(strategy="rows", queries=20, shard=12), Search(per_image=12, surrogate="none")]
@@ -98,7 +98,7 @@ SEARCHES = [Search(strategy="rows", queries=20, shard=12), Search(per_image=12, 
 def test_distances_are_as_if_the_classes_were_known(tmp_path: Path, search: Search) -> None:
     with Run(tmp_path / "found", function(called)) as run:
         run.measure(own(), search)
-        found, names = run.distances("mbd"), run.class_names
+        found, names = run.distances("mbd"), run.meter.met
         transfer = run.transfer_set(own(), "mbd")
     with Run(tmp_path / "known", function(called, classes=names, unknown="drop")) as run:
         run.measure(own(), search)
@@ -118,11 +118,11 @@ def test_a_class_that_appears_at_the_last_answer(
     tests = TensorImages(torch.cat([own(6).read(torch.arange(6)), torch.full((2, *SHAPE), 0.9)]))
     with Run(tmp_path, function(called)) as run:
         run.answers(own())
-        names, transfer = run.class_names, run.transfer_set(own(), "ce")
+        names, transfer = run.meter.met, run.transfer_set(own(), "ce")
         network = networks.build("small", SHAPE, len(names), seed=0)
         run.distill(network, transfer, STEPS, seed=0, name="ce")
         found = run.evaluate(network, tests, name="ce", seed=0)
-        assert run.class_names == (*names, "bright")
+        assert run.meter.met == (*names, "bright")
         assert found.samples == 8
         assert found.agreement <= 6 / 8
         again = run.transfer_set(own(), "ce")
@@ -143,7 +143,7 @@ def test_grown_images_name_more_classes(tmp_path: Path) -> None:
     with Run(tmp_path, function(later)) as run:
         run.grow(few, grow)
         transfer = run.transfer_set(few, "grown")
-        assert run.class_names[int(transfer.labels.max())] == "new"
+        assert run.meter.met[int(transfer.labels.max())] == "new"
 
 
 def test_one_class_alone_is_said(tmp_path: Path) -> None:

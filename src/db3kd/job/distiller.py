@@ -172,7 +172,7 @@ class Distiller:
             else:
                 transfer = run.spend(given, network, training=training)
             if finding:
-                labels = np.array(run.class_names[: taught(run.meter, transfer)])
+                labels = np.array((run.meter.met or ())[: taught(run.meter, transfer)])
                 network, card = self._network(shape, tuple(map(str, labels.tolist())))
             name = "pseudo" if given is None else "auto"
             seed = self.random_state

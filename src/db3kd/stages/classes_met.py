@@ -6,13 +6,52 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from db3kd.config.settings import Synthesis, Ways
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError, plain
+from db3kd.stages.answers import check_labels
 from db3kd.stages.workspace import Workspace
 from db3kd.teachers.base import Teacher, known_of, met_of, unsure_of
 
+FINDING: tuple[Ways, ...] = (
+    "chosen", "latent", "shapes", "noise", "public", "unrelated", "unrelated_chosen",
+)  # ways that need not know the classes  # fmt: skip
 RARE = 5  # samples of a class that are too few to learn it from
 _log = logging.getLogger("db3kd")
+
+
+def check_way(teacher: Teacher, settings: Synthesis) -> None:
+    """Refuse a way that aims at given classes where these are found.
+
+    Raises:
+        InputError: it is such a way.
+
+    >>> from db3kd.teachers import function
+    >>> check_way(function(lambda images: ["cat"] * len(images)), Synthesis(way="ascent"))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: synthesis.way 'ascent' makes images for classes that are known, but ...
+    """
+    if met_of(teacher) is not None and settings.way not in FINDING:
+        raise InputError(
+            f"synthesis.way {settings.way!r} makes images for classes that are known, but those of"
+            " this teacher are found as it answers; give them (teacher.classes), or take another"
+            f" way ({', '.join(FINDING)})"
+        )
+
+
+def check_labels_of(teacher: Teacher, labels: Tensor | None, *, count: int) -> None:
+    """Refuse labels that do not fit a teacher or a number of images; None is always fine.
+
+    Raises:
+        InputError: as `check_labels`; or the classes are found, so that they have no numbers yet.
+    """
+    if labels is not None and met_of(teacher) is not None:
+        raise InputError(
+            "labels are numbers of classes, but this teacher's classes are found as it answers;"
+            " give them when the teacher is made, or leave the labels out"
+        )
+    check_labels(labels, count=count, classes=teacher.classes)
 
 
 def learnable(workspace: Workspace, samples: TransferSet) -> TransferSet:

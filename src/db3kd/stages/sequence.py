@@ -21,7 +21,7 @@ from db3kd.errors import InputError
 from db3kd.seeds import derive_seed
 from db3kd.stages import growing, synthesis
 from db3kd.stages.answers import ask_once, check_any
-from db3kd.stages.classes_met import learnable
+from db3kd.stages.classes_met import check_way, learnable
 from db3kd.stages.lengths import agree_up_to
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.taped import ReplayTeacher
@@ -278,6 +278,6 @@ class Steps:
                 " synthesis.way"
             )
         synthesis.check_synthesis(settings, shape, self.workspace.meter.classes)
-        synthesis.check_way(self.workspace.meter, settings)
+        check_way(self.workspace.meter, settings)
         some = None if images is None else images_of(images)
         return PseudoSequence(self.workspace, shape, settings, some, most)

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from db3kd.config.settings import Search, Synthesis, Ways
+from db3kd.config.settings import Search, Synthesis
 from db3kd.data import Images, Joined
 from db3kd.data.digest import combined
 from db3kd.data.stored import StoredImages
@@ -22,7 +22,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import ConfigurationDiffers, Damaged, InputError, plain
 from db3kd.seeds import derive_seed
 from db3kd.stages.ascent import ascend_all, ascended, most_queries, with_copies
-from db3kd.stages.classes_met import warn_of_missing
+from db3kd.stages.classes_met import check_way, warn_of_missing
 from db3kd.stages.distances import check_search, measure_all, soft
 from db3kd.stages.ensemble_labels import images_for, invent, invented
 from db3kd.stages.lengths import agree_up_to, work_until
@@ -38,15 +38,12 @@ from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.public import Public
 from db3kd.synthesis.way import DRAWING, Task, Way
-from db3kd.teachers.base import Teacher, met_of
+from db3kd.teachers.base import met_of
 
 QUERIES = 25_000  # without `Synthesis.queries` and without a budget
 LESSONS = 16  # how often students learn, at most, unless more `rounds` are wanted
 MEMORY = 2**28  # bytes of pseudo samples that are kept in memory; more of them stay in their shards
 POOL = "pool"  # the word for the digest of the images in the settings of a folder
-FINDING: tuple[Ways, ...] = (
-    "chosen", "latent", "shapes", "noise", "public", "unrelated", "unrelated_chosen",
-)  # ways that need not know the classes  # fmt: skip
 PLACE = "pseudo"  # before the names of stages that measure pseudo samples, on the books
 
 _log = logging.getLogger("db3kd")
@@ -90,26 +87,6 @@ def check_synthesis(settings: Synthesis, shape: Shape, classes: int) -> None:
     if settings.way == "ascent":
         return
     check_network(network_of(settings.surrogate, shape), shape, classes, settings.width)
-
-
-def check_way(teacher: Teacher, settings: Synthesis) -> None:
-    """Refuse a way that aims at given classes where these are found.
-
-    Raises:
-        InputError: it is such a way.
-
-    >>> from db3kd.teachers import function
-    >>> check_way(function(lambda images: ["cat"] * len(images)), Synthesis(way="ascent"))
-    Traceback (most recent call last):
-    ...
-    db3kd.errors.InputError: synthesis.way 'ascent' makes images for classes that are known, but ...
-    """
-    if met_of(teacher) is not None and settings.way not in FINDING:
-        raise InputError(
-            f"synthesis.way {settings.way!r} makes images for classes that are known, but those of"
-            " this teacher are found as it answers; give them (teacher.classes), or take another"
-            f" way ({', '.join(FINDING)})"
-        )
 
 
 def check_budget(total: int, *, budget: int | None, reserved: int) -> None:

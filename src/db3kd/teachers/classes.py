@@ -125,6 +125,7 @@ class Classes:
         >>> Classes(2).indices([1, "0"], 2), Classes(2, ("7", "9")).indices([9, 7], 2)
         (tensor([1, 0]), tensor([1, 0]))
         """
+        answers = listed(answers)
         texts = texts_in(answers)
         if texts is not None:
             if len(texts) != asked:
@@ -251,14 +252,23 @@ def _few(labels: Sequence[str]) -> str:
     return shown if len(labels) <= 5 else f"{shown} ..."
 
 
+def listed(answers: object) -> object:
+    """Answers as they are, but a list instead of an array of objects or texts.
+
+    >>> listed(np.array(["cat", "dog"]))
+    ['cat', 'dog']
+    """
+    if isinstance(answers, np.ndarray) and answers.dtype.kind in "OUS":
+        return answers.tolist()
+    return answers
+
+
 def texts_in(answers: object) -> list[Any] | None:
     """Answers one by one, if there are others than numbers among them; None if there are not.
 
     >>> texts_in(["cat", None, 2]), texts_in([1, 2])
     (['cat', None, 2], None)
     """
-    if isinstance(answers, np.ndarray) and answers.dtype.kind in "OUS":
-        answers = answers.tolist()
     if not isinstance(answers, list | tuple):
         return None
     if not any(answer is None or isinstance(answer, str | bytes) for answer in answers):

@@ -10,7 +10,7 @@ from torch import Tensor
 from db3kd.config.types import MOST_CLASSES
 from db3kd.errors import InputError, TeacherError, plain
 from db3kd.teachers.base import Middleware, Teacher, check_answers, check_classes, met_of
-from db3kd.teachers.classes import texts_in
+from db3kd.teachers.classes import listed, texts_in
 from db3kd.teachers.parts import Classes, Keeper, Rows, ask
 
 LONGEST = 1000  # characters of a name
@@ -70,6 +70,7 @@ class FoundClasses:
         Raises:
             TeacherError: a wrong number of answers, or what is neither a name nor a whole number.
         """
+        answers = listed(answers)
         texts = texts_in(answers)
         if texts is None:
             numbers = check_answers(answers, asked=asked, classes=None)
