@@ -18,6 +18,7 @@ from db3kd.synthesis.chosen import Chosen, Made
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Task
 from db3kd.teachers import function
+from db3kd.teachers.base import met_of
 
 SHAPE, STEPS = (1, 8, 8), Training(steps=3)
 Namer = Callable[[Tensor], list[str]]
@@ -54,6 +55,13 @@ def own(count: int = 24) -> TensorImages:
 PSEUDO = Synthesis(way="shapes", queries=60, rounds=3, shard=20)
 
 
+def known(run: Run) -> tuple[str, ...]:
+    """The names met so far."""
+    met = met_of(run.meter)
+    assert met is not None
+    return met
+
+
 def content(run: Run) -> dict[str, bytes]:
     return {
         str(path.relative_to(run.folder)): path.read_bytes()
@@ -61,11 +69,11 @@ def content(run: Run) -> dict[str, bytes]:
     }
 
 
-def made(folder: Path, ask: Namer) -> tuple[dict[str, bytes], tuple[str, ...] | None]:
+def made(folder: Path, ask: Namer) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Pseudo samples, asked in questions of 7."""
     with Run(folder, function(ask, batch=7)) as run:
         run.synthesize(SHAPE, PSEUDO)
-        return content(run), run.meter.met
+        return content(run), known(run)
 
 
 def test_classes_are_the_same_after_a_kill_and_under_other_names(tmp_path: Path) -> None:
@@ -82,13 +90,13 @@ def test_classes_are_the_same_after_a_kill_and_under_other_names(tmp_path: Path)
 def test_a_journal_that_lost_its_last_line_still_has_the_names(tmp_path: Path) -> None:
     with Run(tmp_path, function(called)) as run:
         run.answers(own())
-        names = run.meter.met
+        names = known(run)
     path = tmp_path / "journal.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "classes")
     path.write_text("".join(lines[:last]) + lines[last][:-5])
     with Run(tmp_path, function(called)) as run:
-        assert run.meter.met == names
+        assert known(run) == names
 
 
 SEARCHES = [Search(strategy="rows", queries=20, shard=12), Search(per_image=12, surrogate="none")]
@@ -98,14 +106,14 @@ SEARCHES = [Search(strategy="rows", queries=20, shard=12), Search(per_image=12, 
 def test_distances_are_as_if_the_classes_were_known(tmp_path: Path, search: Search) -> None:
     with Run(tmp_path / "found", function(called)) as run:
         run.measure(own(), search)
-        found, names = run.distances("mbd"), run.meter.met
+        found, names = run.distances("mbd"), known(run)
         transfer = run.transfer_set(own(), "mbd")
     with Run(tmp_path / "known", function(called, classes=names, unknown="drop")) as run:
         run.measure(own(), search)
-        known = run.distances("mbd")
+        theirs = run.distances("mbd")
         wanted = run.transfer_set(own(), "mbd")
     count = len(names)
-    torch.testing.assert_close(found.distance[:, :count], known.distance[:, :count])
+    torch.testing.assert_close(found.distance[:, :count], theirs.distance[:, :count])
     assert bool(found.distance[:, count:].isinf().all())
     assert transfer.soft is not None
     assert wanted.soft is not None
@@ -118,11 +126,11 @@ def test_a_class_that_appears_at_the_last_answer(
     tests = TensorImages(torch.cat([own(6).read(torch.arange(6)), torch.full((2, *SHAPE), 0.9)]))
     with Run(tmp_path, function(called)) as run:
         run.answers(own())
-        names, transfer = run.meter.met, run.transfer_set(own(), "ce")
+        names, transfer = known(run), run.transfer_set(own(), "ce")
         network = networks.build("small", SHAPE, len(names), seed=0)
         run.distill(network, transfer, STEPS, seed=0, name="ce")
         found = run.evaluate(network, tests, name="ce", seed=0)
-        assert run.meter.met == (*names, "bright")
+        assert known(run) == (*names, "bright")
         assert found.samples == 8
         assert found.agreement <= 6 / 8
         again = run.transfer_set(own(), "ce")
@@ -143,7 +151,7 @@ def test_grown_images_name_more_classes(tmp_path: Path) -> None:
     with Run(tmp_path, function(later)) as run:
         run.grow(few, grow)
         transfer = run.transfer_set(few, "grown")
-        assert run.meter.met[int(transfer.labels.max())] == "new"
+        assert known(run)[int(transfer.labels.max())] == "new"
 
 
 def test_one_class_alone_is_said(tmp_path: Path) -> None:
