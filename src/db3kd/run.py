@@ -27,7 +27,8 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.progress import Progress, chosen, ended
 from db3kd.search.robustness import RobustnessMap
 from db3kd.stages import distances, growing, stopping, synthesis, trial
-from db3kd.stages.answers import ask_first, ask_once, check_any, check_labels
+from db3kd.stages.answers import ask_first, ask_once, check_any
+from db3kd.stages.classes_met import check_labels_of, learnable
 from db3kd.stages.costs import Costs
 from db3kd.stages.executor import Executor
 from db3kd.stages.growing import Growth
@@ -40,7 +41,7 @@ from db3kd.stages.workspace import Workspace
 from db3kd.student.card import StudentCard
 from db3kd.student.devices import usable_device
 from db3kd.student.evaluate import classes_of
-from db3kd.teachers.base import Teacher, check_teacher, unsure_of
+from db3kd.teachers.base import Teacher, check_teacher
 
 
 class Run:
@@ -255,7 +256,7 @@ class Run:
         some = None if images is None else images_of(images)
         place, enough = self._workspace, stopping.of_synthesis(self._workspace, stop)
         made = synthesis.synthesize(place, shape, settings, some, reserved=reserved, enough=enough)
-        return made.without(unsure_of(self.meter))
+        return learnable(self._workspace, made)
 
     def planned_synthesis(self, settings: Synthesis | None = None, *, reserved: int = 0) -> int:
         """How many queries `synthesize` plans to spend; costs no query.
@@ -424,7 +425,7 @@ class Run:
         """
         asked, called, rows = distances.probes(self._workspace, images_of(images))
         found = TransferSet(TensorImages(asked), rows, called, called)
-        return found.without(unsure_of(self.meter))
+        return learnable(self._workspace, found)
 
     def distances(self, metric: Metric) -> RobustnessMap:
         """The measured distances of every image, read from the shards; costs no query.
@@ -496,4 +497,4 @@ class Run:
         return Costs.of(self._workspace)
 
     def _check_labels(self, labels: Tensor | None, images: Images) -> None:
-        check_labels(labels, count=len(images), classes=self.meter.classes)
+        check_labels_of(self.meter, labels, count=len(images))

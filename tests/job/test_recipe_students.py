@@ -13,9 +13,9 @@ from db3kd.config.reading import read_recipe
 from db3kd.config.recipe import Recipe
 from db3kd.errors import InputError, RecipeError
 from db3kd.job.session import opened
-from db3kd.job.student import card_of, student_classes
-from db3kd.job.teacher import TeacherPipeline
+from db3kd.job.student import card_of
 from db3kd.student import StudentCard, load_student
+from db3kd.teachers.base import known_of
 
 MINE = """
 from torch import nn
@@ -88,8 +88,7 @@ class Named:
 
 
 def test_a_student_has_no_class_for_i_do_not_know() -> None:
-    teacher = Named()
-    assert student_classes(TeacherPipeline(teacher, teacher)) == 3
+    assert known_of(Named()) == 3
 
 
 def test_classes_are_called_as_the_teacher_says(here: Sandbox) -> None:

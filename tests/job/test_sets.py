@@ -335,8 +335,6 @@ def test_labelled_test_images_say_how_many_classes_there_are(here: Path) -> None
     written(here)
     text = (here / "r.toml").read_text().replace(", classes = 4", "")
     (here / "r.toml").write_text(text)
-    with pytest.raises(InputError, match=r"how many classes .* set teacher\.classes"):
-        job.run(read_recipe("r.toml"))
     for number, file in enumerate(sorted((here / "flat").iterdir())):
         place = here / "known" / "test" / str(number % 4)
         place.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ def checked(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
     return "\n".join(
         (
             f"{images} images were asked, in {found['questions']} questions:",
-            f"  classes     {found['met']} of {found['classes']} met{labelled}",
+            f"  classes     {_met(found)}{labelled}",
             f"  repeated    {found['flips']} of {images} answers differed",
             f"  8 bits      {rounding}",
             f"  one image   {found['latency_s']:g} s",
@@ -66,6 +66,16 @@ def checked(found: Mapping[str, Any], *, width: int = WIDTH) -> str:
             *stages(found["time"]["stages"], width=width),
         )
     )
+
+
+def _met(found: Mapping[str, Any]) -> str:
+    """How many classes were met, or which, where nobody knew them beforehand."""
+    names = found.get("class_names")
+    if names is None:
+        return f"{found['met']} of {found['classes']} met"
+    named = ", ".join(repr(plain(name, 40)) for name in names[:MOST_NAMES])
+    more = ", ..." if len(names) > MOST_NAMES else ""
+    return f"{len(names)} found{': ' * bool(names)}{named}{more}; a run may find more"
 
 
 def stages(rows: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> list[str]:

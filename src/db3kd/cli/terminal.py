@@ -40,8 +40,7 @@ def _parts(found: Mapping[str, Any], steps: int | None, width: int) -> Iterator[
         yield stopped(found["stopped"])
     if "sources" in found:
         yield sources(found["sources"])
-    if "classes" in found:
-        yield met(found["classes"], found.get("class_names") or ())
+    yield from classes(found)
     if "picture" in found:
         what = "the pseudo samples" if "classes" in found else "what the students learn from"
         yield f"{found['picture']} shows {what}"
@@ -242,6 +241,37 @@ def bought(paid: Mapping[str, Any]) -> str:
         if paid[name]:
             words.append(f"{paid[name]:,} {text}")
     return ", ".join(words)
+
+
+def classes(found: Mapping[str, Any]) -> Iterator[str]:
+    """Which classes were found, and how many pseudo samples there are of each.
+
+    >>> list(classes({"classes": [4, 4, 1], "found": None, "class_names": ["cat", "dog"]}))
+    ['8 pseudo samples, 4 of a class']
+    """
+    if found.get("found"):
+        yield classes_found(found)
+    if "classes" in found:  # the last count is of "I do not know", where classes are found
+        known = found["classes"][:-1] if "found" in found else found["classes"]
+        yield met(known, found.get("class_names") or ())
+
+
+def classes_found(found: Mapping[str, Any]) -> str:
+    """Which classes the teacher's answers named, and which were met too late for students.
+
+    >>> late = {"most": 100, "lacking": {"ce": ["dog"]}}
+    >>> classes_found({"class_names": ["cat", "cow", "dog"], "found": late})
+    "3 classes were found: 'cat', 'cow', 'dog'; students of 'ce' do not have 'dog'"
+    """
+    names, lacking = found["class_names"], found["found"]["lacking"]
+    parts = [f"{len(names):,} classes were found: {_listed(names)}"]
+    parts += [f"students of {k!r} do not have {_listed(late)}" for k, late in lacking.items()]
+    return "; ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(plain(name, 40)) for name in names[:10])
+    return f"{shown}, ..." if len(names) > 10 else shown
 
 
 def met(counts: Sequence[int], names: Sequence[str] = ()) -> str:

@@ -13,6 +13,7 @@ from db3kd.config.settings import (
     is_joint,
 )
 from db3kd.config.toml import Key
+from db3kd.config.types import MOST_CLASSES
 from db3kd.errors import InputError
 
 Problem = tuple[Key, str]
@@ -218,8 +219,17 @@ def _teacher(teacher: TeacherConfig) -> Iterator[Problem]:
         except InputError as error:
             yield ("teacher", "remote", "pattern"), f"teacher.remote.pattern: {error}"
     yield from _of_kind(teacher)
+    yield from _finding(teacher)
     if teacher.bounds != TeacherConfig(kind=teacher.kind).bounds:
         yield from _units(teacher)
+
+
+def _finding(teacher: TeacherConfig) -> Iterator[Problem]:
+    """Yield what has a meaning only where classes are found, or only where they are known."""
+    named = teacher.remote is not None and bool(teacher.remote.names.names)
+    if (teacher.classes is not None or named) and teacher.most_classes != MOST_CLASSES:
+        text = "teacher.most_classes has no effect where the classes are given; remove it"
+        yield ("teacher", "most_classes"), text
 
 
 def _of_kind(teacher: TeacherConfig) -> Iterator[Problem]:
@@ -235,9 +245,13 @@ def _of_kind(teacher: TeacherConfig) -> Iterator[Problem]:
         useful |= {"encoding", "unknown"}
     if "factory" in needed:
         useful.add("arguments")
+    if teacher.kind in ("remote", "function"):
+        useful.add("most_classes")
     defaults = TeacherConfig(kind=teacher.kind)
     names = ("factory", "file", "network", "width", "weights", "training", "data")
-    for name in (*names, "arguments", "remote", "encoding", "output", "unknown"):
+    for name in (
+        *names, "arguments", "remote", "encoding", "output", "unknown", "most_classes"
+    ):  # fmt: skip
         if name not in useful and getattr(teacher, name) != getattr(defaults, name):
             there = {"encoding": "remote.encoding", "unknown": "remote.names.unknown"}
             advice = "remove it"

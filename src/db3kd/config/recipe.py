@@ -19,7 +19,7 @@ from db3kd.config.settings import (
     Training,
 )
 from db3kd.config.stopping import Rule
-from db3kd.config.types import Above0, Count, Natural
+from db3kd.config.types import MOST_CLASSES, Above0, Count, Natural
 
 _FACTORY = r"^\w+(\.\w+)*:\w+(\.\w+)*$"
 _DEVICE = r"^[a-z]+(:[0-9]+)?$"
@@ -80,7 +80,10 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
       weights is missing; without `data` on `data.train`.
     - `classes`: what the teacher's classes are called, in its order: a list of names, or a file of
       them (`db3kd.data.names.read_names`). Or only how many there are. Without it they are those
-      that the model itself tells of, or else those of the own images.
+      that the model itself tells of, or else those of the own images. Where nobody knows them, a
+      "remote" teacher or a "function" names them by its answers.
+    - `most_classes`: how many classes are found so at most; what is called otherwise then teaches
+      nothing.
     - `encoding`: what the model expects, if images of 0 to 1 in the order (channels, height, width)
       are not right. A "remote" teacher has one in `remote`.
     - `output`: which output of the model holds scores or labels, if it has several.
@@ -112,6 +115,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     bounds: tuple[float, float] = (0.0, 1.0)
     remote: Remote | None = None
     classes: Annotated[int, msgspec.Meta(ge=2)] | Text | tuple[Text, ...] | None = None
+    most_classes: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = MOST_CLASSES
     encoding: Encoding | None = None
     output: Text | None = None
     unknown: Literal["refuse", "drop", "other"] = "refuse"

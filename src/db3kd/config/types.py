@@ -15,6 +15,7 @@ Above0 = Annotated[float, msgspec.Meta(gt=0)]
 AtLeast0 = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Flips = Annotated[float, msgspec.Meta(ge=0, lt=0.5)]
+MOST_CLASSES = 100  # that are found where nobody knows them, unless another number is said
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 

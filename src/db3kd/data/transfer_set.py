@@ -149,7 +149,8 @@ class TransferSet:
     def without(self, unsure: int | None) -> "TransferSet":
         """Return the samples that the teacher did not give its last class, "I do not know".
 
-        Soft labels lose the column of this class. With None the set is returned as it is.
+        Soft labels lose the column of this class. With None the set is returned as it is. With an
+        earlier class, the classes after it go as well.
 
         Raises:
             InputError: no sample is left.
@@ -162,7 +163,7 @@ class TransferSet:
         """
         if unsure is None:
             return self
-        known = self.teacher_labels != unsure
+        known = self.teacher_labels < unsure
         if not bool(known.any()):
             raise InputError(
                 f"the teacher does not know the class of a single one of {len(self):,} images, so"

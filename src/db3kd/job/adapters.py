@@ -49,7 +49,8 @@ def make_teacher(recipe: Recipe, data: DataSet | None, progress: Progress = sile
     """The teacher that a recipe names, for images of 0 to 1 like those of `data`.
 
     Its classes are those that `teacher.classes` says, or else the model itself, or else the own
-    images. A model that takes other numbers than 0 to 1 is given them by the adapter.
+    images. Those of a "remote" teacher or a "function" are found where nobody says them. A model
+    that takes other numbers than 0 to 1 is given them by the adapter.
     A "network" is trained first if the file of its weights is missing. A "torch" module is shown a
     blank image if nobody says how many classes it has. Costs no query. Random by the recipe's seed:
     that training.
@@ -141,11 +142,13 @@ def _remote(recipe: Recipe, data: DataSet | None) -> Teacher:
         settings, said = msgspec.structs.replace(settings, names=names), None
     named = bool(settings.names.names) and settings.names.unknown != "extend"
     count = said if said is not None or named else _of_images(data)
-    if count is None and not named:
+    if count is None and settings.names.unknown in ("other", "extend") and not named:
         raise InputError(NOBODY)
     store = Path(str(store_of(recipe)))
     store.parent.mkdir(parents=True, exist_ok=True)
-    return remote(settings, classes=count, limits=f"{store}.limits")
+    return remote(
+        settings, classes=count, limits=f"{store}.limits", most_classes=wanted.most_classes
+    )
 
 
 def _onnx(recipe: Recipe, data: DataSet | None) -> Teacher:
@@ -203,11 +206,13 @@ def _around(made: Any, recipe: Recipe, data: DataSet | None) -> Teacher:
         )
     if not callable(made):
         raise InputError(f"{_made(recipe, made)}; a function of images is expected")
-    said = said or _of_images(data)
-    if said is None:
-        raise InputError(NOBODY)
     return teachers.function(
-        made, classes=said, batch=batch, encoding=encoding, unknown=wanted.unknown
+        made,
+        classes=said or _of_images(data),
+        batch=batch,
+        encoding=encoding,
+        unknown=wanted.unknown,
+        most_classes=wanted.most_classes,
     )
 
 

@@ -33,7 +33,7 @@ from db3kd.stages.synthesis import planned_total
 from db3kd.stages.trial import SpendingPlan
 from db3kd.storage.files import Json, write_atomically
 from db3kd.student.devices import usable_device
-from db3kd.teachers.base import Bounds, Teacher
+from db3kd.teachers.base import Bounds, Teacher, met_of
 from db3kd.teachers.cached import float_keys
 from db3kd.teachers.noisy import canaries as make_canaries
 from db3kd.teachers.remote import RemoteTeacher
@@ -95,12 +95,15 @@ def check_teacher(
         rounding, extra = _rounding(fresh("rounding"), some)
         if canaries is not None:
             extra += _keep_canaries(fresh, some, canaries)
-        classes = pipeline.adapter.classes
+        named = met_of(pipeline.teacher)
+        classes = pipeline.adapter.classes if named is None else max(2, len(named))
         questions = 2 * len(some) + len(alone) + extra
         if store is not None:  # images that are equal were asked once
             questions = sent(store.books(run=account.run)) - before
     rate = len(some) / max(seconds, 1e-9)
     known = torch.bincount(first, minlength=classes)
+    if named is not None:
+        known = known[: len(named)]
     price = recipe.teacher.price
     most = forecast(
         recipe,
@@ -125,6 +128,7 @@ def check_teacher(
         "questions": questions,
         "classes": classes,
         "met": int((known > 0).sum()),
+        **({} if named is None else {"class_names": list(named)}),
         **seen,
         "flips": int((first != again).sum()),
         "rounding": rounding,

@@ -21,6 +21,7 @@ from db3kd.data import images_of
 from db3kd.errors import InputError, plain
 from db3kd.progress import Progress
 from db3kd.run import Run
+from db3kd.stages.classes_met import taught
 from db3kd.stages.ensemble_labels import images_for
 from db3kd.student.card import StudentCard
 from db3kd.student.cascade import check_unit
@@ -28,7 +29,7 @@ from db3kd.student.devices import usable_device
 from db3kd.student.loaded import Student
 from db3kd.student.networks import Shape, build, network_of
 from db3kd.student.own import build_own
-from db3kd.teachers.base import Teacher, check_teacher, names_of, unsure_of
+from db3kd.teachers.base import Teacher, check_teacher, known_of, met_of, names_of
 from db3kd.teachers.sklearn import sklearn
 
 
@@ -153,7 +154,8 @@ class Distiller:
         shape = (int(shape[0]), int(shape[1]), int(shape[2]))
         if given is not None and self.shape not in (None, shape):
             raise InputError(f"the images are {shape}, but shape is {self.shape}")
-        labels = _labels(teacher, asked)
+        finding = met_of(asked) is not None
+        labels = np.arange(asked.classes) if finding else _labels(teacher, asked)
         network, card = self._network(shape, tuple(map(str, labels.tolist())))
         self.folder_ = Path(self.folder or tempfile.mkdtemp(prefix="db3kd-"))
         training = self.training or Training()
@@ -169,6 +171,9 @@ class Distiller:
                 transfer = run.synthesize(shape, _synthesis(run, shape, card))
             else:
                 transfer = run.spend(given, network, training=training)
+            if finding:
+                labels = np.array((run.meter.met or ())[: taught(run.meter, transfer)])
+                network, card = self._network(shape, tuple(map(str, labels.tolist())))
             name = "pseudo" if given is None else "auto"
             seed = self.random_state
             trained = run.distill(network, transfer, training, seed=seed, name=name, card=card)
@@ -283,7 +288,7 @@ def _labels(given: Any, teacher: Teacher) -> NDArray[Any]:
     """What `predict` gives: the classifier's own labels, the teacher's names, or numbers."""
     if given is not teacher:
         return np.sort(given.classes_)
-    count = teacher.classes - (unsure_of(teacher) is not None)
+    count = known_of(teacher)
     names = names_of(teacher)
     whole = names is not None and len(set(names[:count])) == count
     return np.array(names[:count]) if whole and names is not None else np.arange(count)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
+import torch
 
 from db3kd.config.methods import METHODS, Method
 from db3kd.config.reading import told
@@ -16,13 +17,17 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError, described
 from db3kd.job.pictures import by_class, save, tiled
 from db3kd.job.reporting import write_report
+from db3kd.job.reporting.findings import class_counts, never_met
 from db3kd.job.reporting.gallery import keep_gallery
+from db3kd.job.reporting.records import Records
 from db3kd.job.session import Job
+from db3kd.stages.classes_met import taught
 from db3kd.stages.costs import Price
 from db3kd.stages.stopping import told as rule_told
 from db3kd.stages.students import Evaluation
 from db3kd.storage.files import Json, write_atomically
 from db3kd.student.evaluate import interval
+from db3kd.teachers.base import known_of, met_of, unsure_of
 
 MOST_ROWS = 100  # in a picture
 _log = logging.getLogger("db3kd")
@@ -42,6 +47,7 @@ def summary(job: Job) -> Json:
     if job.sets.test is None:
         job.warn("there are no test images, so nobody knows how well these students do")
     pseudo = job.needs.pseudo
+    unknown = tell_of_classes(job)
     figures = {
         **job.books(),
         "samples": sum(job.run.pseudo.counts) if pseudo else len(job.own),
@@ -49,10 +55,13 @@ def summary(job: Job) -> Json:
         "test": {"source": job.sets.source, "samples": job.sets.tests},
         "teacher": {"accuracy": None if last is None else last.teacher_accuracy},
         "methods": methods,
-        "class_names": list(job.sets.names),
+        "class_names": list(job.names),
+        **found_so_far(job),
         "warnings": job.warnings,
         "recipe": told(job.recipe),
     }
+    if unknown:
+        figures["unknown"] = unknown
     if last is not None and last.unsure:
         figures["test"]["unsure"] = last.unsure
     if pseudo:
@@ -75,6 +84,35 @@ def summary(job: Job) -> Json:
     write_atomically(job.run.folder / "summary.json", text)
     page = show(job.run.folder)
     return figures if page is None else {**figures, "report": page}
+
+
+def found_so_far(job: Job) -> Json:
+    """Where classes are found: their names, how many may be, and which ones students lack."""
+    meter = job.run.meter
+    if met_of(meter) is None:
+        return {}
+    names = list(job.names)
+    known = {method: taught(meter, job.samples(method)) for method in job.recipe.student.methods}
+    lacking = {method: names[count:] for method, count in known.items() if count < len(names)}
+    return {"class_names": names, "found": {"most": meter.classes - 1, "lacking": lacking}}
+
+
+def tell_of_classes(job: Job) -> int:
+    """Warn of classes that students cannot learn; returns how many answers teach nothing."""
+    unsure, counts = unsure_of(job.run.meter), class_counts(Records.of(job.run.folder))
+    if not counts:
+        return 0
+    met = torch.stack(list(counts.values())).sum(0)
+    whole, unknown = int(met.sum()), 0 if unsure is None else int(met[unsure])
+    if 2 * unknown > whole:
+        job.warn(
+            f"the teacher did not know the class of {unknown:,} of {whole:,} images, so students"
+            f" learn from the other {whole - unknown:,}"
+        )
+    text = never_met(met[: known_of(job.run.meter)], job.names)
+    if text is not None:
+        job.warn(text)
+    return unknown
 
 
 def judged(job: Job) -> tuple[dict[Method, Json], Evaluation | None]:
@@ -117,7 +155,7 @@ def learned(job: Job) -> TransferSet:
 def draw(job: Job, known: TransferSet) -> Path:
     """Draw what students learn from, a row for each class, at most a hundred; returns the file."""
     meter = job.run.meter
-    count = min(meter.classes, MOST_ROWS)
+    count = min(meter.classes if met_of(meter) is None else known_of(meter), MOST_ROWS)
     picture = by_class(known.images, known.teacher_labels, count, bounds=meter.bounds)
     if not job.needs.pseudo:
         save(job.run.folder / "images.png", picture)

@@ -33,13 +33,14 @@ from db3kd.job.money import purse_of
 from db3kd.job.plan import PARTS, check_possible, ensemble_labels, forecast
 from db3kd.job.probe import arm
 from db3kd.job.sanity import FIRST, Doubt, doubt, one_class
-from db3kd.job.sets import Sets, digest_of_labels, matched, pool_of, sets_of, sound
-from db3kd.job.student import card_of, student_classes
+from db3kd.job.sets import Sets, digest_of_labels, matched, sets_of, sound, sound_pool
+from db3kd.job.student import card_of
 from db3kd.job.teacher import TeacherPipeline, fingerprint, open_teacher, paid
 from db3kd.progress import Progress, silent
 from db3kd.run import Run
 from db3kd.stages.accounts import by_stage
 from db3kd.stages.ahead import Done
+from db3kd.stages.classes_met import taught
 from db3kd.stages.clock import Clock
 from db3kd.stages.digests import Digests
 from db3kd.stages.executor import Executor
@@ -48,11 +49,14 @@ from db3kd.stages.speeds import Speeds
 from db3kd.stages.stopping import Stopping
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
+from db3kd.student.card import StudentCard
 from db3kd.student.devices import usable_device
 from db3kd.student.networks import Shape
 from db3kd.student.own import build_wanted
+from db3kd.teachers.base import known_of, met_of
 
 ASKING = ("answers", "evaluate")  # stages whose time is the teacher's
+EXPECTED = 10  # classes that are found, in a forecast
 CONTENT = ("file", "weights", "training")  # settings of a teacher: what its file holds decides
 _log = logging.getLogger("db3kd")
 
@@ -77,10 +81,10 @@ def opened(
     recipe = msgspec.structs.replace(recipe, device=usable_device(recipe.device))
     sets = sets_of(recipe)
     check_possible(recipe, sets)
-    pool_of(recipe, sets.shape)  # which may not be there
     clock = Clock(progress)
     digests = Digests(Path(recipe.run) / "digests.json", progress)
     sets = sound(recipe, sets, digests)
+    sets = replace(sets, pool=sound_pool(recipe, sets, digests))
     with (
         open_teacher(recipe, sets.known, progress) as pipeline,
         Run(
@@ -295,14 +299,20 @@ class Job:
         return size_of(
             recipe,
             self.sets,
-            self.run.meter.classes,
+            self.run.meter.classes if met_of(self.run.meter) is None else self._expected,
             divided=self.run.planned(max(1, samples), recipe.spend, reserved=reserved),
             pseudo=self.run.planned_synthesis(recipe.synthesis, reserved=reserved),
         )
 
     @cached_property
     def _speeds(self) -> Speeds:
-        return speeds_of(self.recipe, self.shape, student_classes(self.pipeline))
+        return speeds_of(self.recipe, self.shape, self._expected)
+
+    @property
+    def _expected(self) -> int:
+        """How many classes students will have, for a forecast."""
+        meter = self.run.meter
+        return known_of(meter) if met_of(meter) is None else max(EXPECTED, known_of(meter))
 
     def spend(self) -> None:
         """Buy new images or distances, as a trial decides; see `Run.spend`."""
@@ -330,6 +340,7 @@ class Job:
         """
         recipe, shape = self.recipe, self.shape
         images, reserved, stop = self.unlabelled, self.sets.tests, self.stopping
+        self._tell_repeats(images)
         if stop is not None:  # how many ensemble labels there are depends on what is asked
             alone = msgspec.structs.replace(recipe.synthesis, ensemble_labels=0)
             self.run.synthesize(shape, alone, images=images, reserved=reserved, stop=stop)
@@ -337,6 +348,18 @@ class Job:
         self.run.synthesize(shape, settings, images=images, reserved=reserved, stop=stop)
         if self.needs.metric is not None:
             self.run.measure_pseudo(recipe.label)
+
+    def _tell_repeats(self, images: Images | None) -> None:
+        """Warn where fewer images are there than are asked, by ways that make none of them."""
+        settings = self.recipe.synthesis
+        asked = self.run.planned_synthesis(settings, reserved=self.sets.tests)
+        if images is None or len(images) >= asked or not settings.way.startswith("unrelated"):
+            return
+        self.warn(
+            f"synthesis.images has {len(images):,} usable images, and {asked:,} are to be asked, so"
+            " images are asked again, which teaches nothing; lower synthesis.queries, or take"
+            ' synthesis.way = "public", which cuts new crops of them'
+        )
 
     @property
     def stopping(self) -> Stopping | None:
@@ -349,34 +372,48 @@ class Job:
 
     @property
     def unlabelled(self) -> Images | None:
-        """The unlabelled images of something else; None if the recipe names none.
-
-        Raises:
-            InputError: they cannot be used.
-        """
-        return pool_of(self.recipe, self.shape)
+        """The unlabelled images of something else; None if the recipe names none."""
+        return self.sets.pool
 
     def network(self, seed: int, classes: int | None = None) -> nn.Module:
         """A student before its training; random by `seed`: its first weights.
 
-        `classes`: how many it has, by default those of the teacher but no "I do not know".
+        `classes`: how many it has, by default those that are known but no "I do not know".
         """
-        count = student_classes(self.pipeline) if classes is None else classes
+        count = known_of(self.run.meter) if classes is None else classes
         return build_wanted(self.recipe.student, self.shape, count, seed=seed)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called; where they are found, those that are met by now."""
+        met = met_of(self.run.meter)
+        return self.sets.names if met is None else met
+
+    def student_of(self, samples: TransferSet, seed: int) -> tuple[nn.Module, StudentCard]:
+        """A student before its training on these samples, and what its file says of it.
+
+        Where classes are found, it has those of its samples (`stages.classes_met.taught`).
+        """
+        count = taught(self.run.meter, samples)
+        sets = self.sets
+        if met_of(self.run.meter) is not None:
+            sets = replace(sets, names=self.names[:count])
+        return self.network(seed, count), card_of(self.recipe, self.pipeline, sets)
 
     def transfer(self, method: Method) -> TransferSet:
         """What students of a method are trained on, with pixels in memory; costs no query."""
-        needs = METHODS[method]
-        if needs.pseudo:
-            samples = (
-                self.run.pseudo.whole(ensemble_labels=self.ensemble_labels > 0)
-                if needs.metric is None
-                else self.run.pseudo.measured()
-            )
-            return replace(samples, images=resident(samples.images))
-        transfer = self.run.transfer_set(self.own.images, method, labels=self.truth)
-        alone = len(transfer) == len(self.own)
+        transfer = self.samples(method)
+        alone = not METHODS[method].pseudo and len(transfer) == len(self.own)
         return replace(transfer, images=self.pixels if alone else resident(transfer.images))
+
+    def samples(self, method: Method) -> TransferSet:
+        """The same, with pixels where they lie."""
+        needs = METHODS[method]
+        if not needs.pseudo:
+            return self.run.transfer_set(self.own.images, method, labels=self.truth)
+        if needs.metric is None:
+            return self.run.pseudo.whole(ensemble_labels=self.ensemble_labels > 0)
+        return self.run.pseudo.measured()
 
     @property
     def ensemble_labels(self) -> int:
@@ -397,11 +434,10 @@ class Job:
     def students(self) -> Iterator[tuple[Method, int, nn.Module]]:
         """Every student, trained now or before, as it is after the last epoch; costs no query."""
         wanted = self.recipe.student
-        card = card_of(self.recipe, self.pipeline, self.sets)
         for method in wanted.methods:
             transfer = self.transfer(method)
             for seed in wanted.seeds:
-                network = self.network(seed)
+                network, card = self.student_of(transfer, seed)
                 student = self.run.distill(
                     network, transfer, wanted.training, seed=seed, name=method, card=card
                 )

@@ -17,7 +17,7 @@ from db3kd.errors import InputError, NoSplit, plain
 from db3kd.seeds import derive_seed
 from db3kd.stages.digests import Digests
 from db3kd.student.networks import Shape
-from db3kd.teachers.base import Teacher, names_of, unsure_of
+from db3kd.teachers.base import Teacher, known_of, met_of, names_of
 
 Source = Literal["data.test", "split", "held back", "none"]
 """Where test images come from: a data set of their own, a split, the own images, or nowhere."""
@@ -36,6 +36,7 @@ class Sets:
     - `source`: where the test images come from.
     - `shape`: channels, height and width of all of them.
     - `white`: the value that is white in grey images of more than 8 bits; None if there are none.
+    - `pool`: the unlabelled images of something else; None if there are none.
     - `names`: what the teacher's classes are called, in its order; empty before `matched`.
     """
 
@@ -45,6 +46,7 @@ class Sets:
     shape: Shape
     names: tuple[str, ...] = ()
     white: float | None = None
+    pool: Images | None = None
 
     @property
     def any(self) -> DataSet:
@@ -200,6 +202,20 @@ def sound(recipe: Recipe, sets: Sets, digests: Digests) -> Sets:
     return replace(sets, own=own, test=test)
 
 
+def sound_pool(recipe: Recipe, sets: Sets, digests: Digests) -> Images | None:
+    """The images of `synthesis.images` without damaged ones; None without any.
+
+    Way "public" leaves damaged ones out as it decodes them, in their own size.
+
+    Raises:
+        InputError: they are not there; or as `sound`.
+    """
+    pool = pool_of(recipe, sets.shape)
+    if pool is None or recipe.synthesis.way == "public":
+        return pool
+    return _sound(recipe, DataSet(pool, None, ()), digests, "unlabelled").images
+
+
 def _sound(recipe: Recipe, data: DataSet, digests: Digests, which: str) -> DataSet:
     faults = digests.faults(data.images, damaged)
     if not faults:
@@ -226,10 +242,14 @@ def matched(sets: Sets, teacher: Teacher) -> Sets:
     Classes match by name where the teacher's names are known, and otherwise as
     `db3kd.data.names.places` says. Test images match own ones by name.
 
+    Where the teacher's classes are found, there are no names and no labels yet.
+
     Raises:
         InputError: a class that the teacher does not know, or more classes than it has.
     """
-    count = teacher.classes - (unsure_of(teacher) is not None)
+    if met_of(teacher) is not None:
+        return sets
+    count = known_of(teacher)
     theirs = names_of(teacher)
     theirs = None if theirs is None or _are_numbers(theirs) else theirs[:count]
     called = [str(number) for number in range(count)]

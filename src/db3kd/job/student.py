@@ -11,21 +11,9 @@ from db3kd.job.sets import Sets
 from db3kd.job.sources import digest_of_code, own_modules
 from db3kd.job.teacher import TeacherPipeline, fingerprint
 from db3kd.student.card import Origin, StudentCard
-from db3kd.teachers.base import STATE, unsure_of
+from db3kd.teachers.base import STATE
 
 BOUGHT = ("data", "spend", "grow", "synthesis", "label")  # tables of what labels are bought with
-
-
-def student_classes(pipeline: TeacherPipeline) -> int:
-    """How many classes a student has: those of the teacher, but no "I do not know".
-
-    >>> from db3kd.teachers import function
-    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
-    >>> student_classes(TeacherPipeline(bright, bright))
-    2
-    """
-    teacher = pipeline.teacher
-    return teacher.classes - (unsure_of(teacher) is not None)
 
 
 def card_of(recipe: Recipe, pipeline: TeacherPipeline, sets: Sets) -> StudentCard:

@@ -10,11 +10,11 @@ really asked. The meter does not see repeats of a vote and canaries; they are co
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import safetensors
@@ -24,6 +24,7 @@ import torch
 from db3kd.config.reading import resolved
 from db3kd.config.recipe import Recipe, TeacherConfig
 from db3kd.config.remote import Noise, Remote, who
+from db3kd.config.types import MOST_CLASSES
 from db3kd.data import DataSet
 from db3kd.errors import InputError
 from db3kd.job.adapters import make_teacher, said_classes, store_of
@@ -34,8 +35,9 @@ from db3kd.progress import Progress, silent
 from db3kd.stages.digests import Digests
 from db3kd.storage.files import writing
 from db3kd.storage.journal import Journal
-from db3kd.teachers.base import STATE, Teacher
+from db3kd.teachers.base import STATE, Teacher, met_of
 from db3kd.teachers.cached import CHECKS, Account, CachedTeacher, Store
+from db3kd.teachers.found import FoundClasses
 from db3kd.teachers.noisy import Canary, Voting, margin_for
 from db3kd.teachers.remote import RemoteTeacher
 
@@ -110,24 +112,34 @@ def open_teacher(
         parts = parts_of(recipe, made, files, digests.of_file)
         file = store_of(recipe)
         if file is None:
+            _check_canaries(recipe, made)
             noisy = _with_noise(wanted.noise, made, lambda name: made)
             yield TeacherPipeline(*noisy, parts=parts)
             return
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
+        _check_canaries(recipe, made)
         store = kept.enter_context(Store(file))
         journal = Journal(Path(recipe.run) / "journal.jsonl", read_only=True)
         account = Account(CHECKS * check + run_name(recipe, journal))
         account.purse = purse_of(recipe, store, account, journal, keep=False)
         identity = _local_identity(recipe, parts) if far is None else far.identity
-        if far is not None:
-            far.learn(store.names(identity))
-            far.remember = lambda names: _learn(store, identity, names)
+        names = learning(made)
+        if names is not None:
+            names.learn(store.names(identity))
+            names.remember = lambda names: _learn(store, identity, names)
         key = None if far is None else far.keys
 
         def asked(name: str) -> Teacher:
             """The teacher with its own answers under this name: another name asks again."""
-            return CachedTeacher(made, store, f"{identity}{name}", key=key, account=account)
+            return CachedTeacher(
+                made,
+                store,
+                f"{identity}{name}",
+                key=key,
+                account=account,
+                met=lambda: store.names(identity),
+            )
 
         def repeated() -> int:
             names = [f"{identity} repeat {k}" for k in range(1, MOST_VOTES)]
@@ -136,6 +148,33 @@ def open_teacher(
 
         noisy = _with_noise(wanted.noise, made, asked, repeated)
         yield TeacherPipeline(*noisy, store, identity, parts, account, asked)
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """What learns names of classes: those that were met before, and what is to keep new ones."""
+
+    remember: Callable[[tuple[str, ...]], None]
+
+    def learn(self, names: Sequence[str]) -> None:
+        """Take up names of classes that were met by an earlier process."""
+
+
+def learning(made: Teacher) -> Learning | None:
+    """Where the names of an adapter's classes are learned; None if they are known."""
+    if isinstance(made, RemoteTeacher):
+        return made
+    known = getattr(made, "known", None)
+    return known if isinstance(known, FoundClasses) else None
+
+
+def _check_canaries(recipe: Recipe, made: Teacher) -> None:
+    noise = recipe.teacher.noise
+    if noise is not None and noise.canaries is not None and met_of(made) is not None:
+        raise InputError(
+            "teacher.noise.canaries are answers by class number, but this teacher's classes are"
+            " found as it answers; give them (teacher.classes), or remove the canaries"
+        )
 
 
 def _with_noise(
@@ -207,10 +246,8 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     for name in ("remote", "classes", "noise", "encoding", "output"):
         if teacher[name] is None:
             del teacher[name]
-    if teacher["unknown"] == "refuse":
-        del teacher["unknown"]
-    if not teacher["arguments"]:
-        del teacher["arguments"]
+    usual = {"unknown": "refuse", "most_classes": MOST_CLASSES, "arguments": {}}
+    teacher = {k: v for k, v in teacher.items() if k not in usual or v != usual[k]}
     names = said_classes(recipe.teacher)
     if isinstance(names, tuple):  # in a list or in a file, and wherever that lies
         digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ If these make no sense, that is an error. With `anyway` it is a warning.
 """
 
 from db3kd.config.recipe import Recipe
-from db3kd.job.report import summary
+from db3kd.job.report import found_so_far, summary
 from db3kd.job.session import opened
 from db3kd.progress import Progress, silent
 from db3kd.storage.files import Json
@@ -67,7 +67,7 @@ def synthesize(
         job.look()
         job.begin("synthesize")
         job.synthesize()
-        return {**job.books(), "classes": job.run.pseudo.counts}
+        return {**job.books(), "classes": job.run.pseudo.counts, **found_so_far(job)}
 
 
 def distill(

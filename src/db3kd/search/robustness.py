@@ -4,7 +4,7 @@ A sample's own class is what the teacher answers. The metrics nest: MBD starts w
 where SD ends, so on one set of references MBD <= BD <= SD for every row.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -162,3 +162,42 @@ class RobustnessMap:
     curve: Float[Tensor, "sample classes checkpoint"]
     points: Float[Tensor, "sample classes *image"] | None = None
     seconds: float = 0.0
+
+
+def wide_labels(labels: Int[Tensor, " row"], width: int, classes: int) -> Int[Tensor, " row"]:
+    """Classes of a search of fewer classes, of which the last is the last of all.
+
+    >>> wide_labels(torch.tensor([0, 2]), 3, 101)
+    tensor([  0, 100])
+    """
+    return torch.where(labels == width - 1, classes - 1, labels)
+
+
+def widened(found: RobustnessMap, classes: int) -> RobustnessMap:
+    """A map of fewer classes with columns for all: nothing was found of the others.
+
+    Points are left out.
+
+    >>> small = RobustnessMap("sd", torch.tensor([1]), torch.tensor([[2.0, 0.0]]),
+    ...                       *torch.zeros(2, 1, 2).long(), torch.zeros(1, 2, 0))
+    >>> widened(small, 4).distance, widened(small, 4).teacher_labels
+    (tensor([[2., inf, inf, 0.]]), tensor([3]))
+    """
+    width = found.distance.shape[1]
+    if width == classes:
+        return found
+
+    def wide(values: Tensor, fill: float | int) -> Tensor:
+        whole = values.new_full((len(values), classes, *values.shape[2:]), fill)
+        whole[:, : width - 1], whole[:, -1] = values[:, :-1], values[:, -1]
+        return whole
+
+    return replace(
+        found,
+        teacher_labels=wide_labels(found.teacher_labels, width, classes),
+        distance=wide(found.distance, torch.inf),
+        queries=wide(found.queries, 0),
+        status=wide(found.status, int(Status.NO_REFERENCE)),
+        curve=wide(found.curve, torch.inf),
+        points=None,
+    )

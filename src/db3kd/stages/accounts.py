@@ -51,6 +51,23 @@ def finished(journal: Journal, stage: str) -> Mapping[int, Json]:
     return MappingProxyType(journal.finished[stage])
 
 
+def classes_of_run(journal: Journal) -> list[str]:
+    """The names of the classes that a run has met, in its order; none where they were known.
+
+    >>> import tempfile
+    >>> journal = Journal(Path(tempfile.mkdtemp()) / "journal.jsonl")
+    >>> journal.append("classes", names=["cat"])
+    >>> journal.append("classes", names=["cat", "dog"])
+    >>> classes_of_run(journal)
+    ['cat', 'dog']
+    >>> journal.close()
+    """
+    names: list[str] = []
+    for record in journal.all("classes"):
+        names = [str(name) for name in record["names"]]
+    return names
+
+
 def add_up(folder: Path, journal: Journal, classes: int) -> Accounts:
     """Add up every shard that was ever paid for, and every tape of a shard in progress.
 

@@ -20,7 +20,14 @@ from db3kd.errors import InputError
 from db3kd.search.boundary import as_seen
 from db3kd.search.joint.loop import JointSearch
 from db3kd.search.joint.plan import JointPlan, check_joint, shard_of
-from db3kd.search.robustness import References, RobustnessMap, Status, choose_references
+from db3kd.search.robustness import (
+    References,
+    RobustnessMap,
+    Status,
+    choose_references,
+    wide_labels,
+    widened,
+)
 from db3kd.search.rows import measure, sample_distance
 from db3kd.seeds import derive_seed
 from db3kd.stages.executor import Work
@@ -32,6 +39,8 @@ from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.student.soft_labels import concentrate, reciprocal_activations
+from db3kd.teachers.base import met_of, unsure_of
+from db3kd.teachers.found import cut
 
 
 def check_search(search: Search, shape: tuple[int, int, int], classes: int) -> None:
@@ -64,23 +73,40 @@ def measure_all(
     workspace: Workspace, images: Images, teacher_labels: Tensor, search: Search
 ) -> None:
     """Measure the distances of all images, those that are not measured yet; see `Run.measure`."""
-    search = _agreed(workspace, images, search)
+    width = _width(workspace, teacher_labels)
+    search = _agreed(workspace, images, search, width)
     if not workspace.pending("distances", len(images), search.shard):
         return
-    references = _references(workspace, images, teacher_labels, search)
+    teacher_labels = teacher_labels.clamp(max=width - 1)
+    references = _references(workspace, images, teacher_labels, search, width)
     make = _jointly if is_joint(search) else _by_rows
     work = make(workspace, images, teacher_labels, search, references)
     price = most_queries(search, workspace.meter.classes)
     workspace.work("distances", len(images), search.shard, price, work, apart=True)
 
 
-def _agreed(workspace: Workspace, images: Images, search: Search) -> Search:
+def _width(workspace: Workspace, teacher_labels: Int[Tensor, " sample"]) -> int:
+    """How many classes a search has: all, or where they are found those of the images, and one.
+
+    There would be no image of the others to start from. The last is then all that is none of these:
+    "I do not know", and classes that are met during the search.
+    """
+    meter = workspace.meter
+    if met_of(meter) is None:
+        return meter.classes
+    known = teacher_labels[teacher_labels != unsure_of(meter)]
+    return min(meter.classes, int(known.max()) + 2) if len(known) else 2
+
+
+def _agreed(workspace: Workspace, images: Images, search: Search, width: int) -> Search:
     """Agree on a search; its shards are as they were when it began, or as memory allows now."""
     settings = json.loads(msgspec.json.encode(search))
     if not search.flips:
         del settings["flips"]
     begun = workspace.configuration("distances")
-    size = shard_of(search, images.shape, workspace.meter.classes)
+    if width != workspace.meter.classes:
+        settings["classes"] = width
+    size = shard_of(search, images.shape, width)
     if begun:
         size = begun.get("size", search.shard)
     if size != search.shard:
@@ -98,16 +124,16 @@ def probes(workspace: Workspace, images: Images) -> tuple[Tensor, Tensor, Tensor
     done = workspace.done("rounds")
     if not done:
         raise InputError("there are no probes; measure distances of all classes at once first")
-    search = search_of(workspace.configuration("distances"))
-    plan = JointPlan.of(
-        search, samples=len(images), shape=images.shape, classes=workspace.meter.classes
-    )
+    begun, classes = workspace.configuration("distances"), workspace.meter.classes
+    search, width = search_of(begun), begun.get("classes", classes)
+    plan = JointPlan.of(search, samples=len(images), shape=images.shape, classes=width)
     columns: list[list[Tensor]] = [[], [], []]
     for unit in sorted(done):
         found = probes_of(workspace, images, unit, plan.shards, search.shard)
         for column, values in zip(columns, found, strict=True):
             column.append(values)
-    return torch.cat(columns[0]), torch.cat(columns[1]), torch.cat(columns[2])
+    called = wide_labels(torch.cat(columns[1]), width, classes)
+    return torch.cat(columns[0]), called, torch.cat(columns[2])
 
 
 def measured(workspace: Workspace, metric: Metric) -> RobustnessMap:
@@ -196,7 +222,7 @@ def _advice(search: Json) -> str:
 
 
 def _references(
-    workspace: Workspace, images: Images, teacher_labels: Tensor, search: Search
+    workspace: Workspace, images: Images, teacher_labels: Tensor, search: Search, width: int
 ) -> References:
     if bool((teacher_labels == teacher_labels[0]).all()):
         raise InputError(
@@ -205,7 +231,7 @@ def _references(
         )
     rows, rejected = choose_references(
         teacher_labels,
-        classes=workspace.meter.classes,
+        classes=width,
         per_class=search.references,
         generator=torch.Generator().manual_seed(derive_seed(workspace.seed, "references")),
     )
@@ -224,7 +250,7 @@ def _jointly(
     references: References,
 ) -> Work:
     """Do the rounds; returns the work that makes the distances of a shard from them."""
-    classes = workspace.meter.classes
+    classes = len(references.rejected)
     references = replace(references, images=as_seen(references.images, workspace.meter.bounds))
     plan = JointPlan.of(search, samples=len(images), shape=images.shape, classes=classes)
     workspace.agree("rounds", {"rounds": plan.rounds, "shards": len(plan.shards)})
@@ -249,12 +275,20 @@ def _jointly(
     def work(teacher: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         front = rounds.front(rows, shard, plan.rounds)
         seed, learned = derive_seed(workspace.seed, "distances", shard), shard in plan.shards
-        mbd = joint.finish(teacher, front, learned=learned, seed=seed)
+        mbd = joint.finish(cut(teacher, classes), front, learned=learned, seed=seed)
         sd = sample_distance(front.origin, front.teacher_labels, references)
-        tensors, facts = _tensors({"sd": sd, "mbd": mbd}, rows)
+        tensors, facts = _tensors({"sd": sd, "mbd": mbd}, rows, teacher.classes)
         count = wanted(shard, shards_of(len(images), search.shard))
         if count:
-            facts |= keep_nearest(workspace, shard, count, mbd, front.origin, front.point.of)
+            whole, last = widened(mbd, teacher.classes), classes - 1
+            facts |= keep_nearest(
+                workspace,
+                shard,
+                count,
+                whole,
+                front.origin,
+                lambda some, other: front.point.of(some, other.clamp(max=last)),
+            )
         return tensors, facts
 
     return work
@@ -272,9 +306,10 @@ def _by_rows(
     def work(teacher: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
         origin = images.read(rows).to(workspace.device)
         count = wanted(shard, shards_of(len(images), search.shard))
-        fits = origin.nbytes * workspace.meter.classes <= MOST_BYTES
+        classes = len(references.rejected)
+        fits = origin.nbytes * classes <= MOST_BYTES
         maps = measure(
-            teacher,
+            cut(teacher, classes),
             origin,
             teacher_labels[rows].to(workspace.device),
             references,
@@ -282,23 +317,31 @@ def _by_rows(
             noise_seed=derive_seed(workspace.seed, "distances", shard),
             keep_points=count > 0 and fits,
         )
-        tensors, facts = _tensors(maps, rows)
+        tensors, facts = _tensors(maps, rows, teacher.classes)
         found = maps[search.metric]
         points = found.points
         if points is not None:
             seen = as_seen(origin, workspace.meter.bounds)
             facts |= keep_nearest(
-                workspace, shard, count, found, seen, lambda some, other: points[some, other]
+                workspace,
+                shard,
+                count,
+                widened(found, teacher.classes),
+                seen,
+                lambda some, other: points[some, other.clamp(max=classes - 1)],
             )
         return tensors, facts
 
     return work
 
 
-def _tensors(maps: Mapping[Metric, RobustnessMap], rows: Tensor) -> tuple[dict[str, Tensor], Json]:
+def _tensors(
+    maps: Mapping[Metric, RobustnessMap], rows: Tensor, classes: int
+) -> tuple[dict[str, Tensor], Json]:
     """What a shard keeps of its maps, and what the journal says of them."""
     tensors, seconds, queries = {"ids": rows}, {}, {}
-    for metric, found in maps.items():
+    for metric, searched in maps.items():
+        found = widened(searched, classes)
         tensors["own"] = found.teacher_labels.to(torch.int32)
         tensors[f"{metric}.distance"] = found.distance
         tensors[f"{metric}.queries"] = found.queries.to(torch.int32)
@@ -306,6 +349,6 @@ def _tensors(maps: Mapping[Metric, RobustnessMap], rows: Tensor) -> tuple[dict[s
         tensors[f"{metric}.curve"] = found.curve
         seconds[metric] = round(found.seconds, 3)
         queries[metric] = int(found.queries.sum())
-    count = torch.bincount(found.status.flatten().long(), minlength=len(Status)).tolist()
+    count = torch.bincount(searched.status.flatten().long(), minlength=len(Status)).tolist()
     statuses = {status.name: count[status] for status in Status if count[status]}
     return tensors, {"seconds": seconds, "spent": queries, "statuses": statuses}

@@ -30,8 +30,9 @@ from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.networks import Shape, check_network, network_of
-from db3kd.synthesis.acquisition import ACQUISITIONS, acquire
+from db3kd.synthesis.acquisition import ACQUISITIONS, acquire, rare
 from db3kd.synthesis.augmentation import grow
+from db3kd.teachers.base import met_of
 
 ASKED = 1024  # most images in one question
 BLOCK_BYTES = 2**25  # of the candidates of one question, as 32-bit numbers
@@ -225,8 +226,9 @@ class _GrowingWork:
         number = self.plan.round_of(shard)
         students = self.teach(number)
         draw = torch.Generator().manual_seed(derive_seed(self.workspace.seed, "grow", shard))
+        sought = None if students is None else self._sought(number)
         parts = [
-            self._asked(teacher, block, self._changes(number), students, draw)
+            self._asked(teacher, block, self._changes(number), students, sought, draw)
             for block in self._blocks(rows)
         ]
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -248,6 +250,27 @@ class _GrowingWork:
             fit_surrogate(workspace, "grow", number, students, self._known)
             self._taught = {number: students}
         return self._taught[number]
+
+    def _sought(self, number: int) -> Tensor | None:
+        """Where classes are found, the rare class of each own image, or of what was made of it.
+
+        -1 for the others. Students do not see a class that was just met.
+        """
+        teacher = self.workspace.meter
+        if met_of(teacher) is None:
+            return None
+        here = _growth(self.workspace, self.images, self.plan.before(number))
+        answers, parents = self.teacher_labels, torch.arange(len(self.teacher_labels))
+        for more in (self.earlier, here):
+            if more is not None:
+                answers = torch.cat([answers, more.answers])
+                parents = torch.cat([parents, more.parents])
+        counts = answers.bincount(minlength=teacher.classes)
+        counts[-1] = 0  # "I do not know"
+        few = rare(counts)[answers]
+        sought = torch.full_like(self.teacher_labels, -1)
+        sought[parents[few]] = answers[few]
+        return sought
 
     def _known(self, number: int) -> Known:
         """All answers from before a round."""
@@ -292,6 +315,7 @@ class _GrowingWork:
         rows: Tensor,
         names: tuple[AugmentationName, ...],
         students: Ensemble | None,
+        sought: Tensor | None,
         draw: torch.Generator,
     ) -> dict[str, Tensor]:
         """Make images for these rows, choose among them if there are students, and ask."""
@@ -304,7 +328,9 @@ class _GrowingWork:
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         seen = columns.pop("shown")
         if students is not None:
-            chosen = acquire(students.each(seen), ACQUISITIONS[self.settings.choose], wanted)
+            of = None if sought is None else sought[columns["parents"].cpu()]
+            score = ACQUISITIONS[self.settings.choose]
+            chosen = acquire(students.each(seen), score, wanted, sought=of)
             seen = seen[chosen]
             columns = {name: column[chosen.to(column.device)] for name, column in columns.items()}
         answers = teacher.labels(seen).to(torch.int32)

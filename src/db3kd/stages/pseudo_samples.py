@@ -7,16 +7,16 @@ from torch import Tensor
 
 from db3kd.data.transfer_set import TransferSet
 from db3kd.stages import ascent, synthesis
-from db3kd.stages.classes_met import counts
+from db3kd.stages.classes_met import counts, learnable
 from db3kd.stages.workspace import Workspace
-from db3kd.teachers.base import unsure_of
+from db3kd.teachers.base import known_of, met_of
 
 
 @dataclass(frozen=True)
 class PseudoSamples:
     """What `Run.synthesize` has bought: `Run.pseudo` makes one. Nothing here costs a query.
 
-    What students learn from lacks samples whose class the teacher does not know (`unsure_of`).
+    What students learn from lacks samples whose class the teacher does not know (`learnable`).
     """
 
     workspace: Workspace
@@ -31,7 +31,7 @@ class PseudoSamples:
             Damaged: a shard cannot be trusted.
         """
         found = synthesis.whole(self.workspace, ensemble_labels=ensemble_labels)
-        return found.without(unsure_of(self.workspace.meter))
+        return learnable(self.workspace, found)
 
     def asked(self) -> TransferSet:
         """The pseudo samples alone, without copies and ensemble labels; costs no query.
@@ -50,7 +50,7 @@ class PseudoSamples:
             InputError, Damaged: as `whole`.
         """
         found = synthesis.measured_samples(self.workspace)
-        return found.without(unsure_of(self.workspace.meter))
+        return learnable(self.workspace, found)
 
     def after(self, iteration: int) -> TransferSet:
         """The pseudo samples of way "ascent" after some iterations, without copies.
@@ -65,8 +65,14 @@ class PseudoSamples:
 
     @property
     def counts(self) -> list[int]:
-        """How many pseudo samples, copies included, the teacher gave each class."""
-        return [int(count) for count in counts(self.workspace)]
+        """How many pseudo samples, copies included, the teacher gave each class.
+
+        Where classes are found: each that was met, and last how many it did not know.
+        """
+        found = [int(count) for count in counts(self.workspace)]
+        if met_of(self.workspace.meter) is None:
+            return found
+        return found[: known_of(self.workspace.meter)] + found[-1:]
 
     @property
     def sources(self) -> dict[str, object] | None:

@@ -23,6 +23,7 @@ from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
+from db3kd.teachers.found import cut
 
 FRONT = ("distance", "spent", "tried")  # the columns of a front that a shard keeps
 ASKED = ("direction", "ray", "share", "sample", "answers", "best")  # of `Asked`
@@ -93,7 +94,7 @@ class KeptRounds:
 
         def work(teacher: ReplayTeacher, rows: Tensor, unit: int) -> tuple[dict[str, Tensor], Json]:
             front = self.front(rows, self.plan.shards[unit - units.start], number)
-            asked, moved = ask(teacher, front)
+            asked, moved = ask(cut(teacher, front.classes), front)
             return _tensors_of(front, asked, teacher.bounds), {"moved": round(moved, 4)}
 
         all_units, done = self.plan.rounds * len(blocks), workspace.done("rounds")

@@ -21,13 +21,13 @@ from db3kd.errors import InputError
 from db3kd.seeds import derive_seed
 from db3kd.stages import growing, synthesis
 from db3kd.stages.answers import ask_once, check_any
+from db3kd.stages.classes_met import check_way, learnable
 from db3kd.stages.lengths import agree_up_to
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape
-from db3kd.teachers.base import unsure_of
 
 OWN = "audit/answers"  # the stage of own images that are asked in steps
 FEWEST = 16  # answers of the first step, at least
@@ -97,7 +97,7 @@ class PseudoSequence:
             wanted=count,
             size=self._size,
         )
-        return found.without(unsure_of(self.workspace.meter))
+        return learnable(self.workspace, found)
 
     @property
     def _size(self) -> int:
@@ -160,7 +160,7 @@ class OwnSequence:
             )
             new = TransferSet(more.images, more.parents, more.answers, more.answers)
             known = replace(known.joined(new), first=own)
-        return known.without(unsure_of(self.workspace.meter))
+        return learnable(self.workspace, known)
 
     def _ask(self, count: int) -> Tensor:
         """The classes of the first images in their order; those that are not there are asked."""
@@ -278,5 +278,6 @@ class Steps:
                 " synthesis.way"
             )
         synthesis.check_synthesis(settings, shape, self.workspace.meter.classes)
+        check_way(self.workspace.meter, settings)
         some = None if images is None else images_of(images)
         return PseudoSequence(self.workspace, shape, settings, some, most)

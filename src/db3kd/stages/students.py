@@ -21,6 +21,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Damaged, InputError
 from db3kd.seeds import derive_seed
 from db3kd.stages.answers import ask_once
+from db3kd.stages.classes_met import tell_untaught
 from db3kd.stages.formats import training_here
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import writing
@@ -137,6 +138,7 @@ def evaluated(
             f"the teacher does not know the class of a single one of {len(images):,} test images,"
             " so nothing can agree with it"
         )
+    tell_untaught(workspace, shown.shape[1], theirs)
     drawn = derive_seed(workspace.seed, "calibration")
     usable = bool(shown.isfinite().all()) and int(theirs[known].max()) < shown.shape[1]
     result = Evaluation(

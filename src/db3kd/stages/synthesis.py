@@ -22,7 +22,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import ConfigurationDiffers, Damaged, InputError, plain
 from db3kd.seeds import derive_seed
 from db3kd.stages.ascent import ascend_all, ascended, most_queries, with_copies
-from db3kd.stages.classes_met import warn_of_missing
+from db3kd.stages.classes_met import check_way, warn_of_missing
 from db3kd.stages.distances import check_search, measure_all, soft
 from db3kd.stages.ensemble_labels import images_for, invent, invented
 from db3kd.stages.lengths import agree_up_to, work_until
@@ -38,6 +38,7 @@ from db3kd.synthesis.latent import Near
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.public import Public
 from db3kd.synthesis.way import DRAWING, Task, Way
+from db3kd.teachers.base import met_of
 
 QUERIES = 25_000  # without `Synthesis.queries` and without a budget
 LESSONS = 16  # how often students learn, at most, unless more `rounds` are wanted
@@ -129,6 +130,7 @@ def synthesize(
     `enough`: says after so many shards, wherever students learn, whether to stop there.
     """
     check_synthesis(settings, shape, workspace.meter.classes)
+    check_way(workspace.meter, settings)
     total = planned(workspace, settings, reserved=reserved)
     check_budget(total, budget=workspace.meter.budget.queries, reserved=reserved)
     more = 0
@@ -248,6 +250,7 @@ def ask_up_to(
     Costs at most `wanted` queries. Random, and errors: as `Run.synthesize`.
     """
     check_synthesis(settings, shape, workspace.meter.classes)
+    check_way(workspace.meter, settings)
     known = json.loads(msgspec.json.encode(settings))
     for name in ("ensemble_labels", "queries", "rounds", "shard"):
         del known[name]
@@ -300,6 +303,7 @@ class _SynthesisWork:
             images=images,
             lessons=lessons,
             drawing=drawing,
+            finding=met_of(workspace.meter) is not None,
         )
         self._next = -1  # the shard that pool and networks are ready for
         self._pool: Pool

@@ -62,12 +62,13 @@ def _planned(name: str, settings: Settings) -> Cut:
 def search_of(settings: Mapping[str, Any]) -> Search:
     """The search of distances that have begun; its `shard` is the size that was agreed.
 
-    A folder notes a size where memory asked for a smaller one than the setting.
+    A folder notes a size where memory asked for a smaller one than the setting, and how many
+    classes are searched where not all are.
 
     >>> search_of({"shard": 200, "size": 36}).shard, search_of({"shard": 200}).shard
     (36, 200)
     """
-    known = {key: value for key, value in settings.items() if key != "size"}
+    known = {key: value for key, value in settings.items() if key not in ("size", "classes")}
     search = msgspec.convert(known, Search)
     return msgspec.structs.replace(search, shard=settings.get("size", search.shard))
 
@@ -76,7 +77,7 @@ def _distances(name: str, settings: Settings) -> Cut:
     """For the distances of all images whose answers are known, to all other classes."""
     answers = name.replace("distances", "answers")
     search = search_of(settings[name])
-    price = most_queries(search, settings["run"]["classes"])
+    price = most_queries(search, settings[name].get("classes", settings["run"]["classes"]))
     return Cut(shards_of(settings[answers]["samples"], search.shard), search.shard, price)
 
 

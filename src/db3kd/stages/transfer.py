@@ -10,9 +10,9 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError
 from db3kd.stages import distances, growing, trial
 from db3kd.stages.answers import ask_once
+from db3kd.stages.classes_met import learnable
 from db3kd.stages.table import ANSWERS_SHARD
 from db3kd.stages.workspace import Workspace
-from db3kd.teachers.base import unsure_of
 
 
 def transfer_of(
@@ -29,12 +29,11 @@ def transfer_of(
     answers = ask_once(workspace, "answers", images)
     rows = torch.arange(len(images))
     transfer = TransferSet(images, rows, answers, answers if labels is None else labels)
-    unsure = unsure_of(workspace.meter)
     if needs.trial:
         found = trial.with_decision(workspace, transfer, truth=labels is not None)
-        return found.without(unsure)
+        return learnable(workspace, found)
     if needs.metric is not None:
         transfer = transfer.with_soft(distances.soft(workspace, needs.metric, answers))
     if needs.grown:
         transfer = growing.with_grown(workspace, transfer, images, rows)
-    return transfer.without(unsure)
+    return learnable(workspace, transfer)

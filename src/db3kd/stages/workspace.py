@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from db3kd.config.settings import Budget
 from db3kd.config.types import differences
-from db3kd.errors import Busy, ConfigurationDiffers, Damaged, RunError
+from db3kd.errors import Busy, ConfigurationDiffers, Damaged, InputError, RunError
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
 from db3kd.stages import recovery
-from db3kd.stages.accounts import add_up, finished
+from db3kd.stages.accounts import add_up, classes_of_run, finished
 from db3kd.stages.digests import Digests
 from db3kd.stages.executor import Executor, InThisProcess, Part, Tell, Work
 from db3kd.stages.formats import FORMAT, check_format, configurations
@@ -41,7 +41,8 @@ from db3kd.storage.layout import check_journal
 from db3kd.storage.leases import tape_of
 from db3kd.storage.shards import read_shard, write_shard
 from db3kd.storage.tape import Drifted, Tape
-from db3kd.teachers.base import Teacher, identity_of
+from db3kd.teachers.base import Teacher, identity_of, met_of
+from db3kd.teachers.found import Found
 from db3kd.teachers.meter import Meter
 from db3kd.teachers.parts import Ledger
 
@@ -164,6 +165,8 @@ class Workspace:
         recovery.sweep(self.folder, self.journal)
         if redo:
             recovery.redo_damaged(self.folder, self.journal)
+        if met_of(teacher) is not None:
+            teacher = self._found(teacher)
         self.meter = Meter(teacher, budget)
         ledger: Ledger | None = self.meter.ledger
         if ledger is None:
@@ -177,6 +180,21 @@ class Workspace:
         recovery.say_what_differs(self.journal)
         budget_now = msgspec.to_builtins(self.meter.budget)
         self.journal.append("opened", versions=versions(), budget=budget_now, spent=spent)
+
+    def _found(self, teacher: Teacher) -> Teacher:
+        """The teacher with the classes that the run has met, in its order; more are noted."""
+        if self.executor.apart:
+            raise InputError(
+                "the classes of this teacher are found as it answers, which one process alone can"
+                ' do; give them (teacher.classes), or set cluster.engine = "none"'
+            )
+
+        def remember(names: tuple[str, ...]) -> None:
+            before = classes_of_run(self.journal)
+            for _ in range(2):  # a power cut can take the last line
+                self.journal.append("classes", names=[*before, *names])
+
+        return Found(teacher, classes_of_run(self.journal), remember)
 
     @property
     def identity(self) -> str:

@@ -7,7 +7,7 @@ predictions for the candidates, and uses the margin between the two likeliest cl
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from db3kd.config.settings import AcquisitionName
@@ -73,16 +73,33 @@ def balanced(
     return later.argsort(stable=True)[:wanted].sort().values
 
 
+def rare(counts: Int[Tensor, " classes"]) -> Bool[Tensor, " classes"]:
+    """Which classes were answered, but less often than a tenth of an equal share of all answers.
+
+    >>> rare(torch.tensor([98, 0, 1, 40]))
+    tensor([False, False,  True, False])
+    """
+    return (counts > 0) & (counts * int((counts > 0).sum()) * 10 < counts.sum())
+
+
 def acquire(
-    log_probabilities: Float[Tensor, "student row classes"], score: Acquisition, wanted: int
+    log_probabilities: Float[Tensor, "student row classes"],
+    score: Acquisition,
+    wanted: int,
+    *,
+    sought: Int[Tensor, " row"] | None = None,
 ) -> Int[Tensor, " chosen"]:
     """Choose the rows to ask by a score of the students' predictions; costs no query.
 
-    Each class that the students see gets the same number of rows, as far as it has them.
+    Each class that the students see gets the same number of rows, as far as it has them. `sought`:
+    for some rows the class that they are to be taken for, such as a new one that students do not
+    see yet; -1 for the others.
 
     >>> thoughts = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.1, 0.9]]]).log()
     >>> acquire(thoughts, margin, 2)
     tensor([1, 2])
     """
     seen = log_probabilities.exp().mean(0).argmax(1)
+    if sought is not None:
+        seen = torch.where(sought < 0, seen, sought.to(seen.device))
     return balanced(score(log_probabilities), seen, wanted)

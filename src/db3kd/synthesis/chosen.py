@@ -25,7 +25,7 @@ from db3kd.seeds import derive_seed
 from db3kd.student.batches import resident
 from db3kd.student.networks import inference_batch
 from db3kd.student.training import train
-from db3kd.synthesis.acquisition import acquire, margin
+from db3kd.synthesis.acquisition import acquire, margin, rare
 from db3kd.synthesis.augmentation import grow
 from db3kd.synthesis.earlier import parents_of_all, shapes_of_latents
 from db3kd.synthesis.pool import Pool
@@ -44,10 +44,14 @@ LONG_PASSES, LONG_LEAST, LONG_MOST = 3, 1200, 4000
 
 @dataclass(frozen=True)
 class Made:
-    """Images within a pool's bounds; `origins` is as in `Pool`."""
+    """Images within a pool's bounds; `origins` is as in `Pool`.
+
+    `parents`: the row of the pool that each descends from, or -1; None if none does.
+    """
 
     images: Float[Tensor, "row *image"]
     origins: Int[Tensor, "row 2"] | None = None
+    parents: Int[Tensor, " row"] | None = None
 
 
 Source = Callable[[Pool, int, int, int, Generator], Made]
@@ -97,9 +101,23 @@ class Chosen:
             made = self.source(pool, before, wanted, 0 if first else children(wanted), draw)
             shown, origins = pool.rounded(made.images)[1], made.origins
             if not first:
-                rows = acquire(thoughts(self.networks, shown), margin, count)
+                seen = thoughts(self.networks, shown)
+                rows = acquire(seen, margin, count, sought=self._sought(pool, made))
                 shown, origins = shown[rows], None if origins is None else origins[rows.cpu()]
             pool.ask(shown, origins)
+
+    def _sought(self, pool: Pool, made: Made) -> Tensor | None:
+        """Where classes are found, the class of each candidate's parent if that is a rare one.
+
+        Students do not see a class that was just met; what descends from its images may show more.
+        """
+        if not self.task.finding or made.parents is None:
+            return None
+        counts = pool.counts()
+        counts[-1] = 0  # "I do not know"
+        few = torch.cat([rare(counts), torch.tensor([False])])  # the last is of what has no parent
+        called = torch.where(made.parents < 0, len(counts), pool.answers[made.parents])
+        return torch.where(few[called], called, -1)
 
     def is_first(self, pool: Pool) -> bool:
         """Whether students have not learned yet, so that images are asked as they come."""
@@ -193,8 +211,11 @@ def _made(
     pool: Pool, count: int, children: int, draw: Generator, new: _New, parents: _Parents
 ) -> Made:
     made = [new(count - children, pool.shape, draw, bounds=pool.bounds).to(pool.device)]
-    made += [images for _, images in offspring(pool, children, draw, parents)]
-    return Made(torch.cat(made))
+    rows = [torch.full((count - children,), -1)]
+    for some, images in offspring(pool, children, draw, parents):
+        made.append(images)
+        rows.append(some)
+    return Made(torch.cat(made), parents=torch.cat(rows))
 
 
 def offspring(

@@ -128,7 +128,8 @@ class Public:
         for rows, images in offspring(pool, children, draw, Pool.balanced):
             made.append(images)
             origins.append(torch.stack([torch.full_like(rows, DESCENDANT), rows], 1))
-        return Made(torch.cat(made), torch.cat(origins))
+        noted = torch.cat(origins)
+        return Made(torch.cat(made), noted, parents=noted[:, 1])
 
     def _new(self, number: int, count: int, pool: Pool, draw: Generator) -> Tensor:
         low, high = pool.bounds

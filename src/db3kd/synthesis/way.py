@@ -27,6 +27,8 @@ class Task:
     - `lessons`: after how many answers students learn; None: before each `spend` but the first.
     - `drawing`: how images are drawn, and how long the students that choose learn: `DRAWING`, or
       what a folder of an earlier version was begun with.
+    - `finding`: whether classes are found as the teacher answers; rare ones are sought then. The
+      last class is "I do not know".
 
     >>> task = Task((1, 8, 8), 10, queries=100, device="cpu", student=lambda seed: nn.Flatten())
     >>> task.members, task.candidates, task.images
@@ -43,6 +45,7 @@ class Task:
     images: Images | None = None
     lessons: Collection[int] | None = None
     drawing: int = DRAWING
+    finding: bool = False
 
     @property
     def earlier(self) -> bool:

@@ -67,6 +67,11 @@ class Middleware:
         """The `db3kd.teachers.parts.Ledger` of the one within; None if it keeps no books."""
         return getattr(self._teacher, "ledger", None)
 
+    @property
+    def met(self) -> tuple[str, ...] | None:
+        """The names met so far by the one within; None if its classes are known beforehand."""
+        return met_of(self._teacher)
+
 
 def identity_of(teacher: Teacher) -> dict[str, str]:
     """What a teacher is known by: a digest, or a few words, for each part; {} if it is unknown.
@@ -127,6 +132,36 @@ def unsure_of(teacher: Teacher) -> int | None:
     if isinstance(teacher, Middleware):
         return unsure_of(teacher._teacher)
     return getattr(teacher, "unsure", None)
+
+
+def met_of(teacher: Teacher) -> tuple[str, ...] | None:
+    """What the classes are called that a teacher has named so far; None if nothing is to be found.
+
+    A teacher whose classes are not known beforehand says it in an attribute `met`, in the order of
+    their numbers. Its `classes` are places for some, and one more, the last, that is `unsure`: it
+    stands for "I do not know", and for what finds no place.
+
+    >>> from db3kd.teachers import function
+    >>> teacher = function(lambda images: ["cat"] * len(images))
+    >>> teacher.labels(torch.zeros(1, 1, 2, 2)), met_of(teacher), teacher.classes
+    (tensor([0]), ('cat',), 101)
+    """
+    found = getattr(teacher, "met", None)
+    return None if found is None else tuple(found)
+
+
+def known_of(teacher: Teacher) -> int:
+    """How many classes are known: all but "I do not know"; where they are found, those met so far.
+
+    >>> from db3kd.teachers import function
+    >>> bright = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2, unknown="drop")
+    >>> known_of(bright)
+    2
+    """
+    met = met_of(teacher)
+    if met is not None:
+        return len(met)
+    return teacher.classes - (unsure_of(teacher) is not None)
 
 
 class Bounds(tuple[float, float]):

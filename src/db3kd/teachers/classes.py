@@ -125,11 +125,8 @@ class Classes:
         >>> Classes(2).indices([1, "0"], 2), Classes(2, ("7", "9")).indices([9, 7], 2)
         (tensor([1, 0]), tensor([1, 0]))
         """
-        if hasattr(answers, "__array__") and not isinstance(answers, Tensor):
-            answers = np.asarray(answers)  # columns of tables, too
-        if isinstance(answers, np.ndarray) and answers.dtype.kind in "OUST":
-            answers = (answers[:, 0] if answers.shape == (asked, 1) else answers).tolist()
-        texts = _texts(answers)
+        answers = listed(answers)
+        texts = texts_in(answers)
         if texts is not None:
             if len(texts) != asked:
                 raise TeacherError(
@@ -278,8 +275,25 @@ def _few(labels: Sequence[str]) -> str:
     return shown if len(labels) <= 5 else f"{shown} ..."
 
 
-def _texts(answers: object) -> list[Any] | None:
-    """Answers one by one, if there are others than numbers among them; None if there are not."""
+def listed(answers: object) -> object:
+    """Answers as they are, but a list instead of an array or a column of objects or texts.
+
+    >>> listed(np.array(["cat", "dog"])), listed(np.array([["cat"], ["dog"]]))
+    (['cat', 'dog'], ['cat', 'dog'])
+    """
+    if hasattr(answers, "__array__") and not isinstance(answers, Tensor):
+        answers = np.asarray(answers)  # columns of tables, too
+    if isinstance(answers, np.ndarray) and answers.dtype.kind in "OUST":
+        return (answers[:, 0] if answers.shape[1:] == (1,) else answers).tolist()
+    return answers
+
+
+def texts_in(answers: object) -> list[Any] | None:
+    """Answers one by one, if there are others than numbers among them; None if there are not.
+
+    >>> texts_in(["cat", None, 2]), texts_in([1, 2])
+    (['cat', None, 2], None)
+    """
     if not isinstance(answers, list | tuple):
         return None
     if not any(answer is None or isinstance(answer, str | bytes) for answer in answers):

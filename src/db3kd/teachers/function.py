@@ -9,10 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.remote import Encoding
+from db3kd.config.types import MOST_CLASSES
 from db3kd.errors import Db3kdError, InputError, TeacherError, described, plain
 from db3kd.teachers.base import Teacher, check_answers, micro_batches
 from db3kd.teachers.classes import Classes, Unknown, classes_of
 from db3kd.teachers.encoding import Entry
+from db3kd.teachers.found import FoundClasses
 from db3kd.teachers.parts import Keeper, ask_part
 
 
@@ -29,7 +31,7 @@ class Asking:
     """
 
     ask: Callable[[Tensor], object]
-    known: Classes
+    known: Classes | FoundClasses
     entry: Entry
     batch: int
     identify: Callable[[], Mapping[str, str]] | None = None
@@ -53,6 +55,11 @@ class Asking:
     def unsure(self) -> int | None:
         """The class of answers to be dropped."""
         return self.known.unsure
+
+    @property
+    def met(self) -> tuple[str, ...] | None:
+        """The names of the classes met so far; None if all are known beforehand."""
+        return self.known.met if isinstance(self.known, FoundClasses) else None
 
     @cached_property
     def identity(self) -> Mapping[str, str] | None:
@@ -89,12 +96,13 @@ class Asking:
 def function(
     ask: Callable[[Tensor], object],
     *,
-    classes: int | Sequence[str],
+    classes: int | Sequence[str] | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     batch: int = 1024,
     identify: Callable[[], Mapping[str, str]] | None = None,
     encoding: Encoding | None = None,
     unknown: Unknown = "refuse",
+    most_classes: int = MOST_CLASSES,
 ) -> Teacher:
     """Hide any callable behind the label-only door.
 
@@ -102,6 +110,8 @@ def function(
     or what `encoding` makes of it. It returns a class index for each: a tensor, an array or a list;
     booleans count as 0 and 1. If `classes` are names, not a number, it may return these.
     `unknown` says what -1, None and other names mean (`db3kd.teachers.classes.Classes`).
+    Without `classes` they are found: each new answer is the next class, `most_classes` at most
+    (`db3kd.teachers.found.FoundClasses`).
     `identify` says what the teacher is known by (`identity_of`): a digest for each part. Without
     it nobody can tell that another callable is given for a run folder that is continued.
 
@@ -122,7 +132,11 @@ def function(
         raise InputError(
             f"the teacher is a {plain(type(ask).__name__, 60)}; a function of images is expected"
         )
-    known = classes_of(classes, unknown=unknown)
+    known: Classes | FoundClasses
+    if classes is None:
+        known = FoundClasses(most_classes, unknown)
+    else:
+        known = classes_of(classes, unknown=unknown)
 
     def asked(images: Tensor) -> Int[Tensor, " row"]:
         return known.indices(ask(images), len(images))

@@ -77,7 +77,7 @@ def audit(
             "test": {"source": job.sets.source, "samples": int(audit_of.known.sum())},
             "seeds": list(audit_of.seeds),
             **result(steps, wanted, most=audit_of.most, seed=_drawn(recipe)),
-            "class_names": list(job.sets.names),
+            "class_names": list(job.names),
             "warnings": job.warnings,
             "recipe": told(job.recipe),
         }
@@ -219,14 +219,9 @@ class _Audit:
     def _trained(self, count: int, seed: int, known: TransferSet) -> Tensor:
         """Train a student, and keep what it calls the test images."""
         job, name = self.job, f"audit-{count}"
-        student = job.run.distill(
-            job.network(seed),
-            known,
-            job.recipe.student.training,
-            seed=seed,
-            name=name,
-            card=card_of(job.recipe, job.pipeline, job.sets),
-        )
+        network, card = job.student_of(known, seed)
+        training = job.recipe.student.training
+        student = job.run.distill(network, known, training, seed=seed, name=name, card=card)
         mine = predict(student, job.test.images, device=job.run.device)
         file = f"predictions/{name}-{seed}.safetensors"
         digest = write_shard(job.run.folder / file, {"student": mine.to(torch.int32)})

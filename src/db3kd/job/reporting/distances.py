@@ -108,7 +108,8 @@ def _of_checkpoints(
 
     if checkpoints:
         records.each_distance_shard(take)
-    each = records.classes - 1
+    stage = records.status["configuration"].get(records.distance_stage, {})
+    each = stage.get("classes", records.classes) - 1
     means = (total / count).tolist()
     pairs = zip(checkpoints, means, count.tolist(), strict=True)
     return [(float(place * each), mean) for place, mean, many in pairs if many]

@@ -1,11 +1,12 @@
 """What is to be said of a run in words: the verdict, the numbers that matter, the warnings."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from db3kd.errors import plain
 from db3kd.job.reporting.records import Records
 from db3kd.stages.table import stage
 from db3kd.student.evaluate import interval
@@ -100,6 +101,10 @@ def numbers(records: Records, found: list[Standing]) -> list[tuple[str, str]]:
 
 def concerns(records: Records) -> Iterator[str]:
     """What a reader should know before believing the figures."""
+    yield from dict.fromkeys(_concerns(records))
+
+
+def _concerns(records: Records) -> Iterator[str]:
     yield from (str(text) for text in records.told.get("warnings") or ())
     yield from _rows(records.statuses)
     yield from _classes(records)
@@ -138,15 +143,27 @@ def _classes(records: Records) -> Iterator[str]:
     counts = class_counts(records)
     if not counts:
         return
-    met = torch.stack(list(counts.values())).sum(0)
-    missing = [records.names[k] for k in (met == 0).nonzero()[:, 0].tolist()]
-    if missing:
-        named = ", ".join(repr(name) for name in missing[:10])
-        more = ", ..." if len(missing) > 10 else ""
-        yield (
-            f"{len(missing):,} of {records.classes:,} classes were never met: the teacher gave no"
-            f" image that students learn from {named}{more}"
-        )
+    met = torch.stack(list(counts.values())).sum(0)[: records.known]
+    text = never_met(met, records.names)
+    if text is not None:
+        yield text
+
+
+def never_met(met: torch.Tensor, names: Sequence[str]) -> str | None:
+    """Which classes the teacher gave to no image that students learn from; None if there are none.
+
+    >>> never_met(torch.tensor([3, 0]), ["cat", "dog"])
+    "1 of 2 classes were never met: the teacher gave no image that students learn from 'dog'"
+    """
+    missing = [names[k] for k in (met == 0).nonzero()[:, 0].tolist()]
+    if not missing:
+        return None
+    named = ", ".join(repr(plain(name, 60)) for name in missing[:10])
+    more = ", ..." if len(missing) > 10 else ""
+    return (
+        f"{len(missing):,} of {len(met):,} classes were never met: the teacher gave no"
+        f" image that students learn from {named}{more}"
+    )
 
 
 def class_counts(records: Records) -> dict[str, torch.Tensor]:

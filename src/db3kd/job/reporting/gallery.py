@@ -8,6 +8,7 @@ from db3kd.job.reporting.pixels import thumbnails
 from db3kd.job.reporting.records import GALLERY, Records
 from db3kd.job.session import Job
 from db3kd.student.files import write_tensors
+from db3kd.teachers.base import known_of, met_of
 
 CELLS, OF_CELL = 6, 4  # cells of the confusion, and test images of each
 MOST_CLASSES = 20
@@ -71,7 +72,8 @@ def _by_class(job: Job, learned: TransferSet) -> tuple[dict[str, Tensor], str]:
     grown = 0 < first < len(learned)
     what = "pseudo" if job.needs.pseudo else "grown" if grown else "own"
     start = first if grown else 0
-    count = min(job.run.meter.classes, MOST_CLASSES)
+    meter = job.run.meter
+    count = min(meter.classes if met_of(meter) is None else known_of(meter), MOST_CLASSES)
     each = next(many for most, many in OF_CLASS.items() if count <= most)
     rows = []
     for k in range(count):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from db3kd.config.settings import kind_of
 from db3kd.errors import Damaged, InputError
-from db3kd.stages.accounts import finished, status
+from db3kd.stages.accounts import classes_of_run, finished, status
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 from db3kd.storage.shards import read_shard
@@ -61,9 +61,25 @@ class Records:
         """How many classes the teacher has."""
         return int(self.status["configuration"]["run"]["classes"])
 
+    @cached_property
+    def met(self) -> list[str] | None:
+        """The names of the classes that were found; None where they were known beforehand."""
+        return classes_of_run(self.journal) or None
+
+    @property
+    def known(self) -> int:
+        """How many classes there are, as far as anybody knows."""
+        return self.classes if self.met is None else len(self.met)
+
     @property
     def names(self) -> list[str]:
-        """The names of the classes; numbers where nobody knows them."""
+        """The names of the classes; numbers where nobody knows them.
+
+        Where classes are found, the places that no class has taken are numbers, too.
+        """
+        if self.met is not None:
+            rest = [str(k) for k in range(len(self.met), self.classes - 1)]
+            return [*self.met, *rest, "(unknown)"]
         known = [str(name) for name in self.told.get("class_names") or ()][: self.classes]
         return known + [str(k) for k in range(len(known), self.classes)]
 

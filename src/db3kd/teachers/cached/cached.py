@@ -37,6 +37,7 @@ class CachedTeacher(Middleware):
     `identity` names the model, and everything that changes its answers; never put a secret into
     it. `key` gives 32 bytes for each image (row, *image), the digest of what will be sent to the
     teacher; images with the same key get the same answer. The books are kept under `account`.
+    `met` says the names that the store has, where the teacher's classes are found.
 
     Costs one query for each image that the store does not know. Nothing is random.
 
@@ -74,6 +75,7 @@ class CachedTeacher(Middleware):
         key: Callable[[Tensor], Sequence[bytes]] | None = None,
         account: Account | None = None,
         chunk: int = CHUNK,
+        met: Callable[[], tuple[str, ...]] | None = None,
     ) -> None:
         if not identity:
             raise InputError("the identity of a teacher is empty; name the model and its version")
@@ -81,8 +83,14 @@ class CachedTeacher(Middleware):
             raise InputError(f"chunk must be at least 1, got {chunk}")
         super().__init__(teacher)
         self._store, self._key, self._chunk = store, key or float_keys, chunk
-        self.identity = identity
+        self.identity, self._met = identity, met
         self.account = account or Account()
+
+    @property
+    def met(self) -> tuple[str, ...] | None:
+        """The names met so far, by any run with this store; None if the classes are known."""
+        within = super().met
+        return within if within is None or self._met is None else self._met()
 
     def labels(self, images: Float[Tensor, "row *image"], /) -> Int[Tensor, " row"]:
         """Class index of each image; one query for each unknown one; same device."""

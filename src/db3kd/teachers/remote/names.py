@@ -40,8 +40,9 @@ class LabelMap:
     number, or names are learned: then a number is looked up as text too. Text that is no name is
     looked up once more without the signs around it. With "other" and "drop", the last class is not
     one of the names. `learned`: names that were learned before, kept by the caller. `pattern`: what
-    finds the name in an answer of text; several different ones in one answer are unknown. It costs
-    no queries, and nothing is random.
+    finds the name in an answer of text; several different ones in one answer are unknown.
+    `finding`, with "extend": the last class is what can be no name, or finds no place any more. It
+    costs no queries, and nothing is random.
 
     Raises:
         InputError: names that contradict each other or the number of classes; a pattern that is no
@@ -53,6 +54,9 @@ class LabelMap:
     >>> labels = LabelMap(Names(names=("cat", "dog"), unknown="drop"), 3, pattern="cat|dog")
     >>> [labels.index(answer) for answer in ("It is a dog.", "A cat or a dog.", "I cannot say.")]
     [1, 2, 2]
+    >>> labels = LabelMap(Names(unknown="extend"), classes=2, finding=True)
+    >>> [labels.index(answer) for answer in ("cat", "dog", None)]
+    [0, 1, 1]
     """
 
     def __init__(
@@ -62,9 +66,11 @@ class LabelMap:
         learned: Sequence[str] = (),
         *,
         pattern: str | None = None,
+        finding: bool = False,
     ) -> None:
         self._pattern = None if pattern is None else compiled(pattern)
         self._names, self._classes = validated(names), classes
+        self._finding, self._room = finding, classes - finding
         self._learned: list[str] = []
         self._places: dict[str, int] = {}
         check_classes(classes)
@@ -74,7 +80,7 @@ class LabelMap:
         self._as_text = names.unknown == "extend" or all_whole(names.names)
         if learned and names.unknown != "extend":
             raise InputError('names were learned before; keep unknown = "extend"')
-        if len(names.names) + len(learned) > classes:
+        if len(names.names) + len(learned) > self._room:
             raise InputError(f"{len(names.names) + len(learned)} names exceed {classes} classes")
         for name in learned:
             self._add(name)
@@ -168,7 +174,10 @@ class LabelMap:
 
     def _learn(self, text: str | None, answer: object, why: str) -> int:
         name = None if text is None or len(text) > LONGEST else self._new(text)
-        if not name or not storable(name):
+        usable = bool(name) and storable(name or "")
+        if self._finding and (not usable or len(self._places) == self._room):
+            return self._classes - 1
+        if not name or not usable:
             why = why or "which can be no name of a class"
             raise TeacherError(f"the teacher answered {_shown(answer)}, {why}")
         if len(self._places) == self._classes:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.config.remote import Encoding, Kind, Remote, who
+from db3kd.config.types import MOST_CLASSES
 from db3kd.errors import InputError, TeacherError, hint
 from db3kd.teachers.base import check_kind
 from db3kd.teachers.encoding.encoder import Encoder
@@ -46,10 +47,12 @@ class RemoteTeacher:
         classes: int,
         bounds: tuple[float, float],
         limits: str | None,
+        *,
+        finding: bool = False,
     ) -> None:
-        self.settings, self.classes = settings, classes
+        self.settings, self.classes, self.finding = settings, classes, finding
         self.bounds = searched(settings.encoding, bounds, self.seen)
-        self.labelled = LabelMap(settings.names, classes, pattern=settings.pattern)
+        self.learn(())
         self.transport = _transport(settings, limits)
         self.remember: Callable[[tuple[str, ...]], None] = lambda names: None
         self.told: dict[str, str] = {}
@@ -74,7 +77,13 @@ class RemoteTeacher:
     @property
     def unsure(self) -> int | None:
         """The class of "I do not know", the last, where unknown answers are dropped."""
-        return self.classes - 1 if self.settings.names.unknown == "drop" else None
+        drops = self.finding or self.settings.names.unknown == "drop"
+        return self.classes - 1 if drops else None
+
+    @property
+    def met(self) -> tuple[str, ...] | None:
+        """The names met so far, where nobody said the classes; else None."""
+        return self.labelled.learned if self.finding else None
 
     @property
     def identity(self) -> str:
@@ -82,6 +91,8 @@ class RemoteTeacher:
         settings = self.settings
         told = {k: v for k, v in who(settings).items() if k not in NOT_TOLD}
         told["classes"] = self.classes
+        if self.finding:
+            told["finding"] = True
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         return f"{settings.protocol} {settings.url} {digest[:16]}"
 
@@ -121,7 +132,13 @@ class RemoteTeacher:
     def learn(self, names: Sequence[str]) -> None:
         """Take up names of classes that were met by an earlier process."""
         settings = self.settings
-        self.labelled = LabelMap(settings.names, self.classes, names, pattern=settings.pattern)
+        self.labelled = LabelMap(
+            settings.names,
+            self.classes,
+            names,
+            pattern=settings.pattern,
+            finding=self.finding,
+        )
 
     def seen(self, images: Float[Tensor, "row *image"]) -> Float[Tensor, "row *image"]:
         """The images as the teacher will see them; no query."""
@@ -270,11 +287,13 @@ def remote(
     classes: int | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     limits: str | None = None,
+    most_classes: int = MOST_CLASSES,
 ) -> RemoteTeacher:
     """Hide a classifier behind HTTP behind the label-only door.
 
     `db3kd.config.remote.Remote` says how it is asked. `classes` may be left out where names are
     given; it counts the class of "other", and not that of "drop", which the teacher has besides.
+    Without either, classes are found: each new answer is the next one, `most_classes` at most.
     `limits`: a file for limits a day. It is asked concurrently, with retries; a class index leaves,
     nothing else. Images are encoded as `settings.encoding` says, so what it sees of an image is
     `seen`. No secret is kept: headers and fields are filled from the environment for each call.
@@ -297,7 +316,23 @@ def remote(
             raise InputError(f"the teacher's names are of {known} classes, not of {classes}")
         classes = known
     if classes is None:
-        raise InputError("say how many classes the teacher knows (classes), or their names")
+        return _finding(settings, most_classes, bounds, limits)
     check_kind(classes, bounds)
     unsure = settings.names.unknown == "drop"
     return RemoteTeacher(settings, classes + unsure, bounds, limits)
+
+
+def _finding(
+    settings: Remote, most: int, bounds: tuple[float, float], limits: str | None
+) -> RemoteTeacher:
+    """A teacher whose classes are found: what its answers say are names, numbers as well."""
+    names = settings.names
+    if names.unknown == "other" or names.names:
+        raise InputError(
+            "say how many classes the teacher knows (classes); without that they are found, and"
+            ' then names are not given, nor unknown = "other"'
+        )
+    check_kind(most, bounds)
+    names = msgspec.structs.replace(names, unknown="extend")
+    settings = msgspec.structs.replace(settings, names=names)
+    return RemoteTeacher(settings, most + 1, bounds, limits, finding=True)
