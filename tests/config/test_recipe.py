@@ -848,3 +848,12 @@ def test_a_recipe_that_is_no_file(tmp_path: Path) -> None:
     for path in (tmp_path / "r.toml", "a\0b", "x" * 5000):
         with pytest.raises(RecipeError, match="cannot be read"):
             read_recipe(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert read_recipe(file).run
+    file.write_bytes(b"\xef\xbb\xbf" + b"x = \n")
+    with pytest.raises(RecipeError, match=r"r\.toml:1: not TOML: .* \(column 5\)"):
+        read_recipe(file)

@@ -289,7 +289,7 @@ def test_interrupted_at_random_moments(
 def test_interrupted_while_the_client_is_made(
     tiny: Tiny, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clients, make = 0, transport._client
+    clients, make = 0, transport.client
 
     def interrupting(*given: Any) -> Any:
         nonlocal clients
@@ -297,7 +297,7 @@ def test_interrupted_while_the_client_is_made(
         signal.pthread_kill(main_thread(), signal.SIGINT)
         return make(*given)
 
-    monkeypatch.setattr(transport, "_client", interrupting)
+    monkeypatch.setattr(transport, "client", interrupting)
     calling = transport.Transport(settings(tiny.url))
     interrupts.armed = True
     with pytest.raises(KeyboardInterrupt):

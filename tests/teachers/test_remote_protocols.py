@@ -152,7 +152,7 @@ def test_oip_replies(reply: object, found: list[Any]) -> None:
             assert wanted in answer.reason
         else:
             assert answer == wanted
-            assert type(answer) is type(wanted)
+            assert isinstance(answer, type(wanted))
 
 
 def test_oip_chooses_the_output_by_name() -> None:
@@ -262,6 +262,9 @@ def test_raw_sends_the_file_alone() -> None:
         ("[0].label", [], "nothing at"),
         ("", {"error": "busy", "code": 3}, NOT_NUMBERS),
         ("", [["cat", "dog"]], NOT_NUMBERS),
+        ("", {"label": "cat", "score": 0.9}, '{"label":"cat","score":0.9}; path says where'),
+        ("", [{"label": "cat", "score": 0.9}] * 2, '"score":0.9}]; path says where'),
+        ("", [None, None], NOT_NUMBERS),
         ("a", {"a": {}}, ""),
     ],
 )
@@ -427,6 +430,11 @@ def test_template_finds_the_labels(body: str, where: str, reply: object, found: 
         ({"headers": {"Authorization": "Bearer s3cret"}}, "by an environment variable"),
         ({"headers": {"X-Api-Key": "s3cret"}}, "by an environment variable"),
         ({"headers": {"X-A": "s3cret ${A"}}, "has a '${' that no '}' ends"),
+        ({"headers": {"api_key": "s3cret"}}, "by an environment variable"),
+        ({"url": "https://host/a?zone=1&api_key=s3cret"}, "'api_key' of url may be secret"),
+        ({"url": "https://host/a?key=s3cret"}, "'key' of url may be secret"),
+        ({"url": "https://host/a?sig=s3cret"}, "'sig' of url may be secret"),
+        ({"url": "https://host/a?zone=${A"}, "has a '${' that no '}' ends"),
         ({"batch": 0}, "$.batch"),
         ({"encoding": Encoding(mean=(1.0,))}, "mean, std and scale are for kind 'float32'"),
     ],
@@ -664,7 +672,7 @@ def check_anything(status: int, headers: dict[str, str], body: bytes, asked: int
         answers = protocol.answers(status, headers, body, asked)
         assert len(answers) == asked
         for answer in answers:
-            assert type(answer) in (str, int, Failed)
+            assert isinstance(answer, str | int | Failed)
             if isinstance(answer, Failed):
                 assert answer.reason.isprintable()
                 assert len(answer.reason) < 250

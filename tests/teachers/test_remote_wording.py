@@ -30,6 +30,59 @@ def made(protocol: Any, **choices: Any) -> protocols.Protocol:
     return protocols.of(settings, Encoder(settings.encoding, (3, 4, 5)))
 
 
+# What is no answer, although it holds numbers
+
+TEN = [0.0] * 7 + [1.0] + [0.0] * 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        (TEN, 7),
+        ([0] * 7 + [1] + [0] * 2, 7),
+        ([7, 3, 2], "3 scores for an image, and it was said to have 10 classes"),
+        ([*TEN, 0.0], "11 scores"),
+        ({"7": 0.9, "1": 0.1}, 7),
+        ({"prediction": 7}, "highest number is at 'prediction'"),
+        ({"prediction": 7.0}, "highest number is at 'prediction'"),
+        ({"class_id": 7, "score": 0.9}, "highest number is at 'class_id'"),
+        ({"cat": 0.9, "dog": 0.1}, 10),
+        ({"cat": 0.9}, 10),
+        ({"cat": 1, "dog": 0}, 10),
+        ({"cat": 5.5, "dog": -1.5}, 10),
+    ],
+)
+def test_what_lies_further_in_a_reply_is_no_unknown_answer(reply: Any, found: int | str) -> None:
+    (said,) = made("raw").answers(200, {}, json.dumps(reply).encode(), 1)
+    labels = LabelMap(Names(unknown="drop"), 11)
+    if isinstance(found, int):
+        assert labels.index(said) == found
+    else:
+        with pytest.raises(TeacherError, match="path") as raised:
+            labels.index(said)
+        assert found in str(raised.value)
+
+
+def test_a_name_may_be_the_key_of_any_object_and_some_classes_may_have_scores() -> None:
+    (said,) = made("raw").answers(200, {}, b'{"prediction": 7}', 1)
+    assert LabelMap(Names(names=("prediction", "b")), 2).index(said) == 0
+    (said,) = made("raw").answers(200, {}, b"[0.1, 0.9]", 1)
+    learning = LabelMap(Names(unknown="extend"), 3)
+    assert learning.index(said) == 0
+    assert learning.learned == ("1",)
+    with pytest.raises(TeacherError, match="3 scores"):
+        LabelMap(Names(), 2).index(made("raw").answers(200, {}, b"[0.1, 0.9, 0]", 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [(b"\xef\xbb\xbf3", 3), (b"", "the reply is empty"), (b" \n", "the reply is empty")],
+)
+def test_a_byte_order_mark_and_nothing_at_all(body: bytes, found: int | str) -> None:
+    (said,) = made("raw").answers(200, {}, body, 1)
+    assert (said.reason if isinstance(said, Failed) else said) == found
+
+
 # Names with signs around them
 
 
@@ -277,7 +330,7 @@ def test_new_settings_make_another_teacher() -> None:
         (PLAIN, b'{"label": "ca', "not JSON"),
         (PLAIN, b"rate limit exceeded", "not JSON"),
         (PLAIN, b"\xff", "not JSON"),
-        (PLAIN, b" \n", "not JSON"),
+        (PLAIN, b" \n", "is empty"),
         ({}, b"cat", "not JSON"),
         ({"Content-Type": "application/json"}, b"cat", "not JSON"),
     ],

@@ -1,5 +1,6 @@
 """TOML files as tables, with the line of every key, and overrides of single keys."""
 
+import codecs
 import datetime
 import re
 import tomllib
@@ -15,7 +16,7 @@ DEEPEST = 32  # parts of a key; the time that a long one takes grows with its sq
 
 
 def read_source(path: str | Path) -> str:
-    """Return the text of a recipe, with the line ends of Unix.
+    """Return the text of a recipe, with the line ends of Unix, without a byte order mark.
 
     Raises:
         RecipeError: the file cannot be read, or is not UTF-8.
@@ -31,7 +32,7 @@ def read_source(path: str | Path) -> str:
     if len(content) > LARGEST:
         raise RecipeError(f"{path}: has more than {LARGEST:,} bytes; give a recipe, a TOML file")
     try:
-        return content.decode("utf-8").replace("\r\n", "\n")
+        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise RecipeError(f"{path}:{line}: not UTF-8 text; save the recipe as UTF-8") from None

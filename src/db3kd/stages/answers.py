@@ -70,6 +70,8 @@ def ask_first(
     place = workspace.within(FIRST)
     if not place.configuration(stage) and workspace.configuration(stage):
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    if workspace.configuration(stage):  # all of them tell better what changed than these few
+        _agree(workspace, stage, images)
     recorded = place.configuration(stage).get("samples", min(count, len(images)))
     rows = _first_rows(workspace, len(images), min(recorded, len(images)))
     return rows, ask_once(place, stage, Rows(images, rows))

@@ -32,6 +32,29 @@ def storable(name: str) -> bool:
     return True
 
 
+class Place(int):
+    """The place of the best of several scores; `count` is how many there are.
+
+    >>> place = Place(1, 3)
+    >>> place == 1, place.count
+    (True, 3)
+    """
+
+    count: int
+
+    def __new__(cls, place: int, count: int) -> "Place":
+        """A whole number that remembers of how many."""
+        made = super().__new__(cls, place)
+        made.count = count
+        return made
+
+
+class Stray(str):
+    """A key with the highest number of an object that hardly holds scores; a name if it is one."""
+
+    __slots__ = ()
+
+
 class LabelMap:
     """Turns answers into class indices, and learns new names where it may.
 
@@ -128,6 +151,7 @@ class LabelMap:
             raise TeacherError(
                 f"the teacher answered {_shown(answer)}, and a name or a whole number is expected"
             )
+        self._check_scores(answer)
         text = _text(answer)
         if self._pattern is not None and isinstance(answer, str):
             found = self._found(self._pattern, answer)
@@ -138,11 +162,28 @@ class LabelMap:
         place = None if text is None else self._place(text, looked_up=isinstance(answer, str))
         if place is not None:
             return place
+        if isinstance(answer, Stray):
+            raise TeacherError(
+                f"the teacher answered an object whose highest number is at {_shown(answer)}, which"
+                " is no name of a class; path says where in a reply the label is"
+            )
         if self._names.one_more:
             return self._classes - 1
         if self._names.unknown == "extend":
             return self._learn(text, answer, why)
         raise TeacherError(self._advice(answer, why))
+
+    def _check_scores(self, answer: object) -> None:
+        """Refuse the best of more or fewer scores than classes, which is the class of no one."""
+        if not isinstance(answer, Place):
+            return
+        known = self._classes - self._names.one_more
+        if answer.count > known or (answer.count < known and self._names.unknown != "extend"):
+            raise TeacherError(
+                f"the teacher answered {answer.count:,} scores for an image, and it was said to"
+                f" have {known:,} classes; correct that, or set path to where in a reply the label"
+                " is"
+            )
 
     def _found(self, pattern: re.Pattern[str], text: str) -> list[str]:
         """What the pattern finds in a text: one word for each class, known or unknown."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from queue import SimpleQueue
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
@@ -31,8 +30,11 @@ from db3kd.config.secrets import (
     without_secrets,
 )
 from db3kd.errors import InputError, TeacherError
+from db3kd.teachers.remote.connections import LOOPBACK, client, place_of, why
 from db3kd.teachers.remote.limits import limiter
+from db3kd.teachers.remote.packing import Unreadable, unpacked
 from db3kd.teachers.remote.protocols import VARIABLE, Failed, Request
+from db3kd.teachers.remote.protocols.reply import header
 from db3kd.teachers.remote.stopping import Question, Stop
 
 for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, secrets included
@@ -40,7 +42,6 @@ for _name in ("httpx2", "httpcore2"):  # they write down addresses and headers, 
 
 POLLING = 0.02  # seconds between two looks whether a limit lets a call through
 LONGEST_PAUSE = 30.0  # seconds between two attempts, where the server does not say
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _log = logging.getLogger("db3kd")
 
@@ -173,7 +174,7 @@ class Transport:
         if self._portal is None:
             portal = self._open.enter_context(anyio.from_thread.start_blocking_portal())
             self._client = self._open.enter_context(
-                portal.wrap_async_context_manager(_client(self.settings))
+                portal.wrap_async_context_manager(client(self.settings))
             )
             self._portal = portal
         return self._portal
@@ -326,25 +327,35 @@ class Transport:
                     files=list(request.files) or None,
                 ) as reply:
                     if reply.is_redirect:
+                        there = self._redacted(place_of(header(reply.headers, "Location")))
                         raise TeacherError(
-                            f"{settings.url} sends calls on to another address; give that as url"
+                            f"{settings.url} sends calls on to another address{there}; give that as"
+                            " url"
                         )
                     body = bytearray()
                     async for part in reply.aiter_raw():
                         body += part
                         if len(body) > settings.largest_reply:
-                            raise TeacherError(
-                                f"{settings.url} answered more than {settings.largest_reply:,}"
-                                " bytes (largest_reply)"
-                            )
-                    return reply.status_code, reply.headers, self._without_secrets(bytes(body))
+                            raise self._too_large()
+                    whole = unpacked(reply.headers, bytes(body), most=settings.largest_reply)
+                    if whole is None:
+                        raise self._too_large()
+                    return reply.status_code, reply.headers, self._without_secrets(whole)
+        except Unreadable as error:
+            raise _Again(Failed(str(error), retry=True)) from None
         except (TimeoutError, httpx2.TimeoutException):
             raise _Again(Failed(f"no reply in {settings.timeout:g} s", retry=True)) from None
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError):
             raise InputError(f"{settings.url} is not an address that can be called") from None
-        except httpx2.HTTPError as error:
-            reason = f"the connection failed ({type(error).__name__})"
+        except (httpx2.HTTPError, OSError, ExceptionGroup) as error:
+            reason = f"the connection failed ({why(error)})"
             raise _Again(Failed(reason, retry=True)) from None
+
+    def _too_large(self) -> TeacherError:
+        settings = self.settings
+        return TeacherError(
+            f"{settings.url} answered more than {settings.largest_reply:,} bytes (largest_reply)"
+        )
 
 
 def _keep(
@@ -446,19 +457,6 @@ def filled(text: str) -> str:
         return secret
 
     return VARIABLE.sub(value, text)
-
-
-def _client(settings: Remote) -> httpx2.AsyncClient:
-    local = urlsplit(settings.url).hostname in LOOPBACK
-    return httpx2.AsyncClient(
-        timeout=httpx2.Timeout(settings.timeout),
-        limits=httpx2.Limits(
-            max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency
-        ),
-        headers={"accept-encoding": "identity", "user-agent": "db3kd"},
-        trust_env=not local,  # proxies and certificates of the user's own
-        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=())),  # none is kept
-    )
 
 
 def _time(seconds: float) -> str:

@@ -4,16 +4,18 @@
 answer for each image asked. A protocol brings only the part that looks for its own answers.
 """
 
+import codecs
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
-from db3kd.teachers.remote.names import storable
+from db3kd.teachers.remote.names import Place, Stray, storable
 
 SHOWN = 120  # characters of a server's text that a reason has at most
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -176,9 +178,10 @@ def parsed(headers: Mapping[str, str], body: bytes) -> object:
     (Failed(reason='the reply is not JSON: [1, 2', retry=True, after=None), [1, 2])
     """
     try:
-        return msgspec.json.decode(body)
+        return msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
     except (ValueError, RecursionError):  # malformed, not UTF-8, NaN, huge, or nested too deeply
-        return unreadable("the reply is not JSON", headers, body)
+        what = "the reply is not JSON" if body.strip() else "the reply is empty"
+        return unreadable(what, headers, body)
 
 
 def _or_text(value: object, headers: Mapping[str, str], body: bytes) -> object:
@@ -222,10 +225,10 @@ def answer(value: object, names: Sequence[str] = ()) -> Answer:
         return _number(value)
     if isinstance(value, dict):
         best = highest(list(value.values()))
-        return best if isinstance(best, Failed) else answer(list(value)[best])
+        return _elsewhere(value) if isinstance(best, Failed) else _key(value, best)
     if isinstance(value, list):
         best = highest(value)
-        return best if isinstance(best, Failed) else placed(best, len(value), names)
+        return _elsewhere(value) if isinstance(best, Failed) else placed(best, len(value), names)
     return Failed(f"the teacher answered a {type(value).__name__}, which is not a name", retry=True)
 
 
@@ -262,7 +265,7 @@ def placed(place: int, count: int, names: Sequence[str]) -> Answer:
     (1, 'dog', 'the teacher answered 3 scores, and 2 names are given')
     """
     if not names:
-        return place
+        return Place(place, count)
     if len(names) != count:
         reason = f"the teacher answered {count} scores, and {len(names)} names are given"
         return Failed(reason, retry=False)
@@ -282,6 +285,32 @@ def highest(scores: Sequence[object]) -> int | Failed:
         if top is None or score > top:
             best, top = place, score
     return best
+
+
+def _key(scores: Mapping[str, Any], best: int) -> Answer:
+    """The key of the highest score, strayed where these are hardly scores.
+
+    {"class_id": 7, "score": 0.9} and {"prediction": 7} are answers that lie further in.
+    """
+    key, values = list(scores)[best], list(scores.values())
+    whole = [value for value in values if type(value) is int and value > 0]
+    parts = (
+        [value for value in values if value != int(value)]
+        if all(map(math.isfinite, values))
+        else []
+    )
+    if (whole and parts) or (len(values) == 1 and (type(values[0]) is int or values[0] > 1)):
+        return Stray(key) if storable(key) else NO_TEXT
+    return name(key)
+
+
+def _elsewhere(value: object) -> Failed:
+    """What is said of something that is no scores: where it is texts or objects, what it is."""
+    inner = list(value.values()) if isinstance(value, dict) else value
+    if isinstance(inner, list) and any(isinstance(each, str | dict | list) for each in inner):
+        shown = with_excerpt(NO_NUMBERS.reason, msgspec.json.encode(value))
+        return replace(NO_NUMBERS, reason=f"{shown}; path says where in it the label is")
+    return NO_NUMBERS
 
 
 def _number(value: int | float) -> Answer:

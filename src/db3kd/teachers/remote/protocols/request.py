@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 import msgspec
 from torch import Tensor
@@ -23,7 +23,10 @@ MANY = sys.maxsize  # images in one request, where the protocol has no limit of 
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.1
 VALUE = re.compile(r"[\x20-\x7e]*")  # of a header: its visible part that every server reads alike
 OURS = ("content-length", "transfer-encoding", "host", "connection")
-SECRET = re.compile(r"auth|cookie|secret|token|password|credential|api-?key|-key$", re.IGNORECASE)
+SECRET = re.compile(
+    r"auth|cookie|secret|token|passw|credential|api[-_]?key|(^|[-_])key$|(^|[-_])sig(nature)?$",
+    re.IGNORECASE,
+)
 CHOICES = (
     *("model", "version", "input", "output", "binary", "classification"),
     *("path", "body", "field", "fields", "method"),
@@ -166,6 +169,8 @@ def _check_url(url: str) -> None:
     printable = url.isascii() and url.isprintable() and " " not in url
     if parts.scheme not in ("http", "https") or not host or not printable or parts.fragment:
         raise InputError(f"url must be like 'https://host/path', got {_plain(url)}")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        _check_value(f"{name[:60]!a} of url", name, value)
 
 
 def _plain(url: str) -> str:
