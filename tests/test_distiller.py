@@ -243,3 +243,15 @@ def test_teachers_that_tell_more_than_labels_are_refused(tmp_path: Path) -> None
     wide = function(lambda some: [0] * len(some), classes=2, bounds=(0.0, 255.0))
     with pytest.raises(InputError, match="takes images of 0 to 255"):
         made(tmp_path).fit(np.zeros((9, 64)), wide)
+
+
+def test_one_image_with_colours_is_no_stack_of_grey_ones() -> None:
+    """An array of three axes says by the images of the training what it is."""
+    one = np.zeros((3, 8, 8), np.uint8)
+    for given in (one, one.transpose(1, 2, 0)):
+        with pytest.raises(InputError, match=r"may be . grey ones or one with colours"):
+            Distiller()._arranged(given)
+        with pytest.raises(InputError, match=r"may be . grey ones or one with colours"):
+            Distiller(shape=(3, 4, 4))._arranged(given)
+    assert Distiller(shape=(3, 8, 8))._arranged(one).shape == (1, 3, 8, 8)
+    assert Distiller(shape=(1, 8, 8))._arranged(one).shape == (3, 1, 8, 8)

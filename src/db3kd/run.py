@@ -23,6 +23,7 @@ from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Traini
 from db3kd.config.types import validated
 from db3kd.data import Images, TensorImages, images_of
 from db3kd.data.given import Given
+from db3kd.data.labelled import Labels
 from db3kd.data.transfer_set import TransferSet
 from db3kd.progress import Progress, chosen, ended
 from db3kd.search.robustness import RobustnessMap
@@ -295,7 +296,7 @@ class Run:
         search: Search | None = None,
         grow: Grow | None = None,
         training: Training | None = None,
-        labels: Int[Tensor, " sample"] | None = None,
+        labels: Labels | None = None,
         reserved: int = 0,
         students: int = 1,
         stop: Stopping | None = None,
@@ -328,7 +329,7 @@ class Run:
         images = images_of(images)
         settings, training = validated(settings or Spend()), validated(training or Training())
         search, grow = validated(search or Search()), validated(grow or Grow())
-        self._check_labels(labels, images)
+        truth = self._labels(labels, images)
         check_any(images)
         plan = self.planned(len(images), settings, reserved=reserved)
         trial.check_spending(search, grow, network, images, self.meter.classes)
@@ -341,11 +342,11 @@ class Run:
             search=search,
             grow=grow,
             training=training,
-            truth=labels,
+            truth=truth,
             students=students,
             enough=stopping.of_growth(self._workspace, images, answers, stop),
         )
-        return self.transfer_set(images, "auto", labels=labels)
+        return self.transfer_set(images, "auto", labels=truth)
 
     def planned(
         self, samples: int, settings: Spend | None = None, *, reserved: int = 0
@@ -376,7 +377,7 @@ class Run:
         images: Given,
         search: Search | None = None,
         *,
-        labels: Int[Tensor, " sample"] | None = None,
+        labels: Labels | None = None,
     ) -> TransferSet:
         """Measure distances and make soft labels of them: Eq. 6 and 7, sections 3.2.1 and 3.2.2.
 
@@ -389,12 +390,12 @@ class Run:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         images, search = images_of(images), search or Search()
-        self._check_labels(labels, images)
+        truth = self._labels(labels, images)
         self.measure(images, search)
-        return self.transfer_set(images, search.metric, labels=labels)
+        return self.transfer_set(images, search.metric, labels=truth)
 
     def transfer_set(
-        self, images: Given, method: Method, *, labels: Int[Tensor, " sample"] | None = None
+        self, images: Given, method: Method, *, labels: Labels | None = None
     ) -> TransferSet:
         """What a student of this method is trained on, from finished shards; costs no query.
 
@@ -410,8 +411,8 @@ class Run:
             Damaged: a shard cannot be trusted.
         """
         images = images_of(images)
-        self._check_labels(labels, images)
-        return transfer_of(self._workspace, images, method, labels)
+        truth = self._labels(labels, images)
+        return transfer_of(self._workspace, images, method, truth)
 
     def probes(self, images: Given) -> TransferSet:
         """The probes of a joint search, as plain labelled images; costs no query.
@@ -469,7 +470,7 @@ class Run:
         self,
         network: nn.Module,
         images: Given,
-        labels: Int[Tensor, " sample"] | None = None,
+        labels: Labels | None = None,
         *,
         name: str = "student",
         seed: int = 0,
@@ -486,15 +487,15 @@ class Run:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         images = images_of(images)
-        self._check_labels(labels, images)
+        truth = self._labels(labels, images)
         check_any(images)
         classes_of(network, images)  # may fail, so before anything is asked
-        return evaluated(self._workspace, network, images, labels, seed=seed, name=name)
+        return evaluated(self._workspace, network, images, truth, seed=seed, name=name)
 
     @property
     def costs(self) -> Costs:
         """What was bought so far, and how long it took; costs no query."""
         return Costs.of(self._workspace)
 
-    def _check_labels(self, labels: Tensor | None, images: Images) -> None:
-        check_labels_of(self.meter, labels, count=len(images))
+    def _labels(self, labels: object, images: Images) -> Int[Tensor, " sample"] | None:
+        return check_labels_of(self.meter, labels, count=len(images))

@@ -1,14 +1,21 @@
 """Images from Python: arrays, tensors, PIL images, and what is none of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from db3kd import Run
+from db3kd.config.settings import Spend, Training
 from db3kd.data import DataSet, TensorImages, images_of
+from db3kd.data.labelled import labels_of
 from db3kd.errors import InputError
+from db3kd.stages.answers import check_labels
+from db3kd.student.networks import build
+from db3kd.teachers import function
 
 FIRST = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 6), dtype=np.uint8)
 
@@ -117,3 +124,60 @@ class Pairs(torch.utils.data.Dataset):
 def test_what_is_none_is_named(given, words):
     with pytest.raises(InputError, match=words):
         images_of(given)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [2, 0],
+        (2, 0),
+        np.array([2, 0]),
+        np.array([2, 0], "uint8"),
+        np.array([2, 0], ">i4"),
+        torch.tensor([2, 0], dtype=torch.int32),
+    ],
+)
+def test_labels_of_many_types(labels: Any) -> None:
+    found = labels_of(labels)
+    assert (found.dtype, found.tolist()) == (torch.int64, [2, 0])
+    assert torch.equal(check_labels(labels, count=2, classes=3), found)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.eye(3), r"shape \(3, 3\); give one .* by labels.argmax\(1\) if they are one-hot"),
+        (torch.zeros(3, 1).long(), r"shape \(3, 1\); give one .* by labels.reshape\(-1\)"),
+        (np.int64(3), r"shape \(\); give one class number for each image"),
+        ([0.5, 1.0], "labels are float64; give whole numbers"),
+        (["cat", "dog"], r"labels are texts .*; give class numbers, by \[classes.index"),
+        ([[1], [1, 2]], "labels are a list .*; give a tensor, an array or a list"),
+    ],
+)
+def test_labels_that_are_none(labels: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        labels_of(labels)
+
+
+def test_a_run_takes_labels_as_they_are_before_it_asks_anything(tmp_path: Path) -> None:
+    """Labels of NumPy were refused once all answers were paid."""
+    teacher = function(lambda images: images.flatten(1).mean(1) > 0.5, classes=2)
+    images, labels = torch.rand(40, 1, 8, 8), np.arange(40) % 2
+    spend = Spend(per_image=1, trial=0)
+    network = build("small", (1, 8, 8), 2, seed=0)
+    with Run(tmp_path / "run", teacher, progress=False) as run:
+        for wrong in (np.eye(2)[labels], np.array(["a", "b"] * 20), labels[:-1], labels + 1):
+            with pytest.raises(InputError, match="label"):
+                run.spend(images, network, spend, labels=wrong, training=Training(steps=2))
+        assert run.meter.spent == 0
+        run.answers(images)
+        found = run.transfer_set(images, "ce", labels=labels)
+        assert found.labels.tolist() == labels.tolist()
+
+
+def test_tensors_that_hold_no_plain_values() -> None:
+    whole = torch.rand(4, 1, 8, 8)
+    for wrong in (whole.to_sparse(), whole.to("meta")):
+        with pytest.raises(InputError, match="images are a sparse tensor, or one without values"):
+            images_of(wrong)
+    assert not images_of(whole.requires_grad_()).read(torch.arange(4)).requires_grad

@@ -170,6 +170,40 @@ def test_what_is_no_image_is_refused_in_one_sentence(given: Any, said: str) -> N
     assert str(caught.value).isprintable()
 
 
+def test_arrays_that_may_be_one_image_or_several_are_refused() -> None:
+    for given, says in (
+        (np.zeros((6, 16), np.uint8), r"6 flat rows or one grey .* images.reshape\(-1, 1, 4, 4\)"),
+        (np.zeros((3, 4, 4), np.uint8), r"3 grey images or one with colours; give \(3, 1, 4, 4\)"),
+        (np.zeros((3, 9, 9), np.uint8), r"3 grey images or one with colours; give \(3, 1, 9, 9\)"),
+    ):
+        with pytest.raises(InputError, match=says):
+            student().predict(given)
+    assert len(student().predict(np.zeros((3, 9, 3), np.uint8))) == 1
+
+
+def test_brain_floats_are_floats() -> None:
+    given = torch.from_numpy(floats(quarter(2)))[None, None].bfloat16()
+    assert student().predict(given) == ["bottom left"]
+
+
+def test_files_of_a_folder_are_not_left_out_silently(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "in/b.PNG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(quarter(2)).save(tmp_path / name, "PNG")
+    (tmp_path / "notes.txt").write_text("")
+    assert len(image_files([tmp_path])) == 2
+    assert not caplog.text
+    (tmp_path / "in/c.HEIC").write_bytes(b"")
+    (tmp_path / "d.png").symlink_to("gone.png")
+    found = image_files([tmp_path])
+    assert [file.name for file in found] == ["a.png", "d.png", "b.PNG"]
+    assert "(.heic) are left out: 1, the first is in/c.HEIC" in caplog.text
+    with pytest.raises(InputError, match=r"d.png cannot be decoded: FileNotFoundError"):
+        student().predict(tmp_path)
+
+
 @pytest.mark.parametrize("white", [1023.0, 4095.0, 65535.0, None])
 def test_white_is_that_of_the_training(tmp_path: Path, white: float | None) -> None:
     """An image of more than 8 bits does not say itself how bright it is."""

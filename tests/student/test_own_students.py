@@ -1,5 +1,6 @@
 """Students of the user's own, and of timm."""
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from db3kd.config.recipe import StudentConfig
 from db3kd.errors import InputError
+from db3kd.student.evaluate import check_trainable
 from db3kd.student.own import build_own, build_timm, build_wanted, check_wanted
 
 SHAPE = (1, 4, 4)
@@ -172,3 +174,46 @@ def test_timm_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"it needs the extra: .*\[timm\]"):
         build_timm("resnet18", SHAPE, 3, seed=0)
+
+
+class Auxiliary(nn.Module):
+    """Two outputs in training, as Inception has them, and one otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 3)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        scores = self.layer(images.flatten(1))
+        return (scores, scores) if self.training else scores
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (Auxiliary(), "in training mode the network Auxiliary must return a tensor .*, got tuple"),
+        (nn.Linear(16, 3), "fails in training mode on two images of shape .1, 4, 4.: mat1 and"),
+        (nn.Linear, "the network is the class Linear; give a torch module"),
+        (None, "the network is a NoneType; give a torch module"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "layers whose weights are not made yet"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).requires_grad_(False), "no weights that ca"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to("meta"), "on the device meta"),
+    ],
+)
+def test_what_cannot_be_trained_is_found_before_anything_is_asked(network: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        check_trainable(network, (1, 4, 4))
+
+
+def test_a_student_of_two_outputs_in_training_is_refused_as_a_factory_too() -> None:
+    with pytest.raises(InputError, match="is no student: in training mode the network Auxiliary"):
+        build_own(Auxiliary, (1, 4, 4), 3, seed=0)
+
+
+def test_the_network_that_is_looked_at_stays_as_it_was() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(), nn.Flatten(), nn.Linear(16, 3)).eval()
+    before, state = torch.get_rng_state(), copy.deepcopy(network.state_dict())
+    check_trainable(network, (1, 4, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+    assert not network.training

@@ -36,7 +36,12 @@ def tensor_of(values: Any) -> Tensor:
     if isinstance(values, Tensor):
         if values.dtype not in (torch.uint8, torch.float32):
             raise InputError(f"images are {values.dtype}; {KINDS}")
-        return values
+        if values.layout != torch.strided or values.is_meta:
+            raise InputError(
+                "images are a sparse tensor, or one without values; give one that holds all,"
+                " by images.to_dense()"
+            )
+        return values.detach()
     kind = values.dtype.newbyteorder("=")
     if kind not in (np.uint8, np.float32, np.float64):
         raise InputError(f"images are {kind}; {KINDS}")

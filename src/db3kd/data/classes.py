@@ -182,20 +182,20 @@ def _tell_left_out(names: list[str], where: str) -> None:
 
 
 def _tell_others(tree: Tree, at: str, folders: list[str]) -> None:
-    """Say which files in folders of images are left out though they may be images."""
+    names = [joined(folder, name) for folder in folders for name in tree.files(folder)]
+    tell_others(plain(_where(tree, at)), names)
+
+
+def tell_others(where: str, names: list[str]) -> None:
+    """Say which of the files in folders of images are left out though they may be images."""
     known = (*EXTENSIONS, *NOTES)
-    others = [
-        joined(folder, name)
-        for folder in folders
-        for name in tree.files(folder)
-        if _ending(name) not in known
-    ]
+    others = [name for name in names if _ending(name) not in known]
     if others:
         endings = sorted({_ending(name) or "none" for name in others})
         _log.warning(
             "files in %s with other endings than those of images (%s) are left out: %s, the first"
             " is %s",
-            plain(_where(tree, at)),
+            where,
             _few(endings),
             len(others),
             plain(others[0], 100),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -11,16 +12,59 @@ from db3kd.data.content import white_of
 from db3kd.data.images import Images, Joined, Rows
 from db3kd.errors import InputError, plain
 
+Labels = Tensor | np.ndarray | Sequence[int]
+"""What `labels_of` takes."""
+
+
+def labels_of(given: object) -> Int[Tensor, " sample"]:
+    """Labels as db3kd takes them, int64, from what a caller has: a tensor, an array, or a list.
+
+    Raises:
+        InputError: they are no whole numbers, or not one for each image; the text says what to do.
+
+    >>> labels_of([2, 0])
+    tensor([2, 0])
+    >>> labels_of(torch.eye(3))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: labels have shape (3, 3); give one class number for each image, by
+    labels.argmax(1) if they are one-hot
+    """
+    try:
+        found = given.detach() if isinstance(given, Tensor) else np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"labels are a {plain(type(given).__name__, 60)} ({plain(error, 100)}); give a tensor,"
+            " an array or a list of class numbers"
+        ) from None
+    if isinstance(found, np.ndarray) and found.dtype.kind in "OUST":
+        raise InputError(
+            "labels are texts or other objects; give class numbers, by"
+            " [classes.index(name) for name in labels]"
+        )
+    if found.ndim != 1:
+        advice = ", by labels.argmax(1) if they are one-hot" if found.ndim == 2 else ""
+        advice = ", by labels.reshape(-1)" if found.shape[1:] == (1,) else advice
+        raise InputError(
+            f"labels have shape {tuple(found.shape)}; give one class number for each image{advice}"
+        )
+    if isinstance(found, np.ndarray) and found.dtype.kind in "iub":
+        found = torch.from_numpy(found.astype(np.int64))
+    if isinstance(found, np.ndarray) or found.is_floating_point() or found.is_complex():
+        raise InputError(f"labels are {found.dtype}; give whole numbers, as int64 has them")
+    return found.long()
+
 
 @dataclass(frozen=True)
 class DataSet:
     """Images, their labels (int64, shape (sample,)) and the names of all classes.
 
     Without labels `labels` is None, and `classes` may be empty. Labels that are all -1 are none.
+    Labels may be given as `labels_of` takes them.
 
     Raises:
-        InputError: images and labels differ in number, the labels are not int64, or a label is not
-            the number of a class.
+        InputError: images and labels differ in number, the labels are no whole numbers, a label is
+            not the number of a class, or the images are not `Images`.
 
     >>> from db3kd.data import TensorImages
     >>> images = TensorImages(torch.zeros(2, 1, 4, 4))
@@ -37,15 +81,25 @@ class DataSet:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        labels = self.labels
-        if labels is None:
+        if not isinstance(self.images, Images):
+            raise InputError(
+                f"the images are a {plain(type(self.images).__name__, 60)}; give them by"
+                " db3kd.data.images_of"
+            )
+        classes: object = self.classes
+        if not isinstance(classes, Sequence) or isinstance(classes, str):
+            raise InputError(
+                f"classes is {plain(classes, 60)!r}; give the names of all classes, as a tuple"
+            )
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if self.labels is None:
             return
+        labels = labels_of(self.labels)
+        object.__setattr__(self, "labels", labels)
         if len(labels) != len(self.images):
             raise InputError(
                 f"{len(self.images):,} images have {len(labels):,} labels; give one for each"
             )
-        if labels.dtype != torch.int64:
-            raise InputError(f"labels are {labels.dtype}; give int64, by labels.long()")
         unknown = int((labels == -1).sum())
         if 0 < unknown < len(labels):
             raise InputError(

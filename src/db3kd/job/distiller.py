@@ -29,6 +29,7 @@ from db3kd.student.devices import usable_device
 from db3kd.student.loaded import Student
 from db3kd.student.networks import Shape, build, network_of
 from db3kd.student.own import build_own
+from db3kd.student.pictures import COLOURS
 from db3kd.teachers.base import Teacher, check_teacher, known_of, met_of, names_of
 from db3kd.teachers.sklearn import sklearn
 
@@ -251,7 +252,16 @@ class Distiller:
                     " like, by shape=(channels, height, width)"
                 )
             held = held.reshape(len(held), *shape)
+        elif held.ndim == 3 and tuple(held.shape) == shape:
+            held = held[None]
         elif held.ndim == 3:
+            found = tuple(held.shape)
+            coloured = bool({found[0], found[2]} & {*COLOURS[1:]})
+            if coloured if shape is None else shape[0] != 1:
+                raise InputError(
+                    f"images of shape {found} may be {found[0]} grey ones or one with colours; give"
+                    " (image, channels, height, width)"
+                )
             held = held[:, None]
         return held.float() if held.is_floating_point() else held
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3kd.data import Images, Rows, check_images
+from db3kd.data.labelled import labels_of
 from db3kd.errors import InputError
 from db3kd.seeds import derive_seed
 from db3kd.stages.identity import agree_on_images
@@ -123,11 +124,14 @@ def check_any(images: Images) -> None:
         raise InputError("there are no images")
 
 
-def check_labels(labels: Int[Tensor, " sample"] | None, *, count: int, classes: int) -> None:
-    """Refuse ground truth that does not fit the images or the teacher; None is always fine.
+def check_labels(labels: object, *, count: int, classes: int) -> Int[Tensor, " sample"] | None:
+    """Ground truth as int64, if it fits the images and the teacher; None is always fine.
+
+    `labels`: as `labels_of` takes them.
 
     Raises:
-        InputError: the numbers of labels and images differ, or a label is not a class.
+        InputError: they are no labels, the numbers of labels and images differ, or a label is not
+            a class.
 
     >>> check_labels(torch.tensor([0, 3]), count=2, classes=3)
     Traceback (most recent call last):
@@ -135,16 +139,18 @@ def check_labels(labels: Int[Tensor, " sample"] | None, *, count: int, classes: 
     db3kd.errors.InputError: label 3 in row 1 is not a class of the teacher, which has 3 classes
     """
     if labels is None:
-        return
-    if len(labels) != count:
-        raise InputError(f"{count:,} images need as many labels, got {len(labels):,}")
-    wrong = (labels < 0) | (labels >= classes)
+        return None
+    found = labels_of(labels)
+    if len(found) != count:
+        raise InputError(f"{count:,} images need as many labels, got {len(found):,}")
+    wrong = (found < 0) | (found >= classes)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         raise InputError(
-            f"label {int(labels[row])} in row {row} is not a class of the teacher, which has"
+            f"label {int(found[row])} in row {row} is not a class of the teacher, which has"
             f" {classes} classes"
         )
+    return found
 
 
 def _compare_units(images: Float[Tensor, "row *image"], bounds: tuple[float, float]) -> None:

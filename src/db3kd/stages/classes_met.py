@@ -40,8 +40,10 @@ def check_way(teacher: Teacher, settings: Synthesis) -> None:
         )
 
 
-def check_labels_of(teacher: Teacher, labels: Tensor | None, *, count: int) -> None:
-    """Refuse labels that do not fit a teacher or a number of images; None is always fine.
+def check_labels_of(
+    teacher: Teacher, labels: object, *, count: int
+) -> Int[Tensor, " sample"] | None:
+    """Ground truth as int64, if it fits the images and a teacher; None is always fine.
 
     Raises:
         InputError: as `check_labels`; or the classes are found, so that they have no numbers yet.
@@ -51,7 +53,7 @@ def check_labels_of(teacher: Teacher, labels: Tensor | None, *, count: int) -> N
             "labels are numbers of classes, but this teacher's classes are found as it answers;"
             " give them when the teacher is made, or leave the labels out"
         )
-    check_labels(labels, count=count, classes=teacher.classes)
+    return check_labels(labels, count=count, classes=teacher.classes)
 
 
 def learnable(workspace: Workspace, samples: TransferSet) -> TransferSet:

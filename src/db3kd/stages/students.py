@@ -28,7 +28,7 @@ from db3kd.storage.files import writing
 from db3kd.storage.shards import write_shard
 from db3kd.student.calibration import CascadeReport, cascade_report
 from db3kd.student.card import StudentCard
-from db3kd.student.evaluate import accuracy, agreement, logits
+from db3kd.student.evaluate import accuracy, agreement, check_trainable, logits
 from db3kd.student.files import load_network, read_tensors, save_network
 from db3kd.student.training import train, training_identity
 from db3kd.teachers.base import unsure_of
@@ -68,6 +68,7 @@ def distilled(
     card: StudentCard | None = None,
 ) -> nn.Module:
     """Train a student, or load it if the same training is finished; see `Run.distill`."""
+    check_trainable(network, transfer.images.shape)
     training = training_here(workspace.journal, training)
     known = training_identity(network, transfer, training, seed)
     if card is not None and card.code:  # two networks may look alike and compute something else

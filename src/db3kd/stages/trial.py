@@ -31,7 +31,7 @@ from db3kd.stages.decisions import decided as told
 from db3kd.stages.formats import training_here
 from db3kd.stages.judge import FOLDS, Gain, Judge
 from db3kd.stages.workspace import Workspace
-from db3kd.student.evaluate import classes_of
+from db3kd.student.evaluate import check_trainable, classes_of
 from db3kd.student.steps import steps_of
 
 PER_IMAGE = 30  # answers for each own image, without `Spend.per_image` and without a budget
@@ -144,6 +144,7 @@ def check_spending(
     distances.check_search(search, images.shape, classes)
     if grow.augmentations:
         growing.check_growing(grow, images.shape, classes)
+    check_trainable(network, images.shape)
     if (found := classes_of(network, images)) != classes:
         raise InputError(f"the network has {found} classes, but the teacher {classes}")
 

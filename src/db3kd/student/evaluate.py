@@ -1,11 +1,14 @@
 """What a network answers, how often it is right, and how often two networks agree."""
 
+import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from db3kd.data import Images
 from db3kd.errors import InputError, described, plain
@@ -134,6 +137,62 @@ def device_of(device: str | torch.device) -> torch.device:
             else torch.device("cuda", torch.cuda.current_device())
         )
     return torch_device
+
+
+def check_trainable(network: object, shape: tuple[int, int, int]) -> None:
+    """Refuse what cannot be trained, before anything is asked; costs no query.
+
+    A copy is shown two black images in training mode, which may return something else.
+
+    Raises:
+        InputError: it is no torch module, has no weights that can be trained, or does not return
+            one row of scores for each image.
+
+    >>> check_trainable(nn.Flatten(), (1, 8, 8))
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: the network Flatten has no weights that can be trained; give one that
+    can learn
+    """
+    if not isinstance(network, nn.Module):
+        kind = network.__name__ if isinstance(network, type) else type(network).__name__
+        raise InputError(
+            f"the network is {'the class' if isinstance(network, type) else 'a'} {plain(kind, 60)};"
+            " give a torch module"
+        )
+    name = plain(type(network).__name__, 60)
+    if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        raise InputError(
+            f"the network {name} has layers whose weights are not made yet; show it an image first"
+        )
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise InputError(
+            f"the network {name} has no weights that can be trained; give one that can learn"
+        )
+    if any(weight.is_meta for weight in network.parameters()):
+        raise InputError(f"the network {name} is on the device meta and has no values; fill it")
+    scores = _in_training(network, shape)
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != 2:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(
+            f"in training mode the network {name} must return a tensor (images, classes), got"
+            f" {plain(got, 60)} for two images; let it return its scores alone"
+        )
+
+
+def _in_training(network: nn.Module, shape: tuple[int, int, int]) -> Any:
+    """What a copy of a network returns in training mode."""
+    place = next(network.parameters()).device
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return copy.deepcopy(network).train()(torch.zeros(2, *shape, device=place))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of the user's own code
+        reason = plain(error, 200) if isinstance(error, RuntimeError) else described(error, 200)
+        raise InputError(
+            f"the network fails in training mode on two images of shape {shape}: {reason}"
+        ) from error
 
 
 def classes_of(network: nn.Module, images: Images) -> int:

@@ -10,7 +10,7 @@ from db3kd.config.factories import Factory, call_factory, factory_text
 from db3kd.config.recipe import StudentConfig
 from db3kd.data import TensorImages
 from db3kd.errors import InputError, described, hint, plain
-from db3kd.student.evaluate import classes_of
+from db3kd.student.evaluate import check_trainable, classes_of
 from db3kd.student.networks import MOST_WEIGHTS, Shape, build, check_network, seeded
 
 _TIMM = re.compile(r"^\w[\w.]*$")  # other names make timm ask the network for code or weights
@@ -154,6 +154,10 @@ def _made(factory: Factory, shape: Shape, classes: int, seed: int) -> tuple[nn.M
             f"what {factory_text(factory)} made has {weights:,} weights; give one that can learn,"
             f" of at most {MOST_WEIGHTS:,}"
         )
+    try:
+        check_trainable(made, shape)
+    except InputError as error:
+        raise InputError(f"what {factory_text(factory)} made is no student: {error}") from None
     return made, found
 
 

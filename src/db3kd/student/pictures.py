@@ -1,5 +1,6 @@
 """Whatever a user calls an image, as a student takes it: files, arrays, pictures and tensors."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from db3kd.data import Images
 from db3kd.data._decode import decoded
 from db3kd.data._pixels import FULL, LARGEST_FILE, Form, pixels, turned
-from db3kd.data.classes import EXTENSIONS
+from db3kd.data.classes import EXTENSIONS, tell_others
 from db3kd.errors import InputError, described, plain
 from db3kd.student.networks import Shape, inference_batch
 
@@ -24,7 +25,7 @@ def image_files(places: Iterable[str | Path]) -> list[Path]:
     """The files of images that are named, and those in folders that are, at any depth.
 
     The files of a folder are in the order of their names. Hidden ones are left out, and those with
-    other endings than `data.classes.EXTENSIONS`.
+    other endings than `data.classes.EXTENSIONS`, which is said (`data.classes.tell_others`).
 
     Raises:
         InputError: a place is not there, or a folder holds no images.
@@ -45,6 +46,9 @@ def image_files(places: Iterable[str | Path]) -> list[Path]:
             raise InputError(f"there is no file or folder {plain(place)}")
         if place.is_dir():
             inside = [at for at in inside if _is_shown(at.relative_to(place))]
+            others = (at for at in place.rglob("*") if at.suffix.lower() not in EXTENSIONS)
+            inner = [at.relative_to(place) for at in others if at.is_file()]
+            tell_others(plain(place), sorted(str(at) for at in inner if _is_shown(at)))
         if not inside:
             raise InputError(f"{plain(place)} holds no images ({', '.join(EXTENSIONS)})")
         found += inside
@@ -118,18 +122,27 @@ def _each(given: object, shape: Shape) -> Iterator[object]:
 
 def _is_several(found: Sequence[int], shape: Shape) -> bool:
     """Whether an array holds several images and not one."""
-    if len(found) == 3 and shape[0] == 1 and tuple(found[1:]) == shape[1:]:
-        if found[0] in COLOURS[1:]:
+    if len(found) == 2 and found[1] == math.prod(shape) not in (found[0], shape[2]):
+        raise InputError(
+            f"an array of {tuple(found)} may be {found[0]} flat rows or one grey image; give"
+            f" {(found[0], *shape)}, by images.reshape(-1, {', '.join(map(str, shape))})"
+        )
+    if len(found) == 3 and shape[0] == 1:
+        fits = tuple(found[1:]) == shape[1:]
+        if found[0] in COLOURS[1:] and (fits or found[2] not in COLOURS):
             raise InputError(
                 f"an array of {tuple(found)} may be {found[0]} grey images or one with colours;"
-                f" give {(found[0], *shape)}, or a list of images"
+                f" give {(found[0], 1, *found[1:])}, or a list of images"
             )
-        return found[0] != 1
+        return found[0] != 1 and fits
     return len(found) == 4
 
 
 def _array(given: Any) -> Any:
-    return given.detach().cpu().numpy() if isinstance(given, Tensor) else given
+    if not isinstance(given, Tensor):
+        return given
+    held = given.detach().cpu()
+    return (held.float() if held.dtype == torch.bfloat16 else held).numpy()
 
 
 def _of_array(found: Any, shape: Shape, form: Form) -> Tensor:
@@ -203,7 +216,7 @@ def _scaled(found: Any, shape: Shape, where: str) -> Tensor:
 
 
 def _is_picture(at: Path) -> bool:
-    return at.suffix.lower() in EXTENSIONS and at.is_file()
+    return at.suffix.lower() in EXTENSIONS and (at.is_file() or not at.exists())  # or a dead link
 
 
 def _is_shown(inner: Path) -> bool:
