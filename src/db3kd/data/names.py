@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from db3kd.errors import InputError, plain
 
@@ -112,6 +113,17 @@ def number_of(name: str) -> int | None:
     return int(name) if 0 < len(name) <= 18 and name.isascii() and name.isdecimal() else None
 
 
+def composed(name: str) -> str:
+    r"""A name in the one spelling of its letters that is usual (NFC of Unicode).
+
+    Folders of a Mac may write an accent as a letter of its own; both look the same.
+
+    >>> composed("cafe\u0301") == "caf\xe9"
+    True
+    """
+    return normalize("NFC", name)
+
+
 def in_order(names: Collection[str]) -> list[str]:
     """Names in their order: if all are whole numbers that of the numbers, otherwise that of text.
 
@@ -143,7 +155,7 @@ def places(names: Sequence[str], theirs: Sequence[str] | None, count: int, what:
 
     - `names`: of the set's classes. `what` says in an error which set this is.
     - `theirs`: of the teacher's classes, if they are known. Then classes match by name, letter by
-      letter or, if that leaves some out, whatever their case.
+      letter or, if that leaves some out, whatever their case and the spelling of their accents.
     - `count`: how many classes the teacher has.
 
     Names that are all whole numbers are class numbers, unless the teacher's names are such numbers
@@ -178,8 +190,8 @@ def places(names: Sequence[str], theirs: Sequence[str] | None, count: int, what:
         return [exact[name] for name in names]
     if len(counted) == len(names) and any(number_of(name) is None for name in theirs):
         return counted
-    folded = {name.strip().casefold(): place for place, name in enumerate(theirs)}
-    found = [exact.get(name, folded.get(name.strip().casefold())) for name in names]
+    folded = {composed(name.strip().casefold()): place for place, name in enumerate(theirs)}
+    found = [exact.get(name, folded.get(composed(name.strip().casefold()))) for name in names]
     unknown = [name for name, place in zip(names, found, strict=True) if place is None]
     if unknown:
         raise InputError(
