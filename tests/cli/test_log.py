@@ -49,6 +49,10 @@ def test_a_folder_without_a_run_gets_no_log_until_there_is_one(tmp_path: Path) -
     assert said(tmp_path / "run") == ["first", "second", "third"]
 
 
+def test_a_folder_whose_name_is_too_long_gets_no_log() -> None:
+    LogFile(Work(Path("x" * 300))).say("nothing")
+
+
 def test_a_large_log_becomes_the_one_before(folder: Path) -> None:
     (folder / NAME).write_bytes(b"x" * MOST_BYTES)
     (folder / BEFORE).write_text("older")

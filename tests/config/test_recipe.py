@@ -857,3 +857,22 @@ def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + b"x = \n")
     with pytest.raises(RecipeError, match=r"r\.toml:1: not TOML: .* \(column 5\)"):
         read_recipe(file)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run=~/runs/a", 'run is "~/runs/a", and "~" would be a folder of that name; write the'),
+        ("teacher.store=~/answers", 'teacher.store is "~/answers", and "~" would be'),
+        ("data.train=runs/./a/", "the folder of the images of data.train; give the run a folder"),
+        ("data.test=runs/a", "the folder of the images of data.test; give the run a folder"),
+    ],
+)
+def test_nothing_is_written_where_nobody_expects_it(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text(GOOD)
+    with pytest.raises(RecipeError) as raised:
+        read_recipe(file, ["run=runs/a", override])
+    assert message in str(raised.value)

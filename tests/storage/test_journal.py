@@ -37,6 +37,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["note"]  # no draft is left
 
 
+@pytest.mark.parametrize("place", ["note/a", "x" * 300])
+def test_a_name_that_cannot_be_one_asks_for_no_room(tmp_path: Path, place: str) -> None:
+    (tmp_path / "note").write_text("")
+    with pytest.raises(RunError, match="name another folder or file") as raised:
+        write_atomically(tmp_path / place / "b", b"")
+    assert "room" not in str(raised.value)
+    with full_disk(100), pytest.raises(RunError, match="once there is room"):
+        write_atomically(tmp_path / "large", b"x" * 1000)
+
+
 def test_a_file_where_a_folder_is_needed_is_a_run_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(RunError, match="cannot be written"):

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from db3kd.config.patterns import compiled
 from db3kd.config.reading import read_recipe
 from db3kd.config.remote import Encoding, Names, Remote, who
+from db3kd.data.names import places
 from db3kd.errors import InputError, RecipeError, TeacherError
 from db3kd.job.teacher import fingerprint
 from db3kd.teachers.base import names_of, unsure_of
+from db3kd.teachers.classes import Classes
 from db3kd.teachers.encoding import Encoder
 from db3kd.teachers.remote import protocols, remote
 from db3kd.teachers.remote.names import LabelMap
@@ -116,6 +118,19 @@ def test_signs_around_a_name_do_not_count(answer: str, index: int | None) -> Non
             labels.index(answer)
     else:
         assert labels.index(answer) == index
+
+
+def test_an_accent_is_the_same_however_it_is_spelt() -> None:
+    one, other = "caf\u00e9", "cafe\u0301"
+    for names in ((one, "tea"), (other, "tea")):
+        for said in (one, other):
+            assert LabelMap(Names(names=names, unknown="drop"), 3).index(said) == 0
+            assert Classes(2, names, unknown="drop").indices([said], 1).tolist() == [0]
+            assert places(["tea", said], names, 2, "the own images") == [1, 0]
+    learning = LabelMap(Names(unknown="extend"), 3)
+    assert [learning.index(said) for said in (one, other)] == [0, 0]
+    old = LabelMap(Names(unknown="extend"), 3, (one, other))  # as an earlier release learned them
+    assert [old.index(said) for said in (one, other)] == [0, 1]
 
 
 def test_numbers_keep_their_meaning_and_case_is_ignored_only_if_said() -> None:

@@ -56,7 +56,7 @@ class LogFile(logging.Handler):
             if len(self._waiting) < MOST_WAITING:
                 self._waiting += [f"{when} {line}\n" for line in lines]
             folder = self._work.folder
-            if folder is None or not (folder / "journal.jsonl").is_file():
+            if folder is None or not _is_run(folder):
                 return
             content = "".join(self._waiting).encode("utf-8", "backslashreplace")
             self._waiting.clear()
@@ -68,6 +68,14 @@ class LogFile(logging.Handler):
     def end(self, code: int) -> None:
         """Append how a command ended."""
         self.say(f"end: {_STATES.get(code, 'an error')} (exit code {code})")
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether there is a run; not where nobody may look, or where the name cannot be one."""
+    try:
+        return (folder / "journal.jsonl").is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _append(folder: Path, content: bytes) -> None:

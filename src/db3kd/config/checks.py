@@ -1,6 +1,8 @@
 """Settings that cannot go together. Each check yields the wrong key and a sentence about it."""
 
 from collections.abc import Container, Iterator
+from os.path import normpath
+from pathlib import Path
 from typing import Any, get_args
 
 from db3kd.config.methods import METHODS, Metric, needed
@@ -32,6 +34,7 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
 
     `written`: the keys of [label] that the recipe itself contains.
     """
+    yield from _of_folders(recipe)
     yield from _teacher(recipe.teacher)
     label, student = recipe.label, recipe.student
     late = [count for count in label.checkpoints if count > label.queries]
@@ -157,6 +160,20 @@ def _of_auto(recipe: Recipe, written: Container[str]) -> Iterator[Problem]:
         yield ("label", "per_image"), _no_use("label.per_image")
     if recipe.grow.per_image != Grow().per_image:
         yield ("grow", "per_image"), _no_use("grow.per_image")
+
+
+def _of_folders(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what would be written where nobody looks for it, or between images."""
+    for key, name in ((("run",), recipe.run), (("teacher", "store"), recipe.teacher.store)):
+        if name is not None and Path(name).parts[:1] == ("~",):
+            text = f'{".".join(key)} is "{name}", and "~" would be a folder of that name'
+            yield key, f"{text}; write the whole path"
+    data, here = recipe.data, Path(normpath(recipe.run))
+    for what, images in (("data.train", data.train), ("data.test", data.test)):
+        if images is not None and Path(normpath(images)) == here:
+            text = f'run is "{recipe.run}", the folder of the images of {what}'
+            yield ("run",), f"{text}; give the run a folder of its own"
+            return
 
 
 def _of_data(recipe: Recipe) -> Iterator[Problem]:

@@ -161,7 +161,8 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All that a run is made of.
 
-    Paths stay as they are written; relative ones start at the current directory.
+    Paths stay as they are written, and "~" is no home folder; relative ones start at the current
+    directory.
 
     - `run`: the folder of the run.
     - `seed`: of everything that is drawn, except what a student draws.

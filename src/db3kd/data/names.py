@@ -1,9 +1,9 @@
 """Classes are names: lists of them from files, their order, and how two lists of them match."""
 
 import json
-import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from db3kd.errors import InputError, plain
 
@@ -127,6 +127,17 @@ def all_whole(names: Collection[str]) -> bool:
     return bool(names) and all(number_of(name.removeprefix("-")) is not None for name in names)
 
 
+def composed(name: str) -> str:
+    r"""A name in the one spelling of its letters that is usual (NFC of Unicode).
+
+    Folders of a Mac may write an accent as a letter of its own; both look the same.
+
+    >>> composed("cafe\u0301") == "caf\xe9"
+    True
+    """
+    return normalize("NFC", name)
+
+
 def in_order(names: Collection[str]) -> list[str]:
     """Names in their order: if all are whole numbers that of the numbers, otherwise that of text.
 
@@ -145,7 +156,7 @@ def folded(name: str) -> str:
     >>> folded(" Zo\u00eb") == folded("zoe\u0308")
     True
     """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
+    return composed(composed(name).strip().casefold())
 
 
 def count_of(names: Sequence[str]) -> int:
@@ -168,6 +179,9 @@ def places(names: Sequence[str], theirs: Sequence[str] | None, count: int, what:
     - `names`: of the set's classes. `what` says in an error which set this is.
     - `theirs`: of the teacher's classes, if they are known. Then classes match by name, letter by
       letter or, if that leaves some out, as `folded`.
+
+
+      letter or, if that leaves some out, whatever their case and the spelling of their accents.
     - `count`: how many classes the teacher has.
 
     Names that are all whole numbers are class numbers, unless the teacher's names are such numbers

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, whatever happens to the process."""
 
+import errno
 import os
 import secrets
 import sys
@@ -8,12 +9,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from db3kd.errors import RunError
+from db3kd.errors import RunError, plain
 
 if sys.platform != "win32":
     import fcntl
 
 Json = dict[str, Any]
+_ROOM, _OTHER = "run again once there is room", "name another folder or file"
+_RIGHTS = "get the right to write there, or name another folder"
+_ADVICE: dict[int | None, str] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG), _OTHER),
+}
+"""What to do about a write that failed, by the number of its error."""
 
 
 @contextmanager
@@ -31,8 +40,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"{path} cannot be written ({error.strerror}); what was saved before is safe;"
-            " run again once there is room"
+            f"{plain(path)} cannot be written ({plain(error.strerror)}); what was saved before is"
+            f" safe; {_ADVICE.get(error.errno, 'run again once that is mended')}"
         ) from error
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from db3kd.data.names import all_whole, check_names, number_of
+from db3kd.data.names import all_whole, check_names, composed, number_of
 from db3kd.errors import InputError, TeacherError, plain
 from db3kd.teachers.base import check_answers, check_classes
 
@@ -157,6 +157,11 @@ class Classes:
         return {label: place for place, label in enumerate(self.labels)}
 
     @cached_property
+    def _composed(self) -> dict[str, int]:
+        """The same, whatever the spelling of accents."""
+        return {composed(word): place for word, place in self._words.items()}
+
+    @cached_property
     def _numbered(self) -> bool:
         """Whether whole numbers are looked up as names."""
         return all_whole(self._words)
@@ -164,7 +169,7 @@ class Classes:
     def _place(self, answer: object) -> int:
         """The class of one answer; -1 if that is unknown, which is an error if it is refused."""
         if isinstance(answer, str):
-            place = self._words.get(answer)
+            place = self._words.get(answer, self._composed.get(composed(answer)))
             if place is None and not self._words:
                 place = number_of(answer)
                 place = place if place is not None and place < self.known else None

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from db3kd.config.patterns import compiled
 from db3kd.config.remote import Names
 from db3kd.config.types import validated
-from db3kd.data.names import all_whole, number_of
+from db3kd.data.names import all_whole, composed, number_of
 from db3kd.errors import InputError, TeacherError
 from db3kd.teachers.base import check_classes
 
@@ -61,11 +61,11 @@ class LabelMap:
     Without names, whole numbers are class indices, as numbers or as text. With names, text is
     looked up; whole numbers are class indices all the same, unless every name is itself a whole
     number, or names are learned: then a number is looked up as text too. Text that is no name is
-    looked up once more without the signs around it. With "other" and "drop", the last class is not
-    one of the names. `learned`: names that were learned before, kept by the caller. `pattern`: what
-    finds the name in an answer of text; several different ones in one answer are unknown.
-    `finding`, with "extend": the last class is what can be no name, or finds no place any more. It
-    costs no queries, and nothing is random.
+    looked up once more without the signs around it, and however its accents are spelt. With "other"
+    and "drop", the last class is not one of the names. `learned`: names that were learned before,
+    kept by the caller. `pattern`: what finds the name in an answer of text; several different ones
+    in one answer are unknown. `finding`, with "extend": the last class is what can be no name, or
+    finds no place any more. It costs no queries, and nothing is random.
 
     Raises:
         InputError: names that contradict each other or the number of classes; a pattern that is no
@@ -96,6 +96,7 @@ class LabelMap:
         self._finding, self._room = finding, classes - finding
         self._learned: list[str] = []
         self._places: dict[str, int] = {}
+        self._composed: dict[str, int] = {}  # the same, whatever the spelling of accents
         check_classes(classes)
         for name in names.names:
             self._add(name)
@@ -208,7 +209,8 @@ class LabelMap:
 
     def _of_name(self, name: str, *, looked_up: bool) -> int | None:
         if self._as_text or (self._names.names and looked_up):
-            return self._places.get(self._key(name))
+            key = self._key(name)
+            return self._places.get(key, self._composed.get(composed(key)))
         known = len(self._names.names) or self._classes - self._names.one_more
         number = number_of(name)
         return number if number is not None and number < known else None
@@ -240,6 +242,7 @@ class LabelMap:
         key = self._key(name)
         if not name or key in self._places:
             raise InputError(f"names must be different and not empty; {name!r} is not")
+        self._composed.setdefault(composed(key), len(self._places))
         self._places[key] = len(self._places)
 
     def _key(self, name: str) -> str:
