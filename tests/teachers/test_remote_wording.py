@@ -121,7 +121,7 @@ def test_signs_around_a_name_do_not_count(answer: str, index: int | None) -> Non
 
 
 def test_an_accent_is_the_same_however_it_is_spelt() -> None:
-    one, other = "caf\u00e9", "cafe\u0301"
+    one, other = "\u00e9", "e\u0301"
     for names in ((one, "tea"), (other, "tea")):
         for said in (one, other):
             assert LabelMap(Names(names=names, unknown="drop"), 3).index(said) == 0
