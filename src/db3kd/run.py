@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from db3kd.config.methods import Method, Metric
 from db3kd.config.settings import Budget, Grow, Search, Spend, Synthesis, Training
 from db3kd.config.types import validated
-from db3kd.data import Images, TensorImages, images_of
+from db3kd.data import TensorImages, images_of
 from db3kd.data.given import Given
 from db3kd.data.labelled import Labels
 from db3kd.data.transfer_set import TransferSet
@@ -329,7 +329,7 @@ class Run:
         images = images_of(images)
         settings, training = validated(settings or Spend()), validated(training or Training())
         search, grow = validated(search or Search()), validated(grow or Grow())
-        truth = self._labels(labels, images)
+        truth = check_labels_of(self.meter, labels, count=len(images))
         check_any(images)
         plan = self.planned(len(images), settings, reserved=reserved)
         trial.check_spending(search, grow, network, images, self.meter.classes)
@@ -390,7 +390,7 @@ class Run:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         images, search = images_of(images), search or Search()
-        truth = self._labels(labels, images)
+        truth = check_labels_of(self.meter, labels, count=len(images))
         self.measure(images, search)
         return self.transfer_set(images, search.metric, labels=truth)
 
@@ -411,7 +411,7 @@ class Run:
             Damaged: a shard cannot be trusted.
         """
         images = images_of(images)
-        truth = self._labels(labels, images)
+        truth = check_labels_of(self.meter, labels, count=len(images))
         return transfer_of(self._workspace, images, method, truth)
 
     def probes(self, images: Given) -> TransferSet:
@@ -487,7 +487,7 @@ class Run:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
         """
         images = images_of(images)
-        truth = self._labels(labels, images)
+        truth = check_labels_of(self.meter, labels, count=len(images))
         check_any(images)
         classes_of(network, images)  # may fail, so before anything is asked
         return evaluated(self._workspace, network, images, truth, seed=seed, name=name)
@@ -496,6 +496,3 @@ class Run:
     def costs(self) -> Costs:
         """What was bought so far, and how long it took; costs no query."""
         return Costs.of(self._workspace)
-
-    def _labels(self, labels: object, images: Images) -> Int[Tensor, " sample"] | None:
-        return check_labels_of(self.meter, labels, count=len(images))

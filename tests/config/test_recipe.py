@@ -611,7 +611,7 @@ def fitting(recipe):
 
 recipes = st.builds(
     Recipe,
-    run=words,
+    run=words.map(lambda word: f"run-{word}"),  # not the folder of the images
     seed=st.integers(0, 2**63 - 1),
     device=st.sampled_from(["cpu", "cuda:1"]),
     data=st.builds(

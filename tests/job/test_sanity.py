@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_a_teacher_that_makes_no_sense_costs_a_hundred_queries(
     found = job.run(read_recipe("r.toml"), anyway=True)
     assert asked(here) == found["queries"]["spent"] == 160 + 40
     assert found["queries"]["by_stage"]["answers"] == 160
-    assert len(found["warnings"]) == 1
+    assert re.search(words, found["warnings"][0])
 
 
 def test_labels_that_nobody_trusts_are_a_warning(here: Path) -> None:
