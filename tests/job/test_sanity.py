@@ -93,6 +93,7 @@ def test_a_teacher_that_makes_no_sense_costs_a_hundred_queries(
     assert asked(here) == found["queries"]["spent"] == 160 + 40
     assert found["queries"]["by_stage"]["answers"] == 160
     assert re.search(words, found["warnings"][0])
+    assert len(found["warnings"]) == 1 + (order == [2, 2, 2, 2])  # other classes are never met
 
 
 def test_labels_that_nobody_trusts_are_a_warning(here: Path) -> None:

@@ -379,6 +379,7 @@ def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
         (build("small", (1, 4, 4), 3, seed=0), "network has 3 classes, but the teacher 4"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), r"images of shape \(1, 4, 4\): mat1 and"),
         (nn.Flatten(0), "no weights that can be trained"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Flatten(0)), r"\(images, classes\), got \(32,\)"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_before_anything_is_asked(

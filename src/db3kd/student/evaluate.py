@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -183,16 +184,24 @@ def check_trainable(network: object, shape: tuple[int, int, int]) -> None:
 def _in_training(network: nn.Module, shape: tuple[int, int, int]) -> Any:
     """What a copy of a network returns in training mode."""
     place = next(network.parameters()).device
+    with (
+        _told(f"in training mode on two images of shape {shape}"),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        return copy.deepcopy(network).train()(torch.zeros(2, *shape, device=place))
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Say in a sentence that the user's own code fails, and where."""
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return copy.deepcopy(network).train()(torch.zeros(2, *shape, device=place))
+        yield
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # of the user's own code
+    except BaseException as error:
         reason = plain(error, 200) if isinstance(error, RuntimeError) else described(error, 200)
-        raise InputError(
-            f"the network fails in training mode on two images of shape {shape}: {reason}"
-        ) from error
+        raise InputError(f"the network fails {where}: {reason}") from error
 
 
 def classes_of(network: nn.Module, images: Images) -> int:
@@ -216,15 +225,8 @@ def classes_of(network: nn.Module, images: Images) -> int:
     image = image.to(next((weight.device for weight in network.parameters()), image.device))
     modes = [(part, part.training) for part in network.modules()]
     try:
-        with torch.no_grad():
+        with _told(f"on an image of shape {images.shape}"), torch.no_grad():
             scores = network.eval()(image)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # of the user's own code
-        reason = plain(error, 200) if isinstance(error, RuntimeError) else described(error, 200)
-        raise InputError(
-            f"the network fails on an image of shape {images.shape}: {reason}"
-        ) from error
     finally:
         for part, mode in modes:
             part.training = mode
