@@ -20,6 +20,7 @@ from db3kd.config.settings import (
     WITH_IMAGES,
     AscentPlan,
     Budget,
+    Optimiser,
     Search,
     Synthesis,
     Training,
@@ -27,10 +28,12 @@ from db3kd.config.settings import (
 )
 from db3kd.data import TensorImages
 from db3kd.data.digest import of_file
+from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.run import Run
 from db3kd.stages.accounts import status
 from db3kd.stages.synthesis import planned_total
+from db3kd.student.training import train
 from db3kd.synthesis import WAYS
 from db3kd.synthesis.pool import Pool
 from db3kd.synthesis.way import Way
@@ -617,6 +620,33 @@ def test_images_that_nobody_is_asked_about_fill_up_what_was_asked(
         wanted = Synthesis(way=way, queries=queries, rounds=1, width=1.0)
         assert len(run.synthesize(SHAPE, wanted)) == learned
         assert run.meter.spent == queries
+
+
+@pytest.mark.parametrize("begun", [ensemble_labels.OPTIMISERS, ensemble_labels.EARLIER])
+def test_an_ensemble_is_trained_as_its_folder_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: tuple[Optimiser, ...]
+) -> None:
+    monkeypatch.setattr(ensemble_labels, "LEAST_STEPS", 20)
+    monkeypatch.setattr(ensemble_labels, "MOST_STEPS", 20)
+    wanted = Synthesis(queries=60, rounds=1, width=1.0, ensemble_labels=30)
+    trained: list[Optimiser | None] = []
+
+    def watched(student: nn.Module, known: TransferSet, training: Training, **how: object) -> None:
+        trained.append(training.optimiser)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        train(student, known, training, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ensemble_labels, "train", watched)
+    with monkeypatch.context() as then:
+        then.setattr(ensemble_labels, "OPTIMISERS", begun)
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path, wanted)
+    made(tmp_path, wanted)
+    assert trained == [*begun[:2], *begun]
+    for line in (tmp_path / "journal.jsonl").read_text().splitlines():
+        if '"stage": "unasked"' in line and '"kind": "stage"' in line:  # nothing new in an old one
+            assert ("optimisers" in line) == (begun != ensemble_labels.EARLIER)
 
 
 def test_of_some_candidates_those_are_kept_of_which_the_ensemble_doubts(

@@ -1,9 +1,10 @@
 """The stage of ensemble labels: new images, labelled by an ensemble of students for no query.
 
-Several students of the same answers are right more often together than each of them alone. A
-student can learn from their common answer on any number of images. It learns most where even the
-ensemble is unsure. So the images are those of some candidates with the smallest margin, with equal
-numbers of every class. The books call this stage "unasked".
+Several students of the same answers are right more often together than each of them alone, and
+more so if they err differently: each is trained by another optimiser. A student can learn from
+their common answer on any number of images. It learns most where even the ensemble is unsure. So
+the images are those of some candidates with the smallest margin, with equal numbers of every class.
+The books call this stage "unasked".
 """
 
 import math
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from db3kd.config.settings import Synthesis, Training
+from db3kd.config.settings import Optimiser, Synthesis, Training
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.seeds import derive_seed
@@ -33,7 +34,9 @@ from db3kd.synthesis.pool import Pool
 
 IMAGES = 60_000  # with those that were asked, without `Synthesis.ensemble_labels`
 OWN = ("chosen", "latent", "public")  # ways with ensemble labels; those of the literature have none
-STUDENTS, WIDER = 3, 2.0  # students of the ensemble; how much wider than those that choose
+OPTIMISERS: tuple[Optimiser, ...] = ("muon", "sgd", "adamw")  # one student of the ensemble by each
+EARLIER: tuple[Optimiser, ...] = ("muon", "muon", "muon")  # where a folder does not say
+STUDENTS, WIDER = len(OPTIMISERS), 2.0  # of the ensemble; how much wider than those that choose
 LESSON, LEAST_STEPS, MOST_STEPS = Training(batch=64), 500, 20_000  # of each student
 SHARD = 4096  # images in one file
 MOST_BYTES = 2**31  # of all images together
@@ -95,14 +98,16 @@ def invent(
     each_bytes = 1 if pool.eight_bit else 4
     count = kept_images(settings.ensemble_labels or 0, pool.shape, each_bytes)
     network, each = network_of(settings.surrogate, pool.shape), settings.candidates
+    optimisers = _optimisers(workspace)
+    own = {} if optimisers == EARLIER else {"optimisers": optimisers}
     workspace.agree(
         "unasked",
-        {"total": count, "size": SHARD, "price": 0, "network": network, "candidates": each},
+        {"total": count, "size": SHARD, "price": 0, "network": network, "candidates": each, **own},
     )
     pending = workspace.pending("unasked", count, SHARD)
     if not pending:
         return
-    students = _ensemble(workspace, pool, network, settings.width)
+    students = _ensemble(workspace, pool, network, settings.width, optimisers)
     source = find()
 
     def work(_: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
@@ -145,7 +150,19 @@ def invented(workspace: Workspace, *, eight_bit: bool) -> TransferSet | None:
     return TransferSet(stored, rows, soft.argmax(1), torch.full_like(rows, -1), soft)
 
 
-def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> nn.ModuleList:
+def _optimisers(workspace: Workspace) -> tuple[Optimiser, ...]:
+    """What trains the students of the ensemble, as the folder was begun."""
+    begun = workspace.configuration("unasked")
+    return tuple(begun.get("optimisers", EARLIER)) if begun else OPTIMISERS
+
+
+def _ensemble(
+    workspace: Workspace,
+    pool: Pool,
+    network: str,
+    width: float,
+    optimisers: tuple[Optimiser, ...],
+) -> nn.ModuleList:
     """Students of all answers, with different first weights; kept once they are taught."""
     seeds = [derive_seed(workspace.seed, "ensemble", k) for k in range(STUDENTS)]
     made = [build(network, pool.shape, pool.classes, WIDER * width, seed=seed) for seed in seeds]
@@ -156,15 +173,17 @@ def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> n
     rows = torch.arange(len(pool))
     known = TransferSet(resident(pool.images), rows, pool.answers, pool.answers)
     steps = lesson_steps(len(pool))
-    for number, (student, seed) in enumerate(zip(students, seeds, strict=True)):
+    for number, student in enumerate(students):
 
         def report(
             _: str, done: int, total: int, figures: Mapping[str, float], /, number: int = number
         ) -> None:
             workspace.progress("ensemble", number * total + done, STUDENTS * total, figures)
 
-        training = msgspec.structs.replace(LESSON, steps=steps)
-        train(student, known, training, seed=seed, device=workspace.device, progress=report)
+        training = msgspec.structs.replace(LESSON, steps=steps, optimiser=optimisers[number])
+        train(
+            student, known, training, seed=seeds[number], device=workspace.device, progress=report
+        )
     workspace.keep("unasked", 0, students.eval())
     return students
 
