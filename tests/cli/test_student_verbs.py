@@ -84,8 +84,11 @@ def test_damaged_images_are_said_and_left_out(folder: Path) -> None:
         (("predict", "none.safetensors", "images"), "there is no file none.safetensors"),
         (("predict", "s.safetensors", "images", "--factory", "os:abort"), "a factory is of no use"),
         (("predict", "images/a.png", "images"), "cannot be read"),
-        (("predict", "s.safetensors", "images", "--most", "3"), "--teacher together, or neither"),
-        (("predict", "s.safetensors", "images", "--ask-teacher-below", "1"), "--teacher together"),
+        (("predict", "s.safetensors", "images", "--most", "3"), "and --teacher RECIPE"),
+        (
+            ("predict", "s.safetensors", "images", "--ask-teacher-below", "1"),
+            "and --teacher RECIPE",
+        ),
         (("export", "s.safetensors"), "give --onnx or --torch-export"),
         (("export", "s.safetensors", "--onnx", "--torch-export"), "give --onnx or"),
         (("export", "s.safetensors", "images", "--onnx"), "images cannot be written"),

@@ -32,7 +32,7 @@ def test_a_run_measures_the_curve_of_every_student(tmp_path: Path) -> None:
                 gained = point["agreement"] - first["agreement"]
                 assert 0 <= gained <= point["passed"] + 1e-9
     shown = points[3]
-    line = f"(predict --ask-teacher-below {shown['threshold']:.6g}) agreement is"
+    line = f"(predict --teacher RECIPE --ask-teacher-below {shown['threshold']:.6g}) agreement is"
     assert f"{line} {100 * shown['agreement']:.1f}%." in done.stdout
     kept = (folder / "run" / "journal.jsonl").read_text().splitlines()
     (last,) = [r for r in map(json.loads, kept) if r["kind"] == "evaluation"][-1:]

@@ -86,7 +86,9 @@ def predict(
 ) -> None:
     """Say which class a student gives images, and how probable it finds that."""
     if asking != _ALONE and (asking.below is None or asking.teacher is None):
-        raise InputError("give --ask-teacher-below and --teacher together, or neither")
+        raise InputError(
+            "to ask the teacher, give both --ask-teacher-below THRESHOLD and --teacher RECIPE"
+        )
     if asking.most is not None and asking.most < 0:
         raise InputError(f"--most must be at least 0, got {asking.most}")
     from db3kd.student.loaded import load_student

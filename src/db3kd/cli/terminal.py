@@ -90,18 +90,19 @@ def measured(found: Mapping[str, Any]) -> Iterator[str]:
 def passed_on(methods: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """What the last student gains where it passes images on to the teacher, if it was measured.
 
-    >>> point = {"share": 0.2, "passed": 0.2, "threshold": 0.8731, "agreement": 0.991}
+    >>> point = {"share": 0.2, "passed": 0.2, "threshold": 0.87, "agreement": 0.99}
     >>> curve = {"samples": 800, "fitted_on": 200, "points": [point]}
-    >>> print(*passed_on({"ce": {"cascade": [curve]}}))
-    At 20.0% passed on to the teacher (predict --ask-teacher-below 0.8731) agreement is 99.1%.
+    >>> print(*passed_on({"ce": {"cascade": [curve]}}))  # doctest: +NORMALIZE_WHITESPACE
+    At 20.0% passed on to the teacher (predict --teacher RECIPE --ask-teacher-below 0.87)
+    agreement is 99.0%.
     """
     rows = list(methods.values())
     curve = (rows[-1].get("cascade") or [None])[-1] if rows else None
     for point in () if curve is None else curve["points"]:
         if point["share"] == SHOWN_SHARE and point["passed"]:
             yield (
-                f"At {100 * point['passed']:.1f}% passed on to the teacher (predict"
-                f" --ask-teacher-below {point['threshold']:.6g}) agreement is"
+                f"At {100 * point['passed']:.1f}% passed on to the teacher (predict --teacher"
+                f" RECIPE --ask-teacher-below {point['threshold']:.6g}) agreement is"
                 f" {100 * point['agreement']:.1f}%."
             )
 
