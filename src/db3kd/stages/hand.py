@@ -167,6 +167,8 @@ class Hand:
     beat: float
     _events: "queue.Queue[Event]" = field(default_factory=queue.Queue)
     _grants: "queue.Queue[int | None]" = field(default_factory=queue.Queue)
+    _orders: "queue.Queue[Begin]" = field(default_factory=queue.Queue)
+    _at_work: "threading.Thread | None" = None
     _halted: bool = False
     _used: int = 0
     _task: int = -1
@@ -204,7 +206,10 @@ class Hand:
         """Do what is told; returns what became of it, or that it goes on."""
         if isinstance(order, Begin):
             self._halted, self._used = False, 0
-            threading.Thread(target=self._begin, args=(order,), daemon=True).start()
+            self._orders.put(order)
+            if self._at_work is None:  # one for all shards: a thread of its own starts slowly
+                self._at_work = threading.Thread(target=self._work, daemon=True)
+                self._at_work.start()
         elif isinstance(order, Grant):
             self._grants.put(order.bound)
         elif isinstance(order, Stop):
@@ -215,9 +220,14 @@ class Hand:
         except queue.Empty:
             return Alive(self._used)
 
+    def _work(self) -> None:
+        """Do one shard after another."""
+        torch.set_num_threads(self.threads)
+        while True:
+            self._begin(self._orders.get())
+
     def _begin(self, order: Begin) -> None:
         """Do a shard, and tell what became of it."""
-        torch.set_num_threads(self.threads)
         while not self._grants.empty():
             self._grants.get()
         try:
