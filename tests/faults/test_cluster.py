@@ -33,6 +33,7 @@ COMMAND = ("label", "recipe.toml", "--quiet", "-s", f"teacher.batch={LARGEST}")
 PATIENCE = 3.0
 RAY = ("-s", "cluster.engine=ray", "-s", f"cluster.patience={PATIENCE}")
 PAUSE = 0.02
+KILLS = int(os.environ.get("DB3KD_KILLS", "12"))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_killed_and_held_up_at_random_moments(
     tmp_path: Path, digits: Path, undisturbed: Undisturbed
 ) -> None:
     kinds, seed = Counter[str](), 0
-    while kinds.total() < 12:
+    while kinds.total() < KILLS:
         seed += 1
         life = lived(tmp_path / str(seed), digits, undisturbed, seed, 3)
         kinds += life.kills
