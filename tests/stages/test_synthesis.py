@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import db3kd.stages.ascent as ascent_stage
 import db3kd.stages.ensemble_labels as ensemble_labels
 import db3kd.stages.synthesis as synthesis
+import db3kd.stages.workspace as workspaces
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
 from closed_form import Watched, Watching, prototypes
@@ -32,6 +33,7 @@ from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import BudgetExhausted, ConfigurationDiffers, Damaged, InputError
 from db3kd.run import Run
 from db3kd.stages.accounts import status
+from db3kd.stages.formats import FORMAT
 from db3kd.stages.synthesis import planned_total
 from db3kd.student.training import train
 from db3kd.synthesis import WAYS
@@ -622,9 +624,9 @@ def test_images_that_nobody_is_asked_about_fill_up_what_was_asked(
         assert run.meter.spent == queries
 
 
-@pytest.mark.parametrize("begun", [ensemble_labels.OPTIMISERS, ensemble_labels.EARLIER])
-def test_an_ensemble_is_trained_as_its_folder_was_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: tuple[Optimiser, ...]
+@pytest.mark.parametrize("begun", [FORMAT, 3])
+def test_an_ensemble_is_trained_as_in_the_format_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: int
 ) -> None:
     monkeypatch.setattr(ensemble_labels, "LEAST_STEPS", 20)
     monkeypatch.setattr(ensemble_labels, "MOST_STEPS", 20)
@@ -639,14 +641,18 @@ def test_an_ensemble_is_trained_as_its_folder_was_begun(
 
     monkeypatch.setattr(ensemble_labels, "train", watched)
     with monkeypatch.context() as then:
-        then.setattr(ensemble_labels, "OPTIMISERS", begun)
+        then.setattr(workspaces, "FORMAT", begun)
         with pytest.raises(KeyboardInterrupt):
             made(tmp_path, wanted)
-    made(tmp_path, wanted)
-    assert trained == [*begun[:2], *begun]
-    for line in (tmp_path / "journal.jsonl").read_text().splitlines():
-        if '"stage": "unasked"' in line and '"kind": "stage"' in line:  # nothing new in an old one
-            assert ("optimisers" in line) == (begun != ensemble_labels.EARLIER)
+    with Run(tmp_path, Counting()) as run:
+        samples = run.synthesize(SHAPE, wanted)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(SHAPE[0] * SHAPE[1] * SHAPE[2], 4))
+        run.distill(network, samples, Training(steps=1), name="s", seed=0)
+        (student,) = run.journal.all("student")
+    muon, mixed = ("muon", "muon", "muon"), ("muon", "sgd", "adamw")
+    here, own = (mixed, "sgd") if begun == FORMAT else (muon, "muon")
+    assert trained == [*here[:2], *here]
+    assert student["training"]["optimiser"] == own
 
 
 def test_of_some_candidates_those_are_kept_of_which_the_ensemble_doubts(

@@ -19,6 +19,7 @@ from db3kd.config.settings import Optimiser, Synthesis, Training
 from db3kd.data.stored import StoredImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.seeds import derive_seed
+from db3kd.stages.formats import mixes_optimisers
 from db3kd.stages.table import shards_of
 from db3kd.stages.taped import ReplayTeacher
 from db3kd.stages.workspace import Workspace
@@ -35,7 +36,7 @@ from db3kd.synthesis.pool import Pool
 IMAGES = 60_000  # with those that were asked, without `Synthesis.ensemble_labels`
 OWN = ("chosen", "latent", "public")  # ways with ensemble labels; those of the literature have none
 OPTIMISERS: tuple[Optimiser, ...] = ("muon", "sgd", "adamw")  # one student of the ensemble by each
-EARLIER: tuple[Optimiser, ...] = ("muon", "muon", "muon")  # where a folder does not say
+EARLIER: tuple[Optimiser, ...] = ("muon", "muon", "muon")  # in folders of earlier formats
 STUDENTS, WIDER = len(OPTIMISERS), 2.0  # of the ensemble; how much wider than those that choose
 LESSON, LEAST_STEPS, MOST_STEPS = Training(batch=64), 500, 20_000  # of each student
 SHARD = 4096  # images in one file
@@ -98,16 +99,14 @@ def invent(
     each_bytes = 1 if pool.eight_bit else 4
     count = kept_images(settings.ensemble_labels or 0, pool.shape, each_bytes)
     network, each = network_of(settings.surrogate, pool.shape), settings.candidates
-    optimisers = _optimisers(workspace)
-    own = {} if optimisers == EARLIER else {"optimisers": optimisers}
     workspace.agree(
         "unasked",
-        {"total": count, "size": SHARD, "price": 0, "network": network, "candidates": each, **own},
+        {"total": count, "size": SHARD, "price": 0, "network": network, "candidates": each},
     )
     pending = workspace.pending("unasked", count, SHARD)
     if not pending:
         return
-    students = _ensemble(workspace, pool, network, settings.width, optimisers)
+    students = _ensemble(workspace, pool, network, settings.width)
     source = find()
 
     def work(_: ReplayTeacher, rows: Tensor, shard: int) -> tuple[dict[str, Tensor], Json]:
@@ -150,20 +149,9 @@ def invented(workspace: Workspace, *, eight_bit: bool) -> TransferSet | None:
     return TransferSet(stored, rows, soft.argmax(1), torch.full_like(rows, -1), soft)
 
 
-def _optimisers(workspace: Workspace) -> tuple[Optimiser, ...]:
-    """What trains the students of the ensemble, as the folder was begun."""
-    begun = workspace.configuration("unasked")
-    return tuple(begun.get("optimisers", EARLIER)) if begun else OPTIMISERS
-
-
-def _ensemble(
-    workspace: Workspace,
-    pool: Pool,
-    network: str,
-    width: float,
-    optimisers: tuple[Optimiser, ...],
-) -> nn.ModuleList:
+def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> nn.ModuleList:
     """Students of all answers, with different first weights; kept once they are taught."""
+    optimisers = OPTIMISERS if mixes_optimisers(workspace.journal) else EARLIER
     seeds = [derive_seed(workspace.seed, "ensemble", k) for k in range(STUDENTS)]
     made = [build(network, pool.shape, pool.classes, WIDER * width, seed=seed) for seed in seeds]
     students = nn.ModuleList(fast_form(each, workspace.device) for each in made)

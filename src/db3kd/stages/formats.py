@@ -1,8 +1,8 @@
 """Run folders of earlier formats, read in today's words.
 
 Format 1 (until November 2026) had other names for some settings. Until format 2, students were
-trained by AdamW unless a recipe said otherwise. Folders of these formats are read and continued. A
-folder of a format newer than `FORMAT` is refused.
+trained by AdamW unless a recipe said otherwise, and until format 3 by Muon. Folders of these
+formats are read and continued. A folder of a format newer than `FORMAT` is refused.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,9 @@ from db3kd.errors import RunError
 from db3kd.storage.files import Json
 from db3kd.storage.journal import Journal
 
-FORMAT = 3
+FORMAT = 4
 MUON = 3  # the first format whose students are trained by Muon by default
+MIXED = 4  # the first whose samples and ensembles say which optimiser is the default
 
 _KEYS: Mapping[str, Mapping[str, str]] = {
     "grow": {"changes": "augmentations"},
@@ -69,10 +70,15 @@ def training_here(journal: Journal, training: Training) -> Training:
     >>> training_here(journal, Training(steps=10)).optimiser
     'adamw'
     >>> training_here(journal, Training(steps=10, optimiser="muon")).rate
+    >>> mixes_optimisers(journal)
+    False
     >>> journal.close()
     """
-    if _format(journal) >= MUON or training.optimiser is not None:
+    begun = _format(journal)
+    if begun >= MIXED or training.optimiser is not None:
         return training
+    if begun >= MUON:
+        return training if training.rate else msgspec.structs.replace(training, optimiser="muon")
     return msgspec.structs.replace(
         training,
         optimiser="adamw",
@@ -80,6 +86,11 @@ def training_here(journal: Journal, training: Training) -> Training:
         warmup=training.warmup or 0.0,
         epochs=training.epochs or (None if training.steps else 100),
     )
+
+
+def mixes_optimisers(journal: Journal) -> bool:
+    """Whether an ensemble that labels images has students by several optimisers in a folder."""
+    return _format(journal) >= MIXED
 
 
 def configurations(journal: Journal) -> dict[str, Json]:

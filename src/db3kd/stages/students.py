@@ -30,7 +30,7 @@ from db3kd.student.calibration import CascadeReport, cascade_report
 from db3kd.student.card import StudentCard
 from db3kd.student.evaluate import accuracy, agreement, check_trainable, logits
 from db3kd.student.files import load_network, read_tensors, save_network
-from db3kd.student.training import train, training_identity
+from db3kd.student.training import fitting, train, training_identity
 from db3kd.teachers.base import unsure_of
 
 CURVE = 100  # places of a loss curve in the journal
@@ -69,7 +69,7 @@ def distilled(
 ) -> nn.Module:
     """Train a student, or load it if the same training is finished; see `Run.distill`."""
     check_trainable(network, transfer.images.shape)
-    training = training_here(workspace.journal, training)
+    training = fitting(training_here(workspace.journal, training), transfer)
     known = training_identity(network, transfer, training, seed)
     if card is not None and card.code:  # two networks may look alike and compute something else
         known["code"] = card.code
