@@ -92,7 +92,7 @@ class RayCrew:
                 ray.init(
                     address=settings.address, log_to_driver=False, configure_logging=False, **more
                 )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # a node that does not start in time is a bare one
             raise InputError(
                 f"the Ray cluster at cluster.address = {settings.address!r} cannot be used:"
                 f" {described(error)}"
