@@ -167,10 +167,11 @@ def provenance(device: str) -> Json:
     >>> sorted(provenance("cpu"))
     ['commit', 'date', 'device', 'versions']
     """
+    threads = torch.get_num_threads()
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     return {
         "commit": commit() or "unknown",
         "date": time.strftime("%Y-%m-%d"),
-        "device": f"{name}, {torch.get_num_threads()} threads",
+        "device": f"{name}, {threads} thread{'s' if threads != 1 else ''}",
         "versions": {"db3kd": version("db3kd"), "torch": str(torch.__version__)},
     }
