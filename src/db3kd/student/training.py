@@ -335,13 +335,14 @@ def fitting(training: Training, transfer: TransferSet) -> Training:
     >>> mixed = TransferSet(images, rows, rows, torch.tensor([0, -1]), torch.zeros(2, 2))
     >>> fitting(Training(), mixed).optimiser, fitting(Training(rate=0.1), mixed).optimiser
     ('sgd', None)
+    >>> soft = TransferSet(images, rows, rows, torch.tensor([-1, -1]), torch.zeros(2, 2))
+    >>> fitting(Training(), soft).optimiser  # there are no answers
     """
     if training.optimiser is not None or training.rate is not None:
         return training
     answered = int((transfer.labels >= 0).sum())
-    if answered == len(transfer) or answered >= FEW_ANSWERS:
-        return training
-    return msgspec.structs.replace(training, optimiser="sgd")
+    few = 0 < answered < min(len(transfer), FEW_ANSWERS)
+    return msgspec.structs.replace(training, optimiser="sgd") if few else training
 
 
 def training_identity(
