@@ -975,3 +975,16 @@ def test_progress_rises_to_its_total(tmp_path: Path) -> None:
         assert [queries for *_, queries in reports] == sorted(queries for *_, queries in reports)
         assert reports[-1][0] == reports[-1][1]
         assert len({total for _, total, _ in reports}) == 1
+
+
+def test_progress_of_what_costs_nothing_counts_samples(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def note(stage: str, done: int, total: int, figures: Any) -> None:
+        if stage == "distances":
+            seen.append((done, total))
+
+    with opened(tmp_path / "run", Counting(), progress=note) as run:
+        run.label(IMAGES, Search(metric="sd"))
+    assert seen[0] == (0, len(IMAGES))
+    assert seen[-1] == (len(IMAGES), len(IMAGES))

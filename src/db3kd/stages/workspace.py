@@ -260,8 +260,9 @@ class Workspace:
     ) -> None:
         """Do every shard of a stage that is not done, or of some of its `shards`.
 
-        `price` is the most that a sample costs. It is used only to report progress. `apart`: each
-        shard can be done without the others, so they may be done elsewhere.
+        `price` is the most that a sample costs. It is used only to report progress, which counts
+        samples where they cost nothing. `apart`: each shard can be done without the others, so they
+        may be done elsewhere.
 
         Raises:
             BudgetExhausted, TeacherError: from the teacher; what was answered is kept.
@@ -272,6 +273,7 @@ class Workspace:
         def rows_of(shard: int) -> Tensor:
             return torch.arange(shard * size, min(samples, (shard + 1) * size))
 
+        price = max(1, price)
         pending = self.pending(stage, samples, size)
         ready = samples - sum(len(rows_of(shard)) for shard in pending)
         wanted = [shard for shard in pending if shards is None or shard in shards]
