@@ -39,7 +39,7 @@ from db3kd.student.batches import resident
 from db3kd.student.evaluate import accuracy, predict
 from db3kd.student.networks import Shape, build
 from db3kd.student.steps import steps_of
-from db3kd.student.training import train
+from db3kd.student.training import fitting, train
 from db3kd.teachers import sklearn, torch_module
 from db3kd.teachers.base import Teacher
 from spending import Case
@@ -211,7 +211,7 @@ def main() -> int:
         "teacher_epochs": given.teacher_epochs,
         "teacher_images": given.teacher_images,
         "surrogate": given.surrogate,
-        "training": msgspec.to_builtins(settled(Training(steps=given.steps))),
+        "training": msgspec.to_builtins(Training(steps=given.steps)),
     }
     common.write(given.json, figures=figures_of(table), setting=setting, table=table)
     return 0
@@ -289,6 +289,7 @@ def cell(problem: Problem, plan: Plan, training: Training, *, seeds: Sequence[in
         "teacher": round(problem.reached, 2),
         "fewest_of_a_class": [min(line["counts"]) for line in found],
         "steps": found[0]["steps"],
+        "optimiser": found[0].get("optimiser"),  # None: kept from before it was noted
         "temperature": training.temperature,
         "synthesis_s": [line["synthesis_s"] for line in found],
         "student_s": [line["student_s"] for line in found],
@@ -335,6 +336,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
         "synthesis_s": round(price.seconds, 1),
         "student_s": round(seconds, 1),
         "steps": steps_of(training, len(samples)),
+        "optimiser": settled(fitting(training, samples)).optimiser,
         "network": problem.case.network,
     }
     write_atomically(result, json.dumps(line).encode())
