@@ -59,6 +59,8 @@ def test_a_small_demo_keeps_its_accounts_and_is_not_paid_twice(module, tiny, tmp
         assert len(row["accuracy"]) == len(row["agreement"]) == 2
         assert 0 <= min(row["accuracy"] + row["agreement"]) <= 1
         assert row["seconds"] >= row["label_s"]
+        assert len(row["with_teacher"]) == 2
+        assert all(a < b for a, b in zip(row["agreement"], row["with_teacher"], strict=True))
     queries = [row["queries"] for row in first["methods"].values()]
     assert queries[0] == queries[1] == 40 < queries[2] < queries[3] <= 40 + 40 * 9 * 30
     assert first["queries"]["spent"] == queries[3] + 860  # MBD passes BD; and the test images
@@ -97,4 +99,5 @@ def test_the_demo_as_it_is_shipped(module, tmp_path, capsys):
     found = json.loads((tmp_path / "summary.json").read_text())
     mean = {name: statistics.fmean(row["accuracy"]) for name, row in found["methods"].items()}
     assert mean["mbd"] >= mean["ce"]
+    assert min(found["methods"]["mbd"]["with_teacher"]) >= 0.99
     assert found["queries"]["spent"] <= found["queries"]["budget"]

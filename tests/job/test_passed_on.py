@@ -36,4 +36,4 @@ def test_a_run_measures_the_curve_of_every_student(tmp_path: Path) -> None:
     assert f"{line} {100 * shown['agreement']:.1f}%." in done.stdout
     kept = (folder / "run" / "journal.jsonl").read_text().splitlines()
     (last,) = [r for r in map(json.loads, kept) if r["kind"] == "evaluation"][-1:]
-    assert "cascade" not in last
+    assert [p["share"] for p in last["cascade"]["points"]] == [0.0, 0.05, 0.1, 0.2, 0.3, 0.5]

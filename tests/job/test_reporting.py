@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -26,6 +27,7 @@ PARTS = (
     "Which student is best?",
     "What were the answers spent on, and when?",
     "Where do teacher and student differ?",
+    "What if the teacher still answers where the student is unsure?",
     "How far is the boundary between classes?",
     "Distances by queries",
     "Images beside their nearest boundary points",
@@ -43,9 +45,12 @@ EVIL = [
     "{{ 7*7 }}",
     "</title><img src=x>",
     "]]>&amp;<!--",
-    "e",
-    "f",
+    "<img src=x onerror=\"document.title='broken into'\">",
+    "</text></svg><script>document.title='broken into'</script>",
 ]
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
 VOID = {"meta", "img", "br"}
 
 
@@ -56,7 +61,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: set[str] = set()
         self.attributes: list[tuple[str, str, str]] = []
-        self.text = ""
+        self.text = self.title = ""
         self.open: list[str] = []
         self.headings: list[str] = []
         self.images = self.charts = 0
@@ -80,6 +85,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, self.getpos()
 
     def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "title":
+            self.title += data
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
         if self.open and self.open[-1] != "style":
@@ -131,7 +138,12 @@ def test_a_finished_run_is_told_in_every_part(finished: Sandbox) -> None:
         assert f"{100 * row['agreement'][0]:.2f} %" in page.text, method
     assert "not recorded" not in page.text
     assert "no such pictures" not in page.text
-    assert page.charts == 5  # students, spending, shares, distances by queries, losses
+    # students, spending, passing images on, shares, distances by queries, losses
+    assert page.charts == 6
+    best = max(summary["methods"].values(), key=lambda row: row["agreement"][0])
+    passed = best["cascade"][0]["points"][3]
+    assert f"{passed['threshold']:.3g}" in page.text
+    assert f"{100 * passed['agreement']:.2f} %" in page.text
     assert page.images >= 3 * 6 + 30  # nearest points; own images by class
     assert "recipe.student.network" in page.text
     assert re.search(r"the network 'small', [\d,]+ parameters, students/ce-", page.text)
@@ -188,6 +200,7 @@ def test_folders_of_earlier_versions_have_a_report(kind: str, tmp_path: Path) ->
     assert tuple(page.headings) == PARTS
     assert "predictions of the students were not recorded" in page.text
     assert "No loss was recorded" in page.text
+    assert "This was not measured" in page.text
     queries = json.loads((FOLDERS / kind / "expected.json").read_text())["queries"]
     assert f"{queries['spent']:,}" in page.text
 
@@ -235,6 +248,31 @@ def test_names_inject_nothing(
         assert "<script>alert(1)</script>" in page.text
         assert "open sesame" not in text
         assert "the server said: ***" in page.text
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine")
+def test_a_real_browser_shows_hostile_names_as_text(finished: Sandbox, tmp_path: Path) -> None:
+    page = write_report([hostile(finished, tmp_path)], tmp_path / "page.html")
+    seen = browsed(page, tmp_path)
+    assert "broken into" not in seen.title
+    assert seen.tags.isdisjoint({"script", "iframe", "object", "link"})
+    assert tuple(seen.headings) == PARTS
+    for name in (EVIL[0], EVIL[6], *EVIL[8:]):
+        assert name in seen.text
+
+    # The same browser does run what a page lets it run, so the test can fail.
+    (tmp_path / "open.html").write_text(f"<title>shut</title>{EVIL[8]}")
+    assert "broken into" in browsed(tmp_path / "open.html", tmp_path).title
+
+
+def browsed(file: Path, tmp_path: Path) -> Page:
+    """A page as Chromium has it after its scripts, if any, have run."""
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000",
+        f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", file.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return Page(done.stdout)
 
 
 def test_methods_of_any_name_are_safe_within_charts(tmp_path: Path) -> None:

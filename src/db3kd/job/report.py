@@ -70,7 +70,8 @@ def summary(job: Job) -> Json:
             figures |= {"sources": job.run.pseudo.sources}
     known = learned(job)
     figures["picture"] = str(draw(job, known))
-    keep_gallery(job, known)
+    test = None if job.sets.test is None else job.sets.test.images
+    keep_gallery(job.run, known, test, pseudo=pseudo)
     if job.run.decision is not None:
         figures["spending"] = asdict(job.run.decision)
         if job.run.selection is not None:

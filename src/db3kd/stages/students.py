@@ -153,8 +153,9 @@ def evaluated(
     file = f"predictions/{name}-{seed}.safetensors"
     digest = write_shard(workspace.folder / file, {"student": mine.to(torch.int32)})
     known_by = {"file": file, "sha256": digest}
-    figures = {key: value for key, value in asdict(result).items() if key != "cascade"}
-    workspace.journal.append("evaluation", name=name, seed=seed, predictions=known_by, **figures)
+    workspace.journal.append(
+        "evaluation", name=name, seed=seed, predictions=known_by, **asdict(result)
+    )
     return result
 
 

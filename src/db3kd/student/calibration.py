@@ -18,7 +18,7 @@ from db3kd.errors import InputError
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)  # of images passed on, in a report
 PART, FEWEST, MOST = 5, 20, 5000  # one image in five is for the temperature; no fewer, no more
 HALVINGS = 60  # of an interval
-LOWEST, HIGHEST = 0.05, 20.0  # temperatures
+LOWEST, HIGHEST = 0.001, 1000.0  # temperatures
 BLOCK = 8192  # rows in double precision at once
 
 
@@ -124,7 +124,7 @@ def fit_temperature(
     It minimises the mean cross-entropy of softmax(logits / temperature), which is convex in its
     inverse. Targets are those of Platt (1999), (n + 1) / (n + 2) for the answer to one of n images,
     and the rest for all other classes alike: a student that is right on all of them is not made
-    certain. From 0.05 to 20. Costs no query. Nothing is random.
+    certain. From 0.001 to 1,000. Costs no query. Nothing is random.
 
     Raises:
         InputError: no images, numbers of them that differ, or a logit that is not finite.

@@ -3,30 +3,36 @@
 import torch
 from torch import Tensor
 
+from db3kd.data.images import Images
 from db3kd.data.transfer_set import TransferSet
 from db3kd.job.reporting.pixels import thumbnails
 from db3kd.job.reporting.records import GALLERY, Records
-from db3kd.job.session import Job
+from db3kd.run import Run
 from db3kd.student.files import write_tensors
 from db3kd.teachers.base import known_of, met_of
+from db3kd.teachers.meter import Meter
 
 CELLS, OF_CELL = 6, 4  # cells of the confusion, and test images of each
 MOST_CLASSES = 20
 OF_CLASS = {10: 8, MOST_CLASSES: 5}  # images of a class, by how many classes are shown
 
 
-def keep_gallery(job: Job, learned: TransferSet) -> None:
+def keep_gallery(
+    run: Run, learned: TransferSet, test: Images | None, *, pseudo: bool = False
+) -> None:
     """Keep thumbnails of what students learned from, and of test images that they get wrong.
 
-    Costs no query. Nothing is random: images are taken at even distances.
+    `test`: the images that students were evaluated on, if any. `pseudo`: what they learned from
+    are pseudo samples. Costs no query. Nothing is random: images are taken at even distances.
 
     Raises:
         RunError: the file cannot be written.
     """
-    records = Records.of(job.run.folder)
-    kept, what = _by_class(job, learned)
-    kept |= _confused(job, records)
-    write_tensors(job.run.folder / GALLERY, kept, {"format": "db3kd gallery 1", "samples": what})
+    records = Records.of(run.folder)
+    kept, what = _by_class(run.meter, learned, pseudo)
+    if test is not None:
+        kept |= _confused(test, records)
+    write_tensors(run.folder / GALLERY, kept, {"format": "db3kd gallery 1", "samples": what})
 
 
 def largest_cells(counts: Tensor) -> list[tuple[int, int]]:
@@ -41,8 +47,8 @@ def largest_cells(counts: Tensor) -> list[tuple[int, int]]:
     return [pair for pair in pairs if int(apart[pair])]
 
 
-def _confused(job: Job, records: Records) -> dict[str, Tensor]:
-    if job.sets.test is None or records.confusion is None or records.best is None:
+def _confused(test: Images, records: Records) -> dict[str, Tensor]:
+    if records.confusion is None or records.best is None:
         return {}
     mine = records.predictions(records.best)
     rows: list[int] = []
@@ -60,19 +66,18 @@ def _confused(job: Job, records: Records) -> dict[str, Tensor]:
         return {}
     taken = torch.tensor(rows)
     return {
-        "confused.images": thumbnails(job.sets.test.images.read(taken), records.bounds),
+        "confused.images": thumbnails(test.read(taken), records.bounds),
         "confused.teacher": records.answers[taken].to(torch.int32),
         "confused.student": torch.tensor(called, dtype=torch.int32),
     }
 
 
-def _by_class(job: Job, learned: TransferSet) -> tuple[dict[str, Tensor], str]:
+def _by_class(meter: Meter, learned: TransferSet, pseudo: bool) -> tuple[dict[str, Tensor], str]:
     """New images of each class where there are any, else the own images; and which they are."""
     labels, first = learned.teacher_labels, learned.first or 0
     grown = 0 < first < len(learned)
-    what = "pseudo" if job.needs.pseudo else "grown" if grown else "own"
+    what = "pseudo" if pseudo else "grown" if grown else "own"
     start = first if grown else 0
-    meter = job.run.meter
     count = min(meter.classes if met_of(meter) is None else known_of(meter), MOST_CLASSES)
     each = next(many for most, many in OF_CLASS.items() if count <= most)
     rows = []
@@ -82,5 +87,5 @@ def _by_class(job: Job, learned: TransferSet) -> tuple[dict[str, Tensor], str]:
     taken = torch.cat(rows)
     if not len(taken):
         return {}, what
-    images = thumbnails(learned.images.read(taken), job.run.meter.bounds)
+    images = thumbnails(learned.images.read(taken), meter.bounds)
     return {"samples.images": images, "samples.classes": labels[taken].to(torch.int32)}, what

@@ -81,6 +81,7 @@ def _run(records: Records, *, whole: bool) -> Json:
         known |= {
             "spending": sections.spending(records),
             "confusion": sections.confusion(records),
+            "cascade": sections.cascade(records),
             "distances": sections.distances(records),
             "nearest": sections.nearest(records),
             "samples": sections.samples(records),

@@ -1,9 +1,10 @@
 """The parts of a report, from records to what the template shows; None is what nobody recorded."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import fmean
 
 import torch
 from markupsafe import Markup
@@ -13,7 +14,13 @@ from db3kd.errors import described
 from db3kd.job.auditing.told import LIMITS, basis, beyond, needed, sentences, span
 from db3kd.job.reporting import charts
 from db3kd.job.reporting.distances import Distances, by_queries, distances_of
-from db3kd.job.reporting.findings import Standing, class_counts, lasting, teacher_accuracy
+from db3kd.job.reporting.findings import (
+    Standing,
+    class_counts,
+    lasting,
+    mean_of,
+    teacher_accuracy,
+)
 from db3kd.job.reporting.gallery import largest_cells
 from db3kd.job.reporting.pixels import address, change, thumbnails
 from db3kd.job.reporting.records import Records
@@ -127,6 +134,38 @@ def confusion(records: Records) -> Json | None:
         "method": records.best,
         "seeds": len(records.predictions(records.best or "")),
         "cells": cells,
+    }
+
+
+def cascade(records: Records) -> Json | None:
+    """The share of images passed on to the teacher against the agreement reached, by method."""
+    found: dict[str, list[Json]] = {}
+    for (name, _), record in records.evaluations.items():
+        if record.get("cascade"):
+            found.setdefault(name, []).append(record["cascade"])
+    if records.best not in found:
+        return None
+    over_seeds = {
+        name: list(zip(*(curve["points"] for curve in curves), strict=True))
+        for name, curves in found.items()
+    }
+    means = {
+        name: [(_mean(points, "passed"), _mean(points, "agreement")) for points in by_share]
+        for name, by_share in over_seeds.items()
+    }
+    about = "agreement with the teacher by the share of images passed on to it"
+    best, rows = found[records.best], []
+    for points in over_seeds[records.best]:
+        below = [point["threshold"] for point in points]
+        ends = dict.fromkeys(f"{end:.3g}" for end in (min(below), max(below)))
+        agreement = mean_of([point["agreement"] for point in points])
+        rows.append((f"{_mean(points, 'passed'):.1f} %", " to ".join(ends), agreement))
+    return {
+        "chart": charts.curves(means, about, "passed on, %", "agreement, %", marks=True),
+        "method": records.best,
+        "rows": rows,
+        "samples": best[0]["samples"],
+        "fitted_on": best[0]["fitted_on"],
     }
 
 
@@ -290,6 +329,11 @@ def _flat(value: object, at: str) -> Iterator[tuple[str, object]]:
             yield from _flat(inner, f"{at}.{key}")
     elif value not in (None, {}, []):
         yield at, value
+
+
+def _mean(points: Sequence[Json], key: str) -> float:
+    """The mean of a share over points, in percent."""
+    return 100 * fmean(point[key] for point in points)
 
 
 def _between(records: Records, found: Distances) -> Matrix:
