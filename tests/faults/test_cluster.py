@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from remote_tools import tiny_server
 
-from conftest import Sandbox
+from conftest import Sandbox, make_sandbox
 from db3kd.errors import InputError
 from db3kd.stages.accounts import status
 from faults.test_kill import LARGEST, Undisturbed, left_alone, opened, prepared
@@ -193,3 +194,73 @@ def test_a_run_ends_as_one_process_ends_it(tmp_path: Path, digits: Path) -> None
     assert done.returncode == 0, done.stderr
     assert led.shards() == alone.shards()
     assert led.asked() == alone.asked()
+
+
+# A remote teacher
+
+REMOTE = """run = "run"
+[data]
+train = "{digits}"
+[teacher]
+kind = "remote"
+[teacher.remote]
+url = "{url}"
+protocol = "oip"
+model = "digits"
+batch = 8
+concurrency = 3
+encoding = {{ kind = "uint8", layout = "flat" }}
+headers = {{ Authorization = "Bearer ${{DB3KD_TEST_TOKEN}}" }}
+[teacher.price]
+per_1000 = 1.0
+[label]
+strategy = "rows"
+queries = 60
+probes = 20
+references = 2
+shard = 5
+[student]
+network = "small"
+methods = ["mbd"]
+"""
+
+
+def test_workers_share_a_remote_teacher(
+    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image is paid once, its limit on calls holds over all workers, killed ones included."""
+    monkeypatch.setenv("DB3KD_TEST_TOKEN", "s3cr3t-of-the-leader")
+    words, known, draw = ("label", "recipe.toml", "--quiet"), set[int](), random.Random(0)
+    with tiny_server() as alone, tiny_server() as several, ended_at_last(known):
+        sandboxes = []
+        for name, tiny in (("alone", alone), ("several", several)):
+            tiny.hold = 0.02
+            sandbox = make_sandbox(tmp_path / name, digits)
+            sandbox.write("recipe.toml", REMOTE.format(digits=digits, url=tiny.url))
+            sandboxes.append(sandbox)
+        done = sandboxes[0].call(*words)
+        assert done.returncode == 0, done.stderr
+
+        process = sandboxes[1].start(*words, *RAY)
+        kills, last = 0, time.monotonic()
+        while process.poll() is None:
+            below = children(process.pid)
+            known |= below.keys()
+            workers = [pid for pid, name in below.items() if "ray::Hand" in name]
+            at_work = len(several.calls) > 60 and len(workers) == 2
+            if at_work and kills < 3 and time.monotonic() > last + 4:
+                kills, last = kills + 1, time.monotonic()
+                with suppress(ProcessLookupError):
+                    os.kill(draw.choice(workers), signal.SIGKILL)
+            time.sleep(0.05)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert "s3cr3t" not in errors
+        assert kills > 0
+        assert several.most <= 3
+        assert len(several.asked()) == len(set(several.asked()))
+        assert sorted(several.asked()) == sorted(set(alone.asked()))
+    assert sandboxes[1].shards() == sandboxes[0].shards()
+    queries = [status(sandbox.run)["queries"] for sandbox in sandboxes]
+    assert queries[0]["spent"] == queries[1]["spent"]
+    assert queries[1]["lost"] == 0

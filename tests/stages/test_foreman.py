@@ -3,13 +3,14 @@
 The workers are those of `db3kd.stages.hand`, as an engine runs them, but in threads.
 """
 
+import pickle
 import queue
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,18 +18,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Sandbox
 from db3kd.config.cluster import Cluster
-from db3kd.config.reading import read_recipe
 from db3kd.config.settings import Budget, Grow, Search
 from db3kd.data import TensorImages
-from db3kd.errors import BudgetExhausted, InputError, RecipeError, TeacherError
+from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.run import Run
 from db3kd.stages import foreman, ray_crew
+from db3kd.stages.accounts import status
 from db3kd.stages.executor import Executor
 from db3kd.stages.foreman import Crew, Foreman, Lost, News, Ready
 from db3kd.stages.hand import Hand, Helper, Order
+from db3kd.stages.through_leader import Described, ThroughLeader
 from db3kd.stages.workspace import Workspace
+from db3kd.teachers.base import Teacher
+from db3kd.teachers.cached import CachedTeacher, Store
+from db3kd.teachers.noisy import Voting
 
 SEARCH = Search(
     strategy="rows", queries=16, probes=6, references=2, shard=3, checkpoints=(), metric="mbd"
@@ -61,7 +65,7 @@ class Counted:
 
 
 @contextmanager
-def helping(folder: Path, teacher: Counted, executor: Executor) -> Iterator[Helper]:
+def helping(folder: Path, teacher: Teacher, executor: Executor) -> Iterator[Helper]:
     workspace = Workspace.followed(
         folder, teacher, seed=SEED, device="cpu", parts={}, executor=executor
     )
@@ -134,7 +138,7 @@ def shards(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
 
 
-def led(folder: Path, teacher: Counted, crew: Crew | None, budget: int | None = None) -> Run:
+def led(folder: Path, teacher: Teacher, crew: Crew | None, budget: int | None = None) -> Run:
     executor = None if crew is None else Foreman(crew, patience=30.0)
     return Run(
         folder, teacher, budget=Budget(queries=budget), seed=SEED, executor=executor, progress=False
@@ -286,14 +290,108 @@ def test_without_ray_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ray_crew.RayCrew(Cluster(engine="ray"), partial(helping, tmp_path, Counted()))
 
 
-@pytest.mark.parametrize(
-    ("words", "what"),
-    [
-        ("teacher.store='answers.db3kd'", "teacher.store"),
-        ("teacher.noise={flips = 0.1}", "teacher.noise"),
-    ],
-)
-def test_what_one_process_asks_has_no_workers(sandbox: Sandbox, words: str, what: str) -> None:
-    text = f"cluster.engine is 'ray', but {what} is asked by one process only; set cluster.engine"
-    with pytest.raises(RecipeError, match=text):
-        read_recipe(sandbox.folder / "recipe.toml", ["cluster.engine=ray", words])
+# Teachers that the leading process asks
+
+
+@contextmanager
+def helping_without_teacher(folder: Path, led: Described, executor: Executor) -> Iterator[Helper]:
+    teacher = ThroughLeader(led)
+    with helping(folder, teacher, executor) as helper:
+        yield replace(helper, led=teacher)
+
+
+@contextmanager
+def owned(
+    folder: Path, teacher: Counted, count: int = 3
+) -> Iterator[tuple[CachedTeacher, Threads]]:
+    """A teacher with a store, and workers that may not ask it."""
+    with Store(folder / "answers.db3kd") as store:
+        kept = CachedTeacher(teacher, store, "three greys")
+        led = Described.of(kept, {})
+        again = pickle.loads(pickle.dumps(led))  # as it travels
+        assert again == led
+        yield kept, Threads(partial(helping_without_teacher, folder / "run", again), 3)
+
+
+def test_one_process_owns_the_store(tmp_path: Path) -> None:
+    single, several = Counted(), Counted()
+    with (
+        Store(tmp_path / "alone.db3kd") as store,
+        led(tmp_path / "alone", CachedTeacher(single, store, "three greys"), None) as run,
+    ):
+        buy(run)
+        spent = run.meter.spent
+    with owned(tmp_path, several) as (kept, crew), led(tmp_path / "run", kept, crew) as run:
+        buy(run)
+        assert run.meter.spent == spent
+        assert kept.lost() == 0
+    assert shards(tmp_path / "run") == shards(tmp_path / "alone")
+    assert several.total == single.total  # each image is paid once, as by one process
+    assert several.total < spent
+
+
+def test_a_budget_holds_where_one_process_owns_the_store(tmp_path: Path, alone: Alone) -> None:
+    teacher, spent = Counted(), 0
+    for budget in (alone.asked // 3, alone.asked - 1, None):
+        with (
+            owned(tmp_path, teacher) as (kept, crew),
+            led(tmp_path / "run", kept, crew, budget) as run,
+        ):
+            if budget is None:
+                buy(run)
+            else:
+                with pytest.raises(BudgetExhausted):
+                    buy(run)
+                assert run.meter.spent <= budget
+            spent = run.meter.spent
+    assert spent == alone.asked
+    with owned(tmp_path, teacher) as (kept, _), led(tmp_path / "run", kept, None) as run:
+        assert run.meter.spent == spent
+        asked = teacher.total
+        buy(run)
+        assert (run.meter.spent, teacher.total) == (spent, asked)
+
+
+def test_a_lost_worker_costs_nothing_where_one_process_owns_the_store(tmp_path: Path) -> None:
+    teacher = Counted()
+    with owned(tmp_path, teacher) as (kept, crew):
+
+        def before(asked: int) -> None:
+            name = next((n for n, hand in crew.hands.items() if hand._used > 40), None)
+            if name is not None and crew.given_up < 3:
+                crew.lose(name)
+
+        teacher.before = before
+        with led(tmp_path / "run", kept, crew) as run:
+            buy(run)
+            assert crew.given_up == 3
+            assert status(tmp_path / "run")["queries"]["lost"] == 0
+            spent = run.meter.spent
+    alone = Counted()
+    with (
+        Store(tmp_path / "alone.db3kd") as store,
+        led(tmp_path / "alone", CachedTeacher(alone, store, "three greys"), None) as run,
+    ):
+        buy(run)
+        assert run.meter.spent == spent
+    assert shards(tmp_path / "run") == shards(tmp_path / "alone")
+    assert alone.total == teacher.total
+
+
+def test_votes_are_counted_once_for_all_workers(tmp_path: Path) -> None:
+    """Without a store the worker's tape has the claim; the vote is the leading process's."""
+    single, several = Counted(), Counted()
+
+    def votes(teacher: Counted) -> Voting:
+        return Voting(teacher, most=5, margin=3, again=lambda number: teacher)
+
+    with led(tmp_path / "alone", votes(single), None) as run:
+        buy(run)
+        spent = run.meter.spent
+    vote = votes(several)
+    crew = Threads(partial(helping_without_teacher, tmp_path / "run", Described.of(vote, {})), 2)
+    with led(tmp_path / "run", vote, crew) as run:
+        buy(run)
+        assert run.meter.spent == spent
+    assert shards(tmp_path / "run") == shards(tmp_path / "alone")
+    assert several.total == single.total > spent

@@ -65,7 +65,6 @@ def contradictions(recipe: Recipe, written: Container[str] = ()) -> Iterator[Pro
         yield from _growth(recipe.grow)
     yield from _student(student)
     yield from _stop(recipe)
-    yield from _cluster(recipe)
 
 
 def _stop(recipe: Recipe) -> Iterator[Problem]:
@@ -79,24 +78,6 @@ def _stop(recipe: Recipe) -> Iterator[Problem]:
         yield ("stop",), f"stop {text}; student.methods = [{methods}] asks none, so remove it"
     elif needs.pseudo and recipe.synthesis.way == "ascent":
         yield ("stop",), f'stop {text}; synthesis.way = "ascent" has no rounds, so remove it'
-
-
-def _cluster(recipe: Recipe) -> Iterator[Problem]:
-    """Workers ask teachers themselves; one store or one vote cannot be theirs yet."""
-    teacher = recipe.teacher
-    if recipe.cluster.engine == "none":
-        return
-    for name, there in (
-        ("a remote teacher", teacher.kind == "remote"),
-        ("teacher.store", teacher.store is not None),
-        ("teacher.noise", teacher.noise is not None),
-    ):
-        if there:
-            yield (
-                ("cluster", "engine"),
-                f"cluster.engine is {recipe.cluster.engine!r}, but {name} is asked by one process"
-                ' only; set cluster.engine = "none"',
-            )
 
 
 def _student(student: StudentConfig) -> Iterator[Problem]:

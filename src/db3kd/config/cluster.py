@@ -15,7 +15,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     - `engine`: "ray" has workers do them, by the package Ray; "none" does not.
     - `address`: of a Ray cluster, such as "auto" or "ray-head:6379"; "local" starts one on this
       machine, for as long as the command runs.
-    - `workers`: how many there are. Each opens the images and the teacher itself.
+    - `workers`: how many there are. Each opens the images itself, and the teacher, unless that is
+      remote or has a store or votes: then the leading process asks for all of them.
     - `cpus`, `gpus`: what each of them takes of a machine.
     - `patience`: seconds without a sign of a worker, after which its shard goes to another.
 

@@ -97,7 +97,7 @@ def opened(
             redo_damaged=redo_damaged,
             progress=clock,
             identity=pipeline.parts,
-            executor=_executor(recipe),
+            executor=_executor(recipe, pipeline),
         ) as found,
     ):
         digests.save()
@@ -115,15 +115,21 @@ def opened(
         yield job
 
 
-def _executor(recipe: Recipe) -> Executor | None:
-    """Who does the shards; None for this process."""
+def _executor(recipe: Recipe, pipeline: TeacherPipeline) -> Executor | None:
+    """Who does the shards; None for this process.
+
+    A teacher with a store or votes is asked by this process, for all workers.
+    """
     if recipe.cluster.engine == "none":
         return None
     from db3kd.job.worker import helping  # which knows of jobs
     from db3kd.stages.foreman import Foreman
     from db3kd.stages.ray_crew import RayCrew
+    from db3kd.stages.through_leader import Described
 
-    crew = RayCrew(recipe.cluster, partial(helping, recipe))
+    one_owner = pipeline.store is not None or recipe.teacher.noise is not None
+    led = Described.of(pipeline.teacher, pipeline.parts) if one_owner else None
+    crew = RayCrew(recipe.cluster, partial(helping, recipe, led))
     return Foreman(crew, recipe.cluster.patience)
 
 

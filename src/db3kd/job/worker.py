@@ -1,7 +1,7 @@
 """A recipe opened by a worker, which helps the run of another process."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from db3kd.config.recipe import Recipe
@@ -9,29 +9,36 @@ from db3kd.config.settings import kind_of
 from db3kd.errors import InputError
 from db3kd.job.session import Job
 from db3kd.job.sets import matched, sets_of, sound
-from db3kd.job.teacher import open_teacher
+from db3kd.job.teacher import TeacherPipeline, open_teacher
 from db3kd.run import Run
 from db3kd.stages.answers import ask_once
 from db3kd.stages.digests import Digests
 from db3kd.stages.executor import Executor
 from db3kd.stages.hand import Helper
+from db3kd.stages.through_leader import Described, ThroughLeader
 from db3kd.stages.workspace import Workspace
 
 
 @contextmanager
-def helping(recipe: Recipe, executor: Executor) -> Iterator[Helper]:
+def helping(recipe: Recipe, led: Described | None, executor: Executor) -> Iterator[Helper]:
     """Open the images and the teacher of a recipe, and the folder of its run to look into it.
 
-    Nothing is trained, asked or noted here. Costs no query.
+    `led`: the teacher, where the leading process asks it. Nothing is trained, asked or noted here.
+    Costs no query.
 
     Raises:
         ConfigurationDiffers: the teacher here is another one than that of the run.
         Db3kdError: see `opened`.
     """
-    _check_here(recipe)
     sets = sets_of(recipe)
     sets = sound(recipe, sets, Digests(Path(recipe.run) / "digests.json"))
-    with open_teacher(recipe, sets.known) as pipeline:
+    with ExitStack() as kept:
+        if led is None:
+            _check_here(recipe)
+            teacher, pipeline = None, kept.enter_context(open_teacher(recipe, sets.known))
+        else:
+            teacher = ThroughLeader(led)
+            pipeline = TeacherPipeline(teacher, teacher, parts=led.parts)
         workspace = Workspace.followed(
             Path(recipe.run),
             pipeline.teacher,
@@ -46,7 +53,7 @@ def helping(recipe: Recipe, executor: Executor) -> Iterator[Helper]:
             job = Job(recipe, Run.within(workspace), sets, pipeline, anyway=True)
             _follow(job, workspace, stage)
 
-        yield Helper(workspace, follow)
+        yield Helper(workspace, follow, teacher)
 
 
 def _follow(job: Job, workspace: Workspace, stage: str) -> None:

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import torch
+from torch import Tensor
+
 from db3kd.errors import (
     BudgetExhausted,
     Busy,
@@ -30,6 +33,8 @@ from db3kd.errors import (
 from db3kd.stages.executor import InThisProcess, Part, Tell, Work
 from db3kd.stages.hand import (
     Alive,
+    Answer,
+    Ask,
     Begin,
     Done,
     Event,
@@ -115,6 +120,7 @@ class _Lease:
     heard: float
     used: int = 0
     need: Need | None = None
+    question: Tensor | None = None  # images for a teacher that this process asks
 
 
 @dataclass
@@ -170,6 +176,7 @@ class Foreman:
                 news = self._crew.news(0.5)
                 with interrupts_wait():
                     self._take_in(task, news)
+                self._ask(task)
                 tell(task.behind + sum(min(x.used, x.part.most) for x in self._leases.values()))
         except BaseException:
             self._call_back(task)
@@ -272,7 +279,8 @@ class Foreman:
             else:
                 self._hear(task, name, lease, event)
         for name, lease in list(self._leases.items()):
-            if lease.need is None and time.monotonic() - lease.heard > self._patience:
+            waits = lease.need is not None or lease.question is not None
+            if not waits and time.monotonic() - lease.heard > self._patience:
                 self._lose(task, name, f"no sign for {self._patience:g} seconds")
         self._answer_needs(task)
         if self._leases or self._free:
@@ -307,6 +315,8 @@ class Foreman:
             self._crew.send(name, Go())
         elif isinstance(event, Need):
             lease.need = event
+        elif isinstance(event, Ask):
+            lease.question = event.images
         elif isinstance(event, Done):
             self._accept(task, name, event)
         elif isinstance(event, Stopped):
@@ -385,6 +395,28 @@ class Foreman:
             raise Damaged(changing(tape.path))
         task.workspace.drifted(tape)
 
+    # Questions of workers that may not ask the teacher themselves
+
+    def _ask(self, task: _Task) -> None:
+        """Ask for the workers that wait, for all at once: so the teacher's limits hold over all.
+
+        Raises:
+            BudgetExhausted, TeacherError: from the teacher; what was answered is in its store.
+        """
+        waiting = {n: lease for n, lease in self._leases.items() if lease.question is not None}
+        questions = [lease.question for lease in waiting.values() if lease.question is not None]
+        if not questions:
+            return
+        with task.workspace.meter.stage(task.stage):
+            classes = task.workspace.meter.leased(torch.cat(questions))
+        with interrupts_wait():
+            parts = torch.split(classes, [len(images) for images in questions])
+            for (name, lease), part in zip(waiting.items(), parts, strict=True):
+                lease.question = None
+                self._crew.send(name, Answer(part.clone()))
+            for lease in self._leases.values():  # nobody listened to the others meanwhile
+                lease.heard = time.monotonic()
+
     # Budgets
 
     def _answer_needs(self, task: _Task) -> None:
@@ -420,7 +452,8 @@ class Foreman:
             more = max(0, bound - lease.booked)
             with meter.stage(task.stage), suppress(BudgetExhausted):
                 meter.check(more)
-                task.workspace.allow(task.stage, shard, bound)
+                if meter.ledger is None:  # else the teacher's own books say what was asked
+                    task.workspace.allow(task.stage, shard, bound)
                 meter.book(more)
                 lease.booked += more
                 lease.heard = time.monotonic()
@@ -433,8 +466,11 @@ class Foreman:
     def _call_back(self, task: _Task) -> None:
         """Have all workers stop at their next question; what each has is kept."""
         until = time.monotonic() + STOP_S
+        if task.workspace.meter.ledger is None:  # else they have not been sent, and cost nothing
+            with suppress(Exception):
+                self._ask(task)
         for name, lease in self._leases.items():
-            lease.need = None
+            lease.need = lease.question = None
             with suppress(Exception):
                 self._crew.send(name, Stop())
         with suppress(Exception):
@@ -444,7 +480,7 @@ class Foreman:
                         continue
                     if isinstance(event, Done):
                         self._accept(task, name, event)
-                    elif isinstance(event, Alive | Need):
+                    elif isinstance(event, Alive | Need | Ask):
                         self._crew.send(name, Stop())
                     else:
                         self._back(task, name)

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from db3kd.errors import Db3kdError, InputError, RunError, described
 from db3kd.stages.executor import Executor, Part, Tell, Work
 from db3kd.stages.recovery import WORD
 from db3kd.stages.taped import ReplayTeacher, facts_of
+from db3kd.stages.through_leader import ThroughLeader
 from db3kd.stages.versions import versions
 from db3kd.stages.workspace import Workspace
 from db3kd.storage.files import Json, write_atomically
@@ -59,7 +61,14 @@ class Stop:
     """Stop before the next question."""
 
 
-Order: TypeAlias = Begin | Grant | Go | Stop
+@dataclass(frozen=True)
+class Answer:
+    """What the teacher says of the images of `Ask`."""
+
+    classes: Tensor
+
+
+Order: TypeAlias = Begin | Grant | Go | Stop | Answer
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,13 @@ class Need:
 
     least: int
     most: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Images for a teacher that the leading process asks; leave for them was granted."""
+
+    images: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,15 +116,19 @@ class Failed:
     text: str
 
 
-Event: TypeAlias = Alive | Need | Done | Stopped | Failed
+Event: TypeAlias = Alive | Need | Ask | Done | Stopped | Failed
 
 
 @dataclass(frozen=True)
 class Helper:
-    """A run as a worker has it: `follow` does what the run does to come to a stage."""
+    """A run as a worker has it: `follow` does what the run does to come to a stage.
+
+    `led`: its teacher, if the leading process asks it.
+    """
 
     workspace: Workspace
     follow: Callable[[str], None]
+    led: ThroughLeader | None = None
 
 
 Opener = Callable[[Executor], AbstractContextManager[Helper]]
@@ -167,6 +187,7 @@ class Hand:
     beat: float
     _events: "queue.Queue[Event]" = field(default_factory=queue.Queue)
     _grants: "queue.Queue[int | None]" = field(default_factory=queue.Queue)
+    _answers: "queue.Queue[Tensor | None]" = field(default_factory=queue.Queue)
     _orders: "queue.Queue[Begin]" = field(default_factory=queue.Queue)
     _at_work: "threading.Thread | None" = None
     _halted: bool = False
@@ -200,6 +221,8 @@ class Hand:
         except Db3kdError as error:
             raise type(error)(f"the worker on {platform.node()}: {error}") from None
         self._opening = opening  # for as long as this process lives
+        if self._helper.led is not None:
+            self._helper.led.ask = self._asked
         return {**versions(), "where": where}
 
     def turn(self, order: Order) -> Event:
@@ -212,9 +235,12 @@ class Hand:
                 self._at_work.start()
         elif isinstance(order, Grant):
             self._grants.put(order.bound)
+        elif isinstance(order, Answer):
+            self._answers.put(order.classes)
         elif isinstance(order, Stop):
             self._halted = True
             self._grants.put(None)
+            self._answers.put(None)
         try:
             return self._events.get(timeout=self.beat)
         except queue.Empty:
@@ -228,8 +254,9 @@ class Hand:
 
     def _begin(self, order: Begin) -> None:
         """Do a shard, and tell what became of it."""
-        while not self._grants.empty():
-            self._grants.get()
+        for left in (self._grants, self._answers):
+            while not left.empty():
+                left.get()
         try:
             self._events.put(self._do(order))
         except (_Halt, Fenced):
@@ -254,8 +281,8 @@ class Hand:
         )
 
         def lease(asked: int) -> None:
-            least = tape.asked + asked
-            self._allowed(least, max(least, 2 * tape.asked), tape)
+            least = tape.booked + asked
+            self._allowed(least, max(least, 2 * tape.booked), tape)
 
         meter.lease = lease
         teacher = ReplayTeacher(meter, tape, self._report)
@@ -298,6 +325,14 @@ class Hand:
         if bound is None:
             raise _Halt
         tape.raise_to(bound)
+
+    def _asked(self, images: Tensor) -> Tensor:
+        """Have the leading process ask; returns its teacher's answers."""
+        self._events.put(Ask(images))
+        classes = self._answers.get()
+        if classes is None:
+            raise _Halt
+        return classes
 
     def _report(self, used: int) -> None:
         self._used = used

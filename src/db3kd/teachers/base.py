@@ -169,7 +169,8 @@ class Bounds(tuple[float, float]):
 
     `seen` makes of images what the teacher sees of them; `level` is the smallest difference that it
     can see in one pixel. Searches ask for points that are seen as they are (`boundary.shown`), so
-    that distances are of what was really asked, and look for nothing finer than a level.
+    that distances are of what was really asked, and look for nothing finer than a level. They can
+    be pickled, if `seen` can.
 
     >>> low, high = Bounds(0.0, 1.0, seen=torch.round, level=1.0)
     >>> low, high
@@ -186,6 +187,10 @@ class Bounds(tuple[float, float]):
         found = super().__new__(cls, (low, high))
         found.seen, found.level = seen, level
         return found
+
+    def __getnewargs_ex__(self) -> tuple[tuple[float, float], dict[str, Any]]:
+        low, high = self
+        return (low, high), {"seen": self.seen, "level": self.level}
 
 
 def check_teacher(teacher: object) -> None:

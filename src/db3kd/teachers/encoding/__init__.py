@@ -2,6 +2,6 @@
 
 from db3kd.teachers.encoding.encoder import Encoder
 from db3kd.teachers.encoding.local import Entry
-from db3kd.teachers.encoding.seen import searched
+from db3kd.teachers.encoding.seen import searched, seen_once
 
-__all__ = ["Encoder", "Entry", "searched"]
+__all__ = ["Encoder", "Entry", "searched", "seen_once"]

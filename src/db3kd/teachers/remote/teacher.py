@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +17,7 @@ from db3kd.config.types import MOST_CLASSES
 from db3kd.errors import InputError, TeacherError, hint
 from db3kd.teachers.base import check_kind
 from db3kd.teachers.encoding.encoder import Encoder
-from db3kd.teachers.encoding.seen import searched
+from db3kd.teachers.encoding.seen import searched, seen_once
 from db3kd.teachers.parts import Collected, Keeper, Rows
 from db3kd.teachers.remote import protocols
 from db3kd.teachers.remote.names import LabelMap
@@ -51,7 +52,7 @@ class RemoteTeacher:
         finding: bool = False,
     ) -> None:
         self.settings, self.classes, self.finding = settings, classes, finding
-        self.bounds = searched(settings.encoding, bounds, self.seen)
+        self.bounds = _searched(settings.encoding, bounds)
         self.learn(())
         self.transport = _transport(settings, limits)
         self.remember: Callable[[tuple[str, ...]], None] = lambda names: None
@@ -127,7 +128,7 @@ class RemoteTeacher:
             _log.info("the model's metadata say: input %s, %s, %s", *words)
             self.settings = settings
             low, high = self.bounds
-            self.bounds = searched(settings.encoding, (low, high), self.seen)
+            self.bounds = _searched(settings.encoding, (low, high))
 
     def learn(self, names: Sequence[str]) -> None:
         """Take up names of classes that were met by an earlier process."""
@@ -194,6 +195,11 @@ class RemoteTeacher:
         if shape != self._shape:
             raise InputError(f"this teacher was shown images of {self._shape}, now {shape}")
         return self._encoder
+
+
+def _searched(encoding: Encoding, bounds: tuple[float, float]) -> tuple[float, float]:
+    """The bounds for searches; they can be sent to another process, where the teacher is not."""
+    return searched(encoding, bounds, partial(seen_once, encoding, bounds))
 
 
 def _transport(settings: Remote, limits: str | None) -> "Transport":
