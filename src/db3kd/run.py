@@ -1,7 +1,6 @@
 """A run: a folder that holds what was bought, and stages that continue from any state it is in.
 
-Each stage (`stages.table`) is cut into shards. A shard is the unit of work, of randomness and of
-resuming. Running a command again continues.
+A stage (`stages.table`) is cut into shards, the unit of work, of randomness and of resuming.
 
     journal.jsonl            every finished shard, student and figure
     answers/00000.safetensors, grow/..., distances/..., evaluate/...   finished shards
@@ -10,7 +9,7 @@ resuming. Running a command again continues.
     predictions/...          what students call the test images
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +35,7 @@ from db3kd.stages.growing import Growth
 from db3kd.stages.pseudo_samples import PseudoSamples
 from db3kd.stages.sequence import Steps
 from db3kd.stages.stopping import Stopping, Stops
-from db3kd.stages.students import Evaluation, distilled, evaluated
+from db3kd.stages.students import Evaluation, Untrained, distilled, evaluated, train_elsewhere
 from db3kd.stages.transfer import transfer_of
 from db3kd.stages.workspace import Workspace
 from db3kd.student.card import StudentCard
@@ -451,9 +450,8 @@ class Run:
 
         A training that was stopped continues from its last checkpoint. Another network, transfer
         set, setting or seed makes another student, which is kept next to the first. Costs no query.
-        Random by `seed`: the order of the images, and dropout.
-
-        A file that cannot be trusted is said in a warning, and the student trained again.
+        Random by `seed`: the order of the images, and dropout. A file that cannot be trusted is
+        said in a warning, and the student trained again.
 
         `card`: what the file of the student says of it; how it was trained is added. With it,
         `db3kd.load_student` needs the file alone.
@@ -462,9 +460,12 @@ class Run:
             InputError: the training cannot work; see `db3kd.student.training.train`.
         """
         training = validated(training or Training())
-        return distilled(
-            self._workspace, network, transfer, training, seed=seed, name=name, card=card
-        )
+        student = Untrained(network, transfer, training, seed, name, card)
+        return distilled(self._workspace, student)
+
+    def train_elsewhere(self, students: Iterable[Untrained]) -> None:
+        """Have workers, if there are any, train those that are not trained; costs no query."""
+        train_elsewhere(self._workspace, students)
 
     def evaluate(
         self,

@@ -188,12 +188,15 @@ def test_from_one_process_to_workers_and_back(
 
 def test_a_run_ends_as_one_process_ends_it(tmp_path: Path, digits: Path) -> None:
     alone, led = prepared(tmp_path / "alone", digits), prepared(tmp_path / "led", digits)
-    words = ("run", "recipe.toml", "--quiet")
+    words = ("run", "recipe.toml", "--quiet", "-s", "student.seeds=[0, 1]")
     assert alone.call(*words).returncode == 0
     done = led.call(*words, *RAY)
     assert done.returncode == 0, done.stderr
     assert led.shards() == alone.shards()
     assert led.asked() == alone.asked()
+    kinds = [r["kind"] for r in led.journal() if r["kind"] in ("student", "evaluation")]
+    assert kinds == sorted(kinds, reverse=True)  # workers had trained all before any was tested
+    assert kinds.count("student") == [r["kind"] for r in alone.journal()].count("student") > 2
 
 
 # A remote teacher

@@ -19,17 +19,21 @@ import torch
 from torch import Tensor
 
 from db3kd.config.cluster import Cluster
-from db3kd.config.settings import Budget, Grow, Search
+from db3kd.config.settings import Budget, Grow, Search, Training
 from db3kd.data import TensorImages
 from db3kd.errors import BudgetExhausted, InputError, TeacherError
 from db3kd.run import Run
-from db3kd.stages import foreman, ray_crew
+from db3kd.stages import crew as crew_module
+from db3kd.stages import ray_crew
 from db3kd.stages.accounts import status
+from db3kd.stages.crew import Crew, Lost, News, Ready
 from db3kd.stages.executor import Executor
-from db3kd.stages.foreman import Crew, Foreman, Lost, News, Ready
-from db3kd.stages.hand import Hand, Helper, Order
+from db3kd.stages.foreman import Foreman
+from db3kd.stages.hand import Failed, Hand, Helper, Order, Train
+from db3kd.stages.students import Untrained
 from db3kd.stages.through_leader import Described, ThroughLeader
 from db3kd.stages.workspace import Workspace
+from db3kd.student.networks import build
 from db3kd.teachers.base import Teacher
 from db3kd.teachers.cached import CachedTeacher, Store
 from db3kd.teachers.noisy import Voting
@@ -78,7 +82,31 @@ def helping(folder: Path, teacher: Teacher, executor: Executor) -> Iterator[Help
         }
         calls.get(stage, run.answers)(pictures())
 
-    yield Helper(workspace, follow)
+    def train(name: str, seed: int) -> None:
+        for student in untrained(Run.within(workspace), (seed,)):
+            Run.within(workspace).distill(
+                student.network, student.transfer, student.training, seed=seed, name=name
+            )
+
+    yield Helper(workspace, follow, train)
+
+
+def untrained(run: Run, seeds: Sequence[int] = (0, 1, 2)) -> Iterator[Untrained]:
+    """Students of the answers, before their training."""
+    for seed in seeds:
+        network = build("small", (1, 8, 8), 3, seed=seed)
+        transfer = run.transfer_set(pictures(), "ce")
+        yield Untrained(network, transfer, Training(steps=30, batch=4), seed, "ce")
+
+
+def taught(run: Run) -> list[dict[str, Tensor]]:
+    """The students' weights, as the run has them in the end."""
+    run.answers(pictures())
+    run.train_elsewhere(untrained(run))
+    return [
+        run.distill(s.network, s.transfer, s.training, seed=s.seed, name=s.name).state_dict()
+        for s in untrained(run)
+    ]
 
 
 @dataclass
@@ -111,7 +139,7 @@ class Threads:
             try:
                 self.answers.put((name, hand, what()))
             except InputError as error:
-                self.answers.put((name, hand, foreman.Failed("InputError", str(error))))
+                self.answers.put((name, hand, Failed("InputError", str(error))))
 
         threading.Thread(target=answer, daemon=True).start()
 
@@ -252,7 +280,7 @@ def test_workers_that_differ_are_refused_before_anything_is_asked(
 ) -> None:
     teacher = Counted()
     crew = Threads(partial(helping, tmp_path, teacher))
-    monkeypatch.setattr(foreman, "versions", lambda: {"db3kd": "9.9"})
+    monkeypatch.setattr(crew_module, "versions", lambda: {"db3kd": "9.9"})
     text = r"the worker on .* has db3kd .*, but this process has 9.9; install the same everywhere"
     with led(tmp_path, teacher, crew) as run, pytest.raises(InputError, match=text):
         run.answers(pictures())
@@ -288,6 +316,74 @@ def test_without_ray_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(ray_crew, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'engine = "ray" needs the package ray; .*install'):
         ray_crew.RayCrew(Cluster(engine="ray"), partial(helping, tmp_path, Counted()))
+
+
+# Students
+
+
+def students_of(run: Run) -> list[tuple[str, int]]:
+    return [(r["name"], r["seed"]) for r in run.journal.all("student")]
+
+
+def test_students_are_trained_by_workers_as_alone(tmp_path: Path) -> None:
+    """By one, since threads would share the random numbers of dropout; processes do not."""
+    teacher = Counted()
+    with led(tmp_path / "alone", teacher, None) as run:
+        alone = taught(run)
+    crew = Threads(partial(helping, tmp_path / "led", teacher), 1)
+    with led(tmp_path / "led", teacher, crew) as run:
+        run.answers(pictures())
+        run.train_elsewhere(untrained(run))
+        assert sorted(students_of(run)) == [("ce", 0), ("ce", 1), ("ce", 2)]
+        asked = teacher.total
+        found = taught(run)
+        assert sorted(students_of(run)) == [("ce", 0), ("ce", 1), ("ce", 2)]  # none anew
+        assert teacher.total == asked
+    for mine, theirs in zip(found, alone, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    names = [p.name for p in sorted((tmp_path / "alone" / "students").iterdir())]
+    assert [p.name for p in sorted((tmp_path / "led" / "students").iterdir())] == names
+    records = list(run.journal.all("student"))
+    assert all(r["losses"] and r["seconds"] > 0 for r in records)
+
+
+def test_a_student_whose_worker_ends_is_trained_by_another(tmp_path: Path) -> None:
+    teacher = Counted()
+    crew = Threads(partial(helping, tmp_path / "led", teacher), 2)
+    send, ended = crew.send, list[str]()
+
+    def sent(name: str, order: Order) -> None:
+        if isinstance(order, Train) and len(ended) < 2:
+            ended.append(name)
+            crew.answers.put((name, crew.hands[name], Lost("no route to host")))
+            return
+        send(name, order)
+
+    crew.send = sent  # type: ignore[method-assign]
+    with led(tmp_path / "led", teacher, crew) as run:
+        run.answers(pictures())
+        run.train_elsewhere(untrained(run))
+        assert len(ended) == 2
+        assert sorted(students_of(run)) == [("ce", 0), ("ce", 1), ("ce", 2)]
+
+
+def test_what_a_student_lacks_is_told_by_the_leading_process(tmp_path: Path) -> None:
+    teacher = Counted()
+
+    @contextmanager
+    def broken(folder: Path, executor: Executor) -> Iterator[Helper]:
+        def train(name: str, seed: int) -> None:
+            raise InputError(f"the network of {name} takes other images")
+
+        with helping(folder, teacher, executor) as helper:
+            yield replace(helper, train=train)
+
+    crew = Threads(partial(broken, tmp_path / "led"), 2)
+    with led(tmp_path / "led", teacher, crew) as run:
+        run.answers(pictures())
+        with pytest.raises(InputError, match="the network of ce takes other images"):
+            run.train_elsewhere(untrained(run))
 
 
 # Teachers that the leading process asks

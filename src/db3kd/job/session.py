@@ -1,7 +1,7 @@
 """A recipe with its run, data sets and teacher at hand."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -47,6 +47,7 @@ from db3kd.stages.executor import Executor
 from db3kd.stages.identity import note_labels
 from db3kd.stages.speeds import Speeds
 from db3kd.stages.stopping import Stopping
+from db3kd.stages.students import Untrained
 from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.card import StudentCard
@@ -440,14 +441,30 @@ class Job:
     def students(self) -> Iterator[tuple[Method, int, nn.Module]]:
         """Every student, trained now or before, as it is after the last epoch; costs no query."""
         wanted = self.recipe.student
+        self.run.train_elsewhere(self.untrained(wanted.methods, wanted.seeds))
         for method in wanted.methods:
+            for student in self.untrained((method,), wanted.seeds):
+                yield method, student.seed, self.trained(student)
+
+    def untrained(self, methods: Sequence[Method], seeds: Sequence[int]) -> Iterator[Untrained]:
+        """Students of the recipe before their training, one at a time; costs no query."""
+        for method in methods:
             transfer = self.transfer(method)
-            for seed in wanted.seeds:
+            for seed in seeds:
                 network, card = self.student_of(transfer, seed)
-                student = self.run.distill(
-                    network, transfer, wanted.training, seed=seed, name=method, card=card
-                )
-                yield method, seed, student
+                training = self.recipe.student.training
+                yield Untrained(network, transfer, training, seed, method, card)
+
+    def trained(self, student: Untrained) -> nn.Module:
+        """A student after its training, now or before; costs no query."""
+        return self.run.distill(
+            student.network,
+            student.transfer,
+            student.training,
+            seed=student.seed,
+            name=student.name,
+            card=student.card,
+        )
 
     def books(self) -> Json:
         """Queries spent by stage, the budget, repeats of votes, and the books of the store."""

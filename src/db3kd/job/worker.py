@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
+from db3kd.config.methods import Method
 from db3kd.config.recipe import Recipe
 from db3kd.config.settings import kind_of
 from db3kd.errors import InputError
@@ -49,11 +51,15 @@ def helping(recipe: Recipe, led: Described | None, executor: Executor) -> Iterat
         )
         sets = matched(sets, pipeline.teacher)
 
-        def follow(stage: str) -> None:
-            job = Job(recipe, Run.within(workspace), sets, pipeline, anyway=True)
-            _follow(job, workspace, stage)
+        def job() -> Job:
+            return Job(recipe, Run.within(workspace), sets, pipeline, anyway=True)
 
-        yield Helper(workspace, follow, teacher)
+        def train(name: str, seed: int) -> None:
+            made = job()
+            for student in made.untrained((cast("Method", name),), (seed,)):
+                made.trained(student)
+
+        yield Helper(workspace, lambda stage: _follow(job(), workspace, stage), train, teacher)
 
 
 def _follow(job: Job, workspace: Workspace, stage: str) -> None:

@@ -54,6 +54,12 @@ class Executor(Protocol):
             BudgetExhausted, TeacherError, Damaged, RunError: as `Workspace.work`.
         """
 
+    def train(self, workspace: Any, students: Sequence[tuple[str, int]]) -> None:
+        """Train students of a recipe, by name and seed, and put each on the books.
+
+        Those that are left are trained by this process, when they are wanted.
+        """
+
     def figures(self) -> dict[str, float]:
         """What there is to report beside how far a stage is."""
 
@@ -83,6 +89,9 @@ class InThisProcess:
             report(0)
             workspace.shard(stage, part.shard, part.rows, work, report)
             ready += part.most
+
+    def train(self, workspace: Any, students: Sequence[tuple[str, int]]) -> None:
+        """Each is trained when it is wanted."""
 
     def figures(self) -> dict[str, float]:
         """There is nothing to report."""

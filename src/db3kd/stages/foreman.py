@@ -6,30 +6,23 @@ its tape is taken back (`db3kd.storage.leases`), what it has asked is counted, a
 goes on there.
 """
 
-import logging
-import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from db3kd.errors import (
     BudgetExhausted,
-    Busy,
-    ConfigurationDiffers,
     Damaged,
-    Db3kdError,
-    InputError,
     RunError,
-    TeacherError,
-    plain,
 )
+from db3kd.stages.crew import MOST_ENDS, Crew, Lost, News, Workers
 from db3kd.stages.executor import InThisProcess, Part, Tell, Work
 from db3kd.stages.hand import (
     Alive,
@@ -37,75 +30,22 @@ from db3kd.stages.hand import (
     Ask,
     Begin,
     Done,
-    Event,
     Failed,
     Go,
     Grant,
     Need,
-    Order,
     Stop,
     Stopped,
 )
-from db3kd.stages.recovery import WORD
 from db3kd.stages.taped import changing
-from db3kd.stages.versions import versions
+from db3kd.stages.teaching import taught
 from db3kd.stages.workspace import Workspace
-from db3kd.storage.files import rename, write_atomically, writing
+from db3kd.storage.files import rename, writing
 from db3kd.storage.leases import lend, take_back, tape_of
 from db3kd.storage.tape import Tape
 from db3kd.teachers.parts import interrupts_wait
 
-LEAST_START_S = 300.0  # a worker may take to open images and teacher
 STOP_S = 20.0  # workers may take to stop at their next question
-MOST_STARTS = 3  # workers that end one after the other before anything is asked
-MOST_ENDS = 10  # workers that a shard may end without getting on
-SAME = ("db3kd", "torch", "numpy", "commit")  # versions that workers must have, too
-_KINDS: Mapping[str, type[Db3kdError]] = {
-    kind.__name__: kind
-    for kind in (InputError, TeacherError, RunError, ConfigurationDiffers, Damaged, Busy)
-}
-_log = logging.getLogger("db3kd")
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A worker has opened everything: what it computes with, and `where` it is."""
-
-    told: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker has ended."""
-
-    why: str
-
-
-News: TypeAlias = Event | Ready | Lost
-
-
-@runtime_checkable
-class Crew(Protocol):
-    """The workers of an engine, by their names; each runs a `db3kd.stages.hand.Hand`."""
-
-    def start(self, folder: Path, word: str) -> Sequence[str]:
-        """Start the workers, and have each greet; returns their names.
-
-        Raises:
-            InputError: the engine cannot be used.
-        """
-
-    def send(self, name: str, order: Order) -> None:
-        """Have a worker take a turn."""
-
-    def news(self, seconds: float) -> list[tuple[str, News]]:
-        """What workers answered to their last orders; waits for it, so long at most."""
-
-    def replace(self, name: str) -> None:
-        """End a worker, if it has not ended, and start another of this name."""
-
-    def close(self) -> None:
-        """End all workers."""
 
 
 @dataclass
@@ -145,15 +85,10 @@ class Foreman:
     apart = True
 
     def __init__(self, crew: Crew, patience: float) -> None:
-        self._crew, self._patience = crew, patience
-        self._free: dict[str, str] = {}  # workers without a shard, and where they are
-        self._where: dict[str, str] = {}
-        self._names: Sequence[str] = ()
+        self._workers = Workers(crew, patience)
+        self._crew, self._free, self._where = crew, self._workers.free, self._workers.where
         self._leases: dict[str, _Lease] = {}
-        self._tasks = self._lent = self._epoch = 0
-        self._ends = 0  # of workers that ended before they were ready
-        self._last = time.monotonic()  # when there was a worker
-        self._word = (Path(), Path())
+        self._tasks = self._lent = 0
 
     def figures(self) -> dict[str, float]:
         """How many workers there are."""
@@ -163,7 +98,7 @@ class Foreman:
         self, workspace: Any, stage: str, parts: Sequence[Part], work: Work, tell: Tell, apart: bool
     ) -> None:
         """Have workers do these shards; a single one, or those of a chain, are done here."""
-        self._start(workspace)
+        self._workers.start(workspace)
         if not apart or len(parts) == 1:
             InThisProcess().do(workspace, stage, parts, work, tell, apart)
             return
@@ -182,69 +117,13 @@ class Foreman:
             self._call_back(task)
             raise
 
+    def train(self, workspace: Any, students: Sequence[tuple[str, int]]) -> None:
+        """Have workers train students, each one at a time."""
+        taught(self._workers, workspace, students)
+
     def close(self) -> None:
         """End all workers."""
-        if self._names:
-            self._names = ()
-            self._crew.close()
-        for path in self._word:
-            with suppress(OSError):
-                path.unlink()
-
-    # Workers
-
-    def _start(self, workspace: Workspace) -> None:
-        """Start the workers, once, and wait for all of them."""
-        if self._names:
-            return
-        self._epoch = 1 + sum(1 for _ in workspace.journal.all("epoch"))
-        word, reply = secrets.token_hex(8), secrets.token_hex(8)
-        path = workspace.folder / f"{WORD}{word}"
-        write_atomically(path, reply.encode())
-        self._word = path, path.with_name(f"{path.name}-{reply}")
-        try:
-            self._names = self._crew.start(workspace.folder.absolute(), word)
-            until = time.monotonic() + max(LEAST_START_S, self._patience)
-            while len(self._free) < len(self._names):
-                for name, event in self._crew.news(1.0):
-                    self._again(workspace, name, event, MOST_STARTS)
-                if time.monotonic() > until:
-                    raise InputError(
-                        f"{len(self._free)} of {len(self._names)} workers have started, and the"
-                        " cluster has no room for the others; lower cluster.workers, or what each"
-                        " takes (cluster.cpus, cluster.gpus)"
-                    )
-        except BaseException:
-            self.close()
-            raise
-        places = [self._where[name] for name in self._names]
-        workspace.journal.append("epoch", number=self._epoch, workers=places)
-        _log.info("%s workers: %s", len(places), "; ".join(places))
-
-    def _welcome(self, workspace: Workspace, name: str, event: News) -> None:
-        """Take up a worker that is ready.
-
-        Raises:
-            InputError: it has another version, or sees another folder.
-            Db3kdError: it cannot open the images or the teacher.
-        """
-        if isinstance(event, Failed):
-            raise _KINDS.get(event.kind, InputError)(f"a worker cannot start: {event.text}")
-        if not isinstance(event, Ready):
-            return
-        here, where = versions(), event.told["where"]
-        for what in SAME:
-            if event.told.get(what) != here.get(what):
-                raise InputError(
-                    f"the worker on {where} has {what} {event.told.get(what)}, but this process has"
-                    f" {here.get(what)}; install the same everywhere"
-                )
-        if not self._word[1].exists():
-            raise InputError(
-                f"the worker on {where} sees another folder {workspace.folder} than this process;"
-                " put it where all machines have it under the same name"
-            )
-        self._free[name] = self._where[name] = where
+        self._workers.close()
 
     # Leases
 
@@ -256,8 +135,8 @@ class Foreman:
             part, workspace, self._lent = task.parts.pop(0), task.workspace, self._lent + 1
             folder = workspace.folder / task.stage
             tape = workspace.tape(task.stage, part.shard)
-            path = lend(tape, self._epoch, self._lent)
-            draft = folder / f".{part.shard:05}.safetensors.{self._epoch}-{self._lent}.part"
+            path = lend(tape, self._workers.epoch, self._lent)
+            draft = folder / f".{part.shard:05}.safetensors.{self._workers.epoch}-{self._lent}.part"
             del self._free[name]
             self._leases[name] = _Lease(
                 part, path, draft, tape.booked, tape.booked, time.monotonic()
@@ -271,7 +150,7 @@ class Foreman:
         for name, event in news:
             lease = self._leases.get(name)
             if lease is None:  # it has started again, or failed to
-                self._again(task.workspace, name, event, MOST_ENDS)
+                self._workers.again(task.workspace, name, event, MOST_ENDS)
                 continue
             lease.heard = time.monotonic()
             if isinstance(event, Lost):
@@ -280,34 +159,10 @@ class Foreman:
                 self._hear(task, name, lease, event)
         for name, lease in list(self._leases.items()):
             waits = lease.need is not None or lease.question is not None
-            if not waits and time.monotonic() - lease.heard > self._patience:
-                self._lose(task, name, f"no sign for {self._patience:g} seconds")
+            if not waits and time.monotonic() - lease.heard > self._workers.patience:
+                self._lose(task, name, f"no sign for {self._workers.patience:g} seconds")
         self._answer_needs(task)
-        if self._leases or self._free:
-            self._last = time.monotonic()
-        elif time.monotonic() - self._last > max(LEAST_START_S, self._patience):
-            raise RunError(
-                "no worker is left, and the cluster has no room for another; what was bought is"
-                " kept, and the same command goes on"
-            )
-
-    def _again(self, workspace: Workspace, name: str, event: News, most: int) -> None:
-        """A worker that was started is ready, or has ended at once and is replaced.
-
-        Raises:
-            RunError: more than `most` have ended, one after the other.
-        """
-        if not isinstance(event, Lost):
-            self._ends = 0
-            self._welcome(workspace, name, event)
-            return
-        self._ends += 1
-        if self._ends > most:
-            raise RunError(
-                f"workers end as soon as they start ({plain(event.why)}); what was bought is kept,"
-                " and the same command goes on"
-            )
-        self._crew.replace(name)
+        self._workers.check_left(len(self._leases))
 
     def _hear(self, task: _Task, name: str, lease: _Lease, event: News) -> None:
         if isinstance(event, Alive):
@@ -327,10 +182,7 @@ class Foreman:
         elif isinstance(event, Failed):
             self._back(task, name)
             self._free[name] = self._where[name]
-            text = event.text
-            if event.kind not in _KINDS:
-                text = f"the worker on {self._where[name]} failed: {text}"
-            raise _KINDS.get(event.kind, RunError)(text)
+            self._workers.fail(name, event)
 
     def _accept(self, task: _Task, name: str, event: Done) -> None:
         """Put a shard on the books that was done on the lease that is current."""
@@ -368,24 +220,16 @@ class Foreman:
         Raises:
             RunError: too many have ended at this shard.
         """
-        lease, where = self._leases[name], self._where[name]
+        lease = self._leases[name]
         shard = lease.part.shard
         got_on = self._back(task, name) > lease.begun
         task.ends[shard] = 1 if got_on else task.ends[shard] + 1
-        _log.warning(
-            "worker %s (%s) is gone (%s); another goes on with shard %s of %s",
-            name,
-            where,
-            why,
-            shard,
-            task.stage,
-        )
+        self._workers.gone(name, why, f"shard {shard} of {task.stage}")
         if task.ends[shard] > MOST_ENDS:
             raise RunError(
                 f"{task.ends[shard]} workers one after the other have ended at shard {shard} of"
                 f" {task.stage}, without a single answer; give each more memory, or take fewer"
             )
-        self._crew.replace(name)
 
     def _drift(self, task: _Task, shard: int) -> None:
         tape = task.workspace.tape(task.stage, shard)

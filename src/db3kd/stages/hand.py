@@ -45,6 +45,14 @@ class Begin:
 
 
 @dataclass(frozen=True)
+class Train:
+    """Train a student of the recipe."""
+
+    name: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Grant:
     """So much may be asked in all."""
 
@@ -68,7 +76,7 @@ class Answer:
     classes: Tensor
 
 
-Order: TypeAlias = Begin | Grant | Go | Stop | Answer
+Order: TypeAlias = Begin | Train | Grant | Go | Stop | Answer
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,13 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """The student's file is written; what the books are to say of it, unless it was there."""
+
+    record: Json | None
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The tape is closed, and the shard is not done; `drifted`: its questions are others now."""
 
@@ -116,18 +131,20 @@ class Failed:
     text: str
 
 
-Event: TypeAlias = Alive | Need | Ask | Done | Stopped | Failed
+Event: TypeAlias = Alive | Need | Ask | Done | Trained | Stopped | Failed
 
 
 @dataclass(frozen=True)
 class Helper:
     """A run as a worker has it: `follow` does what the run does to come to a stage.
 
-    `led`: its teacher, if the leading process asks it.
+    - `train`: trains a student of the recipe, by name and seed.
+    - `led`: its teacher, if the leading process asks it.
     """
 
     workspace: Workspace
     follow: Callable[[str], None]
+    train: Callable[[str, int], None]
     led: ThroughLeader | None = None
 
 
@@ -159,6 +176,9 @@ class Finder:
         """Raise the work."""
         raise Found(workspace, stage, parts, work)
 
+    def train(self, workspace: Any, students: Sequence[tuple[str, int]]) -> None:
+        """A worker trains what it is told to."""
+
     def figures(self) -> dict[str, float]:
         """There is nothing to report."""
         return {}
@@ -188,7 +208,7 @@ class Hand:
     _events: "queue.Queue[Event]" = field(default_factory=queue.Queue)
     _grants: "queue.Queue[int | None]" = field(default_factory=queue.Queue)
     _answers: "queue.Queue[Tensor | None]" = field(default_factory=queue.Queue)
-    _orders: "queue.Queue[Begin]" = field(default_factory=queue.Queue)
+    _orders: "queue.Queue[Begin | Train]" = field(default_factory=queue.Queue)
     _at_work: "threading.Thread | None" = None
     _halted: bool = False
     _used: int = 0
@@ -227,7 +247,7 @@ class Hand:
 
     def turn(self, order: Order) -> Event:
         """Do what is told; returns what became of it, or that it goes on."""
-        if isinstance(order, Begin):
+        if isinstance(order, Begin | Train):
             self._halted, self._used = False, 0
             self._orders.put(order)
             if self._at_work is None:  # one for all shards: a thread of its own starts slowly
@@ -247,18 +267,19 @@ class Hand:
             return Alive(self._used)
 
     def _work(self) -> None:
-        """Do one shard after another."""
+        """Do one shard after another, or one student."""
         torch.set_num_threads(self.threads)
         while True:
             self._begin(self._orders.get())
 
-    def _begin(self, order: Begin) -> None:
-        """Do a shard, and tell what became of it."""
+    def _begin(self, order: Begin | Train) -> None:
+        """Do a shard or a student, and tell what became of it."""
         for left in (self._grants, self._answers):
             while not left.empty():
                 left.get()
         try:
-            self._events.put(self._do(order))
+            made = self._do(order) if isinstance(order, Begin) else self._train(order)
+            self._events.put(made)
         except (_Halt, Fenced):
             self._events.put(Stopped())
         except Drifted:
@@ -294,6 +315,17 @@ class Hand:
             tape.close()
         facts = facts_of(started, tape, teacher, facts)
         return Done(write_shard(order.draft, tensors), facts)
+
+    def _train(self, order: Train) -> Trained:
+        workspace, notes = self._helper.workspace, list[Json]()
+        workspace.notes, workspace.progress = notes, self._trains
+        workspace.look_again()
+        self._helper.train(order.name, order.seed)
+        return Trained(notes[-1] if notes else None)
+
+    def _trains(self, *_: object) -> None:
+        if self._halted:
+            raise _Halt
 
     def _find(self, order: Begin) -> Found:
         """The work that the run is at; kept for its other shards.

@@ -13,7 +13,7 @@ import torch
 
 from db3kd.config.cluster import Cluster
 from db3kd.errors import Db3kdError, InputError, described, hint
-from db3kd.stages.foreman import Lost, News, Ready
+from db3kd.stages.crew import Lost, News, Ready
 from db3kd.stages.hand import Failed, Hand, Opener, Order
 
 STORE_BYTES = 100 * 2**20  # of Ray's own memory on this machine; pixels do not travel

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -57,24 +57,51 @@ class Evaluation:
     cascade: CascadeReport | None = None
 
 
-def distilled(
-    workspace: Workspace,
-    network: nn.Module,
-    transfer: TransferSet,
-    training: Training,
-    *,
-    seed: int,
-    name: str,
-    card: StudentCard | None = None,
-) -> nn.Module:
+@dataclass(frozen=True)
+class Untrained:
+    """A student before its training: arguments are those of `Run.distill`."""
+
+    network: nn.Module
+    transfer: TransferSet
+    training: Training
+    seed: int
+    name: str
+    card: StudentCard | None = None
+
+    def known(self, workspace: Workspace) -> tuple[Training, dict[str, str], str, str]:
+        """How it is trained here, what it is known by, the digest of that, and its file.
+
+        Raises:
+            InputError: the network cannot be trained on these samples.
+        """
+        check_trainable(self.network, self.transfer.images.shape)
+        training = fitting(training_here(workspace.journal, self.training), self.transfer)
+        known = training_identity(self.network, self.transfer, training, self.seed)
+        if self.card is not None and self.card.code:  # networks that look alike may be others
+            known["code"] = self.card.code
+        identity = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+        file = f"students/{self.name}-{self.seed}-{identity[:8]}.safetensors"
+        return training, known, identity, file
+
+
+def train_elsewhere(workspace: Workspace, students: Iterable[Untrained]) -> None:
+    """Have workers train those that are not trained yet; see `Run.train_elsewhere`."""
+    if not workspace.executor.apart:
+        return
+    wanted = []
+    for student in students:
+        _, _, identity, file = student.known(workspace)
+        if not (_is_finished(workspace, identity) and (workspace.folder / file).exists()):
+            wanted.append((student.name, student.seed))
+    if len(wanted) > 1:
+        workspace.executor.train(workspace, wanted)
+
+
+def distilled(workspace: Workspace, student: Untrained) -> nn.Module:
     """Train a student, or load it if the same training is finished; see `Run.distill`."""
-    check_trainable(network, transfer.images.shape)
-    training = fitting(training_here(workspace.journal, training), transfer)
-    known = training_identity(network, transfer, training, seed)
-    if card is not None and card.code:  # two networks may look alike and compute something else
-        known["code"] = card.code
-    identity = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    file = f"students/{name}-{seed}-{identity[:8]}.safetensors"
+    training, known, identity, file = student.known(workspace)
+    network, transfer, card = student.network, student.transfer, student.card
+    name, seed = student.name, student.seed
     path = workspace.folder / file
     checkpoint = path.with_suffix(".checkpoint")
     if path.exists() and _is_finished(workspace, identity) and _is_whole(path, "trained again"):
@@ -102,7 +129,7 @@ def distilled(
         identity=known,
     )
     save_network(path, trained, card and _trained(card, transfer, training, seed, name))
-    workspace.journal.append(
+    workspace.note(
         "student",
         identity=identity,
         name=name,

@@ -95,6 +95,7 @@ class Workspace:
                 raise Busy(f"another process is working in {self.folder}; {WAIT}") from None
         self._owner = os.getpid()
         self._done_with: list[Path] = []  # tapes of finished shards
+        self.notes: list[Json] | None = None  # of a worker, for the journal of another process
         try:
             check_journal(self.folder / "journal.jsonl")
             self.journal = Journal(self.folder / "journal.jsonl")
@@ -132,6 +133,7 @@ class Workspace:
         self._prefix, self.executor = "", executor
         self._owner, self._done_with = os.getpid(), []
         self.digests, self.meter = Digests(folder / "digests.json"), Meter(teacher)
+        self.notes = []
         self.look_again()
         check_teacher(folder, self.journal, parts)
         return self
@@ -139,6 +141,13 @@ class Workspace:
     def look_again(self) -> None:
         """Read the journal of another process as it is now."""
         self.journal = Journal(self.folder / "journal.jsonl", read_only=True)
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """Put something in the journal; a worker keeps it in `notes` for the leading process."""
+        if self.notes is None:
+            self.journal.append(kind, **facts)
+        else:
+            self.notes.append({"kind": kind, **facts})
 
     def _open(
         self,
