@@ -96,7 +96,7 @@ def taught(workers: Workers, workspace: Workspace, students: Sequence[Student]) 
             workers.check_left(len(lessons.at))
             done = len(students) - len(lessons.todo) - len(lessons.at)
             figures = {"workers": float(len(workers.free) + len(lessons.at))}
-            workspace.progress("students", done, len(students), figures)
+            workspace.progress("training", done, len(students), figures)
     except BaseException:
         for name in lessons.at:
             workers.crew.replace(name)
