@@ -326,7 +326,7 @@ def students_of(run: Run) -> list[tuple[str, int]]:
 
 
 def test_students_are_trained_by_workers_as_alone(tmp_path: Path) -> None:
-    """By one, since threads would share the random numbers of dropout; processes do not."""
+    """By one worker: threads share random numbers and what traces networks; processes do not."""
     teacher = Counted()
     with led(tmp_path / "alone", teacher, None) as run:
         alone = taught(run)
@@ -350,7 +350,7 @@ def test_students_are_trained_by_workers_as_alone(tmp_path: Path) -> None:
 
 def test_a_student_whose_worker_ends_is_trained_by_another(tmp_path: Path) -> None:
     teacher = Counted()
-    crew = Threads(partial(helping, tmp_path / "led", teacher), 2)
+    crew = Threads(partial(helping, tmp_path / "led", teacher), 1)
     send, ended = crew.send, list[str]()
 
     def sent(name: str, order: Order) -> None:

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import msgspec
 import torch
@@ -234,6 +235,11 @@ class _GrowingWork:
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return columns, self._facts(columns)
 
+    @cached_property
+    def pixels(self) -> Images:
+        """The own images, in memory unless there are too many: each is read for every new one."""
+        return resident(self.images)
+
     def teach(self, number: int) -> Ensemble | None:
         """The students that choose in a round, taught with every answer before it, if any do."""
         if self.settings.choose == "random":
@@ -275,7 +281,7 @@ class _GrowingWork:
     def _known(self, number: int) -> Known:
         """All answers from before a round."""
         here = _growth(self.workspace, self.images, self.plan.before(number))
-        known, answers = self.images, self.teacher_labels
+        known, answers = self.pixels, self.teacher_labels
         for more in (self.earlier, here):
             if more is not None:
                 known, answers = Joined(known, more.images), torch.cat([answers, more.answers])
@@ -342,7 +348,7 @@ class _GrowingWork:
         """New images, both as they are kept and as they are shown to the teacher."""
         parents = self.order[rows % len(self.order)]
         made = grow(
-            self.images.read(parents).to(self.workspace.device),
+            self.pixels.read(parents).to(self.workspace.device),
             parents,
             names,
             bounds=self.bounds,
