@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -22,14 +23,20 @@ Tell = Callable[[int], None]
 class Part:
     """A shard to do: its number, its rows, and the most queries that it is worth in a report.
 
-    >>> import torch
-    >>> Part(3, torch.arange(6, 8), 20).shard
-    3
+    There may be a hundred thousand of them, so the rows are made when they are wanted.
+
+    >>> Part(3, range(6, 8), 20).rows
+    tensor([6, 7])
     """
 
     shard: int
-    rows: Int[Tensor, " row"]
+    span: range
     most: int
+
+    @property
+    def rows(self) -> Int[Tensor, " row"]:
+        """The numbers of the rows."""
+        return torch.arange(self.span.start, self.span.stop)
 
 
 @runtime_checkable

@@ -88,8 +88,8 @@ class KeptRounds:
 
     def work(self, number: int, ask: Ask) -> None:
         """Do the shards of a round that are not done."""
-        blocks = [self._rows(shard) for shard in self.plan.shards]
-        most = sum(len(rows) for rows in blocks) * self.per_image
+        blocks = [self._span(shard) for shard in self.plan.shards]
+        most = sum(len(span) for span in blocks) * self.per_image
         units, workspace = self._units(number), self.workspace
 
         def work(teacher: ReplayTeacher, rows: Tensor, unit: int) -> tuple[dict[str, Tensor], Json]:
@@ -99,8 +99,8 @@ class KeptRounds:
 
         all_units, done = self.plan.rounds * len(blocks), workspace.done("rounds")
         parts = [
-            Part(unit, rows, most * (unit + 1) // all_units - most * unit // all_units)
-            for unit, rows in zip(units, blocks, strict=True)
+            Part(unit, span, most * (unit + 1) // all_units - most * unit // all_units)
+            for unit, span in zip(units, blocks, strict=True)
             if unit not in done
         ]
         ready = most * units.stop // all_units - sum(part.most for part in parts)
@@ -111,8 +111,8 @@ class KeptRounds:
 
         workspace.do("rounds", parts, work, tell, apart=True)
 
-    def _rows(self, shard: int) -> Int[Tensor, " row"]:
-        return torch.arange(len(self.images))[shard * self.size :][: self.size]
+    def _span(self, shard: int) -> range:
+        return range(shard * self.size, min(len(self.images), (shard + 1) * self.size))
 
     def _units(self, number: int) -> range:
         """The numbers of a round's shards in the stage."""

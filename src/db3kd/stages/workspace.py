@@ -279,16 +279,16 @@ class Workspace:
             RunError: a file cannot be written.
         """
 
-        def rows_of(shard: int) -> Tensor:
-            return torch.arange(shard * size, min(samples, (shard + 1) * size))
+        def span_of(shard: int) -> range:
+            return range(shard * size, min(samples, (shard + 1) * size))
 
         price = max(1, price)
         pending = self.pending(stage, samples, size)
-        ready = samples - sum(len(rows_of(shard)) for shard in pending)
+        ready = samples - sum(len(span_of(shard)) for shard in pending)
         wanted = [shard for shard in pending if shards is None or shard in shards]
         if not wanted:
             return
-        parts = [Part(shard, rows := rows_of(shard), len(rows) * price) for shard in wanted]
+        parts = [Part(shard, span := span_of(shard), len(span) * price) for shard in wanted]
 
         def tell(done: int) -> None:
             figures = {"queries": float(self.meter.spent), **self.executor.figures()}
