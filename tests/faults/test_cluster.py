@@ -22,6 +22,7 @@ from remote_tools import tiny_server
 from conftest import Sandbox, make_sandbox
 from db3kd.errors import InputError
 from db3kd.stages.accounts import status
+from db3kd.teachers.cached import Store
 from faults.test_kill import LARGEST, Undisturbed, left_alone, opened, prepared
 
 pytest.importorskip("ray")
@@ -267,3 +268,31 @@ def test_workers_share_a_remote_teacher(
     queries = [status(sandbox.run)["queries"] for sandbox in sandboxes]
     assert queries[0]["spent"] == queries[1]["spent"]
     assert queries[1]["lost"] == 0
+
+
+def test_an_interrupt_waits_for_the_shared_question(
+    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB3KD_TEST_TOKEN", "s3cr3t-of-the-leader")
+    words, known = ("label", "recipe.toml", "--quiet", *RAY), set[int]()
+    with tiny_server() as tiny, ended_at_last(known):
+        tiny.hold = 0.05
+        sandbox = make_sandbox(tmp_path / "run", digits)
+        sandbox.write("recipe.toml", REMOTE.format(digits=digits, url=tiny.url))
+        process = sandbox.start(*words)
+        while process.poll() is None and len(tiny.calls) < 80:
+            known |= children(process.pid).keys()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+        assert process.returncode == 130, errors
+        assert "everything is saved" in errors
+        tiny.settle_down()
+        with Store(sandbox.folder / "answers.db3kd") as store:
+            books = store.books()
+        assert books["answered"] == len(tiny.asked())  # what was on its way came home
+        assert (books["in_flight"], books["lost"]) == (0, 0)
+        done = sandbox.call(*words)
+        assert done.returncode == 0, done.stderr
+        kept = status(sandbox.run)["queries"]
+        assert kept["lost"] == 0
