@@ -1,6 +1,7 @@
 """Images as they are sent, and answers as class indices."""
 
 import hashlib
+import pickle
 from io import BytesIO
 from typing import Any
 
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from db3kd.config.remote import Encoding, Names
+from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.errors import InputError, TeacherError
+from db3kd.stages.through_leader import Described
+from db3kd.teachers.base import Bounds
 from db3kd.teachers.encoding.encoder import Encoder
+from db3kd.teachers.remote import remote
 from db3kd.teachers.remote.names import LabelMap
 
 BOUNDS = [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-2.1, 2.64)]
@@ -406,3 +410,19 @@ def test_any_answer_is_a_class_or_a_teacher_error(
             continue
         assert 0 <= index < 3
         assert labels.index(answer) == index  # and the second time the same
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "uint8", "float32"])
+def test_the_bounds_of_a_remote_teacher_can_be_sent_to_a_worker(kind: Any) -> None:
+    encoding = Encoding(kind=kind, size=(6, 6) if kind == "png" else None)
+    teacher = remote(
+        Remote(url="http://localhost", protocol="oip", model="m", encoding=encoding), classes=3
+    )
+    images = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    again = pickle.loads(pickle.dumps(Described.of(teacher, {})))
+    assert (again.bounds, again.classes) == ((0.0, 1.0), 3)
+    assert isinstance(again.bounds, Bounds) == (kind != "float32")
+    if isinstance(again.bounds, Bounds):
+        assert again.bounds.level == teacher.bounds.level
+        assert torch.equal(again.bounds.seen(images), teacher.seen(images))
+    teacher.close()
