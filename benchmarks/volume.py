@@ -10,8 +10,8 @@ process of its own continues the folder each time.
   largest worker, while the run goes from the last budget to this one.
 - `memory_growth.WHO`: that at 1e8 over that at 1e6.
 - `opened_s.ANSWERS`: seconds from the start of a process that continues the folder at so many
-  answers, until it has read the books. `start_s.ANSWERS`: until new answers are on them, which takes
-  the start of Ray, and each process reads all own images first.
+  answers, until it has read the books. `start_s.ANSWERS`: until new answers are on them, for which
+  Ray starts, and each process reads all own images first.
 - `bytes_per_answer`: of all files of the run, pixels included (64 of an image are float32).
 """
 
