@@ -48,6 +48,7 @@ LATE = (
     "mlflow",
     "wandb",
     "ray",
+    "lightning_fabric",
 )
 
 

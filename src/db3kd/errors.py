@@ -293,3 +293,15 @@ class Busy(RunError):
     ...
     db3kd.errors.Busy: another process is working in ...; wait for it or stop it first
     """
+
+
+def error_of(kind: str, text: str, otherwise: type[Db3kdError] = RunError) -> Db3kdError:
+    """The error that another process met, made again from its kind and text.
+
+    `otherwise`: the kind of an error that only db3kd's own code would understand.
+
+    >>> error_of("TeacherError", "it failed"), error_of("KeyError", "cat")
+    (TeacherError('it failed'), RunError('cat'))
+    """
+    kinds = (InputError, TeacherError, RunError, ConfigurationDiffers, Damaged, Busy)
+    return {each.__name__: each for each in kinds}.get(kind, otherwise)(text)

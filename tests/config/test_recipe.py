@@ -393,6 +393,23 @@ def test_a_metric_includes_those_before_it(write, metric, allowed, method):
         assert f"set label.metric = {method!r}" in refused(write(GOOD), overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "metric"),
+    [
+        (["student.methods=['ce', 'sd']"], "sd"),
+        (["student.methods=['sd', 'grown']", "label.shard=50"], "sd"),
+        (["student.methods=['sd', 'mbd']"], "mbd"),
+        (["student.methods=['sd', 'mixed']"], "mbd"),
+        (["student.methods=['sd']", "label.per_image=100"], "mbd"),
+        (["student.methods=['sd']", "label.metric=mbd"], "mbd"),
+        (["student.methods=['ce']"], "mbd"),
+        ([], "mbd"),
+    ],
+)
+def test_what_is_free_buys_nothing(write, overrides, metric):
+    assert read_recipe(write(GOOD), overrides).label.metric == metric
+
+
 def test_all_unknown_keys_are_reported(write):
     text = GOOD.replace("run =", "sed = 1\nrun =") + "epochs = 3\n[label]\nquerys = 3\n"
     lines = refused(write(text)).splitlines()

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from db3kd.config.checks import Problem, contradictions
+from db3kd.config.methods import METHODS
 from db3kd.config.quick import quick
 from db3kd.config.recipe import _DEVICE, _FACTORY, _NAME, Recipe
 from db3kd.config.secrets import secrets_of, without_secrets
@@ -72,6 +73,7 @@ def _checked(values: dict[str, Any], places: Mapping[Key, str], path: str | Path
     _refuse(_presets(values), places, path)
     _of_pseudo_by_default(values)
     _of_rows_by_default(values)
+    _free_by_default(values)
     _arrays_by_default(values)
     _refuse(_wrong_keys_and_numbers(values, _KINDS, ()), places, path)
     try:
@@ -122,6 +124,18 @@ def _of_rows_by_default(values: dict[str, Any]) -> None:
     metric = label.get("metric", Search().metric)
     if metric in ("sd", "bd") or label.get("strategy") == "rows":
         student["methods"] = [metric]
+
+
+def _free_by_default(values: dict[str, Any]) -> None:
+    """If students learn from "sd" at most, which is free, nothing beyond it is measured."""
+    label, student = values.setdefault("label", {}), values.get("student")
+    if not isinstance(label, dict) or not isinstance(student, dict):
+        return
+    methods = student.get("methods")
+    if label.keys() <= {"shard"} and isinstance(methods, list) and {"sd"} <= {*map(str, methods)}:
+        known = [METHODS[name] for name in methods if name in METHODS]
+        if not any(row.trial or row.metric not in (None, "sd") for row in known):
+            label["metric"] = "sd"
 
 
 def _of_pseudo_by_default(values: dict[str, Any]) -> None:

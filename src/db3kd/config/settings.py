@@ -396,6 +396,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
       It keeps labels, so nothing is asked (`docs/students.md`).
     - `mixed_precision`: computes in bfloat16 where that is faster and safe: on a GPU, and on a CPU
       with instructions for it if the network is like AlexNet or a ResNet.
+    - `devices`: how many GPUs, or processes on a CPU, train one network together, each with its
+      share of every batch (`docs/cluster.md`); needs the extra `fabric`.
 
     What:
 
@@ -424,6 +426,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     smoothing: Share = 0.0
     augment: tuple[TrainingAugmentation, ...] = ()
     mixed_precision: bool = True
+    devices: Count = 1
 
 
 TRAINERS: Mapping[Optimiser, Mapping[str, Any]] = {

@@ -14,6 +14,7 @@ from db3kd.stages.trial import SpendingPlan
 from db3kd.storage.files import Json
 from db3kd.student.networks import Shape
 from db3kd.student.own import check_wanted
+from db3kd.student.together import check_started_once, check_together
 
 PARTS = {
     "answers": stage("answers").words,
@@ -76,13 +77,17 @@ def check_possible(recipe: Recipe, sets: Sets) -> None:
     """Refuse a recipe that cannot work, before a teacher is trained or asked.
 
     Raises:
-        InputError: a network or a setting does not fit the images; or the budget leaves not a
-            single pseudo sample. A run that has begun keeps its plan, so its budget is not checked.
+        InputError: a network or a setting does not fit the images or this machine; or the budget
+            leaves not a single pseudo sample. A run that has begun keeps its plan, so its budget is
+            not checked.
     """
     wanted, shape = recipe.student, sets.shape
     classes = max(2, count_of(sets.known.classes))  # at least: the teacher is not known yet
     needs = needed(wanted.methods)
     check_wanted(wanted, shape, classes)
+    check_started_once()
+    if wanted.training.devices > 1:
+        check_together(wanted.training.devices, recipe.device)
     if needs.pseudo:
         synthesis.check_synthesis(recipe.synthesis, shape, classes)
     if recipe.grow.augmentations and (needs.trial or needs.grown):

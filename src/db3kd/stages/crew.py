@@ -9,16 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeAlias, runtime_checkable
 
-from db3kd.errors import (
-    Busy,
-    ConfigurationDiffers,
-    Damaged,
-    Db3kdError,
-    InputError,
-    RunError,
-    TeacherError,
-    plain,
-)
+from db3kd.errors import InputError, RunError, error_of, plain
 from db3kd.stages.hand import Event, Failed, Order
 from db3kd.stages.recovery import WORD
 from db3kd.stages.versions import versions
@@ -29,10 +20,6 @@ LEAST_START_S = 300.0  # a worker may take to open images and teacher
 MOST_STARTS = 3  # workers that end one after the other before anything is asked
 MOST_ENDS = 10  # workers that a shard or a student may end without getting on
 SAME = ("db3kd", "torch", "numpy", "commit")  # versions that workers must have, too
-_KINDS: Mapping[str, type[Db3kdError]] = {
-    kind.__name__: kind
-    for kind in (InputError, TeacherError, RunError, ConfigurationDiffers, Damaged, Busy)
-}
 _log = logging.getLogger("db3kd")
 
 
@@ -138,7 +125,7 @@ class Workers:
             Db3kdError: it cannot open the images or the teacher.
         """
         if isinstance(event, Failed):
-            raise _KINDS.get(event.kind, InputError)(f"a worker cannot start: {event.text}")
+            raise error_of(event.kind, f"a worker cannot start: {event.text}", InputError)
         if not isinstance(event, Ready):
             return
         here, where = versions(), event.told["where"]
@@ -175,10 +162,10 @@ class Workers:
 
     def fail(self, name: str, event: Failed) -> NoReturn:
         """Raise what a worker met, as an error of db3kd."""
-        text = event.text
-        if event.kind not in _KINDS:
-            text = f"the worker on {self.where[name]} failed: {text}"
-        raise _KINDS.get(event.kind, RunError)(text)
+        error = error_of(event.kind, event.text)
+        if type(error).__name__ != event.kind:
+            error = RunError(f"the worker on {self.where[name]} failed: {event.text}")
+        raise error
 
     def gone(self, name: str, why: str, what: str) -> None:
         """Say that a worker has ended, and start another."""

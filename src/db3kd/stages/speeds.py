@@ -112,7 +112,7 @@ class Speeds:
         training = self.training if not learner.network else Training(batch=learner.batch)
 
         def work(steps: int) -> None:
-            wanted = msgspec.structs.replace(training, steps=steps, batch=learner.batch)
+            wanted = msgspec.structs.replace(training, steps=steps, batch=learner.batch, devices=1)
             train(network, known, wanted, seed=0, device=self.device)
 
         return work

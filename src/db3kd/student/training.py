@@ -29,6 +29,7 @@ from db3kd.student.files import digest_of
 from db3kd.student.loss import distillation_loss
 from db3kd.student.optimisers import Schedule, optimisers_of
 from db3kd.student.precision import mixed_on
+from db3kd.student.ranks import Alone, Ranks
 from db3kd.student.soft_labels import temper
 from db3kd.student.steps import steps_of
 
@@ -48,7 +49,7 @@ EARLIER: Json = {
 }
 EARLIER_EPOCHS = 100
 """The trainer of earlier versions: what it had no word for, and its default of a word it had."""
-LATER: Json = {"label_weight": 1.0, "drops": [0.5, 0.75], "drop": 0.1}
+LATER: Json = {"label_weight": 1.0, "drops": [0.5, 0.75], "drop": 0.1, "devices": 1}
 """Words that came after those of `EARLIER`, each of which is silent where it changes nothing."""
 
 
@@ -83,11 +84,15 @@ def train(
     that is stopped at any moment and started again therefore gives the same network, to the bit, as
     one that is not stopped. The number of threads must be the same.
 
+    With `training.devices`, that many processes train it together, and each sees its share of every
+    batch. A process that `torchrun` has started is one of them; otherwise they are started here.
+
     Raises:
         InputError: a setting is out of range, the set is empty, the network's classes do not fit
             the labels, the device does not exist, batch normalisation would see single images, or
             the loss is not finite.
         Damaged: the checkpoint cannot be read, or another training wrote it.
+        RunError: one of several processes has ended.
 
     >>> from db3kd.data import TensorImages
     >>> from db3kd.student.evaluate import accuracy, predict
@@ -101,13 +106,46 @@ def train(
     1.0
     """
     training = settled(fitting(validated(training), transfer))
-    torch_device = device_of(device)
+    if training.devices == 1:
+        return taught(
+            Alone(),
+            network,
+            transfer,
+            training,
+            seed=seed,
+            device=device_of(device),
+            progress=progress,
+            checkpoint=checkpoint,
+            identity=identity,
+            on_epoch=on_epoch,
+        )
+    from db3kd.student.together import Task, trained_together  # Fabric takes seconds to load
+
+    task = Task(network, transfer, training, seed, str(device), checkpoint, identity)
+    return trained_together(taught, task, progress, on_epoch)
+
+
+def taught(
+    ranks: Ranks,
+    network: nn.Module,
+    transfer: TransferSet,
+    training: Training,
+    *,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+    checkpoint: Path | None,
+    identity: Mapping[str, str] | None,
+    on_epoch: Callable[[int, nn.Module], None] | None,
+) -> nn.Module:
+    """Train as one of `ranks`; the rest is that of `train`, and `training` is settled."""
+    torch_device = device
     network.to(torch_device)
     _check_fit(network, transfer, training)
     if identity is None:
         identity = training_identity(network, transfer, training, seed) if checkpoint else {}
     plainly = laid_out_plainly(network)
-    loop = _Loop.of(network, transfer, training, torch_device, seed)
+    loop = _Loop.of(ranks, network, transfer, training, torch_device, seed)
     first = 0
     if checkpoint and checkpoint.exists():
         first = resumed(checkpoint, network, loop.optimisers, loop.mean, identity)
@@ -122,14 +160,14 @@ def train(
             transfer.images, resident, order, training.batch, torch_device, generator
         )
         with torch.random.fork_rng(devices=[torch_device] if torch_device.type == "cuda" else []):
-            _reseed(torch_device, derive_seed(seed, "dropout", epoch))
+            _reseed(torch_device, derive_seed(seed, "dropout", epoch, *ranks.words()))
             left = islice(batches, loop.steps - epoch * each)
             loss = loop.epoch(left, epoch * each, progress)
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is {loss} in epoch {epoch + 1}; lower rate (it is {training.rate})"
             )
-        if checkpoint and time.monotonic() - saved >= CHECKPOINT_SECONDS:
+        if checkpoint and not ranks.rank and time.monotonic() - saved >= CHECKPOINT_SECONDS:
             save_checkpoint(checkpoint, network, loop.optimisers, loop.mean, identity, epoch + 1)
             saved = time.monotonic()
         progress("training", min((epoch + 1) * each, loop.steps), loop.steps, {"loss": loss})
@@ -212,11 +250,13 @@ class _Loop:
     mixed: bool
     augmenter: Augmenter | None
     seed: int
+    ranks: Ranks
     mean: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
+        ranks: Ranks,
         network: nn.Module,
         transfer: TransferSet,
         training: Training,
@@ -226,7 +266,7 @@ class _Loop:
         steps, optimisers = steps_of(training, len(transfer)), optimisers_of(network, training)
         return cls(
             network,
-            fast_form(network, device),
+            ranks.joined(fast_form(network, device)),
             training,
             steps,
             transfer.labels.to(device),
@@ -236,6 +276,7 @@ class _Loop:
             training.mixed_precision and mixed_on(device, network),
             Augmenter(training.augment, transfer.images.shape) if training.augment else None,
             seed,
+            ranks,
         )
 
     def epoch(
@@ -250,8 +291,9 @@ class _Loop:
             self.schedule.set(number)
             for weight in self.network.parameters():
                 weight.grad = None
+            images, rows, factor = self.ranks.part(images, rows)
             loss = self._loss(images, rows, number)
-            torch.autograd.backward(loss)
+            self.ranks.backward(loss if factor == 1 else loss * factor)
             for optimiser in self.optimisers:
                 optimiser.step()
             self._average(number)
@@ -260,13 +302,15 @@ class _Loop:
             if time.monotonic() - told >= REPORT_SECONDS:
                 told = time.monotonic()
                 progress("training", number + 1, self.steps, {"loss": float(total) / seen})
-        return float(total) / seen
+        lost, count = self.ranks.total(torch.stack([total, total.new_tensor(seen)])).tolist()
+        return float(lost / count)
 
     def _loss(self, images: Tensor, rows: Tensor, step: int) -> Tensor:
         """Eq. 1 on a batch; where images were joined, of both labels by their shares."""
         partner = share = None
         if self.augmenter is not None:
-            made = self.augmenter(images, derive_seed(self.seed, "augment", step))
+            words = self.ranks.words()
+            made = self.augmenter(images, derive_seed(self.seed, "augment", step, *words))
             images, partner, share = made.images, made.partner, made.share
         with torch.autocast(self.labels.device.type, dtype=torch.bfloat16, enabled=self.mixed):
             logits = self.fast(images)
