@@ -4,6 +4,7 @@ import io
 import logging
 import multiprocessing
 import os
+import pickle
 import re
 import tarfile
 import tempfile
@@ -22,6 +23,7 @@ from PIL import Image
 from db3kd.data import FolderImages, archives, content_digest, damaged, in_memory, load, trees
 from db3kd.data.content import Encoded, content_of
 from db3kd.data.images import Rows
+from db3kd.data.parquet import ParquetImages
 from db3kd.errors import InputError, NoSplit
 from db3kd.stages.digests import Digests
 
@@ -401,3 +403,27 @@ def test_splits_of_one_archive_are_told_apart(tmp_path):
 def test_a_folder_called_like_an_archive(tmp_path):
     filled(tmp_path / "set.zip", "cat/a.png")
     assert FolderImages(tmp_path / "set.zip").classes == ("cat",)
+
+
+def test_images_in_files_go_to_other_processes(tmp_path):
+    # As they do to those that train one network together.
+    tree = tmp_path / "images"
+    for number, name in enumerate(("cat", "dog")):
+        (tree / name).mkdir(parents=True)
+        Image.new("L", (4, 4), 90 * (number + 1)).save(tree / name / "0.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for file in tree.rglob("*.png"):
+            packed.write(file, file.relative_to(tree))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tree, ".")
+    pyarrow = pytest.importorskip("pyarrow")
+    cells = [{"bytes": file.read_bytes()} for file in sorted(tree.rglob("*.png"))]
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pyarrow.table({"image": cells}), tmp_path / "a.parquet"
+    )
+    rows = torch.tensor([1, 0])
+    kinds = [FolderImages(tmp_path / name) for name in ("images", "a.zip", "a.tar")]
+    for images in (*kinds, ParquetImages([tmp_path / "a.parquet"])):
+        before = images.read(rows)
+        assert before.flatten(1).mean(1).tolist() == pytest.approx([180 / 255, 90 / 255])
+        assert torch.equal(pickle.loads(pickle.dumps(images)).read(rows), before)

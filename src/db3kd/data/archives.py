@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -127,7 +128,7 @@ def zip_tree(path: Path) -> Archive:
                 )
                 yield name, place if kind in (0, stat.S_IFREG) else None
 
-    return Archive(path, _indexed(path, members()), lambda place: _of_zip(path, place))
+    return Archive(path, _indexed(path, members()), partial(_of_zip, path))
 
 
 def _of_zip(path: Path, place: _Place) -> bytes:
@@ -178,7 +179,7 @@ def tar_tree(path: Path, packed: bool) -> Archive:
         inside = _indexed(path, members())
         if packed:
             return Archive(path, inside, _Unnamed(os.dup(file.fileno()), threading.Lock()).read)
-    return Archive(path, inside, lambda place: _of_file(path, place))
+    return Archive(path, inside, partial(_of_file, path))
 
 
 def _of_file(path: Path, place: _Place) -> bytes:

@@ -87,6 +87,10 @@ class ParquetImages:
         self._decoding = Decoding(self._encoded, self._where, len(self), size, channels)
         self.shape = self._decoding.shape
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: everything but the block that is being read."""
+        return self.__dict__ | {"_open": -1, "_block": (), "_blocks": iter(())}
+
     def __len__(self) -> int:
         return self._firsts[-1]
 
