@@ -270,8 +270,9 @@ def test_workers_share_a_remote_teacher(
     assert queries[1]["lost"] == 0
 
 
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_waits_for_the_shared_question(
-    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch, sign: signal.Signals
 ) -> None:
     monkeypatch.setenv("DB3KD_TEST_TOKEN", "s3cr3t-of-the-leader")
     words, known = ("label", "recipe.toml", "--quiet", *RAY), set[int]()
@@ -283,7 +284,7 @@ def test_an_interrupt_waits_for_the_shared_question(
         while process.poll() is None and len(tiny.calls) < 80:
             known |= children(process.pid).keys()
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sign)
         _, errors = process.communicate()
         assert process.returncode == 130, errors
         assert "everything is saved" in errors

@@ -1,9 +1,12 @@
 """Workers by Ray: an actor each, which is replaced as it ends. Ray itself repeats nothing."""
 
 import os
+import signal
 import socket
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
@@ -89,9 +92,13 @@ class RayCrew:
             _knock(settings.address)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                ray.init(
-                    address=settings.address, log_to_driver=False, configure_logging=False, **more
-                )
+                with _handlers_kept():
+                    ray.init(
+                        address=settings.address,
+                        log_to_driver=False,
+                        configure_logging=False,
+                        **more,
+                    )
         except Exception as error:  # a node that does not start in time is a bare one
             raise InputError(
                 f"the Ray cluster at cluster.address = {settings.address!r} cannot be used:"
@@ -141,6 +148,18 @@ class RayCrew:
         self._actors, self._turns = {}, {}
         if self._own:
             ray.shutdown()
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Have signals do afterwards what they did before; Ray would leave at once when asked to end.
+
+    Only in the main thread, where Python handles signals.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _knock(address: str) -> None:
