@@ -4,7 +4,7 @@
 
 Needs the extra `fabric`. Networks learn random images, in batches of 64, on one thread.
 
-- `step_over_plain.NETWORK`: seconds of a step through Fabric with one device, over those of the
+- `step_over_plain.NETWORK`: CPU seconds of a step through Fabric with one device, over those of the
   loop without it: the median of repeats that take turns. The loop without it is what db3kd uses.
 - `weights_differ.2`: weights that differ after a training by two processes (gloo), which each
   keep theirs.
@@ -52,9 +52,9 @@ def samples(shape: tuple[int, int, int], count: int) -> TransferSet:
 
 
 def step_seconds(case: str, ranks: Ranks, blocks: int) -> float:
-    """Seconds of a step: the median of blocks, without the first."""
+    """CPU seconds of a step: the median of blocks, without the first."""
     name, shape, steps = CASES[case]
-    times = [time.perf_counter()]
+    times = [time.process_time()]
     taught(
         ranks,
         build(name, shape, 10, 0.5, seed=0),
@@ -65,7 +65,7 @@ def step_seconds(case: str, ranks: Ranks, blocks: int) -> float:
         progress=silent,
         checkpoint=None,
         identity=None,
-        on_epoch=lambda *_: times.append(time.perf_counter()),
+        on_epoch=lambda *_: times.append(time.process_time()),
     )
     lengths = [later - earlier for earlier, later in pairwise(times[1:])]
     return statistics.median(lengths) / steps
@@ -116,7 +116,7 @@ def main() -> None:
     if given.rank_of:
         one_of_two(given.rank_of, given.steps)
         return
-    repeats, blocks, steps = (3, 3, 200) if given.quick else (15, 7, 1000)
+    repeats, blocks, steps = (3, 3, 200) if given.quick else (9, 7, 1000)
     fabric, figures, table = fabric_of("cpu", 1), dict[str, float](), list[Json]()
     for case in CASES:
         for number in range(repeats):
