@@ -37,7 +37,7 @@ from db3kd.student.ranks import Alone, Ranks
 from db3kd.student.together import fabric_of
 from db3kd.student.training import taught
 
-CASES = {"lenet5_half": ("lenet5", (1, 28, 28), 50), "alexnet_half": ("alexnet", (3, 32, 32), 6)}
+CASES = {"lenet5_half": ("lenet5", (1, 28, 28), 50), "alexnet_half": ("alexnet", (3, 32, 32), 3)}
 TWO = "lenet5_half"
 
 
