@@ -80,7 +80,10 @@ def test_two_processes_train_what_one_does() -> None:
 
 @pytest.mark.parametrize(
     ("how", "wanted"),
-    [("raises", "ValueError: no kernel for this"), ("dies", "has ended .by signal 9")],
+    [
+        ("raises", "ValueError: no kernel for this"),
+        pytest.param("dies", "has ended .by signal 9", marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_fails_is_told_in_a_sentence(how: str, wanted: str) -> None:
     started = time.monotonic()
@@ -89,6 +92,7 @@ def test_a_process_that_fails_is_told_in_a_sentence(how: str, wanted: str) -> No
     assert time.monotonic() - started < 120
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_after_the_last_step_changes_nothing() -> None:
     trained = train(Failing("dies late"), samples(), SGD, seed=0, device="cpu")
     assert largest_difference(trained, Failing("dies late")) > 0
