@@ -288,12 +288,13 @@ def test_a_metric_that_was_not_measured_is_refused(tmp_path: Path) -> None:
 ERRORS = (RuntimeError("gone"), KeyboardInterrupt(), TeacherError("no answer"), MemoryError())
 
 
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_stopped_within_any_question_a_run_ends_the_same(
-    whole: tuple[dict[str, object], list[int], Path], tmp_path: Path
+    whole: tuple[dict[str, object], list[int], Path], tmp_path: Path, every: int
 ) -> None:
     expected, questions, _ = whole
     assert len(questions) > 30
-    for number in range(len(questions)):
+    for number in range(0, len(questions), every):
         folder, error = tmp_path / str(number), ERRORS[number % len(ERRORS)]
         first = dying(number, error)
         with pytest.raises(type(error)), opened(folder, first) as run:

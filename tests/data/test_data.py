@@ -90,7 +90,7 @@ def three_shards(tmp_path_factory):
 # Real data sets
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.slow), "test"])
 def test_mnist_is_the_published_array(split):
     values = in_memory(load(real("mnist"), split).images).values
     assert values.dtype == torch.uint8

@@ -635,6 +635,7 @@ def test_a_damaged_checkpoint(
 # A full disk
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(command: Command) -> None:
     one_shard = (*by("plain"), "label.shard=30", "label.queries=120")
     command.done("run", *one_shard, "run=whole")

@@ -80,17 +80,20 @@ RUN = ("run", "far.toml", "-q")
 
 
 @posix
-def test_an_interrupt_loses_nothing_of_a_remote_teacher(far: Sandbox, tiny: Tiny) -> None:
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_an_interrupt_loses_nothing_of_a_remote_teacher(
+    far: Sandbox, tiny: Tiny, number: int
+) -> None:
     tiny.hold = 0.05
     words = (*RUN, "-s", f"budget.queries={PLAN}")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before = len(tiny.asked())
-        process = far.start(*words)
-        when(process, lambda before=before: len(tiny.asked()) > before + 60)  # type: ignore[misc]
-        process.send_signal(number)
-        _, errors = process.communicate()
-        assert (process.returncode, "everything is saved" in errors) == (130, True)
-        assert status(far.run)["queries"]["lost"] == 0
+    process = far.start(*words)
+    when(process, lambda: len(tiny.asked()) > 60)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert (process.returncode, "everything is saved" in errors) == (130, True)
+    assert status(far.run)["queries"]["lost"] == 0
     tiny.hold = 0
     done = far.call(*words)
     assert done.returncode == 0, done.stderr

@@ -151,6 +151,7 @@ def reworded(body: bytes, change: Callable[[int], int]) -> Reply:
     return 200, {}, json.dumps({"id": asked["id"], "outputs": [output]}).encode()
 
 
+@pytest.mark.slow
 def test_votes_by_recipe(tiny: Tiny, sandbox: Sandbox) -> None:
     words = ("run", "far.toml", "-q", "--json", "-s", "student.methods=['ce']")
     look(sandbox, tiny, *words)

@@ -249,6 +249,7 @@ def test_grown_images_are_kept_as_they_were_asked(
 # JPEG
 
 
+@pytest.mark.slow
 def test_an_image_in_a_jpeg_search_is_hardly_changed_by_being_sent() -> None:
     """Written twice it is another image, but by less than half; the distance hardly knows."""
     encoder, samples = Encoder(JPEG, (1, 16, 16)), blots(12)
