@@ -435,6 +435,20 @@ def test_a_file_that_was_read_for_a_folder_of_images_may_be_renamed(here: Path) 
         run(factory("function", "", *where))
 
 
+def test_a_folder_of_images_may_be_moved(here: Path) -> None:
+    few = ("grow.per_image=1", "grow.choose=random")
+    job.grow(factory("function", BRIGHT, *few), anyway=True)
+    shutil.move("images", "moved")
+    moved = (*few, "data.train='moved'")
+    job.grow(factory("function", "", *moved), anyway=True)
+    assert status("run")["queries"]["spent"] == 80
+    with pytest.raises(ConfigurationDiffers, match=r"data\.train_split"):
+        job.grow(factory("function", "", *moved, "data.train_split='train[:9]'"))
+    write_images(here / "moved", one_pixel("train"))
+    with pytest.raises(ConfigurationDiffers, match="the images are not those that run was"):
+        job.grow(factory("function", "", *moved))
+
+
 def test_the_module_is_what_is_known_of_a_torch_teacher() -> None:
     from db3kd.teachers import torch_module
     from db3kd.teachers.base import identity_of

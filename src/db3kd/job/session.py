@@ -58,7 +58,6 @@ from db3kd.teachers.base import known_of, met_of
 
 ASKING = ("answers", "evaluate")  # stages whose time is the teacher's
 EXPECTED = 10  # classes that are found, in a forecast
-CONTENT = ("file", "weights", "training")  # settings of a teacher: what its file holds decides
 _log = logging.getLogger("db3kd")
 
 
@@ -141,8 +140,7 @@ def _stable(recipe: Recipe) -> Json:
         if images[name] is None:
             del images[name]
     del images["damaged"]  # which images are taken is known by their content
-    teacher = {k: v for k, v in fingerprint(recipe).items() if k not in CONTENT}
-    return {"data": images, "teacher": teacher}
+    return {"data": images, "teacher": fingerprint(recipe)}
 
 
 @dataclass(frozen=True)

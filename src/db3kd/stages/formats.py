@@ -99,6 +99,23 @@ def configurations(journal: Journal) -> dict[str, Json]:
     return {stage: in_todays_words(stage, settings) for stage, settings in known}
 
 
+def _without_places(run: Json) -> Json:
+    """The settings of a recipe's run without where its teacher and its images lie.
+
+    Their content decides. Whether there are own images, or test images of their own, is kept. What
+    a caller of `Run` says beside must stay the same, whatever it is.
+    """
+    teacher, data = run.get("teacher"), run.get("data")
+    if not isinstance(teacher, dict) or "kind" not in teacher:
+        return run
+    places = ("file", "weights", "training", "data")
+    found = {**run, "teacher": {k: v for k, v in teacher.items() if k not in places}}
+    if isinstance(data, dict):
+        named = [key for key in ("train", "test") if data.get(key) is not None]
+        found["data"] = data | dict.fromkeys(named, "given")
+    return found
+
+
 def in_todays_words(stage: str, settings: Mapping[str, Any]) -> Json:
     """The settings of a stage in today's words, whichever format they were written in.
 
@@ -115,9 +132,8 @@ def in_todays_words(stage: str, settings: Mapping[str, Any]) -> Json:
             found[key] = names.get(found[key], found[key])
     if isinstance(found.get("ascent"), dict):  # the settings of a synthesis hold those of an ascent
         found["ascent"] = in_todays_words("ascent", found["ascent"])
-    if kind == "run" and isinstance(found.get("teacher"), dict):  # the content of its file decides
-        places = ("file", "weights", "training")
-        found["teacher"] = {k: v for k, v in found["teacher"].items() if k not in places}
+    if kind == "run":
+        found = _without_places(found)
     if "format" in found:
         found["format"] = FORMAT
     return found

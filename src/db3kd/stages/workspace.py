@@ -30,7 +30,7 @@ from db3kd.stages import recovery
 from db3kd.stages.accounts import add_up, classes_of_run, finished
 from db3kd.stages.digests import Digests
 from db3kd.stages.executor import Executor, InThisProcess, Part, Tell, Work
-from db3kd.stages.formats import FORMAT, check_format, configurations
+from db3kd.stages.formats import FORMAT, check_format, configurations, in_todays_words
 from db3kd.stages.identity import agree_on_teacher, check_teacher
 from db3kd.stages.table import shards_of
 from db3kd.stages.taped import ReplayTeacher, changing, facts_of
@@ -431,7 +431,8 @@ class Workspace:
         if not recorded:
             self.journal.append("stage", stage=self._prefix + stage, configuration=configuration)
             return
-        differing = differences(recorded, json.loads(json.dumps(configuration)))
+        wanted = in_todays_words(stage, json.loads(json.dumps(configuration)))
+        differing = differences(recorded, wanted)
         if differing:
             raise ConfigurationDiffers(
                 f"{self.folder} was made with other settings ({'; '.join(differing)}); use them, or"
