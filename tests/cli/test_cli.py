@@ -195,6 +195,21 @@ def test_an_interrupt_that_the_teacher_swallows_is_heeded_all_the_same(sandbox: 
     assert one_line(err) == "db3kd: interrupted; everything is saved, run the command again"
 
 
+def test_an_interrupt_while_python_makes_code_of_a_text_has_the_same_exit_code(
+    sandbox: Sandbox,
+) -> None:
+    sandbox.write(
+        "early.py",
+        "from db3kd.cli import main\n"
+        "main.app = lambda *_, **__: exec('raise KeyboardInterrupt')\n"
+        "main.main([])\n",
+    )
+    command = [sys.executable, "-m", "early"]
+    said = subprocess.run(command, cwd=sandbox.folder, stderr=subprocess.PIPE, text=True)
+    assert said.returncode == 130
+    assert one_line(said.stderr) == "db3kd: interrupted; everything is saved, run the command again"
+
+
 def test_interrupted_everything_is_saved(
     done: tuple[Sandbox, subprocess.CompletedProcess[str]], sandbox: Sandbox
 ) -> None:

@@ -387,6 +387,7 @@ def _exit_code(arguments: list[str] | None, work: Work) -> int:
     except cyclopts.CycloptsError:
         return 2  # cyclopts has said what is wrong
     except KeyboardInterrupt:
+        exec("")  # so that Python forgets an interrupt within `exec`, and does not end by a signal
         _say("db3kd: interrupted; everything is saved, run the command again")
         return 130
     except RecipeError as error:
