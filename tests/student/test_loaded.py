@@ -103,6 +103,15 @@ def test_scores_are_probabilities() -> None:
     assert student().predict([]) == []
 
 
+def test_weights_may_be_of_another_type() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    made = Student(network, StudentCard(shape=(1, 4, 4), classes=NAMES))
+    before = made.predict(floats(quarter(2)))
+    for kind in (torch.float64, torch.bfloat16):
+        assert made.to(kind).predict(floats(quarter(2))) == before
+    assert made.scores(quarter(2)).dtype == torch.float32
+
+
 def test_the_mode_is_left_as_it_was() -> None:
     asked = student().train()
     asked.predict(quarter(0))

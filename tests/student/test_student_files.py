@@ -183,3 +183,10 @@ def test_a_factory_is_of_no_use_for_a_network_of_the_table(file: Path) -> None:
     save_network(file, network(), CARD)
     with pytest.raises(InputError, match="it is the network 'small', so a factory is of no use"):
         load_student(file, factory=network)
+
+
+def test_a_file_of_another_kind_is_told_as_such(tmp_path: Path) -> None:
+    other = tmp_path / "recipe.toml"
+    other.write_text("run = 'runs/a'")
+    with pytest.raises(Damaged, match=r"recipe\.toml cannot be read as safetensors .*if a run"):
+        load_student(other)

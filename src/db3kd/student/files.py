@@ -117,7 +117,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Json]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise Damaged(
-            f"{path} cannot be read: {plain(error)}; remove it or restore a copy"
+            f"{path} cannot be read as safetensors ({plain(error)}); if a run wrote it, remove it"
+            " or restore a copy"
         ) from None
     checksum = metadata.pop("sha256", None)
     if checksum is not None and checksum != digest_of(tensors, metadata):

@@ -79,7 +79,7 @@ class Student(nn.Module):
         try:
             with torch.no_grad():
                 for batch in batches(images, self.card.shape, self.card.white):
-                    yield self(batch.to(weight.device)).float()
+                    yield self(batch.to(weight)).float()
         finally:
             self.train(mode)
 
