@@ -166,6 +166,8 @@ def test_a_budget_that_cannot_be_is_refused() -> None:
         np.array([9, 2, 0])[1:],
         torch.tensor([2, 0], dtype=torch.int32),
         torch.tensor([2, 0], dtype=torch.uint8),
+        [[2], [0]],
+        np.array([[2], [0]]),
     ],
 )
 def test_whole_numbers_of_any_kind_are_answers(answers: object) -> None:
@@ -183,7 +185,8 @@ def test_truth_values_are_the_classes_0_and_1() -> None:
     ("answers", "says"),
     [
         ([[0.1, 0.9], [0.8, 0.2]], r"shape \(2, 2\) to 2 image.*argmax"),
-        ([[0], [1]], r"shape \(2, 1\)"),
+        ([[0.0], [1.0]], "float32"),
+        ([[0], [1], [2]], r"shape \(3, 1\) to 2"),
         ([0], r"shape \(1,\) to 2"),
         ([0, 1, 1], r"shape \(3,\) to 2"),
         (1, r"shape \(\)"),

@@ -216,7 +216,7 @@ def check_teacher(teacher: object) -> None:
 def check_answers(answers: object, *, asked: int, classes: int | None) -> Int[Tensor, " row"]:
     """Return the answers as an int64 tensor if they are class indices of the images asked.
 
-    Without `classes` they may be any whole numbers.
+    They may be a column (row, 1). Without `classes` they may be any whole numbers.
 
     Raises:
         TeacherError: wrong count, scores, fractions, strings, or a class that does not exist.
@@ -232,6 +232,8 @@ def check_answers(answers: object, *, asked: int, classes: int | None) -> Int[Te
         answers = _as_tensor(answers)
     if asked == 1 and not answers.ndim:
         answers = answers.reshape(1)  # of one image, `squeeze` takes the axis of images, too
+    if answers.shape == (asked, 1):
+        answers = answers[:, 0]
     if answers.shape != (asked,):
         raise TeacherError(
             f"the teacher answered an array of shape {tuple(answers.shape)} to {asked} image(s);"
