@@ -12,7 +12,7 @@ from db3kd.config.recipe import DataConfig, Recipe, StudentConfig, TeacherConfig
 from db3kd.config.remote import Encoding, Names, Remote
 from db3kd.config.settings import Training
 from db3kd.data import DataSet, TensorImages, load
-from db3kd.errors import InputError, RecipeError
+from db3kd.errors import InputError, RecipeError, TeacherError
 from db3kd.job.adapters import make_teacher, teacher_network
 from db3kd.job.teacher import fingerprint
 from db3kd.progress import silent
@@ -88,6 +88,16 @@ def test_classes_are_named_in_a_list_or_a_file(classes: Any) -> None:
     wanted = recipe("function", factory="words", classes=classes)
     right = (IMAGES.flatten(1).mean(1) > 0.5).long()
     assert torch.equal(make_teacher(wanted, DATA).labels(IMAGES), right)
+
+
+def test_names_are_looked_up_in_those_of_the_images_where_nobody_says_others() -> None:
+    right = (IMAGES.flatten(1).mean(1) > 0.5).long()
+    for factory in ("words", "ask"):
+        made = make_teacher(recipe("function", factory=factory), DATA)
+        assert torch.equal(made.labels(IMAGES), right)
+    cows = DataSet(DATA.images, DATA.labels, ("cow", "bee"))
+    with pytest.raises(TeacherError, match="'ant', which is none of the 2 names"):
+        make_teacher(recipe("function", factory="words"), cows).labels(IMAGES)
 
 
 @pytest.mark.parametrize(

@@ -234,14 +234,14 @@ def classes_of(
     told: Told | None = None,
     *,
     unknown: Unknown = "refuse",
-    otherwise: int | None = None,
+    otherwise: int | Sequence[str] | None = None,
 ) -> Classes:
     """The classes of a teacher: what the user says, or else the model, or else `otherwise`.
 
     Names that the user says are in the order of the model's scores, unless they include all labels
     of the model: then their order is the user's.
 
-    `said`: a number, names, or None (`read_said`).
+    `said`, `otherwise`: a number, names, or None (`read_said`).
 
     Raises:
         InputError: nobody says how many, or the user says what the model contradicts.
@@ -268,8 +268,9 @@ def classes_of(
     if names is None:
         fits = told.names is not None and number in (None, len(told.names))
         names = told.names if fits else labels
-    if number is None:
-        number = otherwise if names is None else len(names)
+    if number is None and names is None:
+        number, names = read_said(otherwise)
+    number = len(names) if number is None and names is not None else number
     if number is None:
         raise InputError(NOBODY)
     return Classes(number, names, labels, unknown)
