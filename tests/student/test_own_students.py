@@ -54,6 +54,16 @@ def test_weights_depend_on_the_seed_alone(factory: Callable[..., nn.Module]) -> 
         assert not torch.equal(a, c)
 
 
+def test_students_share_no_weights_though_their_factory_keeps_some() -> None:
+    kept = plain()
+    before = copy.deepcopy(kept.state_dict())
+    first, second = (build_own(lambda: kept, SHAPE, 3, seed=seed) for seed in (1, 2))
+    torch.nn.init.zeros_(first[1].weight)
+    for name, weight in before.items():
+        assert torch.equal(second.state_dict()[name], weight)
+        assert torch.equal(kept.state_dict()[name], weight)
+
+
 class Wrong(nn.Module):
     """A module that returns anything, or fails."""
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from db3kd.config.factories import Factory
+from db3kd.config.factories import Factory, factory_text
 from db3kd.errors import InputError, plain
 from db3kd.student.card import StudentCard, card_in
 from db3kd.student.evaluate import device_of
@@ -130,17 +130,17 @@ def _network(card: StudentCard, factory: Factory | None, tensors: dict[str, Tens
         raise InputError(f"it is {card.kind}, so a factory is of no use; leave it out")
     if card.network is not None:  # compared before memory is taken for what the file says
         made = blueprint(card.network, card.shape, card.count, card.width)
-        _check_fit(tensors, made, card)
+        _check_fit(tensors, made, card.kind)
         return build(card.network, card.shape, card.count, card.width, seed=0)
     if card.timm is not None:
         made = build_timm(card.timm, card.shape, card.count, seed=0)
     else:
         made = build_own(factory or "", card.shape, card.count, seed=0)
-    _check_fit(tensors, made, card)
+    _check_fit(tensors, made, card.kind if factory is None else factory_text(factory))
     return made
 
 
-def _check_fit(tensors: dict[str, Tensor], network: nn.Module, card: StudentCard) -> None:
+def _check_fit(tensors: dict[str, Tensor], network: nn.Module, maker: str) -> None:
     wrong = mismatch(tensors, network.state_dict())
     if wrong:
-        raise InputError(f"its weights are not those of {card.kind}: {plain(wrong)}")
+        raise InputError(f"its weights are not those of {maker}: {plain(wrong)}")

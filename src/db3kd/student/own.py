@@ -1,5 +1,6 @@
 """Students that are not of the table of networks: the user's own, and those of the package timm."""
 
+import copy
 import re
 from typing import Any
 
@@ -142,6 +143,7 @@ def _made(factory: Factory, shape: Shape, classes: int, seed: int) -> tuple[nn.M
             found = classes_of(made, _black(shape))  # lazy layers draw their weights now
         except InputError as error:
             raise InputError(f"what {factory_text(factory)} made is no student: {error}") from None
+    made = _copied(made, factory)
     others = [name for name, held in made.state_dict().items() if not isinstance(held, Tensor)]
     if others:
         raise InputError(
@@ -159,6 +161,16 @@ def _made(factory: Factory, shape: Shape, classes: int, seed: int) -> tuple[nn.M
     except InputError as error:
         raise InputError(f"what {factory_text(factory)} made is no student: {error}") from None
     return made, found
+
+
+def _copied(made: nn.Module, factory: Factory) -> nn.Module:
+    """A copy, so that students share no weights where a factory keeps what it made."""
+    try:
+        return copy.deepcopy(made)
+    except Exception as error:  # of the user's own module
+        raise InputError(
+            f"what {factory_text(factory)} made cannot be copied: {described(error, 200)}"
+        ) from None
 
 
 def _black(shape: Shape) -> TensorImages:
