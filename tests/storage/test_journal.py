@@ -171,6 +171,13 @@ def test_what_no_json_can_hold_is_refused_and_leaves_nothing(tmp_path: Path) -> 
     assert numbers(Journal(tmp_path / "journal.jsonl", read_only=True)) == [0, 1, 2, 3]
 
 
+def test_a_closed_journal_says_so(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run" / "journal.jsonl")
+    journal.close()
+    with pytest.raises(RunError, match="run is closed; open the run again"):
+        journal.append("note")
+
+
 def test_records_do_not_share_what_the_caller_may_still_change(tmp_path: Path) -> None:
     opened, many = Journal(tmp_path / "journal.jsonl"), [1]
     opened.append("note", many=many)

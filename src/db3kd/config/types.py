@@ -1,12 +1,13 @@
 """Types of numbers, and functions for every record of settings."""
 
 import json
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from db3kd.errors import InputError
+from db3kd.errors import InputError, plain
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]  # of what takes memory, or time, each
@@ -22,6 +23,8 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 def validated(record: Record) -> Record:
     """Return the record unchanged if every value has the right type and range.
 
+    Numbers of NumPy become those of Python.
+
     Raises:
         InputError: a value does not; the text names the field and what was expected.
 
@@ -31,11 +34,51 @@ def validated(record: Record) -> Record:
     ...
     db3kd.errors.InputError: Training: Expected `int` >= 1 - at `$.epochs`
     """
+    kind = type(record).__name__
+    if not isinstance(record, msgspec.Struct):
+        raise InputError(
+            f"the {plain(kind, 60)} {plain(record, 60)} is no record of settings; give one, such as"
+            " Budget(queries=1000)"
+        )
+    others: list[object] = []
+
+    def number(value: Any) -> int | float:
+        others.append(value)
+        return _number(value)
+
     try:
-        msgspec.convert(msgspec.to_builtins(record), type(record))
-    except msgspec.ValidationError as error:
-        raise InputError(f"{type(record).__name__}: {error}") from None
-    return record
+        found = msgspec.convert(msgspec.to_builtins(record, enc_hook=number), type(record))
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InputError(f"{kind}: {plain(error)}") from None
+    return found if others else record
+
+
+def whole(value: Any, name: str) -> int:
+    """A whole number, of Python or of NumPy, as one of Python.
+
+    Raises:
+        InputError: it is none.
+
+    >>> whole("7", "seed")
+    Traceback (most recent call last):
+    ...
+    db3kd.errors.InputError: seed is the str '7'; give a whole number
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        kind = plain(type(value).__name__, 60)
+        raise InputError(
+            f"{name} is the {kind} {plain(value, 60)!r}; give a whole number"
+        ) from None
+
+
+def _number(value: Any) -> int | float:
+    """A number of another library, such as NumPy, as one of Python."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return float(value)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from db3kd.config.settings import Budget
-from db3kd.config.types import differences
+from db3kd.config.types import differences, whole
 from db3kd.errors import Busy, ConfigurationDiffers, Damaged, InputError, RunError
 from db3kd.progress import Progress, silent
 from db3kd.seeds import derive_seed
@@ -82,7 +82,8 @@ class Workspace:
         identity: Mapping[str, str] | None = None,
         executor: Executor | None = None,
     ) -> None:
-        self.folder, self.seed, self.device, self.progress = folder, seed, device, progress
+        self.folder, self.device, self.progress = folder, device, progress
+        self.seed = whole(seed, "seed")
         self._prefix = ""  # before the names of stages
         self.executor: Executor = executor or InThisProcess()
         self.digests = Digests(self.folder / "digests.json", progress)

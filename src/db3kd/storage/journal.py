@@ -114,13 +114,15 @@ class Journal:
         """Write one record and sync it to the disk.
 
         Raises:
-            RunError: it cannot be written, or this process was forked from the one that opened it;
-                the journal stays as it was.
+            RunError: it cannot be written, or it is closed, or this process was forked from the one
+                that opened it; the journal stays as it was.
         """
         if os.getpid() != self._owner:
             raise RunError(f"{self.path} was opened by another process; {OPEN_AGAIN}")
         if self._read_only:
             raise RunError(f"{self.path} is only read here, so nothing ({kind!r}) can be noted")
+        if self._file.closed:
+            raise RunError(f"{self.path.parent} is closed; open the run again to go on")
         record = json.loads(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}))
         line = json.dumps({**record, "crc": _checksum(record)}, sort_keys=True).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)
