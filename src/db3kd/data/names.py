@@ -179,9 +179,6 @@ def places(names: Sequence[str], theirs: Sequence[str] | None, count: int, what:
     - `names`: of the set's classes. `what` says in an error which set this is.
     - `theirs`: of the teacher's classes, if they are known. Then classes match by name, letter by
       letter or, if that leaves some out, as `folded`.
-
-
-      letter or, if that leaves some out, whatever their case and the spelling of their accents.
     - `count`: how many classes the teacher has.
 
     Names that are all whole numbers are class numbers, unless the teacher's names are such numbers
