@@ -410,6 +410,10 @@ def test_what_is_free_buys_nothing(write, overrides, metric):
     assert read_recipe(write(GOOD), overrides).label.metric == metric
 
 
+def test_methods_that_are_no_names_are_refused(write):
+    assert "student.methods" in refused(write(GOOD), ["student.methods=[['sd'], 'sd']"])
+
+
 def test_all_unknown_keys_are_reported(write):
     text = GOOD.replace("run =", "sed = 1\nrun =") + "epochs = 3\n[label]\nquerys = 3\n"
     lines = refused(write(text)).splitlines()

@@ -132,10 +132,11 @@ def _free_by_default(values: dict[str, Any]) -> None:
     if not isinstance(label, dict) or not isinstance(student, dict):
         return
     methods = student.get("methods")
-    if label.keys() <= {"shard"} and isinstance(methods, list) and {"sd"} <= {*map(str, methods)}:
-        known = [METHODS[name] for name in methods if name in METHODS]
-        if not any(row.trial or row.metric not in (None, "sd") for row in known):
-            label["metric"] = "sd"
+    if not isinstance(methods, list) or "sd" not in methods or label.keys() - {"shard"}:
+        return
+    known = [row for name, row in METHODS.items() if name in methods]
+    if all(not row.trial and row.metric in (None, "sd") for row in known):
+        label["metric"] = "sd"
 
 
 def _of_pseudo_by_default(values: dict[str, Any]) -> None:

@@ -139,28 +139,25 @@ def taught(
     on_epoch: Callable[[int, nn.Module], None] | None,
 ) -> nn.Module:
     """Train as one of `ranks`; the rest is that of `train`, and `training` is settled."""
-    torch_device = device
-    network.to(torch_device)
+    network.to(device)
     _check_fit(network, transfer, training)
     if identity is None:
         identity = training_identity(network, transfer, training, seed) if checkpoint else {}
     plainly = laid_out_plainly(network)
-    loop = _Loop.of(ranks, network, transfer, training, torch_device, seed)
+    loop = _Loop.of(ranks, network, transfer, training, device, seed)
     first = 0
     if checkpoint and checkpoint.exists():
         first = resumed(checkpoint, network, loop.optimisers, loop.mean, identity)
-    resident = on_device(transfer.images, torch_device)
+    resident = on_device(transfer.images, device)
     order = _order(transfer, training)
     each = len(spans(len(order), training.batch))
     epochs = -(-loop.steps // each)
     saved = time.monotonic()
     for epoch in range(first, epochs):
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-        batches = batches_of(
-            transfer.images, resident, order, training.batch, torch_device, generator
-        )
-        with torch.random.fork_rng(devices=[torch_device] if torch_device.type == "cuda" else []):
-            _reseed(torch_device, derive_seed(seed, "dropout", epoch, *ranks.words()))
+        batches = batches_of(transfer.images, resident, order, training.batch, device, generator)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            _reseed(device, derive_seed(seed, "dropout", epoch, *ranks.words()))
             left = islice(batches, loop.steps - epoch * each)
             loss = loop.epoch(left, epoch * each, progress)
         if not math.isfinite(loss):
