@@ -397,7 +397,7 @@ def test_a_metric_includes_those_before_it(write, metric, allowed, method):
     ("overrides", "metric"),
     [
         (["student.methods=['ce', 'sd']"], "sd"),
-        (["student.methods=['sd', 'grown']", "label.shard=50"], "sd"),
+        (["student.methods=['sd', 'grown']", "label.references=50"], "sd"),
         (["student.methods=['sd', 'mbd']"], "mbd"),
         (["student.methods=['sd', 'mixed']"], "mbd"),
         (["student.methods=['sd']", "label.per_image=100"], "mbd"),

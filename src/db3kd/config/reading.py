@@ -126,13 +126,17 @@ def _of_rows_by_default(values: dict[str, Any]) -> None:
         student["methods"] = [metric]
 
 
+FREE = {"references", "shard"}
+"""Keys of [label] that say how sample distances are measured, too."""
+
+
 def _free_by_default(values: dict[str, Any]) -> None:
     """If students learn from "sd" at most, which is free, nothing beyond it is measured."""
     label, student = values.setdefault("label", {}), values.get("student")
     if not isinstance(label, dict) or not isinstance(student, dict):
         return
     methods = student.get("methods")
-    if not isinstance(methods, list) or "sd" not in methods or label.keys() - {"shard"}:
+    if not isinstance(methods, list) or "sd" not in methods or label.keys() - FREE:
         return
     known = [row for name, row in METHODS.items() if name in methods]
     if all(not row.trial and row.metric in (None, "sd") for row in known):

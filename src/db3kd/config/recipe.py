@@ -144,7 +144,7 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Without `methods` they are "auto"; without own images "pseudo"; and where [label] asks for a
     search row by row, its metric. Where they want no distances but "sd", which are free, and
-    [label] says nothing, no others are measured.
+    [label] asks for no search, no others are measured.
 
     >>> StudentConfig(network="lenet5", width=0.5).methods
     ('auto',)
