@@ -98,7 +98,9 @@ def steps_of_fits(journal: Journal, place: str) -> int:
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=pytest.mark.slow) if kind in ("ascent", "mixed", "mbd") else kind
+        pytest.param(kind, marks=pytest.mark.slow)
+        if kind in ("ascent", "mixed", "mbd", "pseudo")
+        else kind
         for kind in KINDS
     ],
 )

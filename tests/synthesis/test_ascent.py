@@ -311,6 +311,7 @@ def test_wrong_input_is_said() -> None:
         find_starts(teacher, (1, 1, 4), 0, most=10, draw=Generator())
 
 
+@pytest.mark.slow
 def test_the_cheap_way_costs_a_fiftieth_of_the_papers() -> None:
     assert AscentPlan().queries * 50 <= paper_ascent().iterations * paper_ascent().search
     last, _, _ = ascended(nearest_of(3 * UNIT[:4]), drawn(4), drawn(25, seed=1), AscentPlan())

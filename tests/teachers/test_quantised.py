@@ -337,6 +337,7 @@ def test_bounds_that_hide_nothing_change_not_one_bit(descent: Any) -> None:
         assert torch.equal(getattr(one, name), getattr(other, name))
 
 
+@pytest.mark.slow
 def test_no_distance_is_lost_where_the_teacher_rounds() -> None:
     """The same search, told what is seen, and not told: points nearer, as they are seen."""
     search = msgspec.structs.replace(QUICK, queries=600, descent="sign_opt", subspace="full")
