@@ -34,6 +34,7 @@ AUTO = ("student.methods=['ce', 'auto']", "spend.per_image=10")
 PSEUDO = ("synthesis.queries=40", "synthesis.rounds=3")
 ASCENT = ("synthesis.way=ascent", "synthesis.ascent.samples=12", "synthesis.ascent.copies=2")
 ASCENT += ("synthesis.ascent.queries=60", "synthesis.ascent.iterations=2", "label.shard=200")
+SLOW = ("ascent", "mixed", "mbd", "pseudo")
 KINDS = {
     "auto": ("recipe.toml", (*JOINT, *AUTO, "data.samples=30")),
     "mbd": ("recipe.toml", (*JOINT, *OWN, "student.methods=['ce', 'sd', 'mbd']")),
@@ -97,12 +98,7 @@ def steps_of_fits(journal: Journal, place: str) -> int:
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(kind, marks=pytest.mark.slow)
-        if kind in ("ascent", "mixed", "mbd", "pseudo")
-        else kind
-        for kind in KINDS
-    ],
+    [pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in KINDS],
 )
 def test_a_forecast_has_every_stage_that_a_run_has(here: Sandbox, kind: str) -> None:
     wanted, heard = recipe(kind), Heard()
