@@ -182,6 +182,7 @@ def make():
 """
 
 
+@pytest.mark.slow
 def test_an_interrupt_that_the_teacher_swallows_is_heeded_all_the_same(sandbox: Sandbox) -> None:
     sandbox.write("stubborn.py", STUBBORN)
     process = sandbox.start(

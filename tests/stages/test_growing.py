@@ -182,7 +182,9 @@ def test_running_again_asks_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("acquisition", ["random", "margin", "bald"])
+@pytest.mark.parametrize(
+    "acquisition", ["random", "margin", pytest.param("bald", marks=pytest.mark.slow)]
+)
 def test_a_stop_at_any_question_changes_nothing(tmp_path: Path, acquisition: str) -> None:
     wanted = Grow(per_image=4, rounds=2, shard=40, choose=acquisition)  # type: ignore[arg-type]
     whole = grown(tmp_path / "whole", wanted)

@@ -45,6 +45,7 @@ SHAPE = (1, 4, 4)
 CORNERS = torch.eye(16)[:4] * 3
 SMALL = Synthesis(ensemble_labels=0, queries=90, rounds=3, width=1.0)
 OWN = [SMALL, msgspec.structs.replace(SMALL, way="latent")]  # the ways in which students choose
+OWN_ONE_SLOW = [OWN[0], pytest.param(OWN[1], marks=pytest.mark.slow)]
 
 X86 = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"),
@@ -131,7 +132,7 @@ def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
     assert files(tmp_path / "three") != files(tmp_path / "one")
 
 
-@pytest.mark.parametrize("own", OWN, ids=["chosen", "latent"])
+@pytest.mark.parametrize("own", OWN_ONE_SLOW, ids=["chosen", "latent"])
 def test_a_stop_at_any_question_changes_nothing(tmp_path: Path, own: Synthesis) -> None:
     whole = made(tmp_path / "whole", own)
     for at in range(len(whole.shown)):
@@ -262,7 +263,7 @@ def test_lessons_are_between_shards_and_never_too_many(total: int, rounds: int) 
     assert max(gaps) - min(gaps) in (0, size)
 
 
-@pytest.mark.parametrize("own", OWN, ids=["chosen", "latent"])
+@pytest.mark.parametrize("own", OWN_ONE_SLOW, ids=["chosen", "latent"])
 def test_pseudo_samples_in_files_are_the_same_as_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: Synthesis
 ) -> None:
@@ -461,7 +462,7 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
     assert found["ascent"] == found["copies"] == {"shards": 3, "done": 3, "pending": 0}
 
 
-@pytest.mark.parametrize("step", [127, pytest.param(19, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [254, pytest.param(19, marks=pytest.mark.slow)])
 def test_a_stop_at_questions_of_the_ascent_changes_nothing(tmp_path: Path, step: int) -> None:
     whole = made(tmp_path / "whole", LITTLE)
     for at in range(0, len(whole.shown), step):

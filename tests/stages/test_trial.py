@@ -361,6 +361,7 @@ def test_a_student_is_judged_by_images_whose_children_it_has_not_seen(
     assert sorted(torch.cat(asked[: judge.FOLDS]).tolist()) == list(range(30))
 
 
+@pytest.mark.slow
 def test_the_network_stays_as_it_is(tmp_path: Path) -> None:
     net = network()
     net[1].eval()
@@ -488,6 +489,7 @@ def test_any_share_of_the_grown_images_can_win(
     assert sum(teacher.counts) == sum(stages.values())  # the question itself costs nothing
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("asked_of_few")
 def test_a_stop_while_shares_are_judged_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

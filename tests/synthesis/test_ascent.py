@@ -143,7 +143,10 @@ def test_images_stay_within_the_bounds_and_stop_in_a_corner() -> None:
     assert bool(((last.distance > 0.48) & (last.distance < 0.7)).all())
 
 
-@BOTH
+@pytest.mark.parametrize(
+    "plan",
+    [pytest.param(CHEAP, id="cheap"), pytest.param(PAPER, id="paper", marks=pytest.mark.slow)],
+)
 def test_a_row_depends_on_neither_neighbours_nor_place(plan: AscentPlan) -> None:
     teacher = nearest_of(3 * UNIT[:4])
     images, others = drawn(5, scale=0.5), drawn(25, seed=1)
