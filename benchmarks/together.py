@@ -44,11 +44,9 @@ TWO = "lenet5_half"
 def samples(shape: tuple[int, int, int], count: int) -> TransferSet:
     """Random images and labels."""
     draw = torch.Generator().manual_seed(0)
-    images, labels = (
-        torch.rand(count, *shape, generator=draw),
-        torch.randint(10, (count,), generator=draw),
-    )
-    return TransferSet(TensorImages(images), torch.arange(count), labels, labels)
+    images = TensorImages(torch.rand(count, *shape, generator=draw))
+    labels = torch.randint(10, (count,), generator=draw)
+    return TransferSet(images, torch.arange(count), labels, labels)
 
 
 def step_seconds(case: str, ranks: Ranks, blocks: int) -> float:

@@ -462,7 +462,7 @@ def test_the_ascent_is_booked_and_its_samples_hold_their_class(tmp_path: Path) -
     assert found["ascent"] == found["copies"] == {"shards": 3, "done": 3, "pending": 0}
 
 
-@pytest.mark.parametrize("step", [254, pytest.param(19, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [127, pytest.param(19, marks=pytest.mark.slow)])
 def test_a_stop_at_questions_of_the_ascent_changes_nothing(tmp_path: Path, step: int) -> None:
     whole = made(tmp_path / "whole", LITTLE)
     for at in range(0, len(whole.shown), step):

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from torch import nn
 
@@ -18,9 +21,9 @@ from db3kd.config.settings import Training
 from db3kd.data import TensorImages
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import InputError, RunError
-from db3kd.student import load_network, train
+from db3kd.student import load_network, train, training_identity
 from db3kd.student.networks import build
-from db3kd.student.together import check_started_once, check_together
+from db3kd.student.together import FabricRanks, check_started_once, check_together
 
 pytest.importorskip("lightning_fabric")
 
@@ -43,6 +46,15 @@ def largest_difference(first: nn.Module, second: nn.Module) -> float:
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
+def restless() -> nn.Module:
+    """Return a network with all that processes might do otherwise: dropout and running means."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5),
+        nn.Linear(144, 32), nn.ReLU(), nn.Linear(32, 10),
+    )  # fmt: skip
+
+
 class Failing(nn.Module):
     """A network that fails in another process alone, in a way of its own."""
 
@@ -62,7 +74,7 @@ class Failing(nn.Module):
 
 
 def test_two_processes_train_what_one_does() -> None:
-    # 200 samples in batches of 64: the last one, of 8, is divided as well.
+    # Of 201 samples in batches of 64, the last 9 are divided into 5 and 4.
     told: list[tuple[int, int]] = []
 
     def watch(stage: str, done: int, total: int, figures: Any) -> None:
@@ -70,12 +82,37 @@ def test_two_processes_train_what_one_does() -> None:
         assert stage == "training"
         assert figures["loss"] > 0
 
-    together = train(small(), samples(), SGD, seed=0, device="cpu", progress=watch)
-    alone = train(small(), samples(), replace(SGD, devices=1), seed=0, device="cpu")
+    together = train(small(), samples(201), SGD, seed=0, device="cpu", progress=watch)
+    alone = train(small(), samples(201), replace(SGD, devices=1), seed=0, device="cpu")
     assert largest_difference(together, small()) > 0.01
     assert largest_difference(together, alone) < 1e-5
     assert not together.training
     assert told[-1] == (8, 8)
+
+
+@given(st.integers(1, 5), st.integers(1, 40))
+def test_the_parts_of_a_batch_mean_what_the_batch_does(count: int, size: int) -> None:
+    images, rows = torch.zeros(size, 1, 1, 1), torch.arange(size)
+    value = (rows + 1.0) ** 2  # a loss of each sample
+    ranks = [
+        FabricRanks(SimpleNamespace(global_rank=rank, world_size=count)) for rank in range(count)
+    ]
+    parts = [each.part(images, rows) for each in ranks]
+    mean = sum(float(value[mine].mean()) * factor for _, mine, factor in parts) / count
+    assert mean == pytest.approx(float(value.mean()))
+    assert all(len(some) == len(mine) for some, mine, _ in parts)
+    assert min(len(mine) for _, mine, _ in parts) >= min(size, 2)
+    assert {row for _, mine, _ in parts for row in mine.tolist()} == set(range(size))
+    assert len({each.words() for each in ranks}) == count
+
+
+def test_the_number_of_devices_identifies_a_student() -> None:
+    known = [
+        training_identity(small(), samples(), replace(SGD, devices=count), seed=0)["training"]
+        for count in (1, 2)
+    ]
+    assert known[0] != known[1]
+    assert "devices" not in known[0]  # students of earlier versions are found again
 
 
 @pytest.mark.parametrize(
@@ -125,20 +162,14 @@ def test_what_cannot_be_is_refused_before_anything_starts(monkeypatch: pytest.Mo
 SCRIPT = """
 import os, sys
 from pathlib import Path
-import torch
-from torch import nn
 import db3kd.student.training as loop
 from db3kd.config.settings import Training
 from db3kd.student import save_network, train
-from test_together import samples
+from test_together import restless, samples
 
 loop.CHECKPOINT_SECONDS = 0.0
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
-torch.manual_seed(0)
-network = nn.Sequential(
-    nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5),
-    nn.Linear(144, 32), nn.ReLU(), nn.Linear(32, 10),
-)
+network = restless()
 
 def at(epoch, network):
     if epoch == stop:
@@ -181,19 +212,15 @@ def test_three_processes_end_with_equal_weights_however_often_they_were_stopped(
     files = [(folder / f"{rank}.safetensors") for folder in (whole, stopped) for rank in range(3)]
     assert files[0].read_bytes() == files[3].read_bytes()
     weights = [
-        {name: value for name, value in of(file).state_dict().items() if "running" not in name}
+        {
+            name: value
+            for name, value in load_network(file, restless()).state_dict().items()
+            if "running" not in name
+        }
         for file in files
     ]
     for other in weights[1:]:
         assert all(torch.equal(other[name], value) for name, value in weights[0].items())
-
-
-def of(file: Path) -> nn.Module:
-    network = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5),
-        nn.Linear(144, 32), nn.ReLU(), nn.Linear(32, 10),
-    )  # fmt: skip
-    return load_network(file, network)
 
 
 @pytest.mark.slow

@@ -709,7 +709,7 @@ def fuzz(bodies: st.SearchStrategy[bytes], cases: int) -> None:
     [
         ("bytes", 300),
         ("json", 500),
-        ("mutated", 500),
+        ("mutated", 1000),
         ("damaged", 500),
         ("nested", 300),
         ("text", 300),

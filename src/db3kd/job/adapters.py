@@ -125,16 +125,21 @@ def encoding_of(wanted: TeacherConfig, *, eight_bit: bool = False) -> Encoding |
     return msgspec.structs.replace(encoding, scale=high - low, **offset)
 
 
+def _count_of_images(data: DataSet | None) -> int | None:
+    """How many classes a teacher has of whom only images are known; None without labels."""
+    return count_of(data.classes) if data is not None and data.classes else None
+
+
 def _of_images(data: DataSet | None) -> int | tuple[str, ...] | None:
     """The classes of a teacher of whom only images are known, as a user says them.
 
     They are the names of the images' classes, or how many there are if these are numbers, or if it
     is one class. None without labels.
     """
-    if data is None or not data.classes:
-        return None
-    count = count_of(data.classes)
-    return count if all_whole(data.classes) or count < 2 else data.classes
+    count = _count_of_images(data)
+    if data is None or count is None or count < 2 or all_whole(data.classes):
+        return count
+    return data.classes
 
 
 def _remote(recipe: Recipe, data: DataSet | None) -> Teacher:
@@ -148,9 +153,8 @@ def _remote(recipe: Recipe, data: DataSet | None) -> Teacher:
         names = msgspec.structs.replace(settings.names, names=said)
         settings, said = msgspec.structs.replace(settings, names=names), None
     named = bool(settings.names.names) and settings.names.unknown != "extend"
-    shown = _of_images(data)  # their names are left out: a store knows its teacher by its names
-    images = len(shown) if isinstance(shown, tuple) else shown
-    count = said if said is not None or named else images
+    # Names of images are left out: a store knows its teacher by its names.
+    count = said if said is not None or named else _count_of_images(data)
     if count is None and settings.names.unknown in ("other", "extend") and not named:
         raise InputError(NOBODY)
     store = Path(str(store_of(recipe)))

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from db3kd.config.settings import Training
 from db3kd.data.transfer_set import TransferSet
 from db3kd.errors import Db3kdError, InputError, RunError, described, error_of, hint, plain
-from db3kd.progress import Progress
+from db3kd.progress import Progress, silent
 from db3kd.student.files import load_network, save_network
+from db3kd.student.training import taught
 
 MARK = "\x1edb3kd "  # begins a line that is for the process that waits
 TRAINED = "trained.safetensors"
@@ -119,12 +120,9 @@ def check_started_once() -> None:
 
 
 def trained_together(
-    loop: Callable[..., nn.Module],
-    task: Task,
-    progress: Progress,
-    on_epoch: Callable[[int, nn.Module], None] | None,
+    task: Task, progress: Progress, on_epoch: Callable[[int, nn.Module], None] | None
 ) -> nn.Module:
-    """Train with `task.training.devices` devices; see `db3kd.student.train`, whose `loop` it is.
+    """Train with `task.training.devices` devices; see `db3kd.student.train`.
 
     Raises:
         InputError: see `check_together`; or the network cannot be handed to other processes.
@@ -133,7 +131,7 @@ def trained_together(
     """
     check_together(task.training.devices, task.device)
     if _started():
-        return _taken_part(loop, task, progress, on_epoch)
+        return _taken_part(task, progress, on_epoch)
     if on_epoch is not None:
         raise InputError("on_epoch needs one device; leave training.devices out")
     network = task.network
@@ -176,16 +174,14 @@ def _started() -> bool:
 
 
 def _taken_part(
-    loop: Callable[..., nn.Module],
-    task: Task,
-    progress: Progress,
-    on_epoch: Callable[[int, nn.Module], None] | None,
+    task: Task, progress: Progress, on_epoch: Callable[[int, nn.Module], None] | None
 ) -> nn.Module:
+    """Train as one of the processes that `torchrun` has started."""
     ranks = fabric_of(task.device, task.training.devices)
     device = torch.device(task.device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return loop(
+    return taught(
         ranks,
         task.network,
         task.transfer,
@@ -206,7 +202,7 @@ def _hand_over(folder: Path, task: Task) -> None:
         InputError: it cannot be written.
     """
     try:
-        written = pickle.dumps((task, torch.get_num_threads()))
+        written = pickle.dumps(task)
     except Exception as error:  # of a class of the user's
         raise InputError(
             "the network or its samples cannot be handed to other processes"
@@ -264,15 +260,13 @@ def _take_in(told: Mapping[str, Any], progress: Progress) -> None:
 
 def _end(process: "subprocess.Popen[str]") -> None:
     """Have the processes end, and wait for it."""
-    if process.stdout is not None and not process.stdout.closed:
-        process.stdout.close()
-    for sign in (signal.SIGTERM, signal.SIGKILL):
+    with suppress(ProcessLookupError):  # they have ended
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(0.0 if sign is signal.SIGTERM else STOP_SECONDS)
+            process.wait(STOP_SECONDS)
             return
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-    process.wait()
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _why(path: Path) -> str:
@@ -287,11 +281,8 @@ def _why(path: Path) -> str:
 
 def main(folder: Path) -> int:
     """Train as one of the processes that `trained_together` has started."""
-    from db3kd.student.training import taught
-
     # Written by this user's own process, into a folder that is nobody else's.
-    task, threads = pickle.loads((folder / "task").read_bytes())
-    torch.set_num_threads(max(1, threads // task.training.devices))
+    task = pickle.loads((folder / "task").read_bytes())
 
     def tell(**told: Any) -> None:
         print(MARK + json.dumps(told), flush=True)  # noqa: T201
@@ -301,7 +292,7 @@ def main(folder: Path) -> int:
 
     first = os.environ["RANK"] == "0"
     try:
-        trained = _taken_part(taught, task, report if first else _silent, None)
+        trained = _taken_part(task, report if first else silent, None)
     except Db3kdError as error:
         tell(error=type(error).__name__, text=str(error))
         return 1
@@ -310,10 +301,6 @@ def main(folder: Path) -> int:
     torch.distributed.barrier()  # who leaves first breaks the connections of the others
     torch.distributed.destroy_process_group()
     return 0
-
-
-def _silent(stage: str, done: int, total: int, figures: Mapping[str, float], /) -> None:
-    """Say nothing: the first process does."""
 
 
 if __name__ == "__main__":

@@ -119,10 +119,10 @@ def train(
             identity=identity,
             on_epoch=on_epoch,
         )
-    from db3kd.student.together import Task, trained_together  # Fabric takes seconds to load
+    from db3kd.student.together import Task, trained_together  # which train by `taught`
 
     task = Task(network, transfer, training, seed, str(device), checkpoint, identity)
-    return trained_together(taught, task, progress, on_epoch)
+    return trained_together(task, progress, on_epoch)
 
 
 def taught(
