@@ -70,10 +70,12 @@ def trained(lesson: Lesson, data: DataSet) -> nn.Module:
     part = subset(data, torch.arange(lesson.train))
     transfer = TransferSet(part.images, torch.arange(lesson.train), part.labels, part.labels)
     training = msgspec.structs.replace(lesson.training, epochs=lesson.epochs)
-    train(net, transfer, training, seed=0, device=lesson.device)
-    common.say(f"{lesson.name}: trained in {time.perf_counter() - started:.0f} s")
     lesson.path.parent.mkdir(exist_ok=True)
+    halfway = lesson.path.with_suffix(".checkpoint")
+    train(net, transfer, training, seed=0, device=lesson.device, checkpoint=halfway)
+    common.say(f"{lesson.name}: trained in {time.perf_counter() - started:.0f} s")
     save_network(lesson.path, net.cpu())
+    halfway.unlink(missing_ok=True)
     return net.eval()
 
 
