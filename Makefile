@@ -5,6 +5,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # The networks of the tests are tiny: more threads than cores would only be in the way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+# Here the shapes and types of every call are checked as it runs, by jaxtyping. Where `make test` runs
+# whole jobs, that would take as long as the jobs; `make test-slow` checks there, too.
+CHECKED := $(addprefix tests/,config data laws search storage student synthesis teachers) src
 
 .PHONY: help demo test test-slow test-gpu servers lint docs package
 
@@ -15,7 +18,8 @@ demo: $(STAMP) ## A digit classifier teaches a network by answers alone (2 minut
 	$(BIN)/python examples/demo.py
 
 test: lint ## Lint, types and every test that needs nothing but this folder
-	$(PYTEST) -n 2 --dist worksteal
+	$(PYTEST) -n 2 --dist worksteal $(CHECKED)
+	$(PYTEST) -n 2 --dist worksteal --jaxtyping-packages= tests $(addprefix --ignore=,$(CHECKED))
 
 test-slow: $(STAMP) ## The tests that take minutes
 	$(PYTEST) -m "slow and not gpu" --timeout 1800

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from db3kd.student.fast import fast_form, laid_out_plainly, plain_form
+from db3kd.student.fast import fast_form, laid_out_plainly, plain_form, safe_channels_last
 from db3kd.student.networks import NAMES, build
 
 
@@ -71,3 +71,19 @@ def test_a_steady_network_of_somebody_else_is_made_fast() -> None:
     fast = fast_form(network)
     assert fast is not network
     torch.testing.assert_close(fast(images), network(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("stride", "channels"), [(2, 6), ((1, 2), 3), (3, 15)])
+def test_what_would_write_beyond_its_memory_is_left_alone(
+    stride: int | tuple[int, int], channels: int
+) -> None:
+    network = nn.Sequential(nn.Conv2d(channels, 12, 1, stride=stride), nn.Flatten())
+    assert fast_form(network) is network
+    assert laid_out_plainly(network)
+
+
+def test_a_residual_network_is_fast_unless_it_is_very_narrow() -> None:
+    wide, narrow = (build("resnet18", (1, 8, 8), 10, width, seed=0) for width in (0.25, 0.1))
+    assert safe_channels_last(wide)
+    assert not safe_channels_last(narrow)
+    assert fast_form(narrow) is narrow

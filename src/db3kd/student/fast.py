@@ -6,9 +6,10 @@ import torch
 from torch import fx, nn
 
 from db3kd.teachers.faster import AsWritten, traced
-from db3kd.teachers.rewrites import channels_last_wins, pool_before_relu
+from db3kd.teachers.rewrites import channels_last_wins, convolutions, pool_before_relu
 
 TRACES = 4  # in training and evaluation by turns, each with other random numbers
+BLOCK = 16  # channels; no kernel of a CPU takes more at a time
 
 
 def fast_form(network: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
@@ -18,8 +19,8 @@ def fast_form(network: nn.Module, device: str | torch.device = "cpu") -> nn.Modu
     wins. It halves the time of a step of LeNet-5; AlexNet and ResNet gain an eighth to a fifth with
     AVX2.
     Weights that this form learns are the network's own. `laid_out_plainly` tells their layout, and
-    `plain_form` brings it back. A network that
-    cannot be traced safely, or would gain nothing, is returned itself.
+    `plain_form` brings it back. A network that cannot be traced safely, would gain nothing, or is
+    not `safe_channels_last`, is returned itself.
 
     Costs no query. Nothing is random.
 
@@ -33,6 +34,8 @@ def fast_form(network: nn.Module, device: str | torch.device = "cpu") -> nn.Modu
     """
     if torch.device(device).type != "cpu" or not channels_last_wins(network):
         return network
+    if not safe_channels_last(network):
+        return network
     try:
         graph = _steady(network)
     except AsWritten:
@@ -41,6 +44,22 @@ def fast_form(network: nn.Module, device: str | torch.device = "cpu") -> nn.Modu
     graph.graph.lint()
     graph.recompile()
     return graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def safe_channels_last(network: nn.Module) -> bool:
+    """Whether PyTorch can train a network on a CPU with this layout and keep to its own memory.
+
+    PyTorch 2.13 with AVX2 cannot where a 1x1 convolution has a stride and fewer than 8 channels:
+    the gradient of its weights is written beyond their end. Residual networks narrower than an
+    eighth have such shortcuts. Here 16 is the limit, for kernels with twice the block.
+
+    >>> safe_channels_last(nn.Conv2d(6, 12, 1, stride=2)), safe_channels_last(nn.Conv2d(6, 12, 1))
+    (False, True)
+    """
+    return not any(
+        part.kernel_size == (1, 1) and part.stride != (1, 1) and part.in_channels < BLOCK
+        for part in convolutions(network)
+    )
 
 
 def _steady(network: nn.Module) -> fx.GraphModule:
