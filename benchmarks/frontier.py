@@ -336,7 +336,7 @@ def one(problem: Problem, plan: Plan, training: Training, seed: int) -> common.J
         "synthesis_s": round(price.seconds, 1),
         "student_s": round(seconds, 1),
         "steps": steps_of(training, len(samples)),
-        "optimiser": settled(fitting(training, samples)).optimiser,
+        "optimiser": settled(fitting(training, samples, net)).optimiser,
         "network": problem.case.network,
     }
     write_atomically(result, json.dumps(line).encode())

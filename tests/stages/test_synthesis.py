@@ -14,6 +14,7 @@ import db3kd.stages.ascent as ascent_stage
 import db3kd.stages.ensemble_labels as ensemble_labels
 import db3kd.stages.synthesis as synthesis
 import db3kd.stages.workspace as workspaces
+import db3kd.student.optimisers as optimisers
 import db3kd.synthesis.at_random as at_random
 import db3kd.synthesis.chosen as chosen
 from closed_form import Watched, Watching, prototypes
@@ -26,6 +27,7 @@ from db3kd.config.settings import (
     Synthesis,
     Training,
     Ways,
+    settled,
 )
 from db3kd.data import TensorImages
 from db3kd.data.digest import of_file
@@ -625,10 +627,23 @@ def test_images_that_nobody_is_asked_about_fill_up_what_was_asked(
         assert run.meter.spent == queries
 
 
-@pytest.mark.parametrize("begun", [FORMAT, 3])
+@pytest.mark.parametrize(
+    ("begun", "shallow", "ensemble", "own"),
+    [
+        (FORMAT, 5, ("muon", "sgd", "adamw"), "sgd"),
+        (FORMAT, 0, ("muon", "adamw", "muon"), "muon"),  # every network is deep
+        (3, 5, ("muon", "muon", "muon"), "muon"),
+    ],
+)
 def test_an_ensemble_is_trained_as_in_the_format_of_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    begun: int,
+    shallow: int,
+    ensemble: tuple[Optimiser, ...],
+    own: Optimiser,
 ) -> None:
+    monkeypatch.setattr(optimisers, "SHALLOW", shallow)
     monkeypatch.setattr(ensemble_labels, "LEAST_STEPS", 20)
     monkeypatch.setattr(ensemble_labels, "MOST_STEPS", 20)
     wanted = Synthesis(queries=60, rounds=1, width=1.0, ensemble_labels=30)
@@ -650,10 +665,8 @@ def test_an_ensemble_is_trained_as_in_the_format_of_its_folder(
         network = nn.Sequential(nn.Flatten(), nn.Linear(SHAPE[0] * SHAPE[1] * SHAPE[2], 4))
         run.distill(network, samples, Training(steps=1), name="s", seed=0)
         (student,) = run.journal.all("student")
-    muon, mixed = ("muon", "muon", "muon"), ("muon", "sgd", "adamw")
-    here, own = (mixed, "sgd") if begun == FORMAT else (muon, "muon")
-    assert trained == [*here[:2], *here]
-    assert student["training"]["optimiser"] == own
+    assert trained == [*ensemble[:2], *ensemble]
+    assert settled(msgspec.convert(student["training"], Training)).optimiser == own
 
 
 def test_of_some_candidates_those_are_kept_of_which_the_ensemble_doubts(

@@ -380,8 +380,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     How; what is left out is the optimiser's own (`TRAINERS`):
 
     - `optimiser`: "muon" for all matrices but the last, and AdamW beside it; "sgd" with Nesterov's
-      momentum; "adamw"; or "adam". Without it, "muon", or "sgd" for fewer than 10,000 pseudo
-      samples beside ensemble labels; with a `rate` and without it, "adamw".
+      momentum; "adamw"; or "adam". Without it, "muon", or "sgd" where a network like LeNet-5 learns
+      fewer than 10,000 pseudo samples beside ensemble labels; with a `rate` and without it,
+      "adamw".
     - `rate`: the highest learning rate.
     - `schedule`: what follows the warm-up: "linear" and "cosine" fall to zero over all steps left,
       "constant" stays, "steps" falls at `drops`.

@@ -27,6 +27,7 @@ from db3kd.storage.files import Json
 from db3kd.student.batches import resident
 from db3kd.student.fast import fast_form
 from db3kd.student.networks import Shape, build, inference_batch, network_of
+from db3kd.student.optimisers import suits_sgd
 from db3kd.student.steps import steps_of
 from db3kd.student.training import train
 from db3kd.synthesis.acquisition import acquire, margin
@@ -36,6 +37,7 @@ from db3kd.synthesis.pool import Pool
 IMAGES = 60_000  # with those that were asked, without `Synthesis.ensemble_labels`
 OWN = ("chosen", "latent", "public")  # ways with ensemble labels; those of the literature have none
 OPTIMISERS: tuple[Optimiser, ...] = ("muon", "sgd", "adamw")  # one student of the ensemble by each
+DEEP: tuple[Optimiser, ...] = ("muon", "adamw", "muon")  # of networks that SGD does not suit
 EARLIER: tuple[Optimiser, ...] = ("muon", "muon", "muon")  # in folders of earlier formats
 STUDENTS, WIDER = len(OPTIMISERS), 2.0  # of the ensemble; how much wider than those that choose
 LESSON, LEAST_STEPS, MOST_STEPS = Training(batch=64), 500, 20_000  # of each student
@@ -151,9 +153,10 @@ def invented(workspace: Workspace, *, eight_bit: bool) -> TransferSet | None:
 
 def _ensemble(workspace: Workspace, pool: Pool, network: str, width: float) -> nn.ModuleList:
     """Students of all answers, with different first weights; kept once they are taught."""
-    optimisers = OPTIMISERS if mixes_optimisers(workspace.journal) else EARLIER
     seeds = [derive_seed(workspace.seed, "ensemble", k) for k in range(STUDENTS)]
     made = [build(network, pool.shape, pool.classes, WIDER * width, seed=seed) for seed in seeds]
+    mixed = OPTIMISERS if suits_sgd(made[0]) else DEEP
+    optimisers = mixed if mixes_optimisers(workspace.journal) else EARLIER
     students = nn.ModuleList(fast_form(each, workspace.device) for each in made)
     students.to(workspace.device)
     if workspace.recall("unasked", 0, students) == 0:

@@ -75,7 +75,8 @@ class Untrained:
             InputError: the network cannot be trained on these samples.
         """
         check_trainable(self.network, self.transfer.images.shape)
-        training = fitting(training_here(workspace.journal, self.training), self.transfer)
+        training = training_here(workspace.journal, self.training)
+        training = fitting(training, self.transfer, self.network)
         known = training_identity(self.network, self.transfer, training, self.seed)
         if self.card is not None and self.card.code:  # networks that look alike may be others
             known["code"] = self.card.code

@@ -14,6 +14,7 @@ MOMENTUM = 0.95  # of Muon; SGD has the usual 0.9
 BESIDE = 0.1  # AdamW's rate beside Muon, as a share of Muon's own
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the iteration of Newton and Schulz, by Jordan et al.
 ITERATIONS = 5
+SHALLOW = 5  # layers of LeNet-5, the deepest network with which SGD was measured to be ahead
 WIDEST = 512  # a matrix with more rows and columns is left to AdamW: its step would cost too much
 
 
@@ -119,6 +120,21 @@ def optimisers_of(network: nn.Module, training: Training) -> list[torch.optim.Op
     if rest:
         found.append(torch.optim.AdamW(rest, BESIDE * rate, weight_decay=decay, fused=True))
     return found
+
+
+def suits_sgd(network: nn.Module) -> bool:
+    """Whether a network has no more layers with weights than LeNet-5.
+
+    A deeper one wants more steps of SGD than few answers pay for: an AlexNet learns nearly nothing
+    (`docs/design/2026-11-30-the-trainer.md`).
+
+    >>> from db3kd.student.networks import build
+    >>> suits_sgd(build("lenet5", (1, 28, 28), 10, seed=0))
+    True
+    >>> suits_sgd(build("alexnet", (3, 32, 32), 10, seed=0))
+    False
+    """
+    return sum(weight.ndim > 1 for weight in network.parameters()) <= SHALLOW
 
 
 class Schedule:

@@ -27,7 +27,7 @@ from db3kd.student.evaluate import classes_of, device_of
 from db3kd.student.fast import fast_form, laid_out_plainly, plain_form
 from db3kd.student.files import digest_of
 from db3kd.student.loss import distillation_loss
-from db3kd.student.optimisers import Schedule, optimisers_of
+from db3kd.student.optimisers import Schedule, optimisers_of, suits_sgd
 from db3kd.student.precision import mixed_on
 from db3kd.student.ranks import Alone, Ranks
 from db3kd.student.soft_labels import temper
@@ -105,7 +105,7 @@ def train(
     >>> accuracy(predict(network, images, device="cpu"), labels)
     1.0
     """
-    training = settled(fitting(validated(training), transfer))
+    training = settled(fitting(validated(training), transfer, network))
     if training.devices == 1:
         return taught(
             Alone(),
@@ -366,24 +366,28 @@ def _reseed(torch_device: torch.device, seed: int) -> None:
         torch.cuda.default_generators[torch_device.index].manual_seed(seed)
 
 
-def fitting(training: Training, transfer: TransferSet) -> Training:
-    """The same training with the optimiser for these samples, where none is named.
+def fitting(training: Training, transfer: TransferSet, network: nn.Module) -> Training:
+    """The same training with the optimiser for these samples and network, where none is named.
 
-    It is SGD where an ensemble has labelled images beside fewer than `FEW_ANSWERS` answers.
+    It is SGD where an ensemble has labelled images beside fewer than `FEW_ANSWERS` answers, and the
+    network `suits_sgd`.
 
     >>> from db3kd.data import TensorImages
     >>> images, rows = TensorImages(torch.zeros(2, 1, 1, 1)), torch.tensor([0, 1])
     >>> mixed = TransferSet(images, rows, rows, torch.tensor([0, -1]), torch.zeros(2, 2))
-    >>> fitting(Training(), mixed).optimiser, fitting(Training(rate=0.1), mixed).optimiser
-    ('sgd', None)
+    >>> network = nn.Linear(1, 2)
+    >>> [fitting(each, mixed, network).optimiser for each in (Training(), Training(rate=0.1))]
+    ['sgd', None]
     >>> soft = TransferSet(images, rows, rows, torch.tensor([-1, -1]), torch.zeros(2, 2))
-    >>> fitting(Training(), soft).optimiser  # there are no answers
+    >>> fitting(Training(), soft, network).optimiser  # there are no answers
     """
     if training.optimiser is not None or training.rate is not None:
         return training
     answered = int((transfer.labels >= 0).sum())
     few = 0 < answered < min(len(transfer), FEW_ANSWERS)
-    return msgspec.structs.replace(training, optimiser="sgd") if few else training
+    if few and suits_sgd(network):
+        return msgspec.structs.replace(training, optimiser="sgd")
+    return training
 
 
 def training_identity(
@@ -407,11 +411,12 @@ def training_identity(
         tensors["soft"] = transfer.soft
     if transfer.soft_rows is not None:
         tensors["soft_rows"] = transfer.soft_rows
+    words = _words(fitting(training, transfer, network), len(transfer))
     return {
         "format": "db3kd training 2",
         "own images shown": str(repeats(transfer, training)),
         "seed": str(seed),
-        "training": json.dumps(_words(fitting(training, transfer), len(transfer)), sort_keys=True),
+        "training": json.dumps(words, sort_keys=True),
         "network": digest_of(network.state_dict(), {"network": repr(network)}),
         "transfer set": digest_of(tensors, {"images": content_digest(transfer.images)}),
     }
