@@ -5,8 +5,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # The networks of the tests are tiny: more threads than cores would only be in the way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
-# Here the shapes and types of every call are checked as it runs, by jaxtyping. Where `make test` runs
-# whole jobs, that would take as long as the jobs; `make test-slow` checks there, too.
+# Here the shapes and types of every call are checked as it runs, by jaxtyping. In the tests of whole
+# jobs that would take as long as the jobs; plain `pytest` and `make test-slow` check there, too.
 CHECKED := $(addprefix tests/,config data laws search storage student synthesis teachers) src
 
 .PHONY: help demo test test-slow test-gpu servers lint docs package
