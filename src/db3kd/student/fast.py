@@ -6,10 +6,9 @@ import torch
 from torch import fx, nn
 
 from db3kd.teachers.faster import AsWritten, traced
-from db3kd.teachers.rewrites import channels_last_wins, convolutions, pool_before_relu
+from db3kd.teachers.rewrites import BLOCK, channels_last_wins, convolutions, pool_before_relu
 
 TRACES = 4  # in training and evaluation by turns, each with other random numbers
-BLOCK = 16  # channels; no kernel of a CPU takes more at a time
 
 
 def fast_form(network: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
@@ -51,7 +50,7 @@ def safe_channels_last(network: nn.Module) -> bool:
 
     PyTorch 2.13 with AVX2 cannot where a 1x1 convolution has a stride and fewer than 8 channels:
     the gradient of its weights is written beyond their end. Residual networks narrower than an
-    eighth have such shortcuts. Here 16 is the limit, for kernels with twice the block.
+    eighth have such shortcuts. The limit here is 16, the block of AVX-512.
 
     >>> safe_channels_last(nn.Conv2d(6, 12, 1, stride=2)), safe_channels_last(nn.Conv2d(6, 12, 1))
     (False, True)
