@@ -63,7 +63,7 @@ LESSONS = {
     "fashion": Lesson(
         "lenet5_fashion_muon", "lenet5", "fashion_mnist", 60_000, 10, training=Training()
     ),
-    "cifar10": Lesson("alexnet_cifar10", "alexnet", "cifar10", 50_000, 5),
+    "cifar10": Lesson("alexnet_cifar10", "alexnet", "cifar10", 50_000, 5),  # as frontier.py has it
 }
 OWN, HELD, PSEUDO_HELD = 300, 2_000, 0.1
 REFERENCE, REFERENCE_STEPS = "adamw_1e-3", 6_000

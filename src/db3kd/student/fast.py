@@ -31,9 +31,9 @@ def fast_form(network: nn.Module, device: str | torch.device = "cpu") -> nn.Modu
     >>> next(fast.parameters()) is next(net.parameters())
     True
     """
-    if torch.device(device).type != "cpu" or not channels_last_wins(network):
+    if torch.device(device).type != "cpu":
         return network
-    if not safe_channels_last(network):
+    if not (channels_last_wins(network) and safe_channels_last(network)):
         return network
     try:
         graph = _steady(network)
